@@ -1,0 +1,1 @@
+"""The YAML tree, installed as ``tinyvid.conf``. One folder per configuration group."""

@@ -1,0 +1,82 @@
+"""Registries: names, options and types are refused before anything is built, with the nearest name."""
+
+from typing import Literal
+
+import pytest
+
+from tinyvid import ConfigError
+from tinyvid.registry import Registry
+from tinyvid.types import PositiveFloat, PositiveInt
+
+
+@pytest.fixture
+def registry():
+    registry = Registry("gadget", runtime=("dim",))
+
+    @registry.register("group")
+    class Group:
+        def __init__(
+            self,
+            *,
+            num_queries: PositiveInt = 4,
+            mode: Literal["fast", "slow"] = "fast",
+            rate: PositiveFloat | None = None,
+            names: list[str] = (),
+            dim: int = 8,
+        ):
+            self.num_queries, self.mode, self.rate, self.names, self.dim = num_queries, mode, rate, names, dim
+
+    @registry.register("path")
+    def path(*, path: str, flag: bool = False) -> tuple[str, bool]:
+        return path, flag
+
+    return registry
+
+
+def test_builds_with_options_in_their_types_and_runtime_arguments(registry):
+    built = registry.build({"name": "group", "num_queries": "16", "rate": 2}, dim=32)
+    assert (built.num_queries, built.mode, built.rate, built.names, built.dim) == (16, "fast", 2.0, [], 32)
+
+
+def test_check_fills_in_defaults(registry):
+    options = {"num_queries": 4, "mode": "slow", "rate": None, "names": []}
+    assert registry.check({"name": "group", "mode": "slow"}) == options
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "grup"}, r"unknown gadget 'grup'. Did you mean 'group'\? Available: group, path"),
+        ({"name": None}, "unknown gadget None"),
+        ({}, "must be a mapping with a 'name'"),
+        (None, "must be a mapping with a 'name'"),
+        ({"name": "group", "num_querys": 1}, r"has no option 'num_querys'. Did you mean 'num_queries'\?"),
+        ({"name": "group", "dim": 1}, "has no option 'dim'"),
+        ({"name": "path"}, "gadget 'path' needs gadget.path"),
+        ({"name": "path", "path": "???"}, "gadget 'path' needs gadget.path"),
+        ({"name": "group", "num_queries": "abc"}, r"gadget.num_queries='abc': .* could not be converted to Integer"),
+        ({"name": "group", "num_queries": 2.5}, "could not be converted to Integer"),
+        ({"name": "group", "num_queries": True}, "num_queries=True must be a number"),
+        ({"name": "group", "num_queries": None}, "not Optional"),
+        ({"name": "group", "num_queries": 0}, "num_queries=0 must be at least 1"),
+        ({"name": "group", "rate": -1.0}, "rate=-1.0 must be at least"),
+        ({"name": "group", "mode": "fasst"}, r"mode='fasst' is not allowed. Did you mean 'fast'\?"),
+        ({"name": "group", "names": "x"}, "gadget.names='x'"),
+        ({"name": "path", "path": "p", "flag": "perhaps"}, "gadget.flag='perhaps'"),
+    ],
+)
+def test_refuses(registry, config, message):
+    with pytest.raises(ConfigError, match=message):
+        registry.check(config)
+
+
+def test_refuses_a_name_that_is_taken(registry):
+    with pytest.raises(ConfigError, match=r"'path' is already registered by .*path; give .*other another name"):
+
+        @registry.register("path")
+        def other():
+            pass
+
+
+def test_names_are_sorted(registry):
+    assert registry.names() == ["group", "path"]

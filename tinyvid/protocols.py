@@ -1,0 +1,153 @@
+r"""The contracts between parts. Read this file first.
+
+Legend, used in every shape comment of the project:
+
+    B   batch                    D   width of the LLM
+    T   frames of a clip         K   video tokens of a clip
+    P   patches of a frame       L   length of the sequence
+    Dv  width of the tower       S   side of an image, in pixels
+
+The road from a file to an answer::
+
+    Sample --VideoReader.probe, FrameSampler--> indices --length check--> read --ImageSpec--> pixels (T, 3, S, S)
+       \--ChatTemplate--> [Segment] --tokenizer, TokenBudget--> input_ids, labels, video_mask (L,)    } Example
+    Examples --collate--> Batch --VisionTower--> (T, P, Dv) --Connector--> (K, D) --into the embeddings--> LLM --> reply
+
+A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML is looked up in
+``registry.CONNECTORS`` and built by calling the class with those options. Nothing here is inherited from; a class
+fulfils a contract by having its members.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyvid.types import Clip, FeatureSpec, ImageSpec, Message, Segment, TokenBudget, VideoMeta
+
+
+class VideoReader(Protocol):
+    """Opens video files. Holds no open file between calls, so that DataLoader workers can carry it."""
+
+    name: str  # the library that decodes, recorded with every result
+
+    def probe(self, path: Path) -> VideoMeta:
+        """Describe the file without decoding more than one frame.
+
+        Raises:
+            VideoError: The file cannot be opened, holds no video, or is cut short.
+        """
+
+    def times(self, path: Path) -> np.ndarray:
+        """Return when each frame is shown, float64 (num_frames,), in seconds after the first frame.
+
+        Raises:
+            VideoError: As ``probe``.
+        """
+
+    def read(self, path: Path, indices: Sequence[int]) -> Clip:
+        """Decode only the frames asked for.
+
+        Args:
+            path: The video file.
+            indices: Non-decreasing frame indices in [0, num_frames); an index may repeat.
+
+        Returns:
+            The frames in the order of ``indices``, rotation applied.
+
+        Raises:
+            VideoError: A frame cannot be decoded.
+        """
+
+
+class FrameSampler(Protocol):
+    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness."""
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return non-decreasing indices in [0, meta.num_frames), at least one."""
+
+
+class VisionTower(Protocol):
+    """An ``nn.Module`` that turns pixels into patch features."""
+
+    image: ImageSpec  # what pixels must look like
+    features: FeatureSpec  # what comes out
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Patches only: no class or register rows."""
+
+    def save(self, directory: Path) -> None:
+        """Write configuration and weights so that ``path=directory`` builds the same tower again."""
+
+
+class Connector(Protocol):
+    """An ``nn.Module`` that turns the patch features of one clip into video tokens.
+
+    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``.
+    """
+
+    budget: TokenBudget
+    reads_question: bool  # True: every user turn has its own video slot, filled with its own question
+
+    def __call__(self, features: Tensor, question: str | None = None) -> Tensor:
+        """Map the features (T, P, Dv) of ONE clip, any T >= 1, to video tokens (budget(T), D)."""
+
+
+class ChatTemplate(Protocol):
+    """Lays a conversation out as text. Knows no tokenizer."""
+
+    stop: tuple[str, ...]  # strings that end a reply
+    control_tokens: tuple[str, ...]  # strings that the tokenizer must know as single tokens
+
+    def __call__(self, messages: Sequence[Message], *, slots: Sequence[int]) -> list[Segment]:
+        """Return the segments of a conversation.
+
+        Args:
+            messages: Alternating user and assistant turns, optionally after a system message.
+            slots: For each message, how many video slots stand in front of its text.
+
+        Returns:
+            Segments in reading order. A reply segment ends with its end marker. When the last message is the
+            user's, the last segment is the prompt up to where the reply begins.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A causal LLM with its tokenizer.
+
+    Attributes:
+        model: A ``transformers`` causal LM in eval mode.
+        tokenizer: Its tokenizer.
+        max_length: Longest sequence, prompt and reply, in tokens.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def dim(self) -> int:
+        """D, width of the token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+
+class LLMBuilder(Protocol):
+    """Loads an LLM. The vocabulary is never resized."""
+
+    def __call__(
+        self,
+        *,
+        path: str,
+        revision: str | None,
+        attention: str,
+        max_length: int,
+        dtype: torch.dtype,
+        quant: str,
+        device: str,
+    ) -> LanguageModel:
+        """Load weights and tokenizer from a directory or a hub id."""

@@ -1,0 +1,239 @@
+"""Names to code: one registry per kind of part, checked against constructor signatures.
+
+A configuration group such as ``connector: {name: group, num_queries: 512}`` names an entry and its options. The
+signature of the entry is the schema: unknown, missing, mistyped and out-of-range options are refused here, before
+anything is built. Installed packages add entries through the entry-point group ``tinyvid.<kind>``; nothing is
+imported from them until their name is chosen.
+"""
+
+import inspect
+import logging
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import field, make_dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tinyvid.errors import ConfigError, PluginError, suggest
+from tinyvid.types import AtLeast
+
+logger = logging.getLogger(__name__)
+
+
+class Registry:
+    """The entries of one kind, by name.
+
+    Args:
+        kind: Name of the kind: the configuration group and the entry-point group ``tinyvid.<kind>``.
+        runtime: Constructor parameters that the program supplies and a configuration must not.
+
+    Example:
+        >>> from tinyvid.registry import SAMPLERS
+        >>> SAMPLERS.build({"name": "uniform", "num_frames": 4}).num_frames
+        4
+    """
+
+    def __init__(self, kind: str, *, runtime: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.runtime = runtime
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Decorate a class or a builder function to make it available under ``name``.
+
+        Raises:
+            ConfigError: Something else has this name already.
+        """
+
+        def add(entry: Callable[..., Any]) -> Callable[..., Any]:
+            if name in self._entries:
+                raise ConfigError(
+                    f"{self.kind} '{name}' is already registered by {_origin(self._entries[name])}; "
+                    f"give {_origin(entry)} another name"
+                )
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> list[str]:
+        """Return every name that can be chosen, built in or from an installed plugin, sorted."""
+        return sorted({*self._entries, *self._plugins()})
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return the entry called ``name``, importing the plugin that provides it if need be.
+
+        Raises:
+            ConfigError: There is no such name.
+            PluginError: A plugin claims a taken name, or cannot be imported.
+        """
+        plugin = self._plugins().get(name)
+        if plugin is None:
+            if name not in self._entries:
+                raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(str(name), self.names())}")
+            return self._entries[name]
+        if name in self._entries:
+            raise PluginError(
+                f"{self.kind} '{name}' of the package '{_package(plugin)}' is already registered by "
+                f"{_origin(self._entries[name])}; the plugin must choose another name"
+            )
+        try:
+            return typing.cast(Callable[..., Any], plugin.load())
+        except Exception as error:
+            raise PluginError(
+                f"{self.kind} '{name}' of the package '{_package(plugin)}' cannot be imported "
+                f"from '{plugin.value}': {error}"
+            ) from error
+
+    def provider(self, name: str) -> str | None:
+        """Return the package, with its version, that provides ``name`` as a plugin; ``None`` for built-in names."""
+        plugin = self._plugins().get(name)
+        return None if plugin is None else f"{_package(plugin)} {plugin.dist.version if plugin.dist else ''}".strip()
+
+    def check(self, config: Mapping[str, Any] | None, *, key: str | None = None) -> dict[str, Any]:
+        """Return the options of ``config`` in their declared types, defaults filled in.
+
+        Args:
+            config: ``name`` and options.
+            key: Where the configuration stands, for messages; the kind if not given.
+
+        Raises:
+            ConfigError: ``name`` is missing or unknown, or an option is unknown, missing, mistyped or out of range.
+        """
+        key = key or self.kind
+        if config is None or not isinstance(config, Mapping) or "name" not in config:
+            raise ConfigError(f"{key} must be a mapping with a 'name', got {config!r}. {suggest('', self.names())}")
+        name = config["name"]
+        given = {str(k): v for k, v in config.items() if k != "name"}
+        return check_options(self.get(name), given, key=key, where=f"{key} '{name}'", runtime=self.runtime)
+
+    def build(self, config: Mapping[str, Any], *, key: str | None = None, **runtime: Any) -> Any:
+        """Check ``config`` and call its entry with the options and the runtime arguments."""
+        options = self.check(config, key=key)
+        return self.get(config["name"])(**options, **runtime)
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=f"tinyvid.{self.kind}")}
+
+
+def check_options(
+    entry: Callable[..., Any],
+    given: Mapping[str, Any],
+    *,
+    key: str,
+    where: str | None = None,
+    runtime: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return ``given`` in the types of the signature of ``entry``, defaults filled in.
+
+    Args:
+        entry: A class, a dataclass or a function with typed parameters.
+        given: Values by parameter name.
+        key: Configuration key under which they stand, for messages.
+        where: What has these options, for messages; ``key`` if not given.
+        runtime: Parameters that must not be given.
+
+    Raises:
+        ConfigError: A value is unknown, missing, mistyped or out of range.
+    """
+    where = where or key
+    parameters = {k: p for k, p in inspect.signature(entry).parameters.items() if k not in runtime}
+    for option in given:
+        if option not in parameters:
+            raise ConfigError(f"{where} has no option '{option}'. {suggest(option, parameters)}")
+    missing = [o for o, p in parameters.items() if p.default is p.empty and given.get(o, "???") == "???"]
+    if missing:
+        raise ConfigError(f"{where} needs {', '.join(f'{key}.{option}' for option in missing)}")
+    function = entry.__init__ if inspect.isclass(entry) else entry
+    hints = typing.get_type_hints(function, include_extras=True)
+    return _typed(dict(given), hints, parameters, where=where, key=key)
+
+
+def _typed(
+    given: dict[str, Any],
+    hints: dict[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    *,
+    where: str,
+    key: str,
+) -> dict[str, Any]:
+    """Let OmegaConf convert and check ``given`` against the type hints of a signature."""
+    fields = [(name, _plain(hints.get(name, Any)), _field(parameter)) for name, parameter in parameters.items()]
+    fields.sort(key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty)  # as dataclasses want it
+    schema = OmegaConf.structured(make_dataclass("Options", fields))
+    typed: dict[str, Any] = {}
+    for option, value in given.items():
+        if isinstance(value, bool) and _plain(hints.get(option, Any)) in (int, float):
+            raise ConfigError(f"{where}: {key}.{option}={value} must be a number")
+        try:
+            schema[option] = value
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where}: {key}.{option}={value!r}: {str(error).splitlines()[0]}") from error
+    typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
+    for option, value in typed.items():
+        _check_value(value, hints.get(option, Any), where=f"{where}: {key}.{option}={value!r}")
+    return typed
+
+
+def _field(parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return field()
+    if isinstance(default, list | tuple):
+        return field(default_factory=lambda: list(default))
+    return field(default=default)
+
+
+def _plain(hint: Any) -> Any:
+    """Return the type that OmegaConf can check for ``hint``: no ``Literal``, no bounds, no tuples."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _plain(typing.get_args(hint)[0])
+    if origin is Literal:
+        return type(typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        members = tuple(_plain(member) for member in typing.get_args(hint))
+        return typing.Union[members]  # noqa: UP007 - built from a tuple at run time
+    if origin in (list, tuple, typing.get_origin(typing.Sequence[int])):
+        return list[_plain(typing.get_args(hint)[0])]  # type: ignore[misc]
+    return hint
+
+
+def _check_value(value: Any, hint: Any, *, where: str) -> None:
+    """Check what OmegaConf does not: membership of a ``Literal`` and lower bounds."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise ConfigError(f"{where} is not allowed. {suggest(str(value), map(str, allowed))}")
+    elif origin is typing.Annotated:
+        inner, *bounds = typing.get_args(hint)
+        for bound in bounds:
+            if isinstance(bound, AtLeast) and value is not None and value < bound.minimum:
+                raise ConfigError(f"{where} must be at least {bound.minimum:g}")
+        _check_value(value, inner, where=where)
+    elif origin in (typing.Union, types.UnionType) and value is not None:
+        for member in typing.get_args(hint):
+            if typing.get_origin(member) in (typing.Annotated, Literal):
+                _check_value(value, member, where=where)
+
+
+def _origin(entry: Any) -> str:
+    return f"{entry.__module__}.{entry.__qualname__}"
+
+
+def _package(plugin: EntryPoint) -> str:
+    return plugin.dist.name if plugin.dist else plugin.value
+
+
+LLMS = Registry("llm", runtime=("dtype", "quant", "device"))
+VISION_TOWERS = Registry("vision_tower", runtime=("dtype",))
+CONNECTORS = Registry("connector", runtime=("features", "llm_dim"))
+SAMPLERS = Registry("sampler")
+TEMPLATES = Registry("template")
+VIDEO_READERS = Registry("video_reader")
+DATASETS = Registry("data")

@@ -1,0 +1,319 @@
+"""The data that flows between parts: small frozen dataclasses, no behaviour beyond checking themselves.
+
+Shapes use the letters of the legend in ``tinyvid.protocols``. Seconds, pixels, frames and tokens are stated on
+each field. Read top to bottom: what a user gives, what a reader returns, what parts promise, what the model eats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyvid.errors import DataError, VideoError
+
+Role = Literal["system", "user", "assistant"]
+VideoSource = str | Path | np.ndarray
+IGNORE_INDEX = -100  # label value that the cross-entropy skips, as in torch and transformers
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """Lower bound of a number in an option's type, checked before anything is built."""
+
+    minimum: float
+
+
+PositiveInt = Annotated[int, AtLeast(1)]
+PositiveFloat = Annotated[float, AtLeast(1e-9)]
+
+
+# --- what a user gives ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said, free of control tokens and video markers.
+        videos: How many of the sample's videos, in order, stand in front of this text. ``None`` on every message
+            puts all videos in front of the first user message.
+    """
+
+    role: Role
+    text: str
+    videos: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant"):
+            raise DataError(f"message role {self.role!r} is unknown; use 'system', 'user' or 'assistant'")
+        if not isinstance(self.text, str):
+            raise DataError(f"message text must be a string, got {type(self.text).__name__}: {self.text!r}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """Where frames come from, and which stretch of them is meant.
+
+    Attributes:
+        source: A video file, an image file, a folder of frame images, or a uint8 array (T, H, W, 3).
+        start: First second of the stretch, from the beginning of the file; ``None`` is the beginning.
+        end: Last second of the stretch; ``None`` is the end of the file.
+        fps: Frames per second of a folder or an array, which carry no clock of their own.
+    """
+
+    source: VideoSource
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+
+    def __str__(self) -> str:
+        if isinstance(self.source, np.ndarray):
+            return f"array{tuple(self.source.shape)}"
+        return str(self.source)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A conversation about zero or more videos: the one thing a user, a data set or a benchmark hands over.
+
+    Attributes:
+        messages: The conversation. It ends with a user message to be answered, or with an assistant message to learn.
+        video: One video, several, or none (a text-only sample). See ``Video.source`` for what a video may be.
+        start: Shorthand for ``Video.start`` of a single video, in seconds.
+        end: Shorthand for ``Video.end`` of a single video, in seconds.
+        id: Name of the sample in errors and reports.
+        meta: Anything else that travels along (options, answer, group, subtitles).
+    """
+
+    messages: Sequence[Message]
+    video: VideoSource | Video | Sequence[VideoSource | Video] | None = None
+    start: float | None = None
+    end: float | None = None
+    id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        """The sample's videos in one form, with ``start`` and ``end`` applied.
+
+        Raises:
+            DataError: ``start`` or ``end`` is given and the sample has not exactly one plain video.
+        """
+        if self.video is None:
+            given: list[VideoSource | Video] = []
+        elif isinstance(self.video, str | Path | np.ndarray | Video):
+            given = [self.video]
+        else:
+            given = list(self.video)
+        videos = tuple(v if isinstance(v, Video) else Video(v) for v in given)
+        if self.start is None and self.end is None:
+            return videos
+        if len(videos) != 1:
+            raise DataError(
+                f"sample '{self.id}': start/end need exactly one video, this sample has {len(videos)}; "
+                "set them on each Video instead"
+            )
+        if videos[0].start is not None or videos[0].end is not None:
+            raise DataError(f"sample '{self.id}': start/end are set both on the Sample and on its Video; keep one")
+        return (replace(videos[0], start=self.start, end=self.end),)
+
+
+# --- what a reader returns --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMeta:
+    """What is known about a clip before a frame is decoded.
+
+    Attributes:
+        num_frames: Frames that can be asked for, indices 0 .. num_frames - 1.
+        fps: Average frames per second.
+        duration: Length in seconds.
+        width: Pixels, after rotation metadata is applied.
+        height: Pixels, after rotation metadata is applied.
+    """
+
+    num_frames: int
+    fps: float
+    duration: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Decoded frames and when they are shown.
+
+    Attributes:
+        frames: uint8 (T, H, W, 3), RGB.
+        times: float32 (T,), seconds from the beginning of the file, non-decreasing.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
+            raise VideoError(
+                f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {tuple(self.frames.shape)}"
+            )
+        if len(self.times) != len(self.frames):
+            raise VideoError(f"a clip of {len(self.frames)} frames has {len(self.times)} times")
+
+
+# --- what parts promise -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """What pixels a vision tower was trained on.
+
+    Attributes:
+        size: Side of the square input, in pixels.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel, of values in [0, 1].
+        interpolation: Resampling filter.
+        resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and cuts the centre,
+            ``pad`` scales the long side and fills with the mean colour.
+        crop_pct: Share of the resized side that a last centre cut keeps; 1 cuts nothing.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    crop_pct: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """What a vision tower returns for one frame.
+
+    Attributes:
+        dim: Dv, width of a patch feature.
+        num_patches: P, patches of a frame.
+        grid: (rows, columns) with rows * columns = P, or ``None`` where the patches do not fill a rectangle.
+    """
+
+    dim: int
+    num_patches: int
+    grid: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """How many video tokens a connector makes of a clip: ``fixed + per_frame * T``."""
+
+    fixed: int = 0
+    per_frame: int = 0
+
+    def __call__(self, num_frames: int) -> int:
+        """Return K, the number of video tokens of a clip of ``num_frames`` frames."""
+        return self.fixed + self.per_frame * num_frames
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the sequence: text to read, text to learn, or the place of a video."""
+
+    kind: Literal["prompt", "reply", "video"]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in the sequence that one video fills.
+
+    Attributes:
+        video: Index of the video, within the sample or, after collating, within the batch.
+        question: The user text that the video is asked, for connectors that read it.
+    """
+
+    video: int
+    question: str
+
+
+# --- what the model eats ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A sample, laid out completely.
+
+    Attributes:
+        input_ids: int64 (L,). Positions that video tokens will fill carry the pad id.
+        labels: int64 (L,). The id where a reply is to be learnt, -100 elsewhere.
+        video_mask: bool (L,). True where a video token goes.
+        pixels: float32 (sum of T, 3, S, S), the frames of all videos end to end, or ``None``.
+        num_frames: T of each video.
+        slots: One per run of video tokens, in order of the sequence.
+        id: Name of the sample.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    video_mask: Tensor
+    pixels: Tensor | None
+    num_frames: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Examples padded to one length.
+
+    Attributes:
+        input_ids: int64 (B, L).
+        labels: int64 (B, L), -100 at padding.
+        attention_mask: int64 (B, L), 0 at padding.
+        video_mask: bool (B, L).
+        pixels: float (sum of T, 3, S, S) over every video of the batch, or ``None``.
+        num_frames: T of every video of the batch.
+        slots: Every video slot of the batch, in order; ``Slot.video`` counts within the batch.
+        ids: Sample ids.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    video_mask: Tensor
+    pixels: Tensor | None
+    num_frames: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    ids: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            labels=self.labels.to(device),
+            attention_mask=self.attention_mask.to(device),
+            video_mask=self.video_mask.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """What a training step needs.
+
+    Attributes:
+        loss: Mean cross-entropy over the label positions, or ``None`` when the batch has none.
+        logits: (N, vocabulary), one row per label position of the batch, in reading order.
+        num_targets: N.
+    """
+
+    loss: Tensor | None
+    logits: Tensor
+    num_targets: int
