@@ -1,0 +1,103 @@
+"""Chat templates: the original's prompts to the letter, the rules of turns, and every YAML file of the group."""
+
+import pytest
+from transformers import AutoTokenizer, Qwen2Config
+
+from tests.goldens import TINYLLAVA_VIDEO, read_json, to_messages
+from tinyvid import DataError, Message, compose
+from tinyvid.registry import TEMPLATES
+from tinyvid.types import IGNORE_INDEX, Segment
+
+GOLDENS = read_json("templates.json")
+VIDEO_ID = -200  # how the recordings mark the place of a video
+
+
+def load(name):
+    return TEMPLATES.build(compose([f"template={name}"]).template)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", config=Qwen2Config())
+
+
+def segments_of(case):
+    name = case.partition("/")[0]
+    messages = to_messages(GOLDENS[case]["conversation"])
+    slots = [message.videos for message in messages]
+    if name == "pretrain":  # the original writes its marker in every round, whether there is a video or not
+        slots = [int(message.role == "user") for message in messages]
+    return load({"pretrain": "plain"}.get(name, name))(messages, slots=slots)
+
+
+@pytest.mark.parametrize("case", GOLDENS)
+def test_prompt_equals_the_original(case):
+    text = "".join("<image>" if s.kind == "video" else s.text for s in segments_of(case))
+    assert text == GOLDENS[case]["prompt"]
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDENS if not case.startswith("gemma")])
+def test_ids_and_labels_equal_the_original(case, tokenizer):
+    ids, labels = [], []
+    for segment in segments_of(case):
+        piece = [VIDEO_ID] if segment.kind == "video" else tokenizer(segment.text).input_ids
+        ids += piece
+        labels += piece if segment.kind == "reply" else [IGNORE_INDEX] * len(piece)
+    assert ids == GOLDENS[case]["input_ids"]
+    expected = GOLDENS[case]["labels"]
+    if case == "pretrain/multi":
+        # The original masks only the first marker of several and would learn the others as if they were words.
+        expected = [IGNORE_INDEX if label == VIDEO_ID else label for label in expected]
+    assert labels == expected
+
+
+@pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
+def test_reply_segments_are_the_replies_with_their_end(name):
+    template = load(name)
+    messages = [Message("user", "a?"), Message("assistant", "b"), Message("user", "c?"), Message("assistant", "d e")]
+    replies = [s.text for s in template(messages, slots=[1, 0, 0, 0]) if s.kind == "reply"]
+    assert replies == [template.reply_prefix + reply + template.end for reply in ("b", "d e")]
+
+
+@pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
+def test_a_prompt_is_the_beginning_of_its_training_text(name):
+    template = load(name)
+    question, reply = Message("user", "What moves?"), Message("assistant", "A dog.")
+    prompt = template([question], slots=[1])
+    assert template([question, reply], slots=[1, 0])[: len(prompt)] == prompt
+
+
+def test_chatml_is_written_as_qwen_instruct_reads_it():
+    messages = [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "?")]
+    assert load("chatml")(messages, slots=[0, 1, 0, 0]) == [
+        Segment("prompt", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"),
+        Segment("video"),
+        Segment("prompt", "\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        Segment("reply", "Yo<|im_end|>"),
+        Segment("prompt", "\n<|im_start|>user\n?<|im_end|>\n<|im_start|>assistant\n"),
+    ]
+
+
+def test_several_videos_stand_in_front_of_their_question():
+    kinds = [s.kind for s in load("qwen2_base")([Message("user", "Which one?")], slots=[2])]
+    assert kinds == ["prompt", "video", "prompt", "video", "prompt"]
+
+
+def test_plain_drops_the_question():
+    segments = load("plain")([Message("user", "Describe."), Message("assistant", "A dog.")], slots=[1, 0])
+    assert segments == [Segment("video"), Segment("reply", "A dog.\n")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "needs at least one user message"),
+        ([Message("system", "s")], "needs at least one user message"),
+        ([Message("assistant", "a")], "message 0 has role 'assistant' where 'user' must come"),
+        ([Message("user", "a"), Message("user", "b")], "message 1 has role 'user' where 'assistant' must come"),
+        ([Message("user", "a"), Message("system", "b")], "message 1 has role 'system' where 'assistant' must come"),
+    ],
+)
+def test_turns_must_alternate(messages, message):
+    with pytest.raises(DataError, match=message):
+        load("qwen2_base")(messages, slots=[0] * len(messages))
