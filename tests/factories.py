@@ -1,0 +1,70 @@
+"""Tiny random models on disk, and the configuration that composes them."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    GemmaConfig,
+    GemmaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from tests.goldens import TINYLLAVA_VIDEO
+from tests.towers import save_siglip
+from tinyvid import compose
+
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 64,  # a block of 4-bit weights spans 64 of them
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+def save_llm(folder: Path, family: str = "qwen2", seed: int = 0) -> Path:
+    """Write a two-layer LLM with its tokenizer, and return the folder."""
+    torch.manual_seed(seed)
+    if family == "phi":
+        model = PhiForCausalLM(PhiConfig(**SIZES | {"num_key_value_heads": 4}, resid_pdrop=0.0))
+    elif family == "gemma":
+        model = GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=16))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
+    model.save_pretrained(folder)
+    source = TINYLLAVA_VIDEO / ("group_phi" if family == "phi" else "group_qwen2")
+    AutoTokenizer.from_pretrained(source, config=model.config).save_pretrained(folder)
+    return folder
+
+
+def tiny_overrides(folder: Path, *, connector: str = "group", family: str = "qwen2") -> list[str]:
+    """Write a tiny LLM and a tiny SigLIP below ``folder``, and return the overrides that compose them."""
+    llm, tower = folder / f"llm_{family}", folder / "tower"
+    if not llm.exists():
+        save_llm(llm, family)
+    if not tower.exists():
+        save_siglip(tower)
+    overrides = [
+        f"llm={ {'qwen2': 'qwen2_5_0_5b', 'phi': 'phi2'}.get(family, 'auto') }",
+        f"llm.path={llm}",
+        "llm.max_length=1024",
+        "vision_tower=siglip_base_224",
+        f"vision_tower.path={tower}",
+        f"connector={connector}",
+        "sampler.num_frames=4",
+    ]
+    if connector in ("group", "naive"):
+        overrides += ["connector.num_queries=16", "connector.depth=1"]
+    if connector == "group":
+        overrides += ["connector.num_groups=4"]
+    return overrides
+
+
+def tiny_config(folder: Path, **kwargs: str):
+    return compose(tiny_overrides(folder, **kwargs))

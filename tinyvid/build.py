@@ -1,0 +1,135 @@
+"""From a configuration to a model and its Processor: the only place where parts meet."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import tinyvid.connectors
+import tinyvid.llms
+import tinyvid.samplers
+import tinyvid.templates
+import tinyvid.video_readers
+import tinyvid.vision_towers  # noqa: F401 - these imports fill the registries
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.llms.loading import QUANTS
+from tinyvid.model import VideoLLM
+from tinyvid.processor import Processor
+from tinyvid.protocols import LanguageModel
+from tinyvid.registry import CONNECTORS, LLMS, SAMPLERS, TEMPLATES, VIDEO_READERS, VISION_TOWERS, Registry
+
+REGISTRIES: dict[str, Registry] = {
+    registry.kind: registry for registry in (LLMS, VISION_TOWERS, CONNECTORS, SAMPLERS, TEMPLATES, VIDEO_READERS)
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the component groups of ``config``, every option checked and filled in, nothing loaded.
+
+    Raises:
+        ConfigError: A group is absent, or an option is unknown, missing, mistyped or out of range.
+    """
+    checked = {}
+    for kind, registry in REGISTRIES.items():
+        group = config.get(kind)
+        options = registry.check(group, key=kind)
+        assert group is not None  # or check() would have raised
+        checked[kind] = {"name": str(group["name"]), **options}
+    return checked
+
+
+def build(
+    config: Mapping[str, Any], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
+) -> tuple[VideoLLM, Processor]:
+    """Build the model and the Processor that a configuration describes.
+
+    Args:
+        config: The component groups, as ``compose`` returns them; other keys are ignored.
+        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` for the best there is.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` for what the device runs best.
+        quant: Weights of the LLM: ``none``, ``nf4`` (4 bits) or ``int8``.
+
+    Raises:
+        ConfigError: Anything in ``config``, ``device``, ``dtype`` or ``quant`` is wrong; no weight was loaded.
+        CheckpointError: A part's weights cannot be loaded.
+    """
+    groups = check(config)
+    return assemble(groups, *load_parts(groups, device=device, dtype=dtype, quant=quant))
+
+
+def load_parts(
+    groups: Mapping[str, Mapping[str, Any]], *, device: str, dtype: str, quant: str
+) -> tuple[LanguageModel, Any, Any]:
+    """Load the LLM and the vision tower, and make a new connector between them; see ``build``."""
+    device, quant = resolve_device(device), resolve_quant(quant)
+    torch_dtype = resolve_dtype(dtype, device)
+    vision_tower = VISION_TOWERS.build(groups["vision_tower"], dtype=torch_dtype)
+    llm = LLMS.build(groups["llm"], dtype=torch_dtype, quant=quant, device=device)
+    connector = CONNECTORS.build(groups["connector"], features=vision_tower.features, llm_dim=llm.dim)
+    return llm, vision_tower.to(device), connector.to(device, torch_dtype)
+
+
+def assemble(
+    groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: Any, connector: Any
+) -> tuple[VideoLLM, Processor]:
+    """Join loaded parts, and make the Processor that fits them."""
+    model = VideoLLM(llm.model, vision_tower, connector).eval()
+    processor = Processor(
+        tokenizer=llm.tokenizer,
+        template=TEMPLATES.build(groups["template"]),
+        sampler=SAMPLERS.build(groups["sampler"]),
+        reader=VIDEO_READERS.build(groups["video_reader"]),
+        image=vision_tower.image,
+        budget=connector.budget,
+        reads_question=connector.reads_question,
+        max_length=llm.max_length,
+    )
+    return model, processor
+
+
+def resolve_device(device: str) -> str:
+    """Return the device to use: what was asked for, or for ``auto`` the first of CUDA, MPS, CPU that is there.
+
+    Raises:
+        ConfigError: The device is unknown, or not on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r} is unknown. {suggest(device, ['auto', 'cuda', 'mps', 'cpu'])}") from error
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}.get(kind, 0)
+    if (torch.device(device).index or 0) >= count:
+        raise ConfigError(
+            f"device={device!r} is asked for, but torch sees {count} {kind} devices here; "
+            "use device=auto or device=cpu, or install a torch build and driver for it"
+        )
+    return device
+
+
+def resolve_quant(quant: str) -> str:
+    """Return ``quant`` if it is a way to store the LLM's weights.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if quant not in QUANTS:
+        raise ConfigError(f"quant={quant!r} is unknown. {suggest(quant, QUANTS)}")
+    return quant
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """Return the torch dtype of a name; ``auto`` is float32 on the CPU, bfloat16 on CUDA, float16 on MPS.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if dtype == "auto":
+        return {"cuda": torch.bfloat16, "mps": torch.float16}.get(torch.device(device).type, torch.float32)
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is unknown. {suggest(dtype, ['auto', *DTYPES])}")
+    return DTYPES[dtype]

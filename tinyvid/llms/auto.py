@@ -1,0 +1,34 @@
+"""Any causal LM that transformers knows by itself."""
+
+import torch
+
+from tinyvid.llms.loading import Attention, load
+from tinyvid.protocols import LanguageModel
+from tinyvid.registry import LLMS
+from tinyvid.types import PositiveInt
+
+
+@LLMS.register("auto")
+def auto(
+    *,
+    path: str,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    attention: Attention = "sdpa",
+    max_length: PositiveInt = 2048,
+    dtype: torch.dtype,
+    quant: str,
+    device: str,
+) -> LanguageModel:
+    """Load any causal LM; see ``tinyvid.llms.loading.load``."""
+    return load(
+        path=path,
+        revision=revision,
+        tokenizer=tokenizer,
+        attention=attention,
+        max_length=max_length,
+        model_type=None,
+        dtype=dtype,
+        quant=quant,
+        device=device,
+    )

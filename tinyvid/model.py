@@ -1,0 +1,140 @@
+"""The model: vision tower, connector and LLM joined by one scatter.
+
+The Processor has laid the sequence out, so the model does not pad, cut or relabel: it computes video tokens, puts
+them where ``video_mask`` says, and calls the LLM. The LM head runs at label positions only, because a vocabulary of
+151,936 times a sequence of 3,000 in float32 is otherwise the largest tensor of a training step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinyvid.errors import DataError
+from tinyvid.types import IGNORE_INDEX, Batch, Output
+
+
+class VideoLLM(nn.Module):
+    """Answer questions about videos, or learn to.
+
+    Args:
+        llm: A causal LM of transformers.
+        vision_tower: Fulfils ``protocols.VisionTower``.
+        connector: Fulfils ``protocols.Connector``.
+        tower_chunk: Frames that go through the vision tower at once; bounds memory, changes no number.
+    """
+
+    def __init__(self, llm: Any, vision_tower: Any, connector: Any, *, tower_chunk: int = 32) -> None:
+        super().__init__()
+        self.llm = llm
+        self.vision_tower = vision_tower
+        self.connector = connector
+        self.tower_chunk = tower_chunk
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings of the LLM lie, and a batch must too."""
+        return self.llm.get_input_embeddings().weight.device
+
+    def forward(self, batch: Batch) -> Output:
+        """Compute the loss of a batch, and the logits at its label positions.
+
+        Args:
+            batch: On the model's device.
+
+        Returns:
+            ``logits`` (N, vocabulary) in float32 and their mean cross-entropy; ``loss`` is ``None`` if N is 0.
+        """
+        targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
+        wanted = F.pad(targets != IGNORE_INDEX, (0, 1))  # (B, L)
+        with _head_at(self.llm, wanted):
+            logits = self.llm(
+                inputs_embeds=self.embed(batch),
+                attention_mask=batch.attention_mask,
+                position_ids=_positions(batch.attention_mask),
+                use_cache=False,
+            ).logits
+        logits = logits[0].float()  # (N, vocabulary)
+        labels = targets[targets != IGNORE_INDEX]  # (N,)
+        loss = F.cross_entropy(logits, labels) if len(labels) else None
+        return Output(loss=loss, logits=logits, num_targets=len(labels))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the input embeddings of a batch, video tokens in place: (B, L, D).
+
+        Raises:
+            DataError: The connector made more or fewer video tokens than the sequence has room for.
+        """
+        embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
+        if batch.pixels is None:
+            return embeddings
+        tokens = self.video_tokens(batch)  # (sum of K, D)
+        room = int(batch.video_mask.sum())
+        if len(tokens) != room:
+            raise DataError(
+                f"samples {list(batch.ids)}: the connector made {len(tokens)} video tokens for {room} places; "
+                "the connector's budget and its output disagree"
+            )
+        mask = batch.video_mask.unsqueeze(-1)  # (B, L, 1)
+        return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype))
+
+    def video_tokens(self, batch: Batch) -> Tensor:
+        """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
+        clips = self.encode(batch.pixels).split(list(batch.num_frames))  # each (T, P, Dv)
+        reads = self.connector.reads_question
+        return torch.cat([self.connector(clips[s.video], s.question if reads else None) for s in batch.slots])
+
+    def encode(self, pixels: Tensor | None) -> Tensor:
+        """Return the patch features of frames: (N, 3, S, S) to (N, P, Dv). A frozen tower keeps no graph."""
+        assert pixels is not None
+        parameter = next(self.vision_tower.parameters())
+        learns = any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            chunks = pixels.to(parameter.device, parameter.dtype).split(self.tower_chunk)
+            features = torch.cat([self.vision_tower(chunk) for chunk in chunks])
+        return features.to(next(self.connector.parameters()).dtype)
+
+    def train(self, mode: bool = True) -> "VideoLLM":
+        """Switch to training mode, except parts that are frozen entirely: those stay in eval mode."""
+        super().train(mode)
+        for part in (self.llm, self.vision_tower, self.connector):
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
+
+    @torch.inference_mode()
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """Return the ids of the replies to a left-padded batch of prompts: (B, new tokens).
+
+        Args:
+            batch: Collated with ``padding_side="left"``, on the model's device.
+            **options: For ``transformers``' ``generate``: ``max_new_tokens``, ``generation_config``, ``streamer``.
+        """
+        embeddings = self.embed(batch)
+        return self.llm.generate(inputs_embeds=embeddings, attention_mask=batch.attention_mask, **options)
+
+
+def _positions(attention_mask: Tensor) -> Tensor:
+    """Count positions from the first real token, so that left and right padding give the same numbers."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+
+
+@contextmanager
+def _head_at(llm: Any, wanted: Tensor) -> Iterator[None]:
+    """Let the LM head see only the hidden states where ``wanted`` (B, L) is true, as (1, N, D).
+
+    A hook on the head, rather than a call of the decoder and then the head, keeps whatever the model does to its
+    logits afterwards (soft-capping, scaling) and works under peft and quantisation alike.
+    """
+
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][wanted].unsqueeze(0), *inputs[1:])  # (B, L, D) -> (1, N, D)
+
+    hook = llm.get_output_embeddings().register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        hook.remove()

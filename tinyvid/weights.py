@@ -1,0 +1,155 @@
+"""Read tensors from a stranger's files, and put them into a module, without surprises.
+
+Safetensors hold no code; pickles are opened with ``weights_only=True``, which refuses everything but tensors and plain
+containers. File names inside an index must stay in their folder. Keys and shapes must fit exactly.
+"""
+
+import json
+import pickle
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.errors import CheckpointError
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return every tensor of a folder in the layout of transformers: one file, or shards with an index.
+
+    Args:
+        folder: Holds ``model.safetensors`` or ``pytorch_model.bin``, whole or sharded.
+
+    Raises:
+        CheckpointError: No weights, an unreadable file, or an index that points outside the folder.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            tensors: dict[str, Tensor] = {}
+            for shard in shard_names(index):
+                tensors |= read_tensors(folder / shard)
+            return tensors
+    raise CheckpointError(
+        f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin, or shards of them"
+    )
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the shard files that an index names, sorted.
+
+    Raises:
+        CheckpointError: The index is malformed, or a name leaves the folder.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is no index of weights: {error}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise CheckpointError(f"{index} names the file {name!r}, which is not a plain name inside its folder")
+    return names
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one ``.safetensors`` or ``.bin`` file, on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or a pickle of more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it is a pickle of more than tensors, which could run code"
+        ) from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} is not a mapping of names to tensors")
+    return content
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, where: object) -> None:
+    """Load ``tensors`` into ``module``; every key and every shape must fit.
+
+    Raises:
+        CheckpointError: Keys are missing or left over, or shapes differ.
+    """
+    own = module.state_dict()
+    refuse_key_mismatch(part, where, own.keys() - tensors.keys(), tensors.keys() - own.keys())
+    wrong = [
+        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if own[key].shape != tensors[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the weights of the {part} in {where} have other shapes than its configuration: {few(wrong)}"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> Any:
+    """Call ``from_pretrained`` of a class of transformers, strictly.
+
+    Args:
+        part: Name of the part, for messages.
+        where: Directory or hub id. It is not read when ``state_dict`` is given.
+        model_class: A model class; not an ``Auto`` class, which looks for code beside the weights.
+        **kwargs: For ``from_pretrained``.
+
+    Raises:
+        CheckpointError: The weights cannot be found or read, or keys or shapes do not fit.
+    """
+    path = None if kwargs.get("state_dict") is not None else where
+    model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
+    refuse_key_mismatch(part, where, info["missing_keys"], info["unexpected_keys"])
+    return model
+
+
+def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a loading function of transformers and turn what it raises into one readable error.
+
+    Raises:
+        CheckpointError: Naming the part and the place.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return load(*args, **kwargs)
+    except pickle.UnpicklingError as error:  # its own message would advise to load the file without protection
+        raise CheckpointError(
+            f"the {part} in {where!r} is refused: its weights are a pickle of more than tensors, which could run code"
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        hint = "" if Path(where).exists() else "; it is no local directory, and the hub could not give it"
+        raise CheckpointError(f"the {part} in {where!r} cannot be loaded{hint}: {reason}") from error
+
+
+def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unexpected: Collection[str]) -> None:
+    """Raise ``CheckpointError`` when weights lack keys of a model, or hold keys that it does not have."""
+    if missing or unexpected:
+        raise CheckpointError(
+            f"the weights of the {part} in {where} do not fit its configuration: "
+            f"missing keys {few(missing)}, unexpected keys {few(unexpected)}"
+        )
+
+
+def few(names: Collection[str]) -> str:
+    """Return the first names of a collection and how many more there are, for a message."""
+    shown = sorted(map(str, names))
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return f"[{', '.join(shown[:5])}]{more}"
