@@ -1,0 +1,110 @@
+"""The four verbs, from Python: ask, answer, stream, save."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.factories import tiny_config, tiny_overrides
+from tests.goldens import TINYLLAVA_VIDEO
+from tinyvid import Assistant, ConfigError, Message, Sample, Video, compose
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def assistant():
+    return Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu", dtype="float32")
+
+
+def array(count=6):
+    return np.random.default_rng(count).integers(0, 255, (count, 30, 40, 3), dtype=np.uint8)
+
+
+def test_ask_a_file(assistant):
+    reply = assistant.ask("examples/clip.mp4", "What moves?", max_new_tokens=8)
+    assert isinstance(reply, str)
+    assert reply == assistant.ask("examples/clip.mp4", "What moves?", max_new_tokens=8)
+
+
+def test_ask_an_array_several_and_none(assistant):
+    assert isinstance(assistant.ask(array(), "What?", max_new_tokens=4), str)
+    assert isinstance(assistant.ask([array(3), Video("examples/clip.mp4", end=1.0)], "Same?", max_new_tokens=4), str)
+    assert isinstance(assistant.ask(None, "Hello?", max_new_tokens=4), str)
+
+
+def test_bounds_reach_the_reader(assistant):
+    sample = Sample([Message("user", "Q")], video="examples/clip.mp4", start=1.0, end=2.0)
+    whole = Sample([Message("user", "Q")], video="examples/clip.mp4")
+    assert not torch.equal(assistant.processor(sample).pixels, assistant.processor(whole).pixels)
+
+
+@pytest.mark.parametrize("template", ["qwen2_base", "plain", "chatml"])
+def test_streamed_pieces_join_to_the_reply(folder, template):
+    torch.manual_seed(3)
+    assistant = Assistant.from_config(compose([*tiny_overrides(folder), f"template={template}"]), device="cpu")
+    sample = Sample([Message("user", "What moves?")], video=array())
+    pieces = list(assistant.stream(sample, max_new_tokens=24))
+    assert "".join(pieces) == assistant.answer([sample], max_new_tokens=24)[0]
+
+
+def test_a_closed_stream_stops(assistant):
+    stream = assistant.stream(Sample([Message("user", "Q")], video=array()), max_new_tokens=200)
+    next(stream)
+    stream.close()
+
+
+def test_a_failure_while_streaming_is_raised(assistant, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(assistant.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(assistant.stream(Sample([Message("user", "Q")], video=array()), max_new_tokens=8))
+
+
+@pytest.mark.parametrize(("text", "pieces"), [("a cat\n", ["a", " cat", "\n"]), ("x", ["  x", "  "])])
+def test_stop_text_split_over_pieces_is_not_shown(folder, text, pieces):
+    assistant = Assistant.from_config(compose([*tiny_overrides(folder), "template=plain"]), device="cpu")
+    assert "".join(assistant._trimmed(iter(pieces))) == text.strip()
+    assistant.processor.template.stop = ("###",)
+    assert "".join(assistant._trimmed(iter(["one #", "two ", "##", "# three"]))) == "one #two"
+
+
+def test_generation_ignores_the_sampling_defaults_of_the_base_model(folder):
+    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+    assert assistant.model.llm.generation_config.repetition_penalty in (None, 1.0)
+    options = assistant._generation(8)["generation_config"]
+    assert (options.do_sample, options.max_new_tokens) == (False, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, "device='cuda' is asked for, but torch sees 0 cuda devices"),
+        ({"device": "cuda:3"}, "device='cuda:3' is asked for"),
+        ({"device": "gpu"}, "device='gpu' is unknown"),
+        ({"dtype": "float23"}, r"dtype='float23' is unknown. Did you mean 'float32'\?"),
+        ({"quant": "nf5"}, r"quant='nf5' is unknown. Did you mean 'nf4'\?"),
+    ],
+)
+def test_load_time_options_are_checked_before_weights(folder, monkeypatch, options, message):
+    if options.get("device", "").startswith("cuda"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=message):
+        Assistant.from_config(tiny_config(folder), **{"device": "cpu"} | options)
+
+
+def test_a_wrong_option_is_refused_before_weights(folder):
+    config = tiny_config(folder)
+    config.llm.path = "nobody/nothing"  # would be a CheckpointError if it were loaded
+    config.sampler.num_frames = 0
+    with pytest.raises(ConfigError, match="sampler.num_frames=0 must be at least 1"):
+        Assistant.from_config(config, device="cpu")
+
+
+def test_no_new_tokens(assistant):
+    with pytest.raises(ConfigError, match="max_new_tokens=0 must be at least 1"):
+        assistant.ask(None, "Q", max_new_tokens=0)

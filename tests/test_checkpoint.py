@@ -1,0 +1,193 @@
+"""tinyvid's own layout: round trips, whole or not at all, and what a damaged or foreign directory says."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from tests.factories import tiny_config, tiny_overrides
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, PluginError, Sample, compose
+from tinyvid.registry import CONNECTORS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def saved(folder, tmp_path):
+    torch.manual_seed(0)
+    Assistant.from_config(tiny_config(folder), device="cpu").save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def batch_of(assistant):
+    frames = np.random.default_rng(0).integers(0, 255, (6, 30, 40, 3), dtype=np.uint8)
+    example = assistant.processor(Sample([Message("user", "Q?"), Message("assistant", "A.")], video=frames))
+    return assistant.processor.collate([example])
+
+
+def edit(path, **changes):
+    manifest = yaml.safe_load((path / "tinyvid.yaml").read_text())
+    for key, value in changes.items():
+        if value is None:
+            manifest.pop(key)
+        else:
+            manifest[key] = value
+    (path / "tinyvid.yaml").write_text(yaml.safe_dump(manifest))
+
+
+@pytest.mark.parametrize("connector", CONNECTORS.names())
+def test_round_trip_is_bit_equal(folder, tmp_path, connector):
+    torch.manual_seed(1)
+    assistant = Assistant.from_config(tiny_config(folder, connector=connector), device="cpu")
+    assistant.save_pretrained(tmp_path / "a")
+    again = Assistant.from_pretrained(tmp_path / "a", device="cpu")
+    batch = batch_of(assistant)
+    assert torch.equal(batch.input_ids, batch_of(again).input_ids)
+    assert torch.equal(again.model(batch).logits, assistant.model(batch).logits)
+
+
+def test_what_was_not_trained_is_a_reference(saved):
+    assert sorted(entry.name for entry in saved.iterdir()) == [
+        "README.md",
+        "connector.safetensors",
+        "tinyvid.yaml",
+        "tokenizer",
+    ]
+    assert yaml.safe_load((saved / "tinyvid.yaml").read_text())["stored"] == []
+
+
+def test_dtype_and_quantisation_are_chosen_when_loading(saved):
+    assert Assistant.from_pretrained(saved, device="cpu", dtype="bfloat16").model.llm.dtype == torch.bfloat16
+    quantised = Assistant.from_pretrained(saved, device="cpu", quant="nf4")
+    assert quantised.model.llm.is_quantized
+
+
+def test_sampler_and_template_can_change_when_loading(saved):
+    whole = Assistant.from_pretrained(saved, device="cpu", sampler={"name": "fps", "fps": 2.0})
+    assert whole.config["sampler"]["name"] == "fps"
+    part = Assistant.from_pretrained(saved, device="cpu", sampler={"num_frames": 7})
+    assert (part.config["sampler"]["name"], part.processor.sampler.num_frames) == ("uniform", 7)
+    with pytest.raises(ConfigError, match=r"sampler 'uniform' has no option 'num_frame'. Did you mean 'num_frames'"):
+        Assistant.from_pretrained(saved, device="cpu", sampler={"num_frame": 7})
+
+
+def test_an_existing_directory_is_never_overwritten(folder, saved):
+    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+    with pytest.raises(CheckpointError, match="exists already and is not empty"):
+        assistant.save_pretrained(saved)
+
+
+def test_an_interrupted_save_leaves_nothing(folder, tmp_path, monkeypatch):
+    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("tinyvid.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        assistant.save_pretrained(tmp_path / "out" / "a")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_stored_quantised_llm_is_refused(tmp_path):
+    from tests.goldens import TINYLLAVA_VIDEO
+
+    assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu", quant="nf4")
+    with pytest.raises(CheckpointError, match="load with quant=none to save"):
+        assistant.save_pretrained(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "is of format 2, this tinyvid .* reads format 1"),
+        ({"format": None}, "has no 'format' number"),
+        ({"sampler": None}, r"missing keys \['sampler'\]"),
+        ({"surprise": 1}, r"unknown keys \['surprise'\]"),
+        ({"stored": ["llm", "../x"]}, "'stored' must list some of"),
+        ({"stored": ["llm"]}, "says that the llm is stored, but .* is missing"),
+        ({"connector": "group"}, "'connector' must be a mapping with a 'name'"),
+    ],
+)
+def test_a_damaged_manifest(saved, changes, message):
+    edit(saved, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+def test_a_manifest_that_is_not_plain_data_is_refused(saved):
+    (saved / "tinyvid.yaml").write_text("format: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+def test_an_absent_plugin_is_named(saved):
+    edit(saved, connector={"name": "qpool", "num_queries": 4}, plugins={"connector": "some-plugin 0.2"})
+    with pytest.raises(PluginError, match="connector 'qpool' is not installed; .* from the package 'some-plugin 0.2'"):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+def test_an_unknown_part_without_a_plugin_is_a_config_error(saved):
+    edit(saved, connector={"name": "grup"})
+    with pytest.raises(ConfigError, match="Did you mean 'group'"):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("norm.bias"), r"missing keys \[norm.bias\]"),
+        (lambda w: w.update(extra=torch.ones(1)), r"unexpected keys \[extra\]"),
+        (lambda w: w.update({"norm.bias": torch.ones(5)}), r"norm.bias: \(5,\) in the file, \(64,\) in the model"),
+    ],
+)
+def test_connector_weights_must_fit(saved, change, message):
+    weights = load_file(saved / "connector.safetensors")
+    change(weights)
+    save_file(weights, saved / "connector.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+def test_a_truncated_weight_file(saved):
+    file = saved / "connector.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="connector.safetensors cannot be read"):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
+def test_paths_that_are_no_checkpoint(tmp_path, saved):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match="it holds nothing; expected tinyvid.yaml"):
+        Assistant.from_pretrained(empty)
+    with pytest.raises(CheckpointError, match=r"holds tokenizer_config.json|holds .*tokenizer"):
+        Assistant.from_pretrained(saved / "tokenizer")
+    with pytest.raises(CheckpointError, match="is a file; a checkpoint is a directory"):
+        Assistant.from_pretrained(saved / "tinyvid.yaml")
+    with pytest.raises(CheckpointError, match="no directory '/no/such/place'"):
+        Assistant.from_pretrained("/no/such/place")
+    with pytest.raises(CheckpointError, match="no directory 'nobody/nothing', and the hub could not give it"):
+        Assistant.from_pretrained("nobody/nothing")
+
+
+def test_a_base_model_of_another_family(folder):
+    overrides = [*tiny_overrides(folder), "llm=phi2"]
+    with pytest.raises(ConfigError, match="holds a model of type 'qwen2', this llm needs 'phi'; choose llm=auto"):
+        Assistant.from_config(compose(overrides), device="cpu")
+
+
+def test_a_base_model_that_cannot_be_reached(folder):
+    overrides = [*tiny_overrides(folder), "llm.path=nobody/nothing"]
+    with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded; it is no local directory"):
+        Assistant.from_config(compose(overrides), device="cpu")
+
+
+def test_a_context_longer_than_the_model(folder):
+    overrides = [*tiny_overrides(folder), "llm.max_length=5000"]
+    with pytest.raises(ConfigError, match="llm.max_length=5000 exceeds the 1024 positions"):
+        Assistant.from_config(compose(overrides), device="cpu")

@@ -1,0 +1,1 @@
+"""Readers of other projects' checkpoints, one module per project."""
