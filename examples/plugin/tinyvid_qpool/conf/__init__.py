@@ -1,0 +1,1 @@
+"""YAML files of the plugin, one folder per configuration group."""

@@ -1,0 +1,29 @@
+"""A connector of 30 lines: each learned query takes a weighted mean of a frame's patches."""
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.types import FeatureSpec, PositiveInt, TokenBudget
+
+
+class QueryPool(nn.Module):
+    """Pool the patches of every frame into ``num_queries`` video tokens by attention.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        num_queries: Video tokens of a frame.
+    """
+
+    reads_question = False
+
+    def __init__(self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 4) -> None:
+        super().__init__()
+        self.budget = TokenBudget(per_frame=num_queries)
+        self.queries = nn.Parameter(torch.randn(num_queries, features.dim) * features.dim**-0.5)
+        self.out = nn.Linear(features.dim, llm_dim)
+
+    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+        """Map the features (T, P, Dv) of one clip to video tokens (T * num_queries, D)."""
+        weights = (self.queries @ features.transpose(1, 2)).softmax(-1)  # (T, Q, P)
+        return self.out(weights @ features).flatten(0, 1)  # (T * Q, D)

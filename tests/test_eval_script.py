@@ -1,0 +1,148 @@
+"""``python eval.py``: the real command on real footage, awkward values, help, and what a mistake prints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clips import footage
+from tests.goldens import TINYLLAVA_VIDEO
+from tinyvid import Assistant
+
+ROOT = Path(__file__).parents[1]
+CKPT = TINYLLAVA_VIDEO / "group_qwen2"
+CLIP = ROOT / "examples" / "clip.mp4"
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "eval.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_asks_a_checkpoint_about_real_footage(tmp_path):
+    bikes = footage("bikes.mp4")
+    done = run(f"ckpt={CKPT}", f"video={bikes}", "question=What moves?", "max_new_tokens=8", "device=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = Assistant.from_pretrained(CKPT, device="cpu").ask(bikes, "What moves?", max_new_tokens=8)
+    assert done.stdout.rstrip("\n") == expected
+    assert list(tmp_path.iterdir()) == [], "asking a question leaves nothing behind"
+
+
+AWKWARD = (
+    "What's left?",
+    'left, "or" right?',
+    "Is it (a) or [b] or {c}?",
+    "costs ${5} = $5, 100%?",
+    "视频里有什么？",
+    "back\\slash\\",
+    "key=value, x:y",
+    "~!@#^&*|;<>",
+)
+
+
+@pytest.mark.parametrize("question", AWKWARD)
+def test_a_question_reaches_the_model_as_it_stands(question, monkeypatch):
+    script = load_script()
+    line = script.CommandLine.parse([f"question={question}", "sampler.num_frames=4", "video=my clip (1), a=b.mp4"])
+    assert line.text == {"question": question, "video": "my clip (1), a=b.mp4"}
+    assert line.overrides == ["sampler.num_frames=4"]
+
+
+def load_script():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["eval_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_awkward_file_name_and_a_stream_work_end_to_end(tmp_path):
+    name = tmp_path / "it's my clip (1), [a]=b ü.mp4"
+    name.write_bytes(CLIP.read_bytes())
+    done = run(
+        f"ckpt={CKPT}",
+        f"video={name}",
+        f"question={' '.join(AWKWARD)}",
+        "sampler.num_frames=2",
+        "stream=true",
+        "max_new_tokens=4",
+        "end=2.5",
+        "llm.max_length=4",
+    )
+    assert done.returncode == 2
+    assert "llm.max_length is fixed by ckpt=" in done.stderr
+    done = run(
+        f"ckpt={CKPT}",
+        f"video={name}",
+        f"question={AWKWARD[0]}",
+        "sampler.num_frames=2",
+        "stream=true",
+        "max_new_tokens=4",
+        "end=2.5",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_converts_and_asks_the_result(tmp_path):
+    out = tmp_path / "converted"
+    done = run(f"ckpt={CKPT}", f"convert_to={out}", "sampler.num_frames=4")
+    assert done.returncode == 0, done.stderr
+    assert (out / "tinyvid.yaml").is_file()
+    done = run(f"ckpt={out}", f"image={_png(tmp_path)}", "question=What is it?", "max_new_tokens=4")
+    assert done.returncode == 0, done.stderr
+
+
+def _png(folder):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+def test_shows_the_composed_configuration():
+    done = run("--cfg", "job", "connector=group", "connector.num_queries=256", "question=Is it (a)?")
+    assert done.returncode == 0, done.stderr
+    assert "num_queries: 256" in done.stdout
+
+
+def test_help_lists_the_choices_and_loads_no_optional_library():
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['eval.py', '--help']\n"
+        "try:\n    runpy.run_path('eval.py', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "loaded = {'timm', 'open_clip', 'decord', 'bitsandbytes', 'peft', 'av'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for word in ("siglip_so400m_384", "group", "qwen2_5_3b", "chatml", "sampler", "question=", "convert_to=", "stream"):
+        assert word in done.stdout, word
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "ConfigError: nothing to answer: give question="),
+        (("question=Q", "conector=group"), "Did you mean 'connector'"),
+        (("question=Q", "connector=grup"), "Did you mean 'group'"),
+        (("question=Q", f"ckpt={CKPT}", "connector=mlp"), "connector is fixed by ckpt="),
+        (("question=Q", f"ckpt={CKPT}", "video=nowhere.mp4"), "VideoError: "),
+        (("question=Q", f"ckpt={CKPT}", f"video={CLIP}", "start=9", "end=10"), "VideoError: "),
+        (("question=Q", f"ckpt={CKPT}", f"video={CLIP}", "image=x.png"), "video= and image= are both given"),
+        (("question=Q", f"ckpt={CKPT}", f"image={CLIP}"), "is no image file (.bmp, .jpeg"),
+        (("question=Q", f"ckpt={CKPT}", "start=1"), "need video="),
+        (("question=Q", "ckpt=nowhere"), "CheckpointError: there is no directory 'nowhere'"),
+        (("convert_to=out",), "convert_to= needs ckpt="),
+        (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is asked for"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_status_2(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,43 @@
+"""Every command and every Python snippet of the README, run as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
+# A line that needs the hub, a GPU or another project's data says so with this comment.
+ELSEWHERE = "# needs"
+COMMANDS = [
+    line
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for line in block.splitlines()
+    if line.startswith("python ") and ELSEWHERE not in line
+]
+SNIPPETS = [block for kind, block in BLOCKS if kind == "python" and ELSEWHERE not in block]
+
+
+def test_the_two_set_up_commands_are_there():
+    assert "pip install -e . && python eval.py " in README
+    assert 'pip install -e ".[dev]" && pytest' in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path):
+    arguments = [argument.replace("/tmp/", f"{tmp_path}/") for argument in shlex.split(command)[1:]]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippet(snippet, tmp_path):
+    code = snippet.replace("/tmp/", f"{tmp_path}/")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
