@@ -6,6 +6,7 @@
     connector.safetensors    always
     tokenizer/               always, so that text needs no network
     llm/  vision_tower/      only parts whose weights no reference gives back, in the layouts of their own libraries
+    adapter/                 LoRA of the LLM in peft's layout; vision_tower_adapter/, connector_adapter/ likewise
     README.md                model card
 
 The default is what was trained plus references to what was not. Everything that ``ask`` needs travels inside:
@@ -24,6 +25,7 @@ from typing import Any
 import yaml
 from safetensors.torch import save_file
 
+from tinyvid import adapters
 from tinyvid.build import REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.model import VideoLLM
@@ -33,7 +35,8 @@ from tinyvid.weights import load_strict, read_tensors, shard_names
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
 PARTS = ("llm", "vision_tower")  # parts that may be a reference; the connector is always stored
-_KEYS = {"format", "version", "stored", "plugins", *REGISTRIES}
+ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
+_KEYS = {"format", "version", "stored", "adapters", "plugins", *REGISTRIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def save(loaded: Loaded, path: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        _write(loaded, partial)
+        write(loaded, partial)
         if path.is_dir():
             path.rmdir()
         partial.rename(path)
@@ -101,6 +104,8 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     tensors = read_tensors(path / "connector.safetensors")
     load_strict(connector, tensors, part="connector", where=path)
     model, processor = assemble(groups, llm, vision_tower, connector)
+    for part in manifest["adapters"]:
+        setattr(model, part, adapters.load(part, getattr(model, part), path / ADAPTERS[part]))
     return Loaded(model, processor, groups, stored)
 
 
@@ -138,21 +143,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: missing keys {missing}, unknown keys {unknown}")
     if not isinstance(manifest["stored"], list) or not set(manifest["stored"]) <= set(PARTS):
         raise CheckpointError(f"{file}: 'stored' must list some of {list(PARTS)}, got {manifest['stored']!r}")
+    if not isinstance(manifest["adapters"], list) or not set(manifest["adapters"]) <= set(ADAPTERS):
+        raise CheckpointError(f"{file}: 'adapters' must list some of {list(ADAPTERS)}, got {manifest['adapters']!r}")
     for kind in REGISTRIES:
         if not isinstance(manifest[kind], dict) or "name" not in manifest[kind]:
             raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
     return manifest
 
 
-def _write(loaded: Loaded, folder: Path) -> None:
+def write(loaded: Loaded, folder: Path) -> None:
+    """Write the files of a checkpoint into an existing folder; ``save`` does it whole or not at all."""
     model, processor = loaded.model, loaded.processor
-    connector = {key: value.detach().cpu().contiguous() for key, value in model.connector.state_dict().items()}
-    save_file(connector, folder / "connector.safetensors")
+    connector = adapters.base_state(model.connector)
+    save_file({k: v.detach().cpu().contiguous() for k, v in connector.items()}, folder / "connector.safetensors")
     processor.tokenizer.save_pretrained(folder / "tokenizer")
     if "llm" in loaded.stored:
-        model.llm.save_pretrained(folder / "llm")
+        adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
     if "vision_tower" in loaded.stored:
-        model.vision_tower.save(folder / "vision_tower")
+        adapters.without(model.vision_tower).save(folder / "vision_tower")
+    adapted = [part for part in ADAPTERS if adapters.is_adapted(getattr(model, part))]
+    for part in adapted:
+        adapters.save(getattr(model, part), folder / ADAPTERS[part])
     groups = {kind: dict(group) for kind, group in loaded.groups.items()}
     groups["llm"]["tokenizer"] = None
     for part in loaded.stored:
@@ -162,6 +173,7 @@ def _write(loaded: Loaded, folder: Path) -> None:
         "format": FORMAT,
         "version": version("tinyvid"),
         "stored": sorted(loaded.stored),
+        "adapters": adapted,
         "plugins": {kind: package for kind, package in plugins.items() if package},
         **groups,
     }

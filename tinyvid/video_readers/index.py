@@ -1,0 +1,281 @@
+"""The table of a file's frames: which there are, when each is shown, and where decoding can start.
+
+One pass over the packets of the file, without decoding, gives every frame its number (its place in order of
+presentation) and its time. This is what defines variable frame rate, a missing rate, a missing frame count, edit lists
+and files that are cut short, for all readers alike. Tables are remembered per file, so that ``probe`` and ``read`` pass
+over it once.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyvid.errors import VideoError
+from tinyvid.types import VideoMeta
+
+NOT_VIDEO = {
+    "tty",
+    "bin",
+    "xbin",
+    "adf",
+    "idf",
+    "concat",
+    "hls",
+    "dash",
+}  # texts and playlists, which FFmpeg would show
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist dressed up as a video must not reach for the network
+REMEMBERED = 32  # tables; an hour of video takes about 2 MB
+_IDR_SLICE = 5  # H.264 NAL unit type: decoding can start here and needs nothing from before
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameIndex:
+    """Where the frames of a file are. Frames are numbered in the order in which they are shown.
+
+    Attributes:
+        meta: What samplers see.
+        times: float64 (N,), when each frame is shown, in seconds after the first one.
+        pts: int64 (N,), the timestamp of each frame in ticks of the stream; its number when ``timed`` is False.
+        keys: int64 (K,), numbers of the frames at which decoding can start.
+        stream: Which stream of the file.
+        rotation: Quarter turns counter-clockwise that make the picture upright.
+        timed: Whether the file states when frames are shown. False: raw streams, AVI with B-frames.
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the codec.
+        clean_keys: Whether each key frame makes all before it irrelevant: no frame decoded after it is shown before it.
+    """
+
+    meta: VideoMeta
+    times: np.ndarray
+    pts: np.ndarray
+    keys: np.ndarray
+    stream: int
+    rotation: int
+    timed: bool
+    container: str
+    codec: str
+    clean_keys: bool
+
+    def key_of(self, number: int) -> int:
+        """Return the position in ``keys`` of the last key frame at or before frame ``number``."""
+        return max(int(np.searchsorted(self.keys, number, side="right")) - 1, 0)
+
+
+def index_of(path: Path) -> FrameIndex:
+    """Return the frame table of a video file.
+
+    Raises:
+        VideoError: There is no such file, it is no video, holds no picture, or is cut short.
+    """
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
+        raise VideoError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise VideoError(f"{path}: not a file, so a video reader cannot open it; name a video file")
+    status = path.stat()
+    if status.st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    return _scan(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+
+
+def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list[int]:
+    """Return ``indices`` as plain integers.
+
+    Raises:
+        VideoError: There are none, they decrease, or one lies outside the file.
+    """
+    numbers = [int(i) for i in indices]
+    if not numbers:
+        raise VideoError(f"{path}: no frames were asked for; ask for at least one")
+    if any(a > b for a, b in pairwise(numbers)):
+        raise VideoError(f"{path}: frame indices must not decrease, got {numbers}")
+    if numbers[0] < 0 or numbers[-1] >= index.meta.num_frames:
+        raise VideoError(
+            f"{path}: frames {numbers[0]} to {numbers[-1]} were asked for; the file has frames 0 to "
+            f"{index.meta.num_frames - 1}"
+        )
+    return numbers
+
+
+@dataclass(slots=True)
+class _Packets:
+    """The columns of a pass over the packets of a stream, in order of decoding."""
+
+    pts: list[int | None]
+    keys: list[bool]
+    hidden: list[bool]  # by an edit list: decoded for the sake of others, never shown
+    last_duration: int = 0
+    picture: Any = None  # the first decoded frame: its size and rotation hold for all
+    seen: int = 0  # packets of the stream, with those that show no frame
+    idr: bool = True  # whether every key frame is an IDR picture, where the codec has such
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _scan(name: str, modified: int, size: int) -> FrameIndex:
+    """Pass over the packets of a file. ``modified`` and ``size`` tell a rewritten file from a remembered one."""
+    import av  # imported on use: `import tinyvid` needs no decoder
+
+    del modified, size
+    try:
+        with av.open(name, options=LOCAL_ONLY, metadata_errors="replace") as container:
+            if NOT_VIDEO.intersection(container.format.name.split(",")):
+                raise VideoError(f"{name}: is {container.format.long_name}, not a video; name a video file")
+            stream = _video_stream(name, container)
+            packets = _collect(name, container, stream)
+            return _tabulate(name, container, stream, packets)
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+        raise VideoError(_explain(name, error)) from error
+
+
+def _explain(name: str, error: Exception) -> str:
+    """Return the message for a file that FFmpeg cannot open."""
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, PermissionError):
+        return f"{name}: may not be read ({reason}); check its permissions"
+    with open(name, "rb") as file:
+        is_mp4 = file.read(8).endswith(b"ftyp")
+    if is_mp4:
+        return f"{name}: its index is missing or broken ({reason}), so it was cut short or damaged; download it again"
+    return f"{name}: is not a video that FFmpeg can read ({reason}); name a video file, or download it again"
+
+
+def _video_stream(name: str, container: Any) -> Any:
+    """Return the main video stream, with sound, cover art and unknown codecs told apart."""
+    from av.stream import Disposition
+
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise VideoError(f"{name}: holds no video stream, only {kinds}; a video needs moving pictures")
+    if stream.codec_context is None:
+        raise VideoError(f"{name}: its video codec is unknown to this FFmpeg; encode it as H.264, VP9 or AV1")
+    return stream
+
+
+def _collect(name: str, container: Any, stream: Any) -> _Packets:
+    """Read every packet of ``stream`` once; decode only the first few, until a picture shows."""
+    stream.codec_context.thread_count = 1
+    packets = _Packets(pts=[], keys=[], hidden=[])
+    corrupt = False
+    for packet in container.demux(stream):
+        packets.seen += bool(packet.size)
+        if packets.picture is None and (packet.is_keyframe or packets.keys or not packet.size):
+            packets.picture = next(iter(packet.decode()), None)
+        if not packet.size or not (packet.is_keyframe or packets.keys):
+            continue  # the end, or frames before the first key frame, which nothing can decode
+        corrupt = packet.is_corrupt
+        packets.pts.append(packet.pts)
+        packets.keys.append(packet.is_keyframe)
+        packets.hidden.append(packet.is_discard)
+        packets.last_duration = packet.duration or packets.last_duration
+        if packet.is_keyframe and stream.codec_context.name == "h264":
+            packets.idr = packets.idr and _is_idr(memoryview(packet))
+    listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
+    if corrupt or packets.seen < listed:
+        raise VideoError(f"{name}: is cut short after {packets.seen} of {listed or 'its'} frames; download it again")
+    if packets.picture is None or not packets.pts:
+        raise VideoError(f"{name}: not one of its frames can be decoded; encode it again")
+    return packets
+
+
+def _is_idr(data: memoryview) -> bool:
+    """Whether an H.264 key frame in MP4 form (length, unit, length, unit, ...) is an IDR picture."""
+    position = 0
+    while position + 5 <= len(data):
+        if data[position + 4] & 31 == _IDR_SLICE:
+            return True
+        position += 4 + int.from_bytes(data[position : position + 4], "big")
+    return False
+
+
+def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> FrameIndex:
+    """Sort the packets into order of presentation and describe the file."""
+    # AVI states no presentation times; FFmpeg's guess is wrong where frames are reordered.
+    guessed = "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames
+    timed = not guessed and None not in packets.pts and len(set(packets.pts)) == len(packets.pts)
+    rate = stream.average_rate or stream.guessed_rate
+    if timed:
+        order = np.array(packets.pts, dtype=np.int64)
+        key_pts = order[np.array(packets.keys)]
+        # What comes before the first key frame, in decoding or in showing, cannot be decoded.
+        pts = np.sort(order[(order >= key_pts[0]) & ~np.array(packets.hidden)])
+        if not len(pts):
+            raise VideoError(f"{name}: not one of its frames is shown; encode it again")
+        keys = np.searchsorted(pts, key_pts)
+        clean = packets.idr and len(pts) == packets.seen and np.array_equal(keys, np.flatnonzero(packets.keys))
+        keys = np.unique(keys[keys < len(pts)])
+        seconds = (pts - pts[0]) * float(stream.time_base)
+        times, fps = _clock(seconds, packets.last_duration * float(stream.time_base), rate)
+    else:
+        pts = np.arange(packets.hidden.count(False), dtype=np.int64)
+        keys, clean = np.zeros(1, dtype=np.int64), False
+        if not rate:
+            raise VideoError(f"{name}: states neither times nor a frame rate; remux it into MP4 or MKV")
+        fps = float(rate)
+        times = pts / fps
+    _check_complete(name, stream, times, fps)
+    quarter_turns = _quarter_turns(name, packets.picture.rotation)
+    width, height = packets.picture.width, packets.picture.height
+    if quarter_turns % 2:
+        width, height = height, width
+    meta = VideoMeta(num_frames=len(pts), fps=fps, duration=len(pts) / fps, width=width, height=height)
+    return FrameIndex(
+        meta=meta,
+        times=times,
+        pts=pts,
+        keys=keys,
+        stream=stream.index,
+        rotation=quarter_turns,
+        timed=timed,
+        container=container.format.name,
+        codec=stream.codec_context.name,
+        clean_keys=clean,
+    )
+
+
+def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> tuple[np.ndarray, float]:
+    """Return the times and the average frames per second of a stream that states its times.
+
+    A stream whose every frame is within half a frame of the stated rate has that rate exactly, whatever its container
+    rounds times to. Any other has a variable rate: frames divided by the time from the first to the end of the last.
+    """
+    count = len(seconds)
+    if rate:
+        nominal = np.arange(count) / float(rate)
+        if np.abs(seconds - nominal).max() < 0.5 / float(rate):
+            return seconds, float(rate)
+    if not last_duration and count > 1:
+        last_duration = float(seconds[-1]) / (count - 1)
+    length = float(seconds[-1]) + last_duration
+    return seconds, count / length if length > 0 else 1.0
+
+
+def _check_complete(name: str, stream: Any, times: np.ndarray, fps: float) -> None:
+    """Refuse a file that ends well before its own header says it does."""
+    declared = _declared_seconds(stream)
+    found = float(times[-1]) + 1 / fps
+    if declared is not None and found < declared - max(1.0, 0.02 * declared):
+        raise VideoError(
+            f"{name}: is cut short: its header states {declared:.2f} s of video, the file holds {found:.2f} s. "
+            "Download it again"
+        )
+
+
+def _declared_seconds(stream: Any) -> float | None:
+    """Return how long the header says that the stream lasts; Matroska says it in a tag."""
+    if "DURATION" in stream.metadata:
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return None
+
+
+def _quarter_turns(name: str, degrees: int) -> int:
+    if degrees % 90:
+        raise VideoError(f"{name}: asks to be shown turned by {degrees} degrees; only quarter turns can be applied")
+    return degrees // 90 % 4
