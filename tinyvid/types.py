@@ -253,10 +253,12 @@ class Example:
         input_ids: int64 (L,). Positions that video tokens will fill carry the pad id.
         labels: int64 (L,). The id where a reply is to be learnt, -100 elsewhere.
         video_mask: bool (L,). True where a video token goes.
-        pixels: float32 (sum of T, 3, S, S), the frames of all videos end to end, or ``None``.
+        pixels: float32 (sum of T, 3, S, S), the frames of the videos without cached features end to end, or ``None``.
         num_frames: T of each video.
         slots: One per run of video tokens, in order of the sequence.
         id: Name of the sample.
+        features: For each video its cached tower features (T, P, Dv), or ``None``; empty if none is cached.
+        feature_keys: For each video the key to keep its features under, or ``None``; empty without a cache.
     """
 
     input_ids: Tensor
@@ -266,6 +268,8 @@ class Example:
     num_frames: tuple[int, ...]
     slots: tuple[Slot, ...]
     id: str = ""
+    features: tuple[Tensor | None, ...] = ()
+    feature_keys: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,10 +281,12 @@ class Batch:
         labels: int64 (B, L), -100 at padding.
         attention_mask: int64 (B, L), 0 at padding.
         video_mask: bool (B, L).
-        pixels: float (sum of T, 3, S, S) over every video of the batch, or ``None``.
+        pixels: float (sum of T, 3, S, S) over the videos of the batch without cached features, or ``None``.
         num_frames: T of every video of the batch.
         slots: Every video slot of the batch, in order; ``Slot.video`` counts within the batch.
         ids: Sample ids.
+        features: As in ``Example``, over the videos of the batch.
+        feature_keys: As in ``Example``, over the videos of the batch.
     """
 
     input_ids: Tensor
@@ -291,6 +297,8 @@ class Batch:
     num_frames: tuple[int, ...]
     slots: tuple[Slot, ...]
     ids: tuple[str, ...] = ()
+    features: tuple[Tensor | None, ...] = ()
+    feature_keys: tuple[str | None, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -301,6 +309,7 @@ class Batch:
             attention_mask=self.attention_mask.to(device),
             video_mask=self.video_mask.to(device),
             pixels=None if self.pixels is None else self.pixels.to(device),
+            features=tuple(None if clip is None else clip.to(device) for clip in self.features),
         )
 
 

@@ -1,0 +1,80 @@
+"""Tiny random vision towers, written to a directory in the layout of their own library."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True) -> Path:
+    """A SigLIP of 3 blocks, width 24, 4 x 4 patches of 14 pixels; the whole model, or its vision half."""
+    from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
+
+    vision = {
+        "hidden_size": 24,
+        "image_size": 56,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+    }
+    text = {
+        "hidden_size": 24,
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "vocab_size": 32,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    torch.manual_seed(0)
+    if whole:
+        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    else:
+        SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(folder)
+    if preprocessor:
+        write_preprocessor(
+            folder, size={"height": 56, "width": 56}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
+        )
+    return folder
+
+
+def write_preprocessor(folder: Path, **settings: object) -> None:
+    """The image processor settings that lie beside a model of transformers."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def save_timm(folder: Path, architecture: str = "vit_tiny_patch16_224", **options: object) -> Path:
+    """A vision transformer of timm of 3 blocks, width 24, 4 x 4 patches, with a class token."""
+    import timm
+    from timm.models import save_for_hf
+
+    tiny = {"embed_dim": 24, "depth": 3, "num_heads": 4, "img_size": 56, "patch_size": 14, "num_classes": 5} | options
+    tiny = {option: value for option, value in tiny.items() if value is not None}  # None keeps the architecture's own
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, **tiny)
+    save_for_hf(model, str(folder), model_args=tiny, safe_serialization=True)
+    return folder
+
+
+def save_open_clip(folder: Path, *, text: bool = True, **vision: object) -> Path:
+    """A CLIP of open_clip whose image tower has 3 blocks, width 64, 4 x 4 patches, and a class token."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    settings = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 56, "layers": 3, "width": 64, "head_width": 32, "patch_size": 14} | vision,
+        "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings, "preprocess_cfg": {}}))
+    tensors = {k: v.contiguous() for k, v in model.state_dict().items() if text or k.startswith("visual.")}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    return folder
+
+
+TOWERS: dict[str, Callable[[Path], Path]] = {"siglip": save_siglip, "timm": save_timm, "open_clip": save_open_clip}

@@ -1,0 +1,13 @@
+"""Connectors: the patch features of one clip become video tokens of the LLM's width.
+
+The menu, each registered by the import of its module:
+
+    mlp    every patch a token (T * P / pool^2 of them)
+    naive  queries over the whole video (num_queries)
+    group  queries over consecutive groups of patches (num_queries)
+"""
+
+from tinyvid.connectors.mlp import MLP
+from tinyvid.connectors.resampler import GroupResampler, NaiveResampler
+
+__all__ = ["MLP", "GroupResampler", "NaiveResampler"]

@@ -1,0 +1,106 @@
+"""What the resamplers are made of: the Perceiver block, the sinusoid table, and the initialisation.
+
+Layer names are those of TinyLLaVA-Video's published weights, so that its tensors load without renaming.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = 8  # heads and their width are fixed in the published models, whatever D is
+HEAD_DIM = 64
+
+
+class CrossAttention(nn.Module):
+    """Let latents gather from media tokens and from themselves (Perceiver resampler, Flamingo, arXiv:2204.14198).
+
+    Args:
+        dim: D, width of latents and media.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, HEADS * HEAD_DIM, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * HEADS * HEAD_DIM, bias=False)
+        self.to_out = nn.Linear(HEADS * HEAD_DIM, dim, bias=False)
+
+    def forward(self, latents: Tensor, media: Tensor) -> Tensor:
+        """Map latents (G, q, D) and media (G, N, D) of G independent groups to (G, q, D)."""
+        latents = self.norm_latents(latents)
+        kv = torch.cat([self.to_kv(self.norm_media(media)), self.to_kv(latents)], dim=1)  # (G, N + q, 2 * 512)
+        query, key, value = (_heads(x) for x in (self.to_q(latents), *kv.chunk(2, dim=-1)))
+        attended = F.scaled_dot_product_attention(query, key, value)  # (G, heads, q, 64)
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+def feed_forward(dim: int) -> nn.Sequential:
+    """Return the block's second half: norm, D to 4D, exact GELU, back to D."""
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(), nn.Linear(4 * dim, dim, bias=False)
+    )
+
+
+def perceiver_layers(dim: int, depth: int) -> nn.ModuleList:
+    """Return ``depth`` blocks, each a pair of cross attention and feed-forward."""
+    return nn.ModuleList(nn.ModuleList([CrossAttention(dim), feed_forward(dim)]) for _ in range(depth))
+
+
+def refine(layers: Iterable[Any], latents: Tensor, media: Tensor) -> Tensor:
+    """Run latents (G, q, D) through the blocks against unchanging media (G, N, D)."""
+    for attention, feed in layers:
+        latents = latents + attention(latents, media)
+        latents = latents + feed(latents)
+    return latents
+
+
+class Sinusoids:
+    """The table of positions of a resampler: row p holds sin and cos of p times D/2 falling frequencies, interleaved.
+
+    Values are rounded through float16, on which the published weights were trained. They are computed on the CPU, so
+    that every device sees the same ones, and kept until a longer table or another device is needed. A plain object
+    rather than a buffer: casting the connector must not round the table again.
+
+    Args:
+        dim: D, even.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._table = torch.empty(0, dim, dtype=torch.float16)
+
+    def __call__(self, num_rows: int, like: Tensor) -> Tensor:
+        """Return rows 0 .. ``num_rows`` - 1 as (num_rows, D), in the dtype and on the device of ``like``."""
+        if len(self._table) < num_rows:
+            self._table = sinusoid_table(num_rows, self.dim)
+        self._table = self._table.to(like.device)
+        return self._table[:num_rows].to(like.dtype)
+
+
+def sinusoid_table(num_rows: int, dim: int) -> Tensor:
+    """Return PE[p, 2i] = sin(p w_i), PE[p, 2i + 1] = cos(p w_i), w_i = 10000^(-2i/D), as float16 (num_rows, D).
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    frequencies = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))  # (D/2,)
+    angles = torch.arange(num_rows, dtype=torch.float32)[:, None] * frequencies  # (num_rows, D/2)
+    table = torch.empty(num_rows, dim, dtype=torch.float16)
+    table[:, 0::2], table[:, 1::2] = angles.sin(), angles.cos()
+    return table
+
+
+def init_linear(module: nn.Module) -> None:
+    """Start a linear layer as language models do: weights normal(0, 0.02), biases zero. For ``nn.Module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (G, N, 512) -> (G, heads, N, 64)

@@ -1,0 +1,67 @@
+"""Frames to pixels: the only resize and normalise path, shared by training, evaluation and the demo.
+
+Pillow does the resampling. Published towers were trained behind Pillow's filters, and its result is exact where a
+tensor resize, about ten times faster, differs by up to two of 255 levels. A 1280 x 720 frame takes about 5 ms.
+"""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tinyvid.types import ImageSpec
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
+    """Resize and normalise the frames of a clip to what a vision tower wants.
+
+    Args:
+        frames: uint8 (T, H, W, 3), RGB, any height and width.
+        spec: The tower's ``image``.
+
+    Returns:
+        float32 (T, 3, S, S).
+    """
+    return normalise(resize(frames, spec), spec)
+
+
+def resize(frames: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Bring frames uint8 (T, H, W, 3) to the tower's square: uint8 (T, S, S, 3). The slow half, worth caching."""
+    resized = np.empty((len(frames), spec.size, spec.size, 3), np.uint8)
+    for target, frame in zip(resized, frames, strict=True):
+        target[...] = np.asarray(_resize(Image.fromarray(frame), spec))
+    return resized
+
+
+def normalise(resized: np.ndarray, spec: ImageSpec) -> Tensor:
+    """Turn resized frames, uint8 (T, S, S, 3), into pixels: float32 (T, 3, S, S)."""
+    pixels = torch.from_numpy(resized).permute(0, 3, 1, 2)  # (T, 3, S, S)
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Bring an image to S x S pixels in the way that ``spec.resize`` names."""
+    side = math.floor(spec.size / spec.crop_pct + 1e-6)  # 224 / (224 / 256) must not fall below 256
+    if spec.resize == "pad":
+        image = _pad_to_square(image, tuple(int(255 * value) for value in spec.mean))
+    width, height = side, side
+    if spec.resize == "crop":
+        short = min(image.size)
+        width, height = (side * length // short for length in image.size)
+    image = image.resize((width, height), _FILTERS[spec.interpolation])
+    left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
+    return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """Centre an image on a square of its longer side. Padding comes before resizing, as in LLaVA."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
