@@ -108,7 +108,12 @@ def parameter_groups(
 
 def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
     if options.train == "lora":
-        module = module if is_adapted(module) else _add_lora(name, module, peft)
+        if not is_adapted(module):
+            module = _add_lora(name, module, peft)
+        elif (rank := module.active_peft_config.r) != peft.rank:
+            raise ConfigError(
+                f"peft.rank={peft.rank}, but the {name} carries an adapter of rank {rank}; set peft.rank={rank}"
+            )
         for key, parameter in module.named_parameters():
             parameter.requires_grad_("lora_" in key)
     else:

@@ -14,6 +14,7 @@ from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
 from tinyvid.types import Message, Sample, Video, VideoSource
+from tinyvid.weights import building_on
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +31,22 @@ class Assistant:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+        self.loaded = loaded
 
     @property
     def model(self) -> VideoLLM:
         """The model, on its device, in eval mode."""
-        return self._loaded.model
+        return self.loaded.model
 
     @property
     def processor(self) -> Processor:
         """What turns a ``Sample`` into tensors for the model."""
-        return self._loaded.processor
+        return self.loaded.processor
 
     @property
     def config(self) -> dict[str, dict[str, Any]]:
         """The component groups, every option filled in."""
-        return self._loaded.groups
+        return self.loaded.groups
 
     @classmethod
     def from_config(
@@ -55,7 +56,8 @@ class Assistant:
 
         Args:
             config: What ``compose`` returns.
-            device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto``.
+            device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto``; ``meta`` for a model of shapes alone, without
+                weights, whose Processor works and which can be counted.
             dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
             quant: Weights of the LLM: ``none``, ``nf4`` or ``int8``.
 
@@ -108,7 +110,8 @@ class Assistant:
                 f"{folder} is no checkpoint that tinyvid knows: it holds {found}; expected {checkpoint.MANIFEST} "
                 "(tinyvid) or a config.json of model_type 'tinyllava' (TinyLLaVA-Video)"
             )
-        return cls(load(folder, device=device, dtype=dtype, quant=quant, overrides=groups))
+        with building_on(device):
+            return cls(load(folder, device=device, dtype=dtype, quant=quant, overrides=groups))
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a checkpoint directory, whole or not at all, that ``from_pretrained`` reads.
@@ -116,7 +119,7 @@ class Assistant:
         Raises:
             CheckpointError: The directory exists and is not empty, or weights to be stored are quantised.
         """
-        checkpoint.save(self._loaded, Path(path))
+        checkpoint.save(self.loaded, Path(path))
 
     def ask(
         self,
@@ -207,6 +210,8 @@ class Assistant:
 
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        if self.model.device.type == "meta":
+            raise ConfigError("device='meta' builds a model without weights, which cannot answer; choose another")
         tokenizer, template = self.processor.tokenizer, self.processor.template
         ends = {tokenizer.convert_tokens_to_ids(stop) for stop in template.stop if stop in template.control_tokens}
         ends |= {tokenizer.eos_token_id} - {None}

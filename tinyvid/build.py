@@ -1,11 +1,13 @@
 """From a configuration to a model and its Processor: the only place where parts meet."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 import tinyvid.connectors
+import tinyvid.datasets
 import tinyvid.llms
 import tinyvid.samplers
 import tinyvid.templates
@@ -17,6 +19,7 @@ from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import CONNECTORS, LLMS, SAMPLERS, TEMPLATES, VIDEO_READERS, VISION_TOWERS, Registry
+from tinyvid.weights import building_on
 
 REGISTRIES: dict[str, Registry] = {
     registry.kind: registry for registry in (LLMS, VISION_TOWERS, CONNECTORS, SAMPLERS, TEMPLATES, VIDEO_READERS)
@@ -46,7 +49,8 @@ def build(
 
     Args:
         config: The component groups, as ``compose`` returns them; other keys are ignored.
-        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` for the best there is.
+        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` for the best there is; ``meta`` for a model of
+            shapes alone, of which no weight is read.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` for what the device runs best.
         quant: Weights of the LLM: ``none``, ``nf4`` (4 bits) or ``int8``.
 
@@ -55,7 +59,8 @@ def build(
         CheckpointError: A part's weights cannot be loaded.
     """
     groups = check(config)
-    return assemble(groups, *load_parts(groups, device=device, dtype=dtype, quant=quant))
+    with building_on(device):
+        return assemble(groups, *load_parts(groups, device=device, dtype=dtype, quant=quant))
 
 
 def load_parts(
@@ -96,13 +101,13 @@ def resolve_device(device: str) -> str:
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return "cuda"
+            return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # one GPU per process
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ConfigError(f"device={device!r} is unknown. {suggest(device, ['auto', 'cuda', 'mps', 'cpu'])}") from error
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}.get(kind, 0)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1, "meta": 1}.get(kind, 0)
     if (torch.device(device).index or 0) >= count:
         raise ConfigError(
             f"device={device!r} is asked for, but torch sees {count} {kind} devices here; "

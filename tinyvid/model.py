@@ -7,12 +7,14 @@ them where ``video_mask`` says, and calls the LLM. The LM head runs at label pos
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinyvid.caches import FeatureCache, check_frozen
 from tinyvid.errors import DataError
 from tinyvid.types import IGNORE_INDEX, Batch, Output
 
@@ -61,15 +63,15 @@ class VideoLLM(nn.Module):
         logits = logits[0].float()  # (N, vocabulary)
         labels = targets[targets != IGNORE_INDEX]  # (N,)
         loss = F.cross_entropy(logits, labels) if len(labels) else None
-        if self.training and (loss is None or batch.pixels is None):
+        if self.training and (loss is None or batch.pixels is None or self._tower_learns()):
             loss = self._reach_all() + (0.0 if loss is None else loss)
         return Output(loss=loss, logits=logits, num_targets=len(labels))
 
     def _reach_all(self) -> Tensor:
         """Return a zero that depends on every trainable weight.
 
-        A batch without a video, or without a target, uses only some of them; processes that train together wait for
-        the gradients of all.
+        A batch without a video or without a target uses only some of them, and a vision tower none above its chosen
+        layer; processes that train together wait for the gradients of all.
         """
         return torch.stack([p.flatten()[0].float() * 0 for p in self.parameters() if p.requires_grad]).sum()
 
@@ -80,7 +82,7 @@ class VideoLLM(nn.Module):
             DataError: The connector made more or fewer video tokens than the sequence has room for.
         """
         embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
-        if batch.pixels is None:
+        if not batch.slots:
             return embeddings
         tokens = self.video_tokens(batch)  # (sum of K, D)
         room = int(batch.video_mask.sum())
@@ -94,19 +96,59 @@ class VideoLLM(nn.Module):
 
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
-        clips = self.encode(batch.pixels).split(list(batch.num_frames))  # each (T, P, Dv)
+        clips = self.clips(batch)
         reads = self.connector.reads_question
         return torch.cat([self.connector(clips[s.video], s.question if reads else None) for s in batch.slots])
 
-    def encode(self, pixels: Tensor | None) -> Tensor:
+    def clips(self, batch: Batch) -> list[Tensor]:
+        """Return the patch features (T, P, Dv) of every video of a batch: those it brings, the rest from the tower."""
+        known = batch.features or (None,) * len(batch.num_frames)
+        missing = [count for count, clip in zip(batch.num_frames, known, strict=True) if clip is None]
+        encoded = iter(self.encode(batch.pixels).split(missing)) if batch.pixels is not None else iter(())
+        clips = [next(encoded) if clip is None else clip for clip in known]
+        dtype = next(self.connector.parameters()).dtype
+        return [clip.to(dtype) for clip in clips]
+
+    def encode(self, pixels: Tensor) -> Tensor:
         """Return the patch features of frames: (N, 3, S, S) to (N, P, Dv). A frozen tower keeps no graph."""
-        assert pixels is not None
+        return self._run_tower(pixels).to(next(self.connector.parameters()).dtype)
+
+    @torch.no_grad()
+    def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
+        """Run the frozen tower over the pixels of a batch, keep the features, and return the batch with them.
+
+        Each video goes through the tower alone, so that what is kept, and what a run computes, does not depend on
+        which videos a batch happens to bring along, or which of them were kept before.
+
+        Args:
+            batch: On the model's device.
+            cache: Where to keep features under ``batch.feature_keys``.
+
+        Raises:
+            ConfigError: The tower trains: its features would be old after a step.
+        """
+        check_frozen(self.vision_tower)
+        if batch.pixels is None:
+            return batch
+        known = batch.features or (None,) * len(batch.num_frames)
+        missing = [count for count, clip in zip(batch.num_frames, known, strict=True) if clip is None]
+        with torch.autocast(batch.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
+            fresh = iter([self._run_tower(pixels) for pixels in batch.pixels.split(missing)])
+        features = tuple(next(fresh) if clip is None else clip for clip in known)
+        if cache is not None and batch.feature_keys:
+            for before, clip, key in zip(known, features, batch.feature_keys, strict=True):
+                if before is None:
+                    cache.write(key, clip)
+        return replace(batch, pixels=None, features=features)
+
+    def _run_tower(self, pixels: Tensor) -> Tensor:
         parameter = next(self.vision_tower.parameters())
-        learns = any(p.requires_grad for p in self.vision_tower.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self._tower_learns() and torch.is_grad_enabled()):
             chunks = pixels.to(parameter.device, parameter.dtype).split(self.tower_chunk)
-            features = torch.cat([self.vision_tower(chunk) for chunk in chunks])
-        return features.to(next(self.connector.parameters()).dtype)
+            return torch.cat([self.vision_tower(chunk) for chunk in chunks])  # (N, P, Dv)
+
+    def _tower_learns(self) -> bool:
+        return any(p.requires_grad for p in self.vision_tower.parameters())
 
     def train(self, mode: bool = True) -> "VideoLLM":
         """Switch to training mode, except parts that are frozen entirely: those stay in eval mode."""

@@ -54,7 +54,11 @@ class Footage:
         numbers = [int(i) for i in indices]
         if not numbers or min(numbers) < 0 or max(numbers) >= self.meta.num_frames:
             raise VideoError(f"{self.name}: frames {numbers} were asked for, it has 0 to {self.meta.num_frames - 1}")
-        return self.load([self.first + number for number in numbers])
+        return self.load(self.numbers(numbers))
+
+    def numbers(self, indices: Sequence[int]) -> list[int]:
+        """Return frames of the stretch as frame numbers of the source."""
+        return [self.first + int(index) for index in indices]
 
 
 def open_video(video: Video, reader: VideoReader) -> Footage:

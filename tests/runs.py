@@ -1,0 +1,59 @@
+"""Small training runs: rows and media on disk, and the training program in this process."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from PIL import Image
+
+from tests.clips import write_clip
+from tests.factories import tiny_overrides
+from tinyvid import compose
+
+ROOT = Path(__file__).parents[1]
+# No dropout, so that runs which cut their steps differently can be compared.
+PLAIN = ["device=cpu", "dtype=float32", "recipe=smoke", "peft.dropout=0", "peft.rank=4", "recipe.group_by_length=false"]
+
+
+def load_program(name: str) -> Any:
+    """Import a program of ``recipes/`` as a module."""
+    spec = importlib.util.spec_from_file_location(f"recipes_{name}", ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def turns(question: str, reply: str | None = None) -> list[dict[str, str]]:
+    asked = [{"from": "human", "value": question}]
+    return asked if reply is None else [*asked, {"from": "gpt", "value": reply}]
+
+
+def write_rows(folder: Path, count: int = 8, name: str = "rows.jsonl") -> Path:
+    """Write ``count`` rows over three clips, an image, text alone and a multiple choice, and return the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(3):
+        if not (folder / f"clip_{i}.mp4").exists():
+            write_clip(folder / f"clip_{i}.mp4", num_frames=12 + 8 * i)
+    Image.new("RGB", (50, 40), (200, 10, 10)).save(folder / "red.png")
+    kinds: list[dict[str, Any]] = [
+        {"video": "clip_0.mp4", "conversations": turns("<video>\nWhat is it?", "The first clip.")},
+        {"conversations": turns("Hello?", "Hi there, how are you?")},
+        {"image": "red.png", "conversations": turns("<image>\nColour?", "Red.")},
+        {"video": "clip_1.mp4", "clip": [0.1, 0.6], "conversations": turns("What is it?", "The second, cut short.")},
+        {"video": "clip_2.mp4", "conversations": turns("Which?"), "options": ["cat", "dog", "cow"], "answer_index": 1},
+    ]
+    rows = [{"id": f"row {i}", **kinds[i % len(kinds)]} for i in range(count)]
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def settings(models: Path, rows: Path, *overrides: str, **kwargs: Any) -> dict[str, Any]:
+    """Return the settings of a small run, as plain data."""
+    parts = tiny_overrides(models, **kwargs)
+    composed = compose([*parts, *PLAIN, f"data.path={rows}", "run_dir=unused", *overrides], config="train")
+    return OmegaConf.to_container(composed, resolve=True)

@@ -1,0 +1,131 @@
+"""The recipe: how a run trains, as ``conf/recipe`` states it, checked before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from tinyvid.adapt import PARTS, PartOptions
+from tinyvid.registry import check_options
+from tinyvid.types import PositiveFloat, PositiveInt
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How a run trains.
+
+    Attributes:
+        lr: Learning rate of parts that state none.
+        schedule: How the learning rate falls after the warm-up.
+        warmup: Share of all steps during which the learning rate rises.
+        epochs: Passes over the data.
+        max_steps: Optimiser steps after which to stop whatever ``epochs`` says; ``null`` for no such limit.
+        batch_size: Samples that go through the model at once, per process.
+        accumulate: Batches whose gradients are added before a step. The loss is weighted by tokens over all of them.
+        weight_decay: Of matrices; vectors have none.
+        clip: Largest norm of the gradient; 0 for no clipping.
+        optimizer: AdamW in float32, in 8 bits, or in 8 bits that spill to host memory.
+        gradient_checkpointing: Recompute the LLM's activations in the backward pass instead of keeping them.
+        compile: Compile the blocks of the LLM with torch.compile.
+        group_by_length: Put samples of similar length into a batch.
+        workers: Processes that decode, per training process.
+        log_every: Steps between two records.
+        eval_every: Steps between two evaluations; ``null`` for one per epoch.
+        save_every: Steps between two checkpoints; ``null`` for one per epoch.
+        keep: Checkpoints to keep, besides the best one.
+        report_to: ``tensorboard``, ``wandb``.
+        seed: Of new weights, dropout and the order of the data.
+    """
+
+    lr: PositiveFloat = 2e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.03
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 1
+    accumulate: PositiveInt = 16
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    gradient_checkpointing: bool = True
+    compile: bool = False
+    group_by_length: bool = True
+    workers: int = 2
+    log_every: PositiveInt = 10
+    eval_every: PositiveInt | None = None
+    save_every: PositiveInt | None = None
+    keep: PositiveInt = 2
+    report_to: list[str] = ()  # type: ignore[assignment]
+    seed: int = 0
+
+    def arguments(self, run_dir: Path, *, dtype: torch.dtype, device: str, evaluates: bool) -> TrainingArguments:
+        """Return the recipe in the words of transformers.
+
+        Args:
+            run_dir: Where checkpoints go.
+            dtype: Of the computation; weights that train stay float32.
+            device: Where the model is.
+            evaluates: Whether there are rows to evaluate on.
+        """
+        every = "steps" if self.eval_every else "epoch"
+        return TrainingArguments(
+            output_dir=str(run_dir),
+            per_device_train_batch_size=self.batch_size,
+            per_device_eval_batch_size=self.batch_size,
+            gradient_accumulation_steps=self.accumulate,
+            num_train_epochs=self.epochs,
+            max_steps=self.max_steps or -1,
+            learning_rate=self.lr,
+            lr_scheduler_type=self.schedule if self.schedule != "constant" else "constant_with_warmup",
+            warmup_steps=self.warmup,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.clip,
+            optim=OPTIMIZERS[self.optimizer],
+            bf16=dtype == torch.bfloat16,
+            fp16=dtype == torch.float16,
+            use_cpu=device == "cpu",
+            logging_steps=self.log_every,
+            logging_nan_inf_filter=False,
+            eval_strategy=every if evaluates else "no",
+            eval_steps=self.eval_every,
+            save_strategy="steps" if self.save_every else "epoch",
+            save_steps=self.save_every or 500,
+            metric_for_best_model="loss" if evaluates else None,
+            greater_is_better=False if evaluates else None,
+            seed=self.seed,
+            dataloader_num_workers=self.workers,
+            dataloader_pin_memory=device != "cpu",
+            remove_unused_columns=False,
+            report_to=list(self.report_to) or "none",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DataPolicy:
+    """What happens to a row that cannot be used.
+
+    Attributes:
+        on_error: ``raise`` stops the run and names the row; ``skip`` leaves it out, and records that.
+        max_skip: Share of the rows that may be left out before the run stops after all.
+    """
+
+    on_error: Literal["raise", "skip"] = "raise"
+    max_skip: float = 0.01
+
+
+def read_recipe(config: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, PartOptions]]:
+    """Check a recipe: how the run trains, and under ``llm``, ``vision_tower`` and ``connector`` what does.
+
+    Raises:
+        ConfigError: An option is unknown, missing, mistyped or out of range.
+    """
+    options = {key: value for key, value in config.items() if key not in PARTS}
+    parts = {
+        part: PartOptions(**check_options(PartOptions, config.get(part) or {}, key=f"recipe.{part}")) for part in PARTS
+    }
+    return TrainOptions(**check_options(TrainOptions, options, key="recipe")), parts

@@ -1,0 +1,302 @@
+"""The engine: transformers' Trainer, with tinyvid's batches, learning rates, evaluation and checkpoints.
+
+Accumulation, clipping, schedules, several processes and mixed precision are the Trainer's. The loss is summed over the
+label tokens of all batches and processes of a step and divided by their number, so that how a step is cut into
+batches changes nothing.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+
+from tinyvid import checkpoint
+from tinyvid.adapt import PartOptions, parameter_groups
+from tinyvid.adapters import base
+from tinyvid.checkpoint import Loaded
+from tinyvid.errors import CheckpointError, DataError, TinyvidError
+from tinyvid.training.data import EpochOrder, Skipped, TrainingData
+from tinyvid.training.log import RunLog
+from tinyvid.training.options import TrainOptions
+from tinyvid.types import Sample
+from tinyvid.weights import few
+
+TRAINED = "trained.safetensors"  # the weights that train, in full precision, for resuming
+PARTIAL = ".partial-"
+SKIPPED = "skipped.jsonl"
+
+
+class VideoTrainer(Trainer):
+    """Train a model on rows.
+
+    Args:
+        loaded: The model, adapted already, with what describes it.
+        options: The recipe.
+        parts: How each part trains.
+        run_dir: Where checkpoints and records go.
+        dtype: Of the computation.
+        train: Rows to learn.
+        evaluate_on: Rows to evaluate on.
+    """
+
+    optimizer: Any  # these are the Trainer's own
+    control: Any
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        options: TrainOptions,
+        parts: Mapping[str, PartOptions],
+        *,
+        run_dir: Path,
+        dtype: torch.dtype,
+        train: TrainingData,
+        evaluate_on: TrainingData | None = None,
+    ) -> None:
+        self.loaded = replace(loaded, stored=stored_parts(loaded, parts))
+        self.options = options
+        self.parts = parts
+        self.run_dir = run_dir
+        self.skipped = read_skipped(run_dir)
+        super().__init__(
+            model=loaded.model,
+            args=options.arguments(
+                run_dir, dtype=dtype, device=loaded.model.device.type, evaluates=evaluate_on is not None
+            ),
+            data_collator=train.collate,
+            train_dataset=train,
+            eval_dataset=evaluate_on,
+            callbacks=[RunLog(run_dir)],
+        )
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the token count of the whole step
+        self._loss_shifts_labels = True
+        self.loss_is_scaled_for_ga = True
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        order = EpochOrder(
+            len(rows),
+            batch_size=self.options.batch_size * self.options.accumulate * self.args.world_size,
+            multiple=self.options.batch_size * self.args.world_size,
+            seed=self.options.seed,
+            size=rows.rows.size if self.options.group_by_length else None,
+        )
+        self._order = order
+        return order
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        self._order.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Collect the batches of a step and count their label tokens; record rows that were left out."""
+        try:
+            batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except TinyvidError as error:
+            raise type(error)(_first_cause(error)) from None
+        self._record_skipped([row for batch in batches for row in batch.pop("skipped")])
+        return batches, count
+
+    def _record_skipped(self, rows: list[Skipped]) -> None:
+        """Record rows that any process has left out, each once.
+
+        Raises:
+            DataError: They are more than ``data.max_skip`` allows.
+        """
+        rows = gather_object(rows) if self.args.world_size > 1 else rows
+        new = {row.where: row for row in rows if row.where not in self.skipped}
+        if not new:
+            return
+        self.skipped |= new.keys()
+        if self.args.should_save:
+            with (self.run_dir / SKIPPED).open("a", encoding="utf-8") as file:
+                for row in new.values():
+                    file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
+        total, policy = len(self.train_dataset) + len(self.eval_dataset or ()), self.train_dataset.policy
+        if len(self.skipped) > policy.max_skip * total:
+            raise DataError(
+                f"{len(self.skipped)} of {total} rows could not be used, more than data.max_skip={policy.max_skip:g} "
+                f"allows; the last one: {[*new.values()][-1].reason}"
+            )
+
+    # --- loss and steps -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the share of a batch in the mean loss over the tokens of a step.
+
+        Raises:
+            DataError: The loss is not a number; the samples are named.
+        """
+        batch = inputs["batch"].to(self.args.device)
+        output = model(batch)
+        if not torch.isfinite(output.loss):
+            raise DataError(
+                f"the loss is {output.loss.item()} at step {self.state.global_step + 1}, on the samples "
+                f"{list(batch.ids)}; lower recipe.lr, or use dtype=bfloat16 in place of float16"
+            )
+        share = output.num_targets / max(int(num_items_in_batch or output.num_targets), 1)
+        # Processes average their gradients; the count is already one of all processes.
+        loss = output.loss * max(share, float(output.num_targets == 0)) * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give every part its own learning rate, and vectors no weight decay."""
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = parameter_groups(
+                self.loaded.model, self.parts, lr=self.options.lr, weight_decay=self.options.weight_decay
+            )
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the loss per token and, where rows have options, the accuracy of generated letters."""
+        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        model = self.loaded.model.eval()
+        totals = torch.zeros(4, dtype=torch.float64)  # loss sum, tokens, right letters, letters
+        skipped = []
+        for inputs in self.get_eval_dataloader(rows):
+            skipped += inputs["skipped"]
+            output = model(inputs["batch"].to(self.args.device))
+            if output.num_targets:
+                totals[0] += float(output.loss) * output.num_targets
+                totals[1] += output.num_targets
+        self._record_skipped(skipped)
+        for index in range(self.args.process_index, len(rows), self.args.world_size):
+            if rows.rows.where(index) in self.skipped:
+                continue
+            right = self._letter_is_right(rows, rows.rows[index])
+            if right is not None:
+                totals[2] += right
+                totals[3] += 1
+        totals = self.accelerator.reduce(totals.to(self.args.device, torch.float32)).cpu()
+        metrics = {"eval_loss": float(totals[0] / totals[1]) if totals[1] else math.nan}
+        if totals[3]:
+            metrics["eval_accuracy"] = float(totals[2] / totals[3])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _letter_is_right(self, rows: TrainingData, sample: Sample) -> bool | None:
+        """Generate the reply to a multiple-choice row; ``None`` for other rows. Only the bare letter counts."""
+        if "options" not in sample.meta or sample.messages[-1].role != "assistant":
+            return None
+        example = rows.processor(replace(sample, messages=sample.messages[:-1]))
+        batch = rows.processor.collate([example], padding_side="left").to(self.args.device)
+        ids = self.loaded.model.generate(batch, max_new_tokens=4, do_sample=False, pad_token_id=rows.processor.pad_id)
+        return rows.processor.reply(ids[0]).strip(" .()") == sample.messages[-1].text
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint beside its final place, then rename it: a kill leaves a whole one or none."""
+        name = f"checkpoint-{self.state.global_step}"
+        partial, final = self.run_dir / f"{PARTIAL}{name}", self.run_dir / name
+        if self.args.should_save:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(partial), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(partial))
+        self._save_scaler(str(partial))
+        self._save_rng_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            best = self.run_dir / f"checkpoint-{self.state.best_global_step}"
+            if best.is_dir() or best == final:
+                self.state.best_model_checkpoint = str(best)
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            self.state.save_to_json(str(partial / "trainer_state.json"))
+            if final.exists():  # the same step again, after a resume from an older one
+                shutil.rmtree(final)
+            partial.rename(final)
+            self._remove_old(best)
+        self.accelerator.wait_for_everyone()
+
+    def _remove_old(self, best: Path) -> None:
+        """Keep the newest checkpoints and the best one. The Trainer's own rule may remove the newest for the best."""
+        written = sorted(self.run_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+        for folder in written[: -self.options.keep]:
+            if folder != best:
+                shutil.rmtree(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write tinyvid's layout, which ``Assistant.from_pretrained`` reads, and the trained weights for resuming."""
+        folder = Path(output_dir or self.run_dir)
+        checkpoint.write(self.loaded, folder)
+        trained = {k: p.detach().cpu().contiguous() for k, p in self.loaded.model.named_parameters() if p.requires_grad}
+        save_file(trained, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Put the trained weights of a checkpoint back, exactly.
+
+        Raises:
+            CheckpointError: The recipe trains other weights than those of the checkpoint.
+        """
+        file = Path(resume_from_checkpoint) / TRAINED
+        tensors = load_file(file)
+        trained = {k: p for k, p in self.loaded.model.named_parameters() if p.requires_grad}
+        if tensors.keys() != trained.keys():
+            raise CheckpointError(
+                f"{file} holds other weights than this recipe trains: missing {few(trained.keys() - tensors.keys())}, "
+                f"unexpected {few(tensors.keys() - trained.keys())}"
+            )
+        with torch.no_grad():
+            for key, parameter in trained.items():
+                parameter.copy_(tensors[key])
+
+
+def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[str]:
+    """Return the parts whose weights a checkpoint of the run must hold: trained in full, or found nowhere else.
+
+    Raises:
+        CheckpointError: Such a part is quantised, so that it cannot be written.
+    """
+    stored = {
+        part
+        for part in checkpoint.PARTS
+        if parts[part].train == "full" or (part in loaded.stored and not Path(loaded.groups[part]["path"]).is_dir())
+    }
+    if "llm" in stored and getattr(base(loaded.model.llm), "is_quantized", False):
+        raise CheckpointError(
+            "the LLM is quantised and no directory holds its weights in tinyvid's layout; first write them with "
+            "'python eval.py ckpt=... convert_to=DIR', then train with ckpt=DIR"
+        )
+    return frozenset(stored)
+
+
+def read_skipped(run_dir: Path) -> set[str]:
+    """Return the places of the rows that the run has left out so far, before a resume too."""
+    file = run_dir / SKIPPED
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return {json.loads(line)["where"] for line in lines if line.endswith("}")}
+
+
+def _first_cause(error: Exception) -> str:
+    """Return the message of an error that a DataLoader worker has wrapped in its traceback."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rstrip().rpartition(f"{type(error).__module__}.{type(error).__name__}: ")[2] or text
