@@ -30,7 +30,7 @@ from tinyvid.training.trainer import PARTIAL
 logger = logging.getLogger("tinyvid.train")
 
 # Keys that a resumed run may change, because they do not change what is learnt.
-FREE_ON_RESUME = ("resume", "device", "run_dir", "cache", "recipe.workers", "recipe.log_every", "recipe.save_every")
+FREE_ON_RESUME = ("resume", "device", "run_dir", "cache.frames", "cache.max_gib", "recipe.workers", "recipe.log_every", "recipe.save_every")
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
@@ -70,8 +70,8 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
     loaded = load(settings)
     reports = adapt.apply(loaded.model, parts, peft, lr=options.lr)
     logger.info("what trains:\n%s", adapt.table(reports))
-    speed_up(loaded, options)
     attach(cache, loaded.model, loaded.processor, loaded.groups)
+    speed_up(loaded, options)
 
     trainer = VideoTrainer(
         loaded,

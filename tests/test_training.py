@@ -118,6 +118,29 @@ def test_accumulating_eight_batches_of_one_equals_one_batch_of_eight(models, row
         assert a == pytest.approx(b, abs=1e-5)
 
 
+@pytest.mark.parametrize("cached", ["frames", "features"])
+def test_a_cache_changes_no_result_and_serves_the_second_run(models, rows, tmp_path, monkeypatch, cached):
+    steps = ["recipe.batch_size=1", "recipe.epochs=2", "recipe.max_steps=null", "recipe.save_every=100"]
+    program.train(settings(models, rows, *steps), tmp_path / "plain")
+    cache = f"cache.{cached}={tmp_path / 'cache'}"
+    program.train(settings(models, rows, *steps, cache), tmp_path / "cold")
+
+    def never(*args, **kwargs):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("tinyvid.video.Footage.read", never)
+    program.train(settings(models, rows, *steps, cache), tmp_path / "warm")
+    plain, cold, warm = (trained(tmp_path / name, 16) for name in ("plain", "cold", "warm"))
+    assert all(torch.equal(plain[key], cold[key]) and torch.equal(cold[key], warm[key]) for key in plain)
+
+
+def test_a_feature_cache_of_a_tower_that_trains_is_refused(models, rows, tmp_path):
+    with pytest.raises(ConfigError, match="cache.features"):
+        program.train(
+            settings(models, rows, "recipe.vision_tower.train=full", f"cache.features={tmp_path / 'c'}"), tmp_path / "run"
+        )
+
+
 # --- a kill costs nothing -----------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinyvid.caches import FeatureCache, FrameCache
 from tinyvid.errors import ConfigError, DataError, TinyvidError
-from tinyvid.pixels import to_pixels
+from tinyvid.pixels import normalise, resize, to_pixels
 from tinyvid.protocols import ChatTemplate, FrameSampler, VideoReader
-from tinyvid.types import IGNORE_INDEX, Batch, Example, ImageSpec, Message, Sample, Segment, Slot, TokenBudget
+from tinyvid.types import IGNORE_INDEX, Batch, Example, ImageSpec, Message, Sample, Segment, Slot, TokenBudget, Video
 from tinyvid.video import Footage, open_video
 
 
@@ -33,6 +34,11 @@ class Processor:
         budget: How many video tokens the connector makes of a clip.
         reads_question: Whether the connector reads the question: then every user turn has its own video slots.
         max_length: Longest sequence, in tokens.
+
+    Attributes:
+        frames: Where resized frames are kept, or ``None``.
+        features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
+            ``VideoLLM.fill_features`` adds to them.
 
     Raises:
         ConfigError: The template needs a control token that the tokenizer does not know.
@@ -58,6 +64,8 @@ class Processor:
         self.budget = budget
         self.reads_question = reads_question
         self.max_length = max_length
+        self.frames: FrameCache | None = None
+        self.features: FeatureCache | None = None
         self.pad_id = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in template.control_tokens if token not in vocabulary]
@@ -66,7 +74,7 @@ class Processor:
                 f"the template needs the control tokens {missing}, which the tokenizer of this LLM does not have "
                 f"(it has {tokenizer.all_special_tokens}); choose another template"
             )
-        self._control_tokens = set(tokenizer.all_special_tokens) | set(template.control_tokens)
+        self.control_tokens = set(tokenizer.all_special_tokens) | set(template.control_tokens)
 
     def __call__(self, sample: Sample, *, reserve: int = 0) -> Example:
         """Lay a sample out and decode its frames.
@@ -84,9 +92,20 @@ class Processor:
         """
         with _naming(sample):
             layout = self._lay_out(sample, reserve)
-            pixels = self._decode(layout)
+            keys = tuple(map(self._feature_key, sample.videos, layout.footage, layout.indices))
+            features = tuple(None if self.features is None else self.features.read(key) for key in keys)
+            clips = zip(sample.videos, layout.footage, layout.indices, features, strict=True)
+            pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, known in clips if known is None]
         return Example(
-            layout.input_ids, layout.labels, layout.video_mask, pixels, layout.num_frames, layout.slots, sample.id
+            input_ids=layout.input_ids,
+            labels=layout.labels,
+            video_mask=layout.video_mask,
+            pixels=torch.cat(pixels) if pixels else None,  # (sum of T, 3, S, S)
+            num_frames=layout.num_frames,
+            slots=layout.slots,
+            id=sample.id,
+            features=features,
+            feature_keys=keys,
         )
 
     def plan(self, sample: Sample, *, reserve: int = 0) -> "Layout":
@@ -131,6 +150,8 @@ class Processor:
             num_frames=tuple(num_frames),
             slots=tuple(slots),
             ids=tuple(e.id for e in examples),
+            features=tuple(clip for e in examples for clip in e.features or (None,) * len(e.num_frames)),
+            feature_keys=tuple(key for e in examples for key in e.feature_keys or (None,) * len(e.num_frames)),
         )
 
     def reply(self, ids: Tensor) -> str:
@@ -162,7 +183,7 @@ class Processor:
             ids += piece
             labels += piece if segment.kind == "reply" else [IGNORE_INDEX] * len(piece)
             mask += [is_video] * len(piece)
-        self._check_length(len(ids), sum(mask), reserve)
+        self.check_length(len(ids), sum(mask), reserve)
         tensors = torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool)
         return Layout(*tensors, slots=slots, footage=footage, indices=indices)
 
@@ -176,14 +197,21 @@ class Processor:
 
     def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
         for number, message in enumerate(messages):
-            for token in self._control_tokens:
+            for token in sorted(self.control_tokens):
                 if token in message.text:
                     raise DataError(
                         f"message {number} ({message.role}) contains the control token {token!r} at character "
                         f"{message.text.index(token)}, which would be read as an instruction; remove it"
                     )
 
-    def _check_length(self, length: int, num_video: int, reserve: int) -> None:
+    def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:
+        """Raise ``DataError`` when a sequence does not fit ``max_length``.
+
+        Args:
+            length: All tokens.
+            num_video: Video tokens among them.
+            reserve: Tokens to keep free for a reply.
+        """
         if length + reserve <= self.max_length:
             return
         reply = f" + {reserve:,} reply" if reserve else ""
@@ -194,11 +222,19 @@ class Processor:
             "LLM allows it"
         )
 
-    def _decode(self, layout: "Layout") -> Tensor | None:
-        if not layout.footage:
+    def _feature_key(self, video: Video, footage: Footage, indices: Sequence[int]) -> str | None:
+        if self.features is None:
             return None
-        clips = [clip.read(wanted) for clip, wanted in zip(layout.footage, layout.indices, strict=True)]
-        return torch.cat([to_pixels(clip.frames, self.image) for clip in clips])  # (sum of T, 3, S, S)
+        numbers = footage.numbers(indices)
+        return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
+
+    def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
+        """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""
+        if self.frames is None:
+            return to_pixels(footage.read(indices).frames, self.image)
+        key = self.frames.key(video.source, footage.numbers(indices), self.image, self.reader.name)
+        resized = self.frames.get(key, lambda: resize(footage.read(indices).frames, self.image))
+        return normalise(resized, self.image)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

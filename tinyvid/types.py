@@ -257,8 +257,8 @@ class Example:
         num_frames: T of each video.
         slots: One per run of video tokens, in order of the sequence.
         id: Name of the sample.
-        features: For each video its cached tower features (T, P, Dv), or ``None``; empty if none is cached.
-        feature_keys: For each video the key to keep its features under, or ``None``; empty without a cache.
+        features: For each video its cached tower features (T, P, Dv), or ``None``; empty stands for all ``None``.
+        feature_keys: For each video the key to keep its features under, or ``None``; empty stands for all ``None``.
     """
 
     input_ids: Tensor

@@ -27,7 +27,7 @@ from tinyvid.errors import CheckpointError, DataError, TinyvidError
 from tinyvid.training.data import EpochOrder, Skipped, TrainingData
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
-from tinyvid.types import Sample
+from tinyvid.types import Batch, Sample
 from tinyvid.weights import few
 
 TRAINED = "trained.safetensors"  # the weights that train, in full precision, for resuming
@@ -142,7 +142,7 @@ class VideoTrainer(Trainer):
         Raises:
             DataError: The loss is not a number; the samples are named.
         """
-        batch = inputs["batch"].to(self.args.device)
+        batch = self._ready(inputs["batch"])
         output = model(batch)
         if not torch.isfinite(output.loss):
             raise DataError(
@@ -153,6 +153,12 @@ class VideoTrainer(Trainer):
         # Processes average their gradients; the count is already one of all processes.
         loss = output.loss * max(share, float(output.num_targets == 0)) * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _ready(self, batch: Batch) -> Batch:
+        """Move a batch to the device, and store the tower features that were not cached yet."""
+        batch = batch.to(self.args.device)
+        cache = self.loaded.processor.features
+        return batch if cache is None else self.loaded.model.fill_features(batch, cache)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give every part its own learning rate, and vectors no weight decay."""
@@ -177,7 +183,7 @@ class VideoTrainer(Trainer):
         skipped = []
         for inputs in self.get_eval_dataloader(rows):
             skipped += inputs["skipped"]
-            output = model(inputs["batch"].to(self.args.device))
+            output = model(self._ready(inputs["batch"]))
             if output.num_targets:
                 totals[0] += float(output.loss) * output.num_targets
                 totals[1] += output.num_targets

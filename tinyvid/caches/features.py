@@ -1,0 +1,127 @@
+"""The output of a frozen vision tower, on disk: a tower that does not learn sees every clip once."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.caches.digests import Digests
+from tinyvid.caches.frames import FrameCache, key_of
+from tinyvid.caches.store import Statistics, Store
+from tinyvid.errors import ConfigError
+from tinyvid.types import ImageSpec, VideoSource
+
+WHERE_FROM = {"path", "revision"}  # options that say where a tower's weights lie; the weights speak for themselves
+NOT_COMPUTED = {"training", "name_or_path"}  # attributes of modules that change no number of a frozen tower
+
+
+class FeatureCache:
+    """Keep the features (T, P, Dv) of clips, in the tower's own dtype. Frames that are in memory are not kept.
+
+    Features are used as they are on every device, though another device would round them otherwise.
+
+    Args:
+        folder: Where the entries lie.
+        max_gib: Most bytes of entries, in GiB.
+        tower_key: Of the tower, from ``tower_key``.
+
+    Raises:
+        ConfigError: An option is wrong, or the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, *, max_gib: float, tower_key: str) -> None:
+        self.tower_key = tower_key
+        self.store = Store(folder, max_gib=max_gib, name="cache.features")
+        self.digests = Digests(self.store.folder / "cache.digests")
+
+    @property
+    def statistics(self) -> Statistics:
+        """What happened in this process."""
+        return self.store.statistics
+
+    def key(
+        self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str, *, frames: FrameCache | None
+    ) -> str | None:
+        """Return the key of a clip, or ``None`` where nothing can be kept.
+
+        Args:
+            source: A file or a folder; its content counts, not its name.
+            numbers: Which frames, counted from the beginning of the source.
+            image: How they are resized and normalised.
+            reader: The library that decodes.
+            frames: Where the frames come through, if they do: features of JPEGs are others.
+        """
+        content = self.digests(source)
+        if content is None:
+            return None
+        return key_of(
+            kind="features",
+            content=content,
+            numbers=[int(number) for number in numbers],
+            reader=reader,
+            tower=self.tower_key,
+            lossy=frames is not None and frames.format == "jpeg",
+            **asdict(image),
+        )
+
+    def read(self, key: str | None) -> Tensor | None:
+        """Return the features kept under a key, or ``None``."""
+        kept = None if key is None else self.store.read(key)
+        return None if kept is None else kept["features"]
+
+    def write(self, key: str | None, features: Tensor) -> None:
+        """Keep the features (T, P, Dv) of a clip; of one without a key, nothing."""
+        if key is not None:
+            self.store.write(key, {"features": features})
+
+
+def tower_key(tower: nn.Module, options: Mapping[str, Any]) -> str:
+    """Return a name for all that a tower computes: its options, the settings of its modules, its weights and dtypes.
+
+    Args:
+        tower: As built. Two copies of the same weights at different paths are the same tower.
+        options: The ``vision_tower`` group of the configuration.
+    """
+    settings = {
+        "options": {name: value for name, value in options.items() if name not in WHERE_FROM},
+        "modules": [[name, type(module).__qualname__, _settings(module)] for name, module in tower.named_modules()],
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:40]
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the plain values among a module's attributes: which layer, how many heads, which epsilon."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name[0] != "_" and name not in NOT_COMPUTED and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def check_frozen(tower: nn.Module) -> None:
+    """Refuse to cache the features of a tower that learns.
+
+    Raises:
+        ConfigError: A weight of the tower is trainable.
+    """
+    trainable = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
+    if trainable:
+        raise ConfigError(
+            f"cache.features keeps the output of the vision tower, but {len(trainable)} of its weights train "
+            f"(the first is {trainable[0]}); set cache.features=null, or recipe.vision_tower.train=frozen"
+        )

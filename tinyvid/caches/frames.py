@@ -1,0 +1,119 @@
+"""Frames as they are after resizing and before normalising, on disk: decoding and resizing happen once."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tinyvid.caches.digests import Digests
+from tinyvid.caches.store import Statistics, Store
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.types import ImageSpec, VideoSource
+
+FrameFormat = Literal["uint8", "jpeg"]
+JPEG_QUALITY = 95  # with full colour resolution; photographs keep within about two of 255 levels on average
+VERSION = 1  # to be raised when resizing, the sources' reading or the layout of an entry changes
+
+
+class FrameCache:
+    """Keep the resized frames of clips. Frames that are in memory already are not kept.
+
+    What comes back does not depend on whether it was there: with ``jpeg`` a miss, too, returns the frames as JPEG
+    leaves them.
+
+    Args:
+        folder: Where the entries lie.
+        max_gib: Most bytes of entries, in GiB.
+        format: ``uint8`` keeps every bit (S * S * 3 bytes per frame); ``jpeg`` is lossy, at a fifth of that or less.
+
+    Raises:
+        ConfigError: An option is wrong, or the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, *, max_gib: float, format: FrameFormat = "uint8") -> None:
+        if format not in get_args(FrameFormat):
+            raise ConfigError(f"cache.format={format!r} is unknown. {suggest(str(format), get_args(FrameFormat))}")
+        self.format = format
+        self.store = Store(folder, max_gib=max_gib, name="cache.frames")
+        self.digests = Digests(self.store.folder / "cache.digests")
+
+    @property
+    def statistics(self) -> Statistics:
+        """What happened in this process."""
+        return self.store.statistics
+
+    def key(self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str) -> str | None:
+        """Return the key of a clip, or ``None`` where nothing can be kept.
+
+        Args:
+            source: A file or a folder; its content counts, not its name.
+            numbers: Which frames, counted from the beginning of the source.
+            image: How they are resized.
+            reader: The library that decodes.
+        """
+        content = self.digests(source)
+        if content is None:
+            return None
+        return key_of(
+            kind="frames",
+            content=content,
+            numbers=[int(number) for number in numbers],
+            reader=reader,
+            format=f"jpeg{JPEG_QUALITY}" if self.format == "jpeg" else self.format,
+            **_resizing(image),
+        )
+
+    def get(self, key: str | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return frames uint8 (T, S, S, 3): kept ones, or those that ``make`` makes, which are kept then."""
+        if key is None:
+            return make()
+        kept = self.store.read(key)
+        if kept is None:
+            kept = _encode(make(), self.format)
+            self.store.write(key, kept)
+        return _decode(kept, self.format)
+
+
+def key_of(**parts: Any) -> str:
+    """Return a name for all that an entry depends on."""
+    text = json.dumps({"version": VERSION, **parts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _resizing(image: ImageSpec) -> dict[str, Any]:
+    """Return the part of an image spec that resized frames depend on."""
+    parts: dict[str, Any] = {
+        "size": image.size,
+        "resize": image.resize,
+        "crop_pct": image.crop_pct,
+        "interpolation": image.interpolation,
+    }
+    if image.resize == "pad":
+        parts["colour"] = image.mean  # fills the margins
+    return parts
+
+
+def _encode(frames: np.ndarray, format: FrameFormat) -> dict[str, Tensor]:
+    if format == "uint8":
+        return {"frames": torch.from_numpy(frames)}  # (T, S, S, 3)
+    return {f"{number:06d}": _to_jpeg(frame) for number, frame in enumerate(frames)}  # each (bytes,)
+
+
+def _to_jpeg(frame: np.ndarray) -> Tensor:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def _decode(kept: Mapping[str, Tensor], format: FrameFormat) -> np.ndarray:
+    if format == "uint8":
+        return kept["frames"].numpy()
+    files = [io.BytesIO(kept[name].numpy().tobytes()) for name in sorted(kept)]
+    return np.stack([np.asarray(Image.open(file)) for file in files])
