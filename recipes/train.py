@@ -62,6 +62,8 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
         **check_options(DataPolicy, {key: data.pop(key) for key in ("on_error", "max_skip")}, key="data")
     )
     cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
+    if ":" in settings["device"]:
+        raise ConfigError(f"device={settings['device']}: choose a GPU for training with CUDA_VISIBLE_DEVICES, and device=cuda")
     check(settings)
     rows = DATASETS.build(data)
     newest = prepare(settings, run_dir)

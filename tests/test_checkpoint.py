@@ -1,5 +1,9 @@
 """tinyvid's own layout: round trips, whole or not at all, and what a damaged or foreign directory says."""
 
+import contextlib
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +177,32 @@ def test_paths_that_are_no_checkpoint(tmp_path, saved):
         Assistant.from_pretrained("/no/such/place")
     with pytest.raises(CheckpointError, match="no directory 'nobody/nothing', and the hub could not give it"):
         Assistant.from_pretrained("nobody/nothing")
+
+
+EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Thing: pass\n"
+
+
+def test_code_beside_a_tokenizer_is_not_run(saved):
+    folder = saved / "tokenizer"
+    (folder / "evil.py").write_text(EVIL)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["evil.Thing", None]}, "tokenizer_class": "Thing"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with contextlib.suppress(CheckpointError):  # refused, or read as the plain tokenizer that it also is
+        Assistant.from_pretrained(saved, device="cpu")
+    assert not (folder / "ran").exists()
+
+
+def test_code_beside_an_llm_is_not_run(folder, tmp_path):
+    llm = tmp_path / "llm"
+    shutil.copytree(folder / "llm_qwen2", llm)
+    (llm / "evil.py").write_text(EVIL)
+    config = json.loads((llm / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Thing", "AutoModelForCausalLM": "evil.Thing"}}
+    (llm / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="llm"):
+        Assistant.from_config(compose([*tiny_overrides(folder), f"llm.path={llm}", "llm=auto"]), device="cpu")
+    assert not (llm / "ran").exists()
 
 
 def test_a_base_model_of_another_family(folder):

@@ -82,7 +82,12 @@ def test_model_presets_compose_and_set_no_values(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_compose(name):
-    check(compose([f"experiment={name}"]))
+    check(compose([f"experiment={name}"], config="train"))
+
+
+def test_an_experiment_of_another_program_is_refused():
+    with pytest.raises(ConfigError, match="experiment=lora_24gb sets 'recipe', which this program does not have"):
+        compose(["experiment=lora_24gb"])
 
 
 def test_conf_is_found_from_any_directory(tmp_path, monkeypatch):

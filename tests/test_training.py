@@ -329,13 +329,14 @@ def test_no_rows(models, tmp_path):
         ({"peft": {"rank": 0}}, "peft.rank=0 must be at least 1"),
         ({"data": {"on_error": "ignore"}}, "data.on_error='ignore' is not allowed"),
         ({"cache": {"max_gib": 0}}, "cache.max_gib"),
+        ({"device": "cuda:1"}, "choose a GPU for training with CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(models, rows, tmp_path, change, message):
     configuration = settings(models, rows)
     configuration["llm"]["path"] = "nobody/nothing"
     for key, values in change.items():
-        configuration[key] = configuration[key] | values
+        configuration[key] = configuration[key] | values if isinstance(values, dict) else values
     with pytest.raises(ConfigError, match=message):
         program.train(configuration, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -377,3 +378,8 @@ def test_similar_lengths_come_together():
 
 def test_settings_hold_no_path_of_this_test(models, rows):
     assert Path(settings(models, rows)["data"]["path"]) == rows
+
+
+def test_tensorboard_gets_the_losses(models, rows, tmp_path):
+    program.train(settings(models, rows, "recipe.report_to=[tensorboard]"), tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))

@@ -80,6 +80,10 @@ def _explain(error: Exception, overrides: Sequence[str], config: str) -> str:
 
 def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     parent, _, name = key.rpartition(".")
+    given = [item.partition("=")[0].lstrip("+~") for item in overrides]
+    if key not in given:
+        presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
+        return f"{' '.join(presets)} sets '{key}', which this program does not have; it is for another program"
     # Composing only the choices of groups cannot fail for an unknown key, so it tells which keys there are.
     choices = [item for item in overrides if "." not in item.partition("=")[0] and item.partition("=")[0] != key]
     known = compose(choices, config=config)

@@ -63,7 +63,7 @@ class VideoLLM(nn.Module):
         logits = logits[0].float()  # (N, vocabulary)
         labels = targets[targets != IGNORE_INDEX]  # (N,)
         loss = F.cross_entropy(logits, labels) if len(labels) else None
-        if self.training and (loss is None or batch.pixels is None or self._tower_learns()):
+        if self.training and (loss is None or not batch.slots or self._tower_learns()):
             loss = self._reach_all() + (0.0 if loss is None else loss)
         return Output(loss=loss, logits=logits, num_targets=len(labels))
 

@@ -15,6 +15,7 @@ from tinyvid.protocols import LanguageModel
 from tinyvid.weights import explain, load_pretrained
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
+NO_CODE = {"trust_remote_code": False}  # left unsaid, transformers would ask on the terminal, and wait
 QUANTS = ("none", "nf4", "int8")
 
 
@@ -49,7 +50,7 @@ def load(
     """
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
-    config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision)
+    config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision, **NO_CODE)
     if model_type is not None and config.model_type != model_type:
         raise ConfigError(
             f"llm.path={path!r} holds a model of type '{config.model_type}', this llm needs '{model_type}'; "
@@ -121,7 +122,7 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
     from transformers import AutoTokenizer
 
     extra = {} if config is None else {"config": config}
-    return explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **extra)
+    return explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
 
 
 def _quantization(quant: str, dtype: torch.dtype) -> Any:

@@ -73,7 +73,7 @@ class TrainOptions:
             evaluates: Whether there are rows to evaluate on.
         """
         every = "steps" if self.eval_every else "epoch"
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(run_dir),
             per_device_train_batch_size=self.batch_size,
             per_device_eval_batch_size=self.batch_size,
@@ -103,6 +103,9 @@ class TrainOptions:
             remove_unused_columns=False,
             report_to=list(self.report_to) or "none",
         )
+        if arguments.n_gpu > 1:  # one process drives one GPU; the Trainer would split batches over all of them
+            arguments._n_gpu = 1
+        return arguments
 
 
 @dataclass(frozen=True, slots=True)
