@@ -9,6 +9,7 @@ import pytest
 from tests.clips import footage
 from tests.goldens import TINYLLAVA_VIDEO
 from tinyvid import Assistant
+from tinyvid.command_line import CommandLine
 
 ROOT = Path(__file__).parents[1]
 CKPT = TINYLLAVA_VIDEO / "group_qwen2"
@@ -44,7 +45,9 @@ AWKWARD = (
 @pytest.mark.parametrize("question", AWKWARD)
 def test_a_question_reaches_the_model_as_it_stands(question, monkeypatch):
     script = load_script()
-    line = script.CommandLine.parse([f"question={question}", "sampler.num_frames=4", "video=my clip (1), a=b.mp4"])
+    line = CommandLine.parse(
+        [f"question={question}", "sampler.num_frames=4", "video=my clip (1), a=b.mp4"], free_text=script.FREE_TEXT
+    )
     assert line.text == {"question": question, "video": "my clip (1), a=b.mp4"}
     assert line.overrides == ["sampler.num_frames=4"]
 

@@ -107,7 +107,9 @@ def resolve_device(device: str) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ConfigError(f"device={device!r} is unknown. {suggest(device, ['auto', 'cuda', 'mps', 'cpu'])}") from error
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1, "meta": 1}.get(kind, 0)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1, "meta": 1}.get(
+        kind, 0
+    )
     if (torch.device(device).index or 0) >= count:
         raise ConfigError(
             f"device={device!r} is asked for, but torch sees {count} {kind} devices here; "

@@ -188,7 +188,8 @@ class Processor:
         return Layout(*tensors, slots=slots, footage=footage, indices=indices)
 
     def _tokenize(self, segment: Segment) -> list[int]:
-        return self.tokenizer(segment.text, add_special_tokens=False).input_ids
+        # Not verbose: it would warn of lengths that it was trained with, which check_length knows better.
+        return self.tokenizer(segment.text, add_special_tokens=False, verbose=False).input_ids
 
     def _first_ids(self) -> list[int]:
         """Return the id that the tokenizer puts in front of a text, if it puts one."""

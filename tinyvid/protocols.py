@@ -27,7 +27,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyvid.types import Clip, FeatureSpec, ImageSpec, Message, Segment, TokenBudget, VideoMeta
+from tinyvid.types import Clip, FeatureSpec, ImageSpec, Message, Sample, Segment, TokenBudget, VideoMeta
+
+
+class Dataset(Protocol):
+    """Rows that are read when they are asked for. Holds no open file, so that DataLoader workers can carry it."""
+
+    def __len__(self) -> int:
+        """Return the rows of an epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a row as a sample.
+
+        Raises:
+            DataError: The row is malformed; the message names its place.
+        """
+
+    def where(self, index: int) -> str:
+        """Return the place of a row, as ``file:line``."""
+
+    def size(self, index: int) -> int:
+        """Return a measure of a row's text that costs no reading, such as its bytes."""
 
 
 class VideoReader(Protocol):

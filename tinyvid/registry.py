@@ -15,7 +15,7 @@ from dataclasses import field, make_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.errors import ConfigError, PluginError, suggest
@@ -107,6 +107,8 @@ class Registry:
         key = key or self.kind
         if config is None or not isinstance(config, Mapping) or "name" not in config:
             raise ConfigError(f"{key} must be a mapping with a 'name', got {config!r}. {suggest('', self.names())}")
+        if isinstance(config, DictConfig):  # of which a missing value cannot even be looked at
+            config = typing.cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True))
         name = config["name"]
         given = {str(k): v for k, v in config.items() if k != "name"}
         return check_options(self.get(name), given, key=key, where=f"{key} '{name}'", runtime=self.runtime)

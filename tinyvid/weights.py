@@ -7,6 +7,7 @@ containers. File names inside an index must stay in their folder. Keys and shape
 import json
 import pickle
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,33 @@ def shard_names(index: Path) -> list[str]:
     return names
 
 
+def building_on(device: str) -> AbstractContextManager[Any]:
+    """Return a context to build a model in: on the device ``meta`` it gets shapes alone, and no weight is read."""
+    return torch.device("meta") if device == "meta" else nullcontext()
+
+
+def without_weights() -> bool:
+    """Return whether a model is being built on the meta device."""
+    return torch.get_default_device().type == "meta"
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one ``.safetensors`` or ``.bin`` file, on the CPU.
+    """Return the tensors of one ``.safetensors`` or ``.bin`` file, on the CPU; only their shapes on the meta device.
 
     Raises:
         CheckpointError: The file is missing, damaged, or a pickle of more than tensors.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
+        if path.suffix == ".safetensors" and without_weights():
+            with safe_open(path, framework="pt") as file:
+                return {key: torch.empty(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        device = "meta" if without_weights() else "cpu"
+        content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is refused: it is a pickle of more than tensors, which could run code"
@@ -98,7 +113,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, 
         raise CheckpointError(
             f"the weights of the {part} in {where} have other shapes than its configuration: {few(wrong)}"
         )
-    module.load_state_dict(dict(tensors))
+    if not without_weights():
+        module.load_state_dict(dict(tensors))
 
 
 def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> Any:
@@ -113,6 +129,8 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
     Raises:
         CheckpointError: The weights cannot be found or read, or keys or shapes do not fit.
     """
+    if without_weights():
+        return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
     path = None if kwargs.get("state_dict") is not None else where
     model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
     refuse_key_mismatch(part, where, info["missing_keys"], info["unexpected_keys"])

@@ -13,10 +13,11 @@ from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 from tinyvid.vision_towers.metadata import Resize, blocks_to_run, resized, square
-from tinyvid.weights import explain, load_strict, read_tensors
+from tinyvid.weights import explain, load_strict, read_tensors, without_weights
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
 _VISUAL = "visual."  # where the image tower stands among the weights of a CLIP
@@ -58,9 +59,13 @@ def open_clip(
         architecture, tag = _architecture_and_tag(path, revision)
         config = {"model_cfg": open_clip.get_model_config(architecture)}
         features = _probe(config, layer, path)
-        load = open_clip.create_model
-        model = explain("vision_tower", path, load, architecture, pretrained=tag, require_pretrained=True).visual
-        config["preprocess_cfg"] = model.preprocess_cfg
+        if without_weights():
+            model, stored = _build(config, path), open_clip.get_pretrained_cfg(architecture, tag)
+            config["preprocess_cfg"] = {key: stored[key] for key in _PREPROCESSING if key in stored}
+        else:
+            load = open_clip.create_model
+            model = explain("vision_tower", path, load, architecture, pretrained=tag, require_pretrained=True).visual
+            config["preprocess_cfg"] = model.preprocess_cfg
     image = resized(_image_spec(config, model, path), resize)
     return OpenClipTower(model.eval().to(dtype=dtype), config, image, features, layer=layer)
 

@@ -11,7 +11,7 @@ from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 from tinyvid.vision_towers.metadata import Resize, blocks_to_run, resized, square
-from tinyvid.weights import explain, load_strict, read_weights
+from tinyvid.weights import explain, load_strict, read_weights, without_weights
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
@@ -47,7 +47,8 @@ def timm(
     side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
     features = _probe(model, side, layer, path)
 
-    model = explain("vision_tower", path, timm.create_model, name, pretrained=not name.startswith(_LOCAL))
+    stored_elsewhere = not name.startswith(_LOCAL) and not without_weights()
+    model = explain("vision_tower", path, timm.create_model, name, pretrained=stored_elsewhere)
     if name.startswith(_LOCAL):
         folder = Path(name.removeprefix(_LOCAL))
         load_strict(model, read_weights(folder), part="vision_tower", where=folder)

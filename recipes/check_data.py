@@ -1,0 +1,214 @@
+"""Check rows before a run: ``python recipes/check_data.py --help``. It takes the arguments of ``recipes/train.py``.
+
+Every row is read, laid out and measured as training would, and all faults are reported with their line, not only the
+first. No weights are loaded: the model is built by shape alone, for its tokenizer, its token budget and its limit.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+from torch.utils.data import DataLoader
+
+from tinyvid import Assistant
+from tinyvid.build import check
+from tinyvid.checks import Fault, RowChecks, RowReport, as_row
+from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.processor import Processor
+from tinyvid.registry import DATASETS
+from tinyvid.transcript import transcript
+
+FREE_TEXT = ("ckpt", "out")
+NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that say what training does with a fault
+STYLES = {"prompt": "dim", "reply": "green", "video": "cyan"}
+BINS = 12
+
+
+def main(config: DictConfig, line: CommandLine) -> None:
+    """Check the rows that the command line names; the exit status tells whether there are faults."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns in every worker
+    settings: Any = OmegaConf.to_container(config, resolve=True) | line.text
+    if settings["decode"] not in ("none", "first", "all"):
+        raise ConfigError(
+            f"decode={settings['decode']!r} is unknown. {suggest(settings['decode'], ['none', 'first', 'all'])}"
+        )
+    data = {key: value for key, value in settings["data"].items() if key not in NOT_OF_THE_DATA_SET}
+    DATASETS.check(data)  # before the model, which takes longer
+    checks = RowChecks(DATASETS.build(data), processor(settings, line), decode=settings["decode"])
+    out = Path(settings["out"]).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    findings, finished = find(checks, out, workers=settings["workers"])
+    limit = checks.processor.max_length
+    if findings.totals:
+        draw(findings, limit, out / "lengths.png")
+    show(console, checks, findings.measured[: settings["show"]])
+    report(console, findings, limit, max_shown=settings["max_shown"])
+    console.print(f"the report is in {out}", highlight=False, markup=False)
+    if not finished:
+        console.print(f"[bold]interrupted[/bold] after {findings.rows:,} of {len(checks):,} rows", highlight=False)
+        sys.exit(130)
+    sys.exit(1 if findings.faults else 0)
+
+
+def processor(settings: Mapping[str, Any], line: CommandLine) -> Processor:
+    """Return the Processor that training would use, of a model without weights."""
+    if settings["ckpt"] is None:
+        check(settings)
+        return Assistant.from_config(settings, device="meta").processor
+    line.refuse_parts(allow=("experiment",))
+    groups = {kind: settings[kind] for kind in CHANGEABLE}
+    return Assistant.from_pretrained(settings["ckpt"], device="meta", **groups).processor
+
+
+@dataclass
+class Findings:
+    """What the rows that were checked so far have shown; for each row only a few numbers are kept."""
+
+    rows: int = 0
+    faults: dict[Fault, None] = field(default_factory=dict)  # in order, and each once though a mixture may repeat rows
+    media: Counter[str] = field(default_factory=Counter)  # rows by medium
+    measured: list[int] = field(default_factory=list)  # rows that could be laid out
+    text: list[int] = field(default_factory=list)
+    video: list[int] = field(default_factory=list)
+    labels: int = 0
+
+    @property
+    def totals(self) -> list[int]:
+        """All tokens of each measured row."""
+        return [text + video for text, video in zip(self.text, self.video, strict=True)]
+
+    def add(self, row: RowReport) -> list[Fault]:
+        """Count a row in, and return the faults that are new."""
+        self.rows += 1
+        self.media[row.medium or "unreadable row"] += 1
+        new = [fault for fault in row.faults if fault not in self.faults]
+        self.faults |= dict.fromkeys(new)
+        if row.text is not None:
+            self.measured.append(row.index)
+            self.text.append(row.text)
+            self.video.append(row.video)
+            self.labels += row.labels
+        return new
+
+
+def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]:
+    """Check every row, writing as it goes; return what was found, and whether it got to the end before Ctrl-C."""
+    findings = Findings()
+    loader = DataLoader(checks, batch_size=None, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    progress = track(loader, "checking", total=len(checks), console=Console(stderr=True), transient=True)
+    with (out / "faults.jsonl").open("w") as faults, (out / "lengths.jsonl").open("w") as lengths:
+        try:
+            for row in progress:
+                write(faults, *findings.add(row))
+                write(lengths, row)
+        except KeyboardInterrupt:
+            return findings, False
+    return findings, True
+
+
+def write(file: TextIO, *items: Fault | RowReport) -> None:
+    """Append JSON lines."""
+    for item in items:
+        file.write(json.dumps(as_row(item)) + "\n")
+
+
+def _as_it_is(row: RowReport) -> RowReport:
+    return row
+
+
+def report(console: Console, findings: Findings, limit: int, *, max_shown: int) -> None:
+    """Print the tables: rows by medium, lengths, faults."""
+    console.print(_counts("rows by medium", findings.media))
+    if findings.totals:
+        console.print(_lengths(findings, limit))
+        console.print(_histogram(findings.totals, limit))
+        console.print(f"{findings.labels:,} tokens are learnt in an epoch", highlight=False)
+    if not findings.faults:
+        console.print(f"no faults in {findings.rows:,} rows", style="green", highlight=False)
+        return
+    table = Table("where", "kind", "message", title="faults", title_justify="left")
+    for fault in list(findings.faults)[:max_shown]:
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in (fault.where, fault.kind, fault.message)))
+    console.print(table)
+    if len(findings.faults) > max_shown:
+        console.print(f"and {len(findings.faults) - max_shown:,} more in faults.jsonl", highlight=False)
+    console.print(_counts("faults by kind", Counter(fault.kind for fault in findings.faults), "faults"))
+
+
+def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
+    """Print samples as the model sees them; what is learnt is green, or between ``{+`` and ``+}`` without colours."""
+    plain = console.no_color or not console.is_terminal
+    if rows:
+        learnt = "stands between {+ and +}" if plain else "is green"
+        console.print(f"the first rows as the model sees them; what is learnt {learnt}", highlight=False, markup=False)
+    for index in rows:
+        layout = checks.plan(index)
+        console.rule(Text(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens"), align="left")
+        text = Text()
+        for stretch in transcript(layout, checks.processor):
+            marked = plain and stretch.kind == "reply"
+            words = printable(stretch.text)
+            text.append(f"{{+{words}+}}" if marked else words, style=STYLES[stretch.kind])
+        console.print(text, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with everything that a terminal would obey, but for line breaks, written out."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _counts(title: str, counts: Counter[str], unit: str = "rows") -> Table:
+    table = Table(title, unit)
+    for name, count in counts.most_common():
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def _lengths(findings: Findings, limit: int) -> Table:
+    table = Table("tokens", "least", "median", "95 %", "most", f"over {limit:,}")
+    for name, values in (("text", findings.text), ("video", findings.video), ("total", findings.totals)):
+        points = np.percentile(values, [0, 50, 95, 100])
+        over = sum(value > limit for value in values) if name == "total" else ""
+        table.add_row(name, *(f"{point:,.0f}" for point in points), str(over))
+    return table
+
+
+def _histogram(totals: list[int], limit: int) -> Table:
+    counts, edges = np.histogram(totals, bins=min(BINS, max(totals) - min(totals) + 1))
+    table = Table("total tokens", "rows", "")
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        bar = "#" * int(np.ceil(40 * count / counts.max()))
+        table.add_row(f"{low:,.0f} to {high:,.0f}", f"{count:,}", Text(bar, style="red" if high > limit else "cyan"))
+    return table
+
+
+def draw(findings: Findings, limit: int, path: Path) -> None:
+    """Draw the histograms of text, video and all tokens, the limit among them."""
+    from matplotlib.figure import Figure  # takes a second to import; a Figure of its own needs no display
+
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    kinds = (("text", findings.text), ("video", findings.video), ("total", findings.totals))
+    for axes, (name, values) in zip(figure.subplots(1, 3), kinds, strict=True):
+        axes.hist(values, bins=min(40, max(values) - min(values) + 1))
+        axes.set(title=f"{name} tokens", xlabel="tokens", ylabel="rows", yscale="symlog")
+        if name == "total":
+            axes.axvline(limit, color="tab:red", label=f"llm.max_length = {limit:,}")
+            axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    run_hydra(main, config="check_data", free_text=FREE_TEXT)

@@ -1,0 +1,118 @@
+"""The arguments that programs share: what Hydra sees, what a checkpoint leaves open, how mistakes end."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tinyvid import ConfigError, DataError, compose
+from tinyvid.command_line import CommandLine, readable_errors
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_arguments_are_split():
+    arguments = [
+        "question=is it (a), b=c?",
+        "sampler.num_frames=4",
+        "--cfg",
+        "job",
+        "--config-dir=mine",
+        "+x=1",
+        "ckpt=a=b",
+    ]
+    line = CommandLine.parse(arguments, free_text=("question", "ckpt"))
+    assert line.text == {"question": "is it (a), b=c?", "ckpt": "a=b"}
+    assert line.overrides == ["sampler.num_frames=4", "+x=1"]
+    assert line.flags == ["--cfg", "job", "--config-dir=mine"]
+
+
+def test_what_is_chosen_of_a_group():
+    line = CommandLine.parse(["sampler=fps", "+sampler.fps=2", "~sampler.x", "samplers.y=1", "connector.depth=1"])
+    assert line.chosen("sampler") == ["sampler", "sampler.fps"]
+    assert line.chosen("connector") == ["connector.depth"]
+    assert line.chosen("llm") == []
+
+
+def test_what_changes_of_a_checkpoint():
+    line = CommandLine.parse(["sampler=uniform", "sampler.num_frames=4", "video_reader.threads=1"])
+    config = compose(line.overrides)
+    assert line.checkpoint_groups(config) == {
+        "sampler": {"name": "uniform", "num_frames": 4, "unique": False},
+        "video_reader": {"threads": 1},
+    }
+
+
+@pytest.mark.parametrize("override", ["llm=phi2", "connector.depth=1", "model=tinyvid_2b", "experiment=x"])
+def test_what_a_checkpoint_fixes_is_refused(override):
+    line = CommandLine.parse([override, "ckpt=DIR"], free_text=("ckpt",))
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader can"):
+        line.refuse_parts()
+    line.refuse_parts(allow=[key.partition(".")[0]])
+
+
+def test_errors_of_tinyvid_end_in_a_line(capsys):
+    with pytest.raises(SystemExit) as end, readable_errors():
+        raise DataError("rows.jsonl:3: what is wrong")
+    assert (end.value.code, capsys.readouterr().err) == (2, "DataError: rows.jsonl:3: what is wrong\n")
+
+
+def test_ctrl_c_ends_in_a_word(capsys):
+    with pytest.raises(SystemExit) as end, readable_errors():
+        raise KeyboardInterrupt
+    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_errors_of_others_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), readable_errors():
+        1 / 0  # noqa: B018
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A program of three lines in a folder of its own."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        textwrap.dedent("""
+        from hydra.core.hydra_config import HydraConfig
+        from tinyvid.command_line import run_hydra
+
+        def task(config, line):
+            print(HydraConfig.get().job.name, config.connector.name, config.get("max_new_tokens"), line.text)
+
+        run_hydra(task, config="eval", free_text=("question",))
+        """)
+    )
+
+    def run(*arguments):
+        command = [sys.executable, str(path), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_program_runs_once_and_under_its_own_name(program):
+    done = program("connector=mlp", "question=a, (b) = c")
+    assert done.stdout == "program mlp 128 {'question': 'a, (b) = c'}\n", done.stderr
+
+
+def test_a_sweep_runs_once_per_combination(program, tmp_path):
+    done = program("-m", "connector=group,naive", "max_new_tokens=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("program")]
+    assert [line.split()[1:3] for line in lines] == [["group", "1"], ["group", "2"], ["naive", "1"], ["naive", "2"]]
+
+
+def test_a_users_own_configurations_are_found(program, tmp_path):
+    (tmp_path / "mine" / "connector").mkdir(parents=True)
+    (tmp_path / "mine" / "connector" / "own.yaml").write_text("name: group\nnum_queries: 8\n")
+    done = program("--config-dir", "mine", "connector=own")
+    assert done.stdout.startswith("program group"), done.stderr
+
+
+def test_a_mistake_is_named_before_hydra_runs(program):
+    done = program("connector=grup")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ConfigError: connector=grup: unknown option. Did you mean 'group'?")

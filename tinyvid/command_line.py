@@ -1,0 +1,130 @@
+"""What every program of tinyvid shares: its arguments, and how it tells a user about a mistake.
+
+Free text (questions, paths) breaks Hydra's grammar with its quotes, commas, brackets and equals signs, so Hydra never
+sees the values of a program's free-text keys. What a program does with its configuration is its own.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from tinyvid.config import CONF_DIR, compose
+from tinyvid.errors import ConfigError, TinyvidError
+
+CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
+FIXED_BY_CHECKPOINT = ("llm", "vision_tower", "connector", "model", "experiment")
+# Flags that change where or how often Hydra composes, so that composing once beforehand would judge wrongly.
+_ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
+
+
+@dataclass
+class CommandLine:
+    """The arguments of a program, split into free text, Hydra's overrides and Hydra's flags.
+
+    Attributes:
+        text: The values of free-text keys, as they stand.
+        overrides: What Hydra composes.
+        flags: What begins with a dash, and the values that follow it.
+    """
+
+    text: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], *, free_text: Sequence[str] = ()) -> "CommandLine":
+        """Split ``arguments``; whatever has no ``=`` belongs to the flags.
+
+        Args:
+            arguments: Without the program's name.
+            free_text: Keys whose values Hydra must not see.
+        """
+        line = cls()
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
+            if equals and key in free_text:
+                line.text[key] = value
+            elif equals and not argument.startswith("-"):
+                line.overrides.append(argument)
+            else:
+                line.flags.append(argument)
+        return line
+
+    def chosen(self, group: str) -> list[str]:
+        """Return the overridden keys that choose ``group`` or set one of its options."""
+        keys = [override.partition("=")[0].lstrip("+~") for override in self.overrides]
+        return [key for key in keys if key == group or key.startswith(f"{group}.")]
+
+    def checkpoint_groups(self, config: DictConfig) -> dict[str, dict[str, Any]]:
+        """Return what the command line changes of a checkpoint, as ``Assistant.from_pretrained`` takes it.
+
+        Args:
+            config: The composed configuration.
+
+        Returns:
+            The whole group where the command line chooses one, else only the options that it sets.
+
+        Raises:
+            ConfigError: The command line sets a part that a checkpoint fixes.
+        """
+        self.refuse_parts()
+        return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)}
+
+    def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
+        """Refuse overrides of what a checkpoint fixes, but for the groups in ``allow``.
+
+        Raises:
+            ConfigError: The command line sets such a part.
+        """
+        for group in FIXED_BY_CHECKPOINT:
+            for key in self.chosen(group) if group not in allow else []:
+                ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint"
+                raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} can change")
+
+    def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
+        chosen = self.chosen(group)
+        values: Any = OmegaConf.to_container(config[group], resolve=True)
+        if group in chosen:
+            return values
+        return {key.partition(".")[2]: values[key.partition(".")[2]] for key in chosen}
+
+
+def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, free_text: tuple[str, ...] = ()) -> None:
+    """Run a program on ``sys.argv``; a mistake of the user ends in one readable line and exit status 2.
+
+    Args:
+        task: Called with the composed configuration and the command line; once per run of a sweep (``-m``).
+        config: Name of the primary configuration in ``conf/``.
+        free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
+    """
+    line = CommandLine.parse(sys.argv[1:], free_text=free_text)
+
+    @wraps(task)  # Hydra names the job after the program that defines the task
+    def run(composed: DictConfig) -> None:
+        with readable_errors():
+            task(composed, line)
+
+    if not any(flag.partition("=")[0] in _ELSEWHERE for flag in line.flags):
+        with readable_errors():
+            compose(line.overrides, config=config)  # for its messages, which name the nearest key
+    sys.argv[1:] = line.overrides + line.flags
+    hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn an error that tinyvid raises on purpose into its message and exit status 2; Ctrl-C into status 130."""
+    try:
+        yield
+    except TinyvidError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
