@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from tinyvid import Assistant
 from tinyvid.build import check
 from tinyvid.checks import Fault, RowChecks, RowReport, as_row
-from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
+from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import ConfigError, suggest
 from tinyvid.processor import Processor
 from tinyvid.registry import DATASETS
@@ -46,7 +46,8 @@ def main(config: DictConfig, line: CommandLine) -> None:
         )
     data = {key: value for key, value in settings["data"].items() if key not in NOT_OF_THE_DATA_SET}
     DATASETS.check(data)  # before the model, which takes longer
-    checks = RowChecks(DATASETS.build(data), processor(settings, line), decode=settings["decode"])
+    groups = line.checkpoint_groups(config, allow=("experiment",)) if settings["ckpt"] else {}
+    checks = RowChecks(DATASETS.build(data), processor(settings, groups), decode=settings["decode"])
     out = Path(settings["out"]).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -63,13 +64,11 @@ def main(config: DictConfig, line: CommandLine) -> None:
     sys.exit(1 if findings.faults else 0)
 
 
-def processor(settings: Mapping[str, Any], line: CommandLine) -> Processor:
+def processor(settings: Mapping[str, Any], groups: Mapping[str, Any]) -> Processor:
     """Return the Processor that training would use, of a model without weights."""
     if settings["ckpt"] is None:
         check(settings)
         return Assistant.from_config(settings, device="meta").processor
-    line.refuse_parts(allow=("experiment",))
-    groups = {kind: settings[kind] for kind in CHANGEABLE}
     return Assistant.from_pretrained(settings["ckpt"], device="meta", **groups).processor
 
 

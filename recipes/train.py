@@ -4,15 +4,20 @@ Every stage is this program; stages differ only in YAML. The folder of a run hol
 the metrics and a loss curve, checkpoints that ``Assistant.from_pretrained`` reads, and in ``model`` the result.
 """
 
+import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -21,7 +26,7 @@ from tinyvid import Assistant, adapt, checkpoint
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoint import Loaded
-from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
+from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
 from tinyvid.errors import ConfigError
 from tinyvid.registry import DATASETS, check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe
@@ -29,8 +34,18 @@ from tinyvid.training.trainer import PARTIAL
 
 logger = logging.getLogger("tinyvid.train")
 
+FREE_TEXT = ("ckpt",)
 # Keys that a resumed run may change, because they do not change what is learnt.
-FREE_ON_RESUME = ("resume", "device", "run_dir", "cache.frames", "cache.max_gib", "recipe.workers", "recipe.log_every", "recipe.save_every")
+FREE_ON_RESUME = (
+    "resume",
+    "device",
+    "run_dir",
+    "cache.frames",
+    "cache.max_gib",
+    "recipe.workers",
+    "recipe.log_every",
+    "recipe.save_every",
+)
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
@@ -39,10 +54,50 @@ def main(config: DictConfig, line: CommandLine) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if "ckpt" in line.text:
         settings["ckpt"] = line.text["ckpt"]
-        refuse_parts(line)
+        groups = line.checkpoint_groups(config, allow=("experiment",))
+        settings |= {kind: groups.get(kind) for kind in CHANGEABLE}  # null keeps the checkpoint's
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.chosen("run_dir"):
         raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
+    if settings["resume"] and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if (run_dir / "model").exists():
+            logger.info("%s is finished already", run_dir)
+            return
+        settings["resume"] = (run_dir / "config.yaml").exists()  # a job that the sweep had not begun starts now
     train(settings, run_dir)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The composed configuration, checked."""
+
+    options: TrainOptions
+    parts: dict[str, adapt.PartOptions]
+    peft: adapt.PeftOptions
+    policy: DataPolicy
+    cache: CacheOptions
+    rows: Any
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> "Settings":
+        """Check everything that a run needs, and look where the rows begin; no weight is loaded.
+
+        Raises:
+            ConfigError: Something in ``settings`` is wrong.
+            DataError: The rows cannot be read.
+        """
+        options, parts = read_recipe(settings["recipe"])
+        peft = adapt.PeftOptions(**check_options(adapt.PeftOptions, settings["peft"], key="peft"))
+        cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
+        data = dict(settings["data"])
+        policy = {key: data.pop(key) for key in ("on_error", "max_skip")}
+        if ":" in settings["device"]:
+            raise ConfigError(
+                f"device={settings['device']}: choose a GPU for training with CUDA_VISIBLE_DEVICES, and device=cuda"
+            )
+        if settings["ckpt"] is None:
+            check(settings)
+        checked = DataPolicy(**check_options(DataPolicy, policy, key="data"))
+        return cls(options, parts, peft, checked, cache, DATASETS.build(data))
 
 
 def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
@@ -55,34 +110,22 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
     Raises:
         ConfigError: Something in ``settings`` is wrong; no weight was loaded.
     """
-    options, parts = read_recipe(settings["recipe"])
-    peft = adapt.PeftOptions(**check_options(adapt.PeftOptions, settings["peft"], key="peft"))
-    data = dict(settings["data"])
-    policy = DataPolicy(
-        **check_options(DataPolicy, {key: data.pop(key) for key in ("on_error", "max_skip")}, key="data")
-    )
-    cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
-    if ":" in settings["device"]:
-        raise ConfigError(f"device={settings['device']}: choose a GPU for training with CUDA_VISIBLE_DEVICES, and device=cuda")
-    check(settings)
-    rows = DATASETS.build(data)
+    run = Settings.read(settings)
     newest = prepare(settings, run_dir)
-
-    set_seed(options.seed)
+    set_seed(run.options.seed)
     loaded = load(settings)
-    reports = adapt.apply(loaded.model, parts, peft, lr=options.lr)
+    reports = adapt.apply(loaded.model, run.parts, run.peft, lr=run.options.lr)
     logger.info("what trains:\n%s", adapt.table(reports))
-    attach(cache, loaded.model, loaded.processor, loaded.groups)
-    speed_up(loaded, options)
-
+    attach(run.cache, loaded.model, loaded.processor, loaded.groups)
+    speed_up(loaded, run.options)
     trainer = VideoTrainer(
         loaded,
-        options,
-        parts,
+        run.options,
+        run.parts,
         run_dir=run_dir,
         dtype=resolve_dtype(settings["dtype"], resolve_device(settings["device"])),
-        train=TrainingData(rows, loaded.processor, policy),
-        evaluate_on=held_out(settings, loaded, policy),
+        train=TrainingData(run.rows, loaded.processor, run.policy),
+        evaluate_on=held_out(settings, loaded, run.policy),
     )
     trainer.train(resume_from_checkpoint=newest)
     result = run_dir / "model"
@@ -90,13 +133,6 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
         checkpoint.save(trainer.loaded, result)
         logger.info("the model is in %s; %s rows were skipped", result, len(trainer.skipped))
     return result
-
-
-def refuse_parts(line: CommandLine) -> None:
-    """Refuse overrides of what a checkpoint fixes; an experiment may still choose the recipe."""
-    for group in FIXED_BY_CHECKPOINT:
-        for key in line.chosen(group) if group != "experiment" else []:
-            raise ConfigError(f"{key} is fixed by ckpt={line.text['ckpt']!r}; remove it")
 
 
 def prepare(settings: Mapping[str, Any], run_dir: Path) -> str | None:
@@ -150,11 +186,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load(settings: Mapping[str, Any]) -> Loaded:
-    """Load the checkpoint to start from, or build the parts; sampler, template and reader are always the run's."""
+    """Load the checkpoint to start from, with the run's own sampler, template and reader if any, or build the parts."""
     choices = {"device": settings["device"], "dtype": settings["dtype"], "quant": settings["quant"]}
     if settings["ckpt"] is None:
         return Assistant.from_config(settings, **choices).loaded
-    groups = {kind: settings[kind] for kind in ("sampler", "template", "video_reader")}
+    groups = {kind: settings[kind] for kind in CHANGEABLE if settings[kind] is not None}
     return Assistant.from_pretrained(settings["ckpt"], **choices, **groups).loaded
 
 
@@ -177,5 +213,21 @@ def held_out(settings: Mapping[str, Any], loaded: Loaded, policy: DataPolicy) ->
     return TrainingData(rows, loaded.processor, policy)
 
 
+def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:
+    """Return the folder name of one job of a sweep: what differs between the jobs, in characters that need no quotes.
+
+    Args:
+        overrides: Of the job.
+        given: On the command line.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(given))
+    common = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in parsed if not o.is_sweep_override()}
+    varied = [override for override in overrides if override not in common]
+    name = "_".join(re.sub(r"[^\w.+]+", "-", override) for override in varied) or "only"
+    return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 if __name__ == "__main__":
-    sys.exit(run_hydra(main, config="train", free_text=("ckpt",)))
+    arguments = CommandLine.parse(sys.argv[1:], free_text=FREE_TEXT).overrides
+    OmegaConf.register_new_resolver("job_folder", lambda overrides: job_folder(overrides, arguments))
+    sys.exit(run_hydra(main, config="train", free_text=FREE_TEXT))

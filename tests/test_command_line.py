@@ -116,3 +116,10 @@ def test_a_mistake_is_named_before_hydra_runs(program):
     done = program("connector=grup")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ConfigError: connector=grup: unknown option. Did you mean 'group'?")
+
+
+def test_an_experiment_decides_what_changes_of_a_checkpoint():
+    line = CommandLine.parse(["experiment=frames_per_second"])
+    groups = line.checkpoint_groups(compose(line.overrides), allow=("experiment",))
+    assert set(groups) == {"sampler", "template", "video_reader"}
+    assert groups["sampler"]["name"] == "fps"

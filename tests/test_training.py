@@ -137,7 +137,8 @@ def test_a_cache_changes_no_result_and_serves_the_second_run(models, rows, tmp_p
 def test_a_feature_cache_of_a_tower_that_trains_is_refused(models, rows, tmp_path):
     with pytest.raises(ConfigError, match="cache.features"):
         program.train(
-            settings(models, rows, "recipe.vision_tower.train=full", f"cache.features={tmp_path / 'c'}"), tmp_path / "run"
+            settings(models, rows, "recipe.vision_tower.train=full", f"cache.features={tmp_path / 'c'}"),
+            tmp_path / "run",
         )
 
 
@@ -185,6 +186,15 @@ def test_a_resumed_run_ends_with_the_same_weights(models, rows, tmp_path):
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
     assert not list(run.glob(".partial-*"))
+
+
+def test_a_run_keeps_the_template_and_frames_of_its_checkpoint(models, rows, tmp_path):
+    first = program.train(settings(models, rows, "recipe.llm.train=frozen", "template=chatml"), tmp_path / "first")
+    kept = {"sampler": {"num_frames": 2}, "template": None, "video_reader": None}  # as the command line leaves them
+    second = program.train(settings(models, rows, f"ckpt={first}") | kept, tmp_path / "second")
+    config = Assistant.from_pretrained(second, device="cpu").config
+    assert config["template"]["end"] == "<|im_end|>"
+    assert (config["sampler"]["name"], config["sampler"]["num_frames"]) == ("uniform", 2)
 
 
 def test_a_folder_with_a_run_is_not_trained_in_again(models, rows, tmp_path):

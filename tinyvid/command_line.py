@@ -61,19 +61,22 @@ class CommandLine:
         keys = [override.partition("=")[0].lstrip("+~") for override in self.overrides]
         return [key for key in keys if key == group or key.startswith(f"{group}.")]
 
-    def checkpoint_groups(self, config: DictConfig) -> dict[str, dict[str, Any]]:
+    def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Return what the command line changes of a checkpoint, as ``Assistant.from_pretrained`` takes it.
 
         Args:
             config: The composed configuration.
+            allow: Groups of ``FIXED_BY_CHECKPOINT`` that may be chosen all the same.
 
         Returns:
-            The whole group where the command line chooses one, else only the options that it sets.
+            The whole group where the command line, or an experiment, chooses one, else only the options that it sets.
 
         Raises:
             ConfigError: The command line sets a part that a checkpoint fixes.
         """
-        self.refuse_parts()
+        self.refuse_parts(allow=allow)
+        if self.chosen("experiment"):
+            return {group: OmegaConf.to_container(config[group], resolve=True) for group in CHANGEABLE}
         return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)}
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
