@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tinyvid import Assistant, Message, Sample, Video
+from tinyvid.assistant import local_folder
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.compat.tinyllava_video import stored_dtype
 from tinyvid.errors import ConfigError
@@ -22,6 +23,8 @@ def main() -> None:
 def run(config: DictConfig, line: CommandLine) -> None:
     """Do what the command line asks: convert a checkpoint, or answer a question."""
     text = line.text
+    if not isinstance(config.stream, bool):
+        raise ConfigError(f"stream={config.stream!r} must be true or false")
     if "convert_to" in text:
         convert(config, line)
         return
@@ -69,7 +72,9 @@ def convert(config: DictConfig, line: CommandLine) -> None:
     if "ckpt" not in line.text:
         raise ConfigError("convert_to= needs ckpt=, the checkpoint to convert")
     if config.dtype == "auto":
-        config.dtype = stored_dtype(line.text["ckpt"])
+        config.dtype = stored_dtype(str(local_folder(line.text["ckpt"])))
+    if not line.text["convert_to"]:
+        raise ConfigError("convert_to= is empty; name a directory to write")
     load(config, line).save_pretrained(line.text["convert_to"])
     print(f"wrote {line.text['convert_to']}")
 

@@ -6,7 +6,7 @@ import torch
 
 from tests.factories import tiny_config, tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
-from tinyvid import Assistant, ConfigError, Message, Sample, Video, compose
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video, compose
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,24 @@ def test_streamed_pieces_join_to_the_reply(folder, template):
     assert "".join(pieces) == assistant.answer([sample], max_new_tokens=24)[0]
 
 
+def test_a_stream_ends_at_a_special_token_like_the_reply(folder):
+    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+    tokenizer = assistant.processor.tokenizer
+    written = tokenizer("one two<|im_start|>three<|endoftext|>", add_special_tokens=False).input_ids
+
+    def generate(batch, *, streamer=None, **options):
+        if streamer is not None:
+            for token in written:
+                streamer.put(torch.tensor([token]))
+            streamer.end()
+        return torch.tensor([written])
+
+    assistant.model.generate = generate
+    sample = Sample([Message("user", "Q")])
+    assert assistant.answer([sample]) == ["one two"]
+    assert "".join(assistant.stream(sample)) == "one two"
+
+
 def test_a_closed_stream_stops(assistant):
     stream = assistant.stream(Sample([Message("user", "Q")], video=array()), max_new_tokens=200)
     next(stream)
@@ -69,7 +87,7 @@ def test_a_failure_while_streaming_is_raised(assistant, monkeypatch):
 def test_stop_text_split_over_pieces_is_not_shown(folder, text, pieces):
     assistant = Assistant.from_config(compose([*tiny_overrides(folder), "template=plain"]), device="cpu")
     assert "".join(assistant._trimmed(iter(pieces))) == text.strip()
-    assistant.processor.template.stop = ("###",)
+    assistant.processor.ends = ("###",)
     assert "".join(assistant._trimmed(iter(["one #", "two ", "##", "# three"]))) == "one #two"
 
 
@@ -105,6 +123,27 @@ def test_a_wrong_option_is_refused_before_weights(folder):
         Assistant.from_config(config, device="cpu")
 
 
-def test_no_new_tokens(assistant):
-    with pytest.raises(ConfigError, match="max_new_tokens=0 must be at least 1"):
-        assistant.ask(None, "Q", max_new_tokens=0)
+@pytest.mark.parametrize("count", [0, -1, 1.5, "8", None, True])
+def test_new_tokens_are_a_count(assistant, count):
+    with pytest.raises(ConfigError, match=f"max_new_tokens={count!r} must be a whole number of at least 1"):
+        assistant.ask(None, "Q", max_new_tokens=count)
+    with pytest.raises(ConfigError, match="max_new_tokens"):
+        list(assistant.stream(Sample([Message("user", "Q")]), max_new_tokens=count))
+
+
+@pytest.mark.parametrize("group", ["fps", None])
+def test_a_group_for_a_checkpoint_is_a_mapping(group):
+    with pytest.raises(ConfigError, match="sampler must be a mapping of options"):
+        Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", sampler=group)
+
+
+@pytest.mark.parametrize("device", [None, ["cpu"], "tpu9"])
+def test_a_device_of_another_type(device):
+    with pytest.raises(ConfigError, match="device=.* is unknown"):
+        Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device=device)
+
+
+@pytest.mark.parametrize(("path", "message"), [("", "is empty"), ("x" * 400, "no directory"), ("a\0b", "no directory")])
+def test_a_path_that_is_no_directory(path, message):
+    with pytest.raises(CheckpointError, match=message):
+        Assistant.from_pretrained(path)

@@ -33,9 +33,9 @@ def batch_of(assistant):
     return assistant.processor.collate([example])
 
 
-def edit(path, **changes):
+def edit(path, changes=None, **named):
     manifest = yaml.safe_load((path / "tinyvid.yaml").read_text())
-    for key, value in changes.items():
+    for key, value in ((changes or {}) | named).items():
         if value is None:
             manifest.pop(key)
         else:
@@ -92,9 +92,20 @@ def test_an_interrupted_save_leaves_nothing(folder, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("tinyvid.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(CheckpointError, match="a cannot be written: no space left on device"):
         assistant.save_pretrained(tmp_path / "out" / "a")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_where_nothing_can_be_written(folder, tmp_path, monkeypatch):
+    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "below", tmp_path / ("x" * 400), "nul\0"):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            assistant.save_pretrained(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assistant.save_pretrained("~/mine")
+    assert (tmp_path / "mine" / "tinyvid.yaml").is_file()
 
 
 def test_a_stored_quantised_llm_is_refused(tmp_path):
@@ -115,16 +126,25 @@ def test_a_stored_quantised_llm_is_refused(tmp_path):
         ({"stored": ["llm", "../x"]}, "'stored' must list some of"),
         ({"stored": ["llm"]}, "says that the llm is stored, but .* is missing"),
         ({"connector": "group"}, "'connector' must be a mapping with a 'name'"),
+        ({"connector": {"name": ["group"]}}, "'connector' must be a mapping with a 'name'"),
+        ({"format": True}, "has no 'format' number"),
+        ({"stored": [["llm"]]}, "'stored' must list some of"),
+        ({"adapters": [{"llm": 1}]}, "'adapters' must list some of"),
+        ({"plugins": "x"}, "'plugins' must map kinds to packages"),
+        ({5: 1, "x": 2}, r"unknown keys \['5', 'x'\]"),
     ],
 )
 def test_a_damaged_manifest(saved, changes, message):
-    edit(saved, **changes)
+    edit(saved, changes)
     with pytest.raises(CheckpointError, match=message):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-def test_a_manifest_that_is_not_plain_data_is_refused(saved):
-    (saved / "tinyvid.yaml").write_text("format: !!python/object/apply:os.getcwd []\n")
+@pytest.mark.parametrize(
+    "text", ["format: !!python/object/apply:os.getcwd []\n", "format: 1\nx: 2024-99-99\n", "[" * 20_000, "format: \0"]
+)
+def test_a_manifest_that_is_not_plain_data_is_refused(saved, text):
+    (saved / "tinyvid.yaml").write_text(text)
     with pytest.raises(CheckpointError, match="cannot be read"):
         Assistant.from_pretrained(saved, device="cpu")
 
@@ -155,6 +175,35 @@ def test_connector_weights_must_fit(saved, change, message):
     save_file(weights, saved / "connector.safetensors")
     with pytest.raises(CheckpointError, match=message):
         Assistant.from_pretrained(saved, device="cpu")
+
+
+@pytest.mark.parametrize("num_queries", [10**8, 10**12])
+def test_sizes_are_compared_before_they_take_memory(saved, monkeypatch, num_queries):
+    options = yaml.safe_load((saved / "tinyvid.yaml").read_text())["connector"]
+    edit(saved, connector=options | {"num_queries": num_queries})
+    build, devices = CONNECTORS.build, []
+
+    def watched(*args, **kwargs):
+        devices.append(torch.get_default_device().type)
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(CONNECTORS, "build", watched)
+    with pytest.raises(CheckpointError, match=rf"latents: .* in the file, \({num_queries // 4}, 64\) in the model"):
+        Assistant.from_pretrained(saved, device="cpu")
+    assert devices == ["meta"]
+
+
+def test_a_connector_that_no_memory_holds(folder):
+    config = compose([*tiny_overrides(folder), f"connector.num_queries={10**14}"])
+    with pytest.raises(ConfigError, match="connector 'group' cannot be built"):
+        Assistant.from_config(config, device="cpu")
+
+
+def test_text_in_a_manifest_is_not_interpolated(folder, saved):
+    template = yaml.safe_load((saved / "tinyvid.yaml").read_text())["template"]
+    edit(saved, template=template | {"system": "${oc.env:HOME} costs ${x}"})
+    assistant = Assistant.from_pretrained(saved, device="cpu")
+    assert assistant.processor.template.system == "${oc.env:HOME} costs ${x}"
 
 
 def test_a_truncated_weight_file(saved):

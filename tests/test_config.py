@@ -38,6 +38,7 @@ def test_model_preset_beats_defaults_and_experiment_beats_both():
         (["connector.group.x=3"], "connector.group"),
         (["connector=mlp", "connector.num_queries=3"], "unknown key 'connector.num_queries'. Available: "),
         (["a b"], "cannot be composed"),
+        (["connector=null"], "cannot be composed: Config group override must be a string"),
     ],
 )
 def test_a_wrong_override_names_the_key_and_the_nearest_name(overrides, message):

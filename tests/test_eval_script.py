@@ -141,6 +141,13 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "start=1"), "need video="),
         (("question=Q", "ckpt=nowhere"), "CheckpointError: there is no directory 'nowhere'"),
         (("convert_to=out",), "convert_to= needs ckpt="),
+        ((f"ckpt={CKPT}", "convert_to="), "convert_to= is empty"),
+        (("question=Q", "ckpt="), "CheckpointError: the path of the checkpoint is empty"),
+        (("question=Q", f"ckpt={CKPT}", "video="), "VideoError: the path of a video is empty"),
+        (("question=Q", f"ckpt={CKPT}", f"video={CLIP}", "start=abc"), "start='abc' must be a number"),
+        (("question=Q", f"ckpt={CKPT}", "max_new_tokens=abc"), "max_new_tokens='abc' must be a whole number"),
+        (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
+        (("question=\udcff", f"ckpt={CKPT}"), "DataError: message text holds '\\udcff' at character 0"),
         (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is asked for"),
     ],
 )

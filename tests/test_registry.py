@@ -3,6 +3,7 @@
 from typing import Literal
 
 import pytest
+from omegaconf import OmegaConf
 
 from tinyvid import ConfigError
 from tinyvid.registry import Registry
@@ -48,12 +49,15 @@ def test_check_fills_in_defaults(registry):
     [
         ({"name": "grup"}, r"unknown gadget 'grup'. Did you mean 'group'\? Available: group, path"),
         ({"name": None}, "unknown gadget None"),
+        ({"name": ["group"]}, r"unknown gadget \['group'\]"),
         ({}, "must be a mapping with a 'name'"),
         (None, "must be a mapping with a 'name'"),
         ({"name": "group", "num_querys": 1}, r"has no option 'num_querys'. Did you mean 'num_queries'\?"),
         ({"name": "group", "dim": 1}, "has no option 'dim'"),
         ({"name": "path"}, "gadget 'path' needs gadget.path"),
         ({"name": "path", "path": "???"}, "gadget 'path' needs gadget.path"),
+        ({"name": "group", "num_queries": "???"}, "gadget 'group' needs gadget.num_queries"),
+        (OmegaConf.create({"name": "path", "path": "${nowhere}"}), "gadget: Interpolation key 'nowhere' not found"),
         ({"name": "group", "num_queries": "abc"}, r"gadget.num_queries='abc': .* could not be converted to Integer"),
         ({"name": "group", "num_queries": 2.5}, "could not be converted to Integer"),
         ({"name": "group", "num_queries": True}, "num_queries=True must be a number"),
@@ -68,6 +72,12 @@ def test_check_fills_in_defaults(registry):
 def test_refuses(registry, config, message):
     with pytest.raises(ConfigError, match=message):
         registry.check(config)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${b} c", r"x \${y}", r"a\\${b}", "${", "tail\\"])
+def test_a_text_stays_as_it_stands(registry, text):
+    assert registry.check({"name": "path", "path": text})["path"] == text
+    assert registry.check({"name": "group", "names": [text]})["names"] == [text]
 
 
 def test_refuses_a_name_that_is_taken(registry):

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
 from tests.goldens import TINYLLAVA_VIDEO, read_json, to_messages
-from tinyvid import DataError, Message, compose
+from tinyvid import ConfigError, DataError, Message, compose
 from tinyvid.registry import TEMPLATES
 from tinyvid.types import IGNORE_INDEX, Segment
 
@@ -81,6 +81,11 @@ def test_chatml_is_written_as_qwen_instruct_reads_it():
 def test_several_videos_stand_in_front_of_their_question():
     kinds = [s.kind for s in load("qwen2_base")([Message("user", "Which one?")], slots=[2])]
     assert kinds == ["prompt", "video", "prompt", "video", "prompt"]
+
+
+def test_a_reply_must_end():
+    with pytest.raises(ConfigError, match="template.end is empty"):
+        TEMPLATES.build({"name": "turns", "end": ""})
 
 
 def test_plain_drops_the_question():

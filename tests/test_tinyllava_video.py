@@ -194,7 +194,14 @@ def test_shards_are_read(copy):
             lambda w: w.update({"connector._connector.latents": torch.ones(3, 32)}),
             r"latents: \(3, 32\) in the file, \(4, 32\) in the model",
         ),
-        (lambda w: w.update({"language_model.model.norm.weight": torch.ones(7)}), r"llm .*norm.weight|llm .*mismatch"),
+        (
+            lambda w: w.update({"language_model.model.norm.weight": torch.ones(7)}),
+            r"llm .*norm.weight: \(7,\) in the file, \(32,\) in the model",
+        ),
+        (
+            lambda w: w.update({"vision_tower._vision_tower.vision_model.post_layernorm.bias": torch.ones(7)}),
+            r"vision_tower .*post_layernorm.bias: \(7,\) in the file, \(24,\) in the model",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(copy, change, message):
@@ -212,6 +219,20 @@ def test_weights_that_do_not_fit(copy, change, message):
         ({"vision_config__model_type": "clip_vision_model"}, "only SigLIP towers are"),
         ({"vision_feature_select_strategy": "pach"}, "vision_feature_select_strategy='pach' is unknown"),
         ({"vision_feature_layer": -9}, "layer"),
+        ({"vision_feature_select_strategy": ["patch"]}, r"vision_feature_select_strategy=\['patch'\] is unknown"),
+        ({"text_config": None}, "text_config must be a JSON object, got None"),
+        ({"vision_config": "siglip"}, "vision_config must be a JSON object, got 'siglip'"),
+        ({"text_config__model_type": ["qwen2"]}, "text_config.model_type=.* is not supported"),
+        ({"text_config__hidden_size": "a"}, "llm .* cannot be loaded: .* 'hidden_size' expected int"),
+        ({"text_config__num_attention_heads": 0}, "llm .* cannot be loaded"),
+        ({"text_config__max_position_embeddings": "a"}, "max_position_embeddings='a' must be a whole number"),
+        ({"vision_config__hidden_size": "a"}, "vision_tower .* cannot be loaded: .* 'hidden_size' expected int"),
+        ({"vision_config__patch_size": 0}, "vision_tower .* cannot be loaded"),
+        ({"num_queries": float("nan")}, "num_queries=nan must be a whole number"),
+        ({"num_queries": 10**12}, r"latents: \(4, 32\) in the file"),
+        ({"group": 0}, "group=0 must be a whole number of at least 1"),
+        ({"num_resampler_layers": "2"}, "num_resampler_layers='2' must be a whole number"),
+        ({"tokenizer_model_max_length": True}, "tokenizer_model_max_length=True must be a whole number"),
     ],
 )
 def test_configurations_that_are_not_supported(copy, changes, message):
@@ -220,6 +241,19 @@ def test_configurations_that_are_not_supported(copy, changes, message):
     with pytest.raises(Exception, match=message) as caught:
         load(folder)
     assert type(caught.value).__module__ == "tinyvid.errors"
+
+
+def test_a_config_too_deep_to_read(copy):
+    folder = copy()
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        load(folder)
+
+
+def test_quantisation_is_not_chosen_by_the_checkpoint(copy):
+    folder = copy()
+    edit(folder, text_config__quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert not hasattr(load(folder).model.llm.config, "quantization_config")
 
 
 def test_no_weights(copy):
@@ -244,6 +278,20 @@ def test_a_pickle_that_would_run_code_is_refused(copy, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x02.", b"\x80\x02K\x01R.", b"PK\x03\x04broken", {1: torch.ones(1)}, {"a": {"b": torch.ones(1)}}],
+)
+def test_a_damaged_pickle(copy, content):
+    file = copy("group_qwen2_folders") / "connector" / "pytorch_model.bin"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin (cannot be read|is refused|is not a mapping)"):
+        load(file.parents[1])
+
+
 def test_an_index_that_leaves_the_folder_is_refused(copy):
     folder = copy()
     (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
@@ -258,6 +306,26 @@ def test_an_adapter_that_is_not_plain_lora_is_refused(copy):
     file = folder / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
     with pytest.raises(CheckpointError, match="an adapter with use_dora=True cannot be merged"):
+        load(folder)
+
+
+@pytest.mark.parametrize("alpha", [None, "x", float("nan"), True])
+def test_an_adapter_without_a_scale_is_refused(copy, alpha):
+    folder = copy("group_qwen2_lora")
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": alpha}))
+    with pytest.raises(CheckpointError, match=f"lora_alpha={alpha!r} must be a number"):
+        load(folder)
+
+
+@pytest.mark.parametrize("shapes", [((4, 7), (32, 4)), ((4,), (32, 4)), ((0, 64), (32, 0)), ((4, 64), (1, 4))])
+def test_an_adapter_must_fit_its_weights(copy, shapes):
+    folder = copy("group_qwen2_lora")
+    weights = load_file(folder / "adapter_model.safetensors")
+    key = next(key for key in sorted(weights) if key.endswith("layers.0.mlp.down_proj.lora_A.weight"))
+    weights |= {key: torch.ones(shapes[0]), key.replace("lora_A", "lora_B"): torch.ones(shapes[1])}
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"do not multiply to the \(32, 64\) of the weights"):
         load(folder)
 
 

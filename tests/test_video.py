@@ -123,6 +123,18 @@ def test_a_source_of_another_type():
         footage([1, 2])
 
 
+def test_an_empty_path_is_not_the_working_directory():
+    with pytest.raises(VideoError, match="the path of a video is empty"):
+        footage("")
+
+
+@pytest.mark.parametrize("options", [{"start": "abc"}, {"start": True}, {"end": "2"}, {"fps": "fast"}])
+def test_bounds_and_rates_are_numbers(options):
+    ((name, value),) = options.items()
+    with pytest.raises(VideoError, match=f"a.mp4: {name}={value!r} must be a number"):
+        Video("a.mp4", **options)
+
+
 def test_home_is_understood(clip, monkeypatch):
     monkeypatch.setenv("HOME", str(clip.parent))
     assert footage(f"~/{clip.name}").meta.num_frames == 100

@@ -1,6 +1,7 @@
 """The four verbs: compose a model or load one, save it, and ask it about a video."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -94,12 +95,14 @@ class Assistant:
             CheckpointError: The layout is unknown, or weights are missing, left over, or of the wrong shape.
             PluginError: A part comes from a plugin that is not installed.
         """
-        for kind in groups:
+        for kind, group in groups.items():
             if kind not in ("sampler", "template", "video_reader"):
                 raise ConfigError(
                     f"{kind} is fixed by the checkpoint; only sampler, template and video_reader can change"
                 )
-        folder = _local_folder(str(path), revision)
+            if not isinstance(group, Mapping):
+                raise ConfigError(f"{kind} must be a mapping of options, such as {{'name': ...}}, got {group!r}")
+        folder = local_folder(str(path), revision)
         if (folder / checkpoint.MANIFEST).is_file():
             load = checkpoint.load
         elif tinyllava_video.recognises(folder):
@@ -161,16 +164,16 @@ class Assistant:
         """
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
+        options = self._generation(max_new_tokens)
         example = self.processor(sample, reserve=max_new_tokens)
         batch = self.processor.collate([example], padding_side="left").to(self.model.device)
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(self.processor.tokenizer)
         closed = False
         failure: list[BaseException] = []
 
         def work() -> None:
             stopping = StoppingCriteriaList([lambda ids, _: ids.new_full((len(ids),), closed).bool()])
             try:
-                options = self._generation(max_new_tokens)
                 self.model.generate(batch, streamer=streamer, stopping_criteria=stopping, **options)
             except BaseException as error:  # raised again below, in the caller's thread
                 failure.append(error)
@@ -192,14 +195,14 @@ class Assistant:
         for piece in pieces:
             held += piece if begun else piece.lstrip()
             begun = begun or bool(held)
-            for stop in self.processor.template.stop:
-                held, found, _ = held.partition(stop)
-                if found:
-                    yield held.rstrip()
-                    return
+            first = min((held.index(end) for end in self.processor.ends if end in held), default=None)
+            if first is not None:
+                yield held[:first].rstrip()
+                return
             # The tail may turn out to be trailing space or the beginning of an end marker.
-            keep = max(len(stop) for stop in self.processor.template.stop) - 1
-            cut = len(held[: len(held) - keep].rstrip()) if keep else len(held.rstrip())
+            starts = [end[:n] for end in self.processor.ends for n in range(1, len(end))]
+            keep = max((len(start) for start in starts if held.endswith(start)), default=0)
+            cut = len(held[: len(held) - keep].rstrip())
             yield held[:cut]
             held = held[cut:]
         yield held.rstrip()
@@ -208,8 +211,8 @@ class Assistant:
         """Return the options of greedy generation that ends where the template says."""
         from transformers import GenerationConfig
 
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        if type(max_new_tokens) is not int or max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 1")
         if self.model.device.type == "meta":
             raise ConfigError("device='meta' builds a model without weights, which cannot answer; choose another")
         tokenizer, template = self.processor.tokenizer, self.processor.template
@@ -226,12 +229,18 @@ class Assistant:
         return {"generation_config": config, **({"tokenizer": tokenizer} if texts else {})}
 
 
-def _local_folder(path: str, revision: str | None) -> Path:
-    """Return a checkpoint's directory, fetching it from the hub when the path is a hub id."""
+def local_folder(path: str, revision: str | None = None) -> Path:
+    """Return a checkpoint's directory, fetching it from the hub when the path is a hub id.
+
+    Raises:
+        CheckpointError: There is no such directory, and the hub cannot give it.
+    """
+    if not path:
+        raise CheckpointError("the path of the checkpoint is empty; name a directory or a hub id")
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         return folder
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise CheckpointError(f"{path!r} is a file; a checkpoint is a directory")
     if len(folder.parts) != 2 or folder.is_absolute() or path.startswith(("~", ".")):
         raise CheckpointError(f"there is no directory {path!r}, and it is no hub id ('owner/name') either")

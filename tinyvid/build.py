@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import tinyvid.connectors
 import tinyvid.datasets
@@ -19,7 +21,8 @@ from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import CONNECTORS, LLMS, SAMPLERS, TEMPLATES, VIDEO_READERS, VISION_TOWERS, Registry
-from tinyvid.weights import building_on
+from tinyvid.types import FeatureSpec
+from tinyvid.weights import building_on, load_strict, read_tensors
 
 REGISTRIES: dict[str, Registry] = {
     registry.kind: registry for registry in (LLMS, VISION_TOWERS, CONNECTORS, SAMPLERS, TEMPLATES, VIDEO_READERS)
@@ -64,15 +67,58 @@ def build(
 
 
 def load_parts(
-    groups: Mapping[str, Mapping[str, Any]], *, device: str, dtype: str, quant: str
+    groups: Mapping[str, Mapping[str, Any]],
+    *,
+    device: str,
+    dtype: str,
+    quant: str,
+    connector_weights: Path | None = None,
 ) -> tuple[LanguageModel, Any, Any]:
-    """Load the LLM and the vision tower, and make a new connector between them; see ``build``."""
+    """Load the LLM and the vision tower, and put a connector between them, new or from a file; see ``build``."""
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
     vision_tower = VISION_TOWERS.build(groups["vision_tower"], dtype=torch_dtype)
     llm = LLMS.build(groups["llm"], dtype=torch_dtype, quant=quant, device=device)
-    connector = CONNECTORS.build(groups["connector"], features=vision_tower.features, llm_dim=llm.dim)
+    tensors = None if connector_weights is None else read_tensors(connector_weights)
+    connector = make_connector(
+        groups["connector"], features=vision_tower.features, llm_dim=llm.dim, tensors=tensors, where=connector_weights
+    )
     return llm, vision_tower.to(device), connector.to(device, torch_dtype)
+
+
+def make_connector(
+    group: Mapping[str, Any],
+    *,
+    features: FeatureSpec,
+    llm_dim: int,
+    tensors: Mapping[str, Tensor] | None = None,
+    where: object = None,
+) -> Any:
+    """Make a connector between a vision tower and an LLM.
+
+    Args:
+        group: Its name and options.
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        tensors: Its weights; ``None`` for a new connector.
+        where: Where ``tensors`` come from, for messages.
+
+    Raises:
+        ConfigError: Its options do not fit each other, or it does not fit into memory.
+        CheckpointError: Keys or shapes of ``tensors`` do not fit.
+    """
+    if tensors is not None:
+        with building_on("meta"):  # the sizes that a stranger states are compared before they take memory
+            empty = CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+            load_strict(empty, tensors, part="connector", where=where)
+    try:
+        connector = CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ConfigError(f"connector '{group['name']}' cannot be built with {dict(group)}: {reason}") from error
+    if tensors is not None:
+        load_strict(connector, tensors, part="connector", where=where)
+    return connector
 
 
 def assemble(
@@ -105,8 +151,10 @@ def resolve_device(device: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device={device!r} is unknown. {suggest(device, ['auto', 'cuda', 'mps', 'cpu'])}") from error
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device={device!r} is unknown. {suggest(str(device), ['auto', 'cuda', 'mps', 'cpu'])}"
+        ) from error
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1, "meta": 1}.get(
         kind, 0
     )
@@ -137,6 +185,6 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """
     if dtype == "auto":
         return {"cuda": torch.bfloat16, "mps": torch.float16}.get(torch.device(device).type, torch.float32)
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r} is unknown. {suggest(dtype, ['auto', *DTYPES])}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is unknown. {suggest(str(dtype), ['auto', *DTYPES])}")
     return DTYPES[dtype]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tinyvid import adapters
@@ -30,7 +31,7 @@ from tinyvid.build import REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
-from tinyvid.weights import load_strict, read_tensors, shard_names
+from tinyvid.weights import shard_names
 
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
@@ -58,8 +59,15 @@ def save(loaded: Loaded, path: Path) -> None:
     """Write a checkpoint directory, whole or not at all.
 
     Raises:
-        CheckpointError: ``path`` exists and is not an empty folder, or a stored part is quantised.
+        CheckpointError: ``path`` cannot be written, or is not empty, or a stored part is quantised.
     """
+    try:
+        _save(loaded, path.expanduser())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
+def _save(loaded: Loaded, path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists already and is not empty; choose another directory, or remove it first")
     if "llm" in loaded.stored and getattr(loaded.model.llm, "is_quantized", False):
@@ -100,10 +108,9 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     groups["llm"]["tokenizer"] = str(path / "tokenizer")
     _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
     groups = check(groups)
-    llm, vision_tower, connector = load_parts(groups, device=device, dtype=dtype, quant=quant)
-    tensors = read_tensors(path / "connector.safetensors")
-    load_strict(connector, tensors, part="connector", where=path)
-    model, processor = assemble(groups, llm, vision_tower, connector)
+    weights = path / "connector.safetensors"
+    parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
+    model, processor = assemble(groups, *parts)
     for part in manifest["adapters"]:
         setattr(model, part, adapters.load(part, getattr(model, part), path / ADAPTERS[part]))
     return Loaded(model, processor, groups, stored)
@@ -128,9 +135,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     try:
         manifest = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
         raise CheckpointError(f"{file} has no 'format' number; it was not written by tinyvid")
     if manifest["format"] != FORMAT:
         raise CheckpointError(
@@ -138,16 +145,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "install the version that wrote it"
         )
     missing = sorted(_KEYS - {"plugins", "version"} - manifest.keys())
-    unknown = sorted(manifest.keys() - _KEYS)
+    unknown = sorted(map(str, manifest.keys() - _KEYS))
     if missing or unknown:
         raise CheckpointError(f"{file}: missing keys {missing}, unknown keys {unknown}")
-    if not isinstance(manifest["stored"], list) or not set(manifest["stored"]) <= set(PARTS):
+    if not isinstance(manifest["stored"], list) or not all(part in PARTS for part in manifest["stored"]):
         raise CheckpointError(f"{file}: 'stored' must list some of {list(PARTS)}, got {manifest['stored']!r}")
-    if not isinstance(manifest["adapters"], list) or not set(manifest["adapters"]) <= set(ADAPTERS):
+    if not isinstance(manifest["adapters"], list) or not all(part in [*ADAPTERS] for part in manifest["adapters"]):
         raise CheckpointError(f"{file}: 'adapters' must list some of {list(ADAPTERS)}, got {manifest['adapters']!r}")
     for kind in REGISTRIES:
-        if not isinstance(manifest[kind], dict) or "name" not in manifest[kind]:
+        if not isinstance(manifest[kind], dict) or not isinstance(manifest[kind].get("name"), str):
             raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
+    if not isinstance(manifest.get("plugins") or {}, dict):
+        raise CheckpointError(f"{file}: 'plugins' must map kinds to packages, got {manifest['plugins']!r}")
     return manifest
 
 

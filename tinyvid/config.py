@@ -60,7 +60,7 @@ def compose(overrides: Sequence[str] = (), *, config: str = "eval") -> DictConfi
     try:
         with _hydra():
             return hydra_compose(config_name=config, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides, config)) from error
 
 

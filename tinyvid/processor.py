@@ -39,6 +39,8 @@ class Processor:
         frames: Where resized frames are kept, or ``None``.
         features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
             ``VideoLLM.fill_features`` adds to them.
+        control_tokens: Strings that no message may contain: whatever the tokenizer treats as special.
+        ends: Strings that end the text of a reply.
 
     Raises:
         ConfigError: The template needs a control token that the tokenizer does not know.
@@ -74,7 +76,10 @@ class Processor:
                 f"the template needs the control tokens {missing}, which the tokenizer of this LLM does not have "
                 f"(it has {tokenizer.all_special_tokens}); choose another template"
             )
-        self.control_tokens = set(tokenizer.all_special_tokens) | set(template.control_tokens)
+        # Some tokenizers name few of their special tokens: Llama 3's <|eot_id|> is in none of the named roles.
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.control_tokens = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
+        self.ends = (*template.stop, *sorted(self.control_tokens))
 
     def __call__(self, sample: Sample, *, reserve: int = 0) -> Example:
         """Lay a sample out and decode its frames.
@@ -157,8 +162,8 @@ class Processor:
     def reply(self, ids: Tensor) -> str:
         """Return the text of a reply from the ids that the model generated, without its end marker."""
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
-        for stop in (*self.template.stop, *self.tokenizer.all_special_tokens):
-            text = text.partition(stop)[0]
+        for end in self.ends:
+            text = text.partition(end)[0]
         return text.strip()
 
     def _lay_out(self, sample: Sample, reserve: int) -> "Layout":
@@ -197,12 +202,17 @@ class Processor:
         return first if first and first[0] == self.tokenizer.bos_token_id else []
 
     def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
+        # A tokenizer that folds look-alikes, as NFKC does, would make a control token of them.
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        fold = backend.normalizer.normalize_str if backend is not None and backend.normalizer else str
         for number, message in enumerate(messages):
+            folded = fold(message.text)
             for token in sorted(self.control_tokens):
-                if token in message.text:
+                text = message.text if token in message.text else folded
+                if token in text:
                     raise DataError(
                         f"message {number} ({message.role}) contains the control token {token!r} at character "
-                        f"{message.text.index(token)}, which would be read as an instruction; remove it"
+                        f"{text.index(token)}, which would be read as an instruction; remove it"
                     )
 
     def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:

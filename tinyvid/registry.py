@@ -8,6 +8,7 @@ imported from them until their name is chosen.
 
 import inspect
 import logging
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -71,9 +72,9 @@ class Registry:
             ConfigError: There is no such name.
             PluginError: A plugin claims a taken name, or cannot be imported.
         """
-        plugin = self._plugins().get(name)
+        plugin = self._plugins().get(name) if isinstance(name, str) else None
         if plugin is None:
-            if name not in self._entries:
+            if not isinstance(name, str) or name not in self._entries:
                 raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(str(name), self.names())}")
             return self._entries[name]
         if name in self._entries:
@@ -108,7 +109,10 @@ class Registry:
         if config is None or not isinstance(config, Mapping) or "name" not in config:
             raise ConfigError(f"{key} must be a mapping with a 'name', got {config!r}. {suggest('', self.names())}")
         if isinstance(config, DictConfig):  # of which a missing value cannot even be looked at
-            config = typing.cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True))
+            try:
+                config = typing.cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
         name = config["name"]
         given = {str(k): v for k, v in config.items() if k != "name"}
         return check_options(self.get(name), given, key=key, where=f"{key} '{name}'", runtime=self.runtime)
@@ -147,7 +151,8 @@ def check_options(
     for option in given:
         if option not in parameters:
             raise ConfigError(f"{where} has no option '{option}'. {suggest(option, parameters)}")
-    missing = [o for o, p in parameters.items() if p.default is p.empty and given.get(o, "???") == "???"]
+    absent = {option: "???" for option, p in parameters.items() if p.default is p.empty}
+    missing = [option for option, value in (absent | dict(given)).items() if value == "???"]
     if missing:
         raise ConfigError(f"{where} needs {', '.join(f'{key}.{option}' for option in missing)}")
     function = entry.__init__ if inspect.isclass(entry) else entry
@@ -172,13 +177,26 @@ def _typed(
         if isinstance(value, bool) and _plain(hints.get(option, Any)) in (int, float):
             raise ConfigError(f"{where}: {key}.{option}={value} must be a number")
         try:
-            schema[option] = value
+            schema[option] = _literal(value)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{where}: {key}.{option}={value!r}: {str(error).splitlines()[0]}") from error
     typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
     for option, value in typed.items():
         _check_value(value, hints.get(option, Any), where=f"{where}: {key}.{option}={value!r}")
     return typed
+
+
+def _literal(value: Any) -> Any:
+    """Return ``value`` so that OmegaConf reads ``${...}`` in it as text.
+
+    What a user composes is resolved before it comes here; what stands in a stranger's file must not reach the
+    environment.
+    """
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes in front of an escape count double
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return value
 
 
 def _field(parameter: inspect.Parameter) -> Any:

@@ -7,7 +7,7 @@ for reply spans afterwards.
 
 from collections.abc import Sequence
 
-from tinyvid.errors import DataError
+from tinyvid.errors import ConfigError, DataError
 from tinyvid.registry import TEMPLATES
 from tinyvid.types import Message, Segment
 
@@ -30,6 +30,9 @@ class TurnTemplate:
         separator: Stands between a reply and the next turn.
         read_user_text: ``False`` drops what the user says, as in captioning stages that show only the video.
         control_tokens: Strings that the tokenizer must know as single tokens.
+
+    Raises:
+        ConfigError: ``end`` is empty.
     """
 
     def __init__(  # noqa: PLR0913 - a template is its strings
@@ -48,6 +51,8 @@ class TurnTemplate:
         read_user_text: bool = True,
         control_tokens: list[str] = (),  # type: ignore[assignment]
     ) -> None:
+        if not end:
+            raise ConfigError("template 'turns': template.end is empty; a reply must end with something, such as \\n")
         self.system = system
         self.system_prefix = system_prefix
         self.system_suffix = system_suffix

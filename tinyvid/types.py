@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,15 @@ class Message:
             raise DataError(f"message role {self.role!r} is unknown; use 'system', 'user' or 'assistant'")
         if not isinstance(self.text, str):
             raise DataError(f"message text must be a string, got {type(self.text).__name__}: {self.text!r}")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"message text holds {self.text[error.start]!r} at character {error.start}, which is no character of "
+                "Unicode; read the text as UTF-8"
+            ) from error
+        if self.videos is not None and (type(self.videos) is not int or self.videos < 0):
+            raise DataError(f"message videos={self.videos!r} must be a whole number of at least 0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +83,11 @@ class Video:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.end), ("fps", self.fps)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise VideoError(f"{self}: {name}={value!r} must be a number")
 
     def __str__(self) -> str:
         if isinstance(self.source, np.ndarray):
@@ -100,6 +115,10 @@ class Sample:
     id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, Sequence) or not all(isinstance(m, Message) for m in self.messages):
+            raise DataError(f"sample '{self.id}': messages must be a list of Message, got {self.messages!r:.200}")
+
     @property
     def videos(self) -> tuple[Video, ...]:
         """The sample's videos in one form, with ``start`` and ``end`` applied.
@@ -109,10 +128,10 @@ class Sample:
         """
         if self.video is None:
             given: list[VideoSource | Video] = []
-        elif isinstance(self.video, str | Path | np.ndarray | Video):
-            given = [self.video]
-        else:
+        elif isinstance(self.video, Sequence) and not isinstance(self.video, str | bytes):
             given = list(self.video)
+        else:
+            given = [self.video]  # of whatever type: opening it says what it must be
         videos = tuple(v if isinstance(v, Video) else Video(v) for v in given)
         if self.start is None and self.end is None:
             return videos

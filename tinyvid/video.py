@@ -128,6 +128,8 @@ def _path(video: Video, reader: VideoReader) -> _Source:
         raise VideoError(
             f"a video must be a path or a uint8 numpy array (T, H, W, 3), got {type(video.source).__name__}"
         )
+    if not str(video.source):
+        raise VideoError("the path of a video is empty; name a file or a folder, or leave the video out")
     path = Path(video.source).expanduser()
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         return _folder(path, video.fps)

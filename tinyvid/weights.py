@@ -48,7 +48,7 @@ def shard_names(index: Path) -> list[str]:
     """
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of weights: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, damaged, or a pickle of more than tensors.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     try:
@@ -87,11 +87,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is refused: it is a pickle of more than tensors, which could run code"
         ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged pickle ends in whatever its broken opcodes lead to
         raise CheckpointError(
             f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(v, Tensor) and isinstance(k, str) for k, v in content.items()
+    ):
         raise CheckpointError(f"{path} is not a mapping of names to tensors")
     return content
 
@@ -104,15 +106,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, 
     """
     own = module.state_dict()
     refuse_key_mismatch(part, where, own.keys() - tensors.keys(), tensors.keys() - own.keys())
-    wrong = [
-        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own
-        if own[key].shape != tensors[key].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"the weights of the {part} in {where} have other shapes than its configuration: {few(wrong)}"
-        )
+    _refuse_other_shapes(part, where, tensors, own)
     if not without_weights():
         module.load_state_dict(dict(tensors))
 
@@ -132,7 +126,18 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
     if without_weights():
         return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
     path = None if kwargs.get("state_dict") is not None else where
-    model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
+    try:
+        model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
+    except CheckpointError as error:
+        if "ignore_mismatched_sizes" in str(error):  # transformers says which in a table on the terminal only
+            with building_on("meta"):
+                tensors = read_weights(Path(where)) if path else kwargs["state_dict"]
+                own, prefix = model_class(kwargs["config"]).state_dict(), f"{model_class.base_model_prefix}."
+                pair = (
+                    {key.removeprefix(prefix): value for key, value in weights.items()} for weights in (tensors, own)
+                )
+                _refuse_other_shapes(part, where, *pair)
+        raise
     refuse_key_mismatch(part, where, info["missing_keys"], info["unexpected_keys"])
     return model
 
@@ -143,16 +148,15 @@ def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwarg
     Raises:
         CheckpointError: Naming the part and the place.
     """
-    from safetensors import SafetensorError
-
     try:
         return load(*args, **kwargs)
     except pickle.UnpicklingError as error:  # its own message would advise to load the file without protection
         raise CheckpointError(
             f"the {part} in {where!r} is refused: its weights are a pickle of more than tensors, which could run code"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except Exception as error:  # a configuration may be wrong in ways that only the code that uses it stumbles over
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         hint = "" if Path(where).exists() else "; it is no local directory, and the hub could not give it"
         raise CheckpointError(f"the {part} in {where!r} cannot be loaded{hint}: {reason}") from error
 
@@ -163,6 +167,19 @@ def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unex
         raise CheckpointError(
             f"the weights of the {part} in {where} do not fit its configuration: "
             f"missing keys {few(missing)}, unexpected keys {few(unexpected)}"
+        )
+
+
+def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ``CheckpointError`` when tensors that both have differ in shape."""
+    wrong = [
+        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in tensors and own[key].shape != tensors[key].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the weights of the {part} in {where} have other shapes than its configuration: {few(wrong)}"
         )
 
 

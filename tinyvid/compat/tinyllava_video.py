@@ -10,19 +10,19 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tinyvid.build import assemble, check, resolve_device, resolve_dtype, resolve_quant
+from tinyvid.build import assemble, check, make_connector, resolve_device, resolve_dtype, resolve_quant
 from tinyvid.checkpoint import Loaded, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.llms.loading import from_weights, load_tokenizer
-from tinyvid.registry import CONNECTORS
 from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.weights import few, load_pretrained, load_strict, read_tensors, read_weights
+from tinyvid.weights import explain, few, load_pretrained, read_tensors, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     weights = _read_parts(path)
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
-    text_config = _text_config(config)
+    text_config = _text_config(path, config)
     llm = from_weights(
         text_config,
         path=str(path),
@@ -75,8 +75,9 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
         device=device,
     )
     vision_tower = _vision_tower(path, config, groups["vision_tower"], weights["vision_tower"]).to(device, torch_dtype)
-    connector = CONNECTORS.build(groups["connector"], features=vision_tower.features, llm_dim=llm.dim)
-    load_strict(connector, weights["connector"], part="connector", where=path)
+    connector = make_connector(
+        groups["connector"], features=vision_tower.features, llm_dim=llm.dim, tensors=weights["connector"], where=path
+    )
     model, processor = assemble(groups, llm, vision_tower, connector.to(device, torch_dtype))
     return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
 
@@ -89,17 +90,19 @@ def stored_dtype(path: str) -> str:
 
 def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Translate the original's configuration into component groups."""
-    family = config["text_config"].get("model_type")
+    text = _section(config, "text_config")
+    family = str(text.get("model_type"))
     if family not in FAMILIES:
-        raise CheckpointError(f"text_config.model_type={family!r} is not supported. {suggest(str(family), FAMILIES)}")
+        raise CheckpointError(f"text_config.model_type={family!r} is not supported. {suggest(family, FAMILIES)}")
     llm, template = FAMILIES[family]
-    context = config["text_config"].get("max_position_embeddings", 2048)
     composed = compose([f"template={template}", "sampler=uniform"])
     return {
         "llm": {
             "name": llm,
             "path": "llm",
-            "max_length": min(config.get("tokenizer_model_max_length", 2048), context),
+            "max_length": min(
+                _count(config, "tokenizer_model_max_length", 2048), _count(text, "max_position_embeddings", 2048)
+            ),
         },
         "vision_tower": {
             "name": "siglip",
@@ -114,20 +117,36 @@ def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _select(strategy: str) -> str:
+def _section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    section = config.get(key)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"config.json: {key} must be a JSON object, got {section!r:.80}")
+    return section
+
+
+def _count(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"config.json: {key}={value!r:.80} must be a whole number of at least 1")
+    return value
+
+
+def _select(strategy: object) -> str:
     names = {"patch": "patch", "cls_patch": "all"}
-    if strategy not in names:
-        raise CheckpointError(f"vision_feature_select_strategy={strategy!r} is unknown. {suggest(strategy, names)}")
+    if not isinstance(strategy, str) or strategy not in names:
+        raise CheckpointError(
+            f"vision_feature_select_strategy={strategy!r} is unknown. {suggest(str(strategy), names)}"
+        )
     return names[strategy]
 
 
 def _connector(config: Mapping[str, Any]) -> dict[str, Any]:
-    queries, depth = config.get("num_queries", 512), config.get("num_resampler_layers", 3)
+    queries, depth = _count(config, "num_queries", 512), _count(config, "num_resampler_layers", 3)
     kind = config.get("connector_type")
     if kind in ("naiveresampler", "resamplerwithpe"):  # the second is the name that the first had until March 2025
         return {"name": "naive", "num_queries": queries, "depth": depth}
     if kind == "groupresampler":
-        groups = config.get("group", 16)
+        groups = _count(config, "group", 16)
         # The original makes int(queries / groups) latents for each group, whatever is left over.
         return {"name": "group", "num_queries": queries // groups * groups, "num_groups": groups, "depth": depth}
     known = ["naiveresampler", "resamplerwithpe", "groupresampler"]
@@ -151,10 +170,12 @@ def _short(group: Mapping[str, Any]) -> str:
     return f"{group['name']} {numbers}"
 
 
-def _text_config(config: Mapping[str, Any]) -> Any:
+def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**config["text_config"])
+    # The weights are plain tensors; how a training run quantised them in memory is no matter of theirs.
+    text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
+    return explain("llm", str(path), partial(AutoConfig.for_model, **text))
 
 
 def _vision_tower(
@@ -162,15 +183,13 @@ def _vision_tower(
 ) -> SiglipTower:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    vision = {
-        k: v for k, v in config["vision_config"].items() if k not in ("model_name_or_path", "model_name_or_path2")
-    }
+    section = _section(config, "vision_config")
+    vision = {k: v for k, v in section.items() if k not in ("model_name_or_path", "model_name_or_path2")}
     kind = vision.pop("model_type", "siglip_vision_model")
     if kind != "siglip_vision_model":
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
-    model = load_pretrained(
-        "vision_tower", str(path), SiglipVisionModel, config=SiglipVisionConfig(**vision), state_dict=weights
-    )
+    settings = explain("vision_tower", str(path), partial(SiglipVisionConfig, **vision))
+    model = load_pretrained("vision_tower", str(path), SiglipVisionModel, config=settings, state_dict=weights)
     return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])
 
 
@@ -208,8 +227,11 @@ def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
     for option, allowed in PLAIN_LORA.items():
         if config.get(option) not in allowed:
             raise CheckpointError(
-                f"{path}: an adapter with {option}={config[option]!r} cannot be merged; only LoRA can"
+                f"{path}: an adapter with {option}={config.get(option)!r} cannot be merged; only LoRA can"
             )
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{path}: the adapter's lora_alpha={alpha!r} must be a number")
     adapter = read_tensors(path / "adapter_model.safetensors")
     for key in [key for key in adapter if key.endswith(".lora_A.weight")]:
         down = adapter.pop(key).float()  # (r, in)
@@ -217,9 +239,14 @@ def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
         name = key.removeprefix("base_model.model.").replace(".lora_A.", ".")
         if up is None or name not in tensors:
             raise CheckpointError(f"{path}: the adapter's {key} has no partner in the weights or in the adapter")
-        rank = len(down)
-        scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        weight = tensors[name]
+        weight, shapes = tensors[name], (tuple(up.shape), tuple(down.shape))
+        rank = len(down) if down.ndim else 0
+        if rank < 1 or weight.ndim != 2 or shapes != ((len(weight), rank), (rank, weight.shape[1])):
+            raise CheckpointError(
+                f"{path}: the adapter's {key} and its partner are of shapes {shapes[1]} and {shapes[0]}, which do not "
+                f"multiply to the {tuple(weight.shape)} of the weights"
+            )
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         tensors[name] = (weight.float() + scale * (up.float() @ down)).to(weight.dtype)
     if adapter:
         raise CheckpointError(f"{path}: the adapter holds weights that are not LoRA's: {few(adapter)}")
@@ -228,7 +255,7 @@ def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object")
