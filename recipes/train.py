@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyvid import Assistant, adapt, checkpoint
+from tinyvid import Assistant, adapt
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoint import Loaded
@@ -129,8 +129,8 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
     )
     trainer.train(resume_from_checkpoint=newest)
     result = run_dir / "model"
+    trainer.save_result(result)
     if trainer.is_world_process_zero():
-        checkpoint.save(trainer.loaded, result)
         logger.info("the model is in %s; %s rows were skipped", result, len(trainer.skipped))
     return result
 
@@ -221,9 +221,10 @@ def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:
         given: On the command line.
     """
     parsed = OverridesParser.create().parse_overrides(list(given))
-    common = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in parsed if not o.is_sweep_override()}
-    varied = [override for override in overrides if override not in common]
-    name = "_".join(re.sub(r"[^\w.+]+", "-", override) for override in varied) or "only"
+    swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    fixed = {override.get_key_element() for override in parsed} - swept  # a configuration may name sweeps, too
+    varied = [override for override in overrides if override.partition("=")[0] not in fixed]
+    name = "_".join(re.sub(r"[^\w.+]+", "-", override).strip("-") for override in varied) or "only"
     return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

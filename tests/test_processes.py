@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from safetensors.torch import load_file
 
 from tests.factories import tiny_overrides
 from tests.runs import PLAIN, ROOT, load_program, settings, turns, write_rows
+from tinyvid import Assistant, ConfigError
+from tinyvid.training.log import read_metrics
+from tinyvid.training.sharding import check_launch
 
 STEPS = ["recipe.batch_size=1", "recipe.epochs=2", "recipe.max_steps=null", "recipe.save_every=100"]
 
@@ -20,22 +25,88 @@ def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-def launch(models, rows, run_dir, *overrides, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0")
+TRAIN = "recipes/train.py"
+
+
+def accelerate(config):
+    file = f"recipes/accelerate/{config}.yaml"
+    return "accelerate.commands.launch", f"--config_file={file}", "--num_processes=2", "--main_process_port=0"
+
+
+def launch(models, rows, run_dir, *overrides, launcher=TORCHRUN, program=TRAIN):
     parts = [*tiny_overrides(models), *PLAIN, *STEPS, f"data.path={rows}", f"run_dir={run_dir}", *overrides]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    program = [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "recipes/train.py", *parts]
-    return subprocess.run(program, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *launcher, program, *parts]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path):
+@pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
+def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, launcher):
     rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has a row more than the other
-    done = launch(models, rows, tmp_path / "two", "recipe.accumulate=1")
+    done = launch(models, rows, tmp_path / "two", "recipe.accumulate=1", f"eval_path={rows}", launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
-    configuration = settings(models, rows, *STEPS, "recipe.accumulate=2")
+    configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"eval_path={rows}")
     load_program("train").train(configuration, tmp_path / "one")
-    one = load_file(tmp_path / "one" / "checkpoint-8" / "trained.safetensors")
-    two = load_file(tmp_path / "two" / "checkpoint-8" / "trained.safetensors")
+    assert_same_weights(tmp_path / "one" / "checkpoint-8", tmp_path / "two" / "checkpoint-8")
+    one, two = ([r["eval_loss"] for r in read_metrics(tmp_path / n) if "eval_loss" in r] for n in ("one", "two"))
+    assert one == pytest.approx(two, abs=1e-4), "every row is evaluated once"
+
+
+def shard(models, rows, run_dir, *overrides):
+    """Train in two processes of FSDP2, and return the last checkpoint."""
+    launcher = accelerate("fsdp2")
+    steps = ["recipe.accumulate=1", "recipe.save_every=4", "recipe.keep=9", f"eval_path={rows}"]
+    done = launch(models, rows, run_dir, *steps, *overrides, launcher=launcher, program="tests/fsdp_on_cpu.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = run_dir / "checkpoint-8"
+    assert len(list((last / "optimizer_0").glob("*.distcp"))) == 2, "each process wrote its share"
+    return last
+
+
+@pytest.mark.parametrize("how", ["lora", "full"])
+def test_shards_learn_what_whole_weights_do(models, tmp_path, how):
+    rows = write_rows(tmp_path / "data", count=7)
+    last = shard(models, rows, tmp_path / "shards", f"recipe.llm.train={how}")
+    configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"recipe.llm.train={how}")
+    load_program("train").train(configuration, tmp_path / "one")
+    assert_same_weights(tmp_path / "one" / "checkpoint-8", last)
+    results = [Assistant.from_pretrained(tmp_path / name / "model", device="cpu") for name in ("one", "shards")]
+    assert len({assistant.ask(rows.parent / "clip_0.mp4", "What?", max_new_tokens=8) for assistant in results}) == 1
+
+
+def test_shards_resume(models, tmp_path):
+    rows = write_rows(tmp_path / "data", count=7)
+    last = shard(models, rows, tmp_path / "shards", "peft.dropout=0.1")
+    shutil.rmtree(tmp_path / "shards" / "model")
+    last.rename(tmp_path / "before")
+    last = shard(models, rows, tmp_path / "shards", "peft.dropout=0.1", "resume=true")
+    before, after = (load_file(path / "trained.safetensors") for path in (tmp_path / "before", last))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+FSDP2 = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "options", "message"),
+    [
+        ("deepspeed", {"zero_stage": 3}, "ZeRO-3 leaves no process with whole weights"),
+        ("fsdp", FSDP2 | {"fsdp_version": 1}, "fsdp_version=1 is not supported; set fsdp_version: 2"),
+        ("fsdp", FSDP2 | {"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: False"),
+        ("fsdp", FSDP2, "a quantised LLM cannot be sharded; use quant=none with FSDP"),
+    ],
+)
+def test_ways_to_shard_that_end_in_no_checkpoint_are_refused(plugin, options, message):
+    state = SimpleNamespace(**{f"{plugin}_plugin": SimpleNamespace(**options)})
+    model = SimpleNamespace(llm=SimpleNamespace(is_quantized=True))
+    with pytest.raises(ConfigError, match=message):
+        check_launch(SimpleNamespace(state=state), model, "adamw")
+
+
+def assert_same_weights(first, second):
+    one, two = (load_file(checkpoint / "trained.safetensors") for checkpoint in (first, second))
+    assert one.keys() == two.keys()
     for key in one:
         # Adam divides by the gradient's size, which magnifies float32 rounding where gradients are tiny.
         torch.testing.assert_close(one[key], two[key], atol=1e-4, rtol=0)

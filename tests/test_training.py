@@ -165,7 +165,7 @@ def test_a_resumed_run_ends_with_the_same_weights(models, rows, tmp_path):
         "recipe.batch_size=1",
         "recipe.save_every=2",
     ]
-    keep = ["recipe.keep=9", "peft.dropout=0.1"]  # dropout, so that the random state counts
+    keep = ["recipe.keep=9", "peft.dropout=0.1", f"eval_path={rows}"]  # dropout, so that the random state counts
     configuration = settings(models, rows, *steps, *keep)
     program.train(configuration, tmp_path / "whole")
 

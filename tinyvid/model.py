@@ -53,9 +53,12 @@ class VideoLLM(nn.Module):
         """
         targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
         wanted = F.pad(targets != IGNORE_INDEX, (0, 1))  # (B, L)
+        embeddings = self.embed(batch)  # (B, L, D)
+        if self.training and (not wanted.any() or not batch.slots or self._tower_learns()):
+            embeddings = embeddings + self._reach_all()
         with _head_at(self.llm, wanted):
             logits = self.llm(
-                inputs_embeds=self.embed(batch),
+                inputs_embeds=embeddings,
                 attention_mask=batch.attention_mask,
                 position_ids=_positions(batch.attention_mask),
                 use_cache=False,
@@ -63,17 +66,19 @@ class VideoLLM(nn.Module):
         logits = logits[0].float()  # (N, vocabulary)
         labels = targets[targets != IGNORE_INDEX]  # (N,)
         loss = F.cross_entropy(logits, labels) if len(labels) else None
-        if self.training and (loss is None or not batch.slots or self._tower_learns()):
-            loss = self._reach_all() + (0.0 if loss is None else loss)
+        if loss is None and self.training:
+            loss = logits.sum()  # of nothing: a zero with a gradient
         return Output(loss=loss, logits=logits, num_targets=len(labels))
 
     def _reach_all(self) -> Tensor:
-        """Return a zero that depends on every trainable weight.
+        """Return a zero that depends on every trainable weight, to be added to the embeddings.
 
         A batch without a video or without a target uses only some of them, and a vision tower none above its chosen
-        layer; processes that train together wait for the gradients of all.
+        layer; processes that train together wait for the gradients of all, and FSDP for those of the embeddings too.
+        The layers of the LLM are reached from the logits; where FSDP has cut them into shards, they are left out here.
         """
-        return torch.stack([p.flatten()[0].float() * 0 for p in self.parameters() if p.requires_grad]).sum()
+        reached = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "full_tensor")]
+        return torch.stack([p.flatten()[0].float() * 0 for p in reached]).sum() if reached else torch.zeros(())
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the input embeddings of a batch, video tokens in place: (B, L, D).

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
 from tinyvid import checkpoint
@@ -24,9 +26,10 @@ from tinyvid.adapt import PartOptions, parameter_groups
 from tinyvid.adapters import base
 from tinyvid.checkpoint import Loaded
 from tinyvid.errors import CheckpointError, DataError, TinyvidError
-from tinyvid.training.data import EpochOrder, Skipped, TrainingData
+from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
+from tinyvid.training.sharding import assign, check_launch, prepare, whole_weights
 from tinyvid.types import Batch, Sample
 from tinyvid.weights import few
 
@@ -80,6 +83,8 @@ class VideoTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the token count of the whole step
         self._loss_shifts_labels = True
         self.loss_is_scaled_for_ga = True
+        check_launch(self.accelerator, loaded.model, options.optimizer)
+        prepare(self.accelerator, loaded.model)
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -95,7 +100,15 @@ class VideoTrainer(Trainer):
         self._order = order
         return order
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> list[int]:
+        """Return every row once; empty places, and no row twice, fill up the last batch of all processes."""
+        places = self.options.batch_size * self.args.world_size
+        return [*range(len(eval_dataset)), *[EMPTY] * (-len(eval_dataset) % places)]
+
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # a run that was killed after its last step
+            self.control.should_training_stop = True
+            return
         self._order.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
@@ -173,6 +186,7 @@ class VideoTrainer(Trainer):
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @torch.random.fork_rng(devices=[])  # a run that resumes behind an evaluation does not repeat it
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -188,13 +202,7 @@ class VideoTrainer(Trainer):
                 totals[0] += float(output.loss) * output.num_targets
                 totals[1] += output.num_targets
         self._record_skipped(skipped)
-        for index in range(self.args.process_index, len(rows), self.args.world_size):
-            if rows.rows.where(index) in self.skipped:
-                continue
-            right = self._letter_is_right(rows, rows.rows[index])
-            if right is not None:
-                totals[2] += right
-                totals[3] += 1
+        totals[2:] = self._count_letters(rows)
         totals = self.accelerator.reduce(totals.to(self.args.device, torch.float32)).cpu()
         metrics = {"eval_loss": float(totals[0] / totals[1]) if totals[1] else math.nan}
         if totals[3]:
@@ -203,13 +211,25 @@ class VideoTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _letter_is_right(self, rows: TrainingData, sample: Sample) -> bool | None:
-        """Generate the reply to a multiple-choice row; ``None`` for other rows. Only the bare letter counts."""
-        if "options" not in sample.meta or sample.messages[-1].role != "assistant":
-            return None
+    def _count_letters(self, rows: TrainingData) -> Tensor:
+        """Return how many multiple-choice rows this process answers with the right letter, and how many it asks."""
+        usable = (i for i in range(len(rows)) if rows.rows.where(i) not in self.skipped)
+        choices = [index for index in usable if _is_choice(rows.rows[index])]
+        counts = torch.zeros(2, dtype=torch.float64)
+        for first in range(0, len(choices), self.args.world_size):
+            place = first + self.args.process_index
+            # Processes that share the weights all generate, or none: one without a row repeats the first.
+            right = self._letter_is_right(rows, rows.rows[choices[place if place < len(choices) else 0]])
+            if place < len(choices):
+                counts += torch.tensor([right, 1])
+        return counts
+
+    def _letter_is_right(self, rows: TrainingData, sample: Sample) -> bool:
+        """Generate the reply to a multiple-choice row. Only the bare letter counts."""
         example = rows.processor(replace(sample, messages=sample.messages[:-1]))
         batch = rows.processor.collate([example], padding_side="left").to(self.args.device)
-        ids = self.loaded.model.generate(batch, max_new_tokens=4, do_sample=False, pad_token_id=rows.processor.pad_id)
+        options = {"do_sample": False, "pad_token_id": rows.processor.pad_id, "synced_gpus": self.is_fsdp_enabled}
+        ids = self.loaded.model.generate(batch, max_new_tokens=4, **options)
         return rows.processor.reply(ids[0]).strip(" .()") == sample.messages[-1].text
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
@@ -222,7 +242,7 @@ class VideoTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.save_model(str(partial), _internal_call=True)
+        self._save(str(partial))
         self._save_optimizer_and_scheduler(str(partial))
         self._save_scaler(str(partial))
         self._save_rng_state(str(partial))
@@ -251,9 +271,27 @@ class VideoTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write tinyvid's layout, which ``Assistant.from_pretrained`` reads, and the trained weights for resuming."""
         folder = Path(output_dir or self.run_dir)
-        checkpoint.write(self.loaded, folder)
-        trained = {k: p.detach().cpu().contiguous() for k, p in self.loaded.model.named_parameters() if p.requires_grad}
-        save_file(trained, folder / TRAINED)
+        with whole_weights(self.loaded.model):
+            if self.args.should_save:
+                checkpoint.write(self.loaded, folder)
+                trained = {k: p.detach() for k, p in self.loaded.model.named_parameters() if p.requires_grad}
+                save_file({k: p.cpu().contiguous() for k, p in trained.items()}, folder / TRAINED)
+
+    def save_result(self, path: Path) -> None:
+        """Write the finished model; every process must call."""
+        with whole_weights(self.loaded.model):
+            if self.args.should_save:
+                checkpoint.save(self.loaded, path)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # The Trainer would write the whole model a second time.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.loaded.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Put the trained weights of a checkpoint back, exactly.
@@ -269,9 +307,8 @@ class VideoTrainer(Trainer):
                 f"{file} holds other weights than this recipe trains: missing {few(trained.keys() - tensors.keys())}, "
                 f"unexpected {few(tensors.keys() - trained.keys())}"
             )
-        with torch.no_grad():
-            for key, parameter in trained.items():
-                parameter.copy_(tensors[key])
+        for key, parameter in trained.items():
+            assign(parameter, tensors[key])
 
 
 def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[str]:
@@ -298,6 +335,10 @@ def read_skipped(run_dir: Path) -> set[str]:
     file = run_dir / SKIPPED
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return {json.loads(line)["where"] for line in lines if line.endswith("}")}
+
+
+def _is_choice(sample: Sample) -> bool:
+    return "options" in sample.meta and sample.messages[-1].role == "assistant"
 
 
 def _first_cause(error: Exception) -> str:
