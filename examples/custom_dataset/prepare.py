@@ -1,0 +1,147 @@
+"""Turn a CSV of labels into rows to train on and rows to hold out.
+
+    python examples/custom_dataset/prepare.py labels.csv --clips CLIPS --out OUT --question "What happens?"
+
+The CSV has the columns ``file`` (relative to CLIPS) and ``label``, and may have ``question``. Every line becomes a
+multiple choice between the labels that its question has anywhere in the file. All faults are reported, by line.
+"""
+
+import argparse
+import csv
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COLUMNS = {"file", "label", "question"}
+MOST_LABELS = 26  # options are lettered A to Z
+
+
+class Clip(NamedTuple):
+    """A line of the CSV."""
+
+    line: int
+    file: str
+    label: str
+    question: str
+
+
+class LabelError(Exception):
+    """The CSV is wrong; one line of text per fault."""
+
+
+def read_labels(path: Path, clips: Path, question: str) -> list[Clip]:
+    """Read the CSV.
+
+    Args:
+        path: The CSV, in UTF-8.
+        clips: Folder that the files are relative to.
+        question: Asked about a clip where the CSV states none.
+
+    Raises:
+        LabelError: The file or a column is missing, a column is unknown, or lines are faulty.
+    """
+    if not path.is_file():
+        raise LabelError(f"there is no file {str(path)!r}")
+    found = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if not {"file", "label"} <= columns <= COLUMNS:
+            raise LabelError(
+                f"{path}:1: the columns are {sorted(columns)}; they must be 'file', 'label' and, if any, 'question'"
+            )
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise LabelError(f"{path}:{reader.line_num}: the line has more or fewer cells than there are columns")
+            values = {key: cell.strip() for key, cell in cells.items()}
+            found.append(Clip(reader.line_num, values["file"], values["label"], values.get("question") or question))
+    faults = [f"{path}:{line}: {fault}" for line, fault in [*faulty_lines(found, clips), *faulty_choices(found)]]
+    if faults or not found:
+        raise LabelError("\n".join(faults) or f"{path} lists no clips")
+    return found
+
+
+def faulty_lines(found: list[Clip], clips: Path) -> list[tuple[int, str]]:
+    """Return what is wrong with lines of their own, each with its number."""
+    faults, first = [], {}
+    for clip in found:
+        if not clip.file or not clip.label:
+            faults.append((clip.line, "'file' and 'label' must not be empty"))
+        elif not (clips / clip.file).is_file():
+            faults.append((clip.line, f"there is no file {str(clips / clip.file)!r}"))
+        earlier = first.setdefault((clip.file, clip.question), clip.line)
+        if earlier != clip.line:
+            faults.append((clip.line, f"{clip.file!r} stands in line {earlier} already; keep one"))
+    return faults
+
+
+def faulty_choices(found: list[Clip]) -> list[tuple[int, str]]:
+    """Return the questions that give no choice to learn and to test, each with its first line."""
+    faults = []
+    for question, labels in by_label(found).items():
+        line = min(clip.line for group in labels.values() for clip in group)
+        if not 2 <= len(labels) <= MOST_LABELS:
+            faults.append((line, f"{question!r} has {len(labels)} different labels; give it 2 to {MOST_LABELS}"))
+        for label, group in labels.items():
+            if len(group) < 2:
+                faults.append(
+                    (group[0].line, f"only this clip has the label {label!r}; two are needed, one to hold out")
+                )
+    return faults
+
+
+def by_label(found: list[Clip]) -> dict[str, dict[str, list[Clip]]]:
+    """Return the clips by question and label, labels in alphabetical order."""
+    groups: dict[str, dict[str, list[Clip]]] = {}
+    for clip in sorted(found, key=lambda clip: (clip.label, clip.line)):
+        groups.setdefault(clip.question, {}).setdefault(clip.label, []).append(clip)
+    return groups
+
+
+def split(found: list[Clip], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return rows to train on and rows to hold out: of every label the same share, and at least one of each."""
+    rng = random.Random(seed)
+    train, held_out = [], []
+    for question, labels in by_label(found).items():
+        options = list(labels)
+        for index, group in enumerate(labels.values()):
+            rows = [row(clip, question, options, index) for clip in rng.sample(group, len(group))]
+            count = min(max(1, round(share * len(rows))), len(rows) - 1)
+            held_out += rows[:count]
+            train += rows[count:]
+    return train, held_out
+
+
+def row(clip: Clip, question: str, options: list[str], index: int) -> dict[str, Any]:
+    """Return a row that asks for the letter of the right option; tinyvid writes the options below the question."""
+    turns = [{"from": "human", "value": question}]
+    return {"id": clip.file, "video": clip.file, "conversations": turns, "options": options, "answer_index": index}
+
+
+def main() -> int:
+    """Write train.jsonl and held_out.jsonl."""
+    parser = argparse.ArgumentParser(description="Turn a CSV of labels into rows for recipes/train.py.")
+    parser.add_argument("labels", type=Path, help="CSV with the columns file and label, and maybe question")
+    parser.add_argument("--clips", type=Path, required=True, help="folder that the files are relative to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl and held_out.jsonl")
+    parser.add_argument("--question", default="What happens in the video?", help="asked where the CSV has no question")
+    parser.add_argument("--held-out", type=float, default=0.25, help="share of each label to hold out (default: 0.25)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses what is held out (default: 0)")
+    arguments = parser.parse_args()
+    try:
+        found = read_labels(arguments.labels, arguments.clips, arguments.question)
+    except LabelError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(("train", "held_out"), split(found, arguments.held_out, arguments.seed), strict=True):
+        file = arguments.out / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        print(f"{len(rows)} rows are in {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
