@@ -1,0 +1,124 @@
+"""Will it fit: ``python recipes/estimate.py --help`` lists what can be chosen.
+
+Takes the command line of ``recipes/train.py`` and says what that run would need, before a weight is loaded: what
+trains, how many tokens a sample has, and the memory of a step. ``card_gb=24`` asks what to change to fit a card.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tinyvid import adapt
+from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.errors import ConfigError
+from tinyvid.estimate import Advice, Estimate, advise, estimate
+
+GB = 10**9
+
+
+def main(config: DictConfig, line: CommandLine) -> None:
+    """Print the estimate of the composed run."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    if "ckpt" in line.text:
+        settings["ckpt"] = line.text["ckpt"]
+    check_sample(settings)
+    result = estimate(settings)
+    advice = None if settings["card_gb"] is None else advise(settings, int(settings["card_gb"] * GB))
+    print(as_json(result, advice) if settings["json"] else as_text(result, settings, advice))
+
+
+def check_sample(settings: dict[str, Any]) -> None:
+    """Refuse an assumed sample that cannot be.
+
+    Raises:
+        ConfigError: A number is not positive, or more tokens are learnt than there are.
+    """
+    for key in ("duration", "fps", "text_tokens", "label_tokens", "card_gb"):
+        value = settings[key]
+        if value is None and key == "card_gb":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(f"{key}={value!r} must be a positive number")
+    labels, text = settings["label_tokens"], settings["text_tokens"]
+    if labels > text:
+        raise ConfigError(f"label_tokens={labels} exceeds text_tokens={text}, of which it is a part")
+
+
+def as_text(result: Estimate, settings: dict[str, Any], advice: Advice | None) -> str:
+    """Return tables to read."""
+    blocks = [adapt.table(result.parts), tokens(result, settings), memory(result, settings)]
+    if advice is not None:
+        blocks.append(verdict(advice, settings["card_gb"]))
+    return "\n\n".join(blocks)
+
+
+def tokens(result: Estimate, settings: dict[str, Any]) -> str:
+    """Return what a sample becomes, in a line, and a warning if it is too long."""
+    plan = result.tokens
+    text = (
+        f"sample: {settings['duration']:g} s at {settings['fps']:g} frames/s -> {plan.frames} frames -> "
+        f"{plan.video:,} video + {plan.text:,} text = {plan.length:,} tokens, of which {plan.labels:,} are learnt"
+    )
+    if plan.length > plan.limit:
+        text += f"\n  too long: llm.max_length={plan.limit:,}; training would refuse this sample"
+    return text
+
+
+def memory(result: Estimate, settings: dict[str, Any]) -> str:
+    """Return the memory of a step, line by line."""
+    need, recipe = result.memory, settings["recipe"]
+    rows = [(f"weights of the {part}", size, "") for part, size in need.weights.items()]
+    rows += [
+        ("gradients", need.gradients, "float32, of what trains"),
+        ("optimizer", need.optimizer, recipe["optimizer"]),
+        ("copies", need.copies, "of weights, in the dtype of the computation"),
+        ("activations (estimate)", need.activations, activations(result)),
+        ("logits", need.logits, f"at label positions; of the whole sequence {gigabytes(result.logits_full)}"),
+        ("optimizer's step", need.step, "in place of copies, activations and logits; the larger counts"),
+        ("overhead", need.overhead, "context and fragmentation, a constant"),
+        ("total", need.total, f"peak of a step, recipe.batch_size={result.batch_size}"),
+    ]
+    lines = [f"{name:<28}{gigabytes(size):>10}  {note}".rstrip() for name, size, note in rows]
+    return "\n".join(lines)
+
+
+def activations(result: Estimate) -> str:
+    """Return what gradient checkpointing makes of the activations."""
+    with_it, without = gigabytes(result.activations_checkpointed), gigabytes(result.activations_kept)
+    return f"with recipe.gradient_checkpointing {with_it}, without {without}"
+
+
+def verdict(advice: Advice, card_gb: float) -> str:
+    """Return whether the run fits, and what to change if not."""
+    changes = " ".join(f"{key}={written(value)}" for key, value in advice.changes.items())
+    if not advice.fits:
+        return f"does not fit {card_gb:g} GB: {gigabytes(advice.total)} even with {changes or 'nothing left to change'}"
+    spare = gigabytes(int(card_gb * GB) - advice.total)
+    if not changes:
+        return f"fits {card_gb:g} GB, {spare} to spare"
+    return f"does not fit {card_gb:g} GB; fits with: {changes}\n  then {gigabytes(advice.total)}, {spare} to spare"
+
+
+def as_json(result: Estimate, advice: Advice | None) -> str:
+    """Return everything as one JSON object; sizes in bytes."""
+    content = asdict(result)
+    content["tokens"]["length"] = result.tokens.length
+    content["memory"]["total"] = result.memory.total
+    content["advice"] = None if advice is None else asdict(advice)
+    return json.dumps(content)
+
+
+def written(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return {True: "true", False: "false", None: "null"}[value] if value is None or value is True else str(value)
+
+
+def gigabytes(size: int) -> str:
+    """Return bytes as GB."""
+    return f"{size / GB:.2f} GB"
+
+
+if __name__ == "__main__":
+    run_hydra(main, config="estimate", free_text=("ckpt",))

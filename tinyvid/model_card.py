@@ -1,0 +1,175 @@
+"""The README.md of an exported model: what it is made of, what it learnt from, and how well it did.
+
+Facts come from the checkpoint and, where it lies in the folder of a run, from the run's records. What is not known is
+said to be unknown: a licence is never guessed.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tinyvid.errors import TinyvidError
+from tinyvid.registry import DATASETS
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PACKAGES = ("tinyvid", "torch", "transformers", "peft")
+RUN_KEYS = ("ckpt", "dtype", "quant", "recipe", "peft")  # of a run's configuration, what decides the result
+
+
+def write_card(
+    folder: Path,
+    ckpt: str,
+    groups: Mapping[str, Mapping[str, Any]],
+    dtypes: Mapping[str, torch.dtype],
+    unmerged: Sequence[str],
+) -> None:
+    """Write the model card of an exported checkpoint.
+
+    Args:
+        folder: Where it goes, as ``README.md``.
+        ckpt: What was exported: a directory, or a hub id.
+        groups: Its component groups.
+        dtypes: What each part is stored in now.
+        unmerged: Parts whose adapters were merged, and lie beside the model.
+    """
+    path = Path(ckpt).expanduser()
+    run = path.absolute().parent
+    record = run / "config.yaml"
+    settings = yaml.safe_load(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    is_run = isinstance(settings, dict) and "recipe" in settings
+    origins = base_models(path, groups)
+    started = settings.get("ckpt") if is_run else None if path.is_dir() else ckpt
+    head = {
+        "library_name": "tinyvid",
+        "pipeline_tag": "video-text-to-text",
+        "base_model": sorted({x for x in (*origins.values(), started) if x and _is_hub_id(x)}),
+    }
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# A video-language model made with tinyvid {version('tinyvid')}\n",
+        _parts(groups, dtypes, origins, started),
+        _use(),
+        *([_data(settings, run), _recipe(settings), _metrics(run)] if is_run else [_unknown_run()]),
+        *([_adapters(unmerged)] if unmerged else []),
+        _versions(),
+    ]
+    (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def base_models(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the hub ids that LLM and vision tower come from, ``None`` where nothing says."""
+    file = path / "config.json"  # TinyLLaVA-Video names them here
+    hints = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    named = {
+        "llm": hints.get("llm_model_name_or_path"),
+        "vision_tower": hints.get("vision_model_name_or_path"),
+    }
+    paths = {part: str(groups[part]["path"]) for part in named}
+    return {part: named[part] or (None if Path(p).is_absolute() or p == part else p) for part, p in paths.items()}
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def _parts(
+    groups: Mapping[str, Mapping[str, Any]],
+    dtypes: Mapping[str, torch.dtype],
+    origins: Mapping[str, str | None],
+    started: str | None,
+) -> str:
+    def row(label: str, part: str, origin: str) -> str:
+        return f"| {label} | `{groups[part]['name']}` | {origin} | {str(dtypes[part]).removeprefix('torch.')} |"
+
+    def origin(part: str) -> str:
+        return f"`{origins[part]}`" if origins[part] else "a local directory, or not recorded"
+
+    connector = {key: value for key, value in groups["connector"].items() if key != "name"}
+    return f"""| part | what | based on | stored in |
+|---|---|---|---|
+{row("LLM", "llm", origin("llm"))}
+{row("vision tower", "vision_tower", origin("vision_tower"))}
+{row("connector", "connector", f"`{connector}`")}
+
+Started from: {f"`{started}`" if started else "these parts, with a new connector, or not recorded"}.
+Frames: `{dict(groups["sampler"])}`. Template: `{groups["template"]["name"]}`.
+"""
+
+
+def _use() -> str:
+    return """Everything is stored here; nothing is fetched to load it.
+
+```python
+from tinyvid import Assistant
+
+print(Assistant.from_pretrained("path/to/this/folder").ask("clip.mp4", "What happens?"))
+```
+"""
+
+
+def _data(settings: Mapping[str, Any], run: Path) -> str:
+    data = {key: value for key, value in settings["data"].items() if key not in ("on_error", "max_skip")}
+    try:
+        rows = f"{len(DATASETS.build(data, key='data')):,}"
+    except TinyvidError:
+        rows = "unknown, the data is no longer there"
+    skipped = run / "skipped.jsonl"
+    left_out = len(skipped.read_text(encoding="utf-8").splitlines()) if skipped.is_file() else 0
+    return f"""## Data
+
+Rows: {rows}; left out in training: {left_out}. Evaluated on: `{settings.get("eval_path") or "nothing"}`.
+
+```yaml
+{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}```
+
+The licences of the data and of the base models are unknown to this card: look them up before you share the model.
+"""
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    chosen = {key: settings[key] for key in RUN_KEYS if key in settings}
+    return f"## Recipe\n\n```yaml\n{yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True)}```\n"
+
+
+def _metrics(run: Path) -> str:
+    from tinyvid.training.log import read_metrics  # imports the Trainer: only where there are metrics
+
+    records = read_metrics(run)
+    wanted = {"loss": "training loss, last", "eval_loss": "evaluation loss, last", "eval_accuracy": "accuracy, last"}
+    lines = []
+    for key, label in wanted.items():
+        found = [record for record in records if key in record]
+        if found:
+            lines.append(f"| {label} | {found[-1][key]:.4g} | {found[-1]['step']} |")
+    best = min((r for r in records if "eval_loss" in r), key=lambda r: r["eval_loss"], default=None)
+    if best is not None:
+        lines.append(f"| evaluation loss, best | {best['eval_loss']:.4g} | {best['step']} |")
+    table = "\n".join(["| what | value | step |", "|---|---|---|", *lines]) if lines else "None were recorded."
+    return f"## Metrics\n\nOf the whole run, not of one of its checkpoints.\n\n{table}\n"
+
+
+def _unknown_run() -> str:
+    return """## Data, recipe and metrics
+
+Not recorded: the checkpoint did not lie in the folder of a training run. The licences of the data and of the base
+models are unknown to this card, too.
+"""
+
+
+def _adapters(parts: Sequence[str]) -> str:
+    listed = ", ".join(f"`adapters_unmerged/{part}`" for part in parts)
+    return f"""## Adapters
+
+Merged into the weights stored here. As they were, to be used by peft on the weights they were trained on, never on the
+merged ones: {listed}. The connector that an adapter was trained on lies in the checkpoint that was exported.
+"""
+
+
+def _versions() -> str:
+    return "## Versions\n\n" + ", ".join(f"{package} {version(package)}" for package in PACKAGES) + "\n"
