@@ -10,7 +10,8 @@ from tinyvid.assistant import local_folder
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.compat.tinyllava_video import stored_dtype
 from tinyvid.errors import ConfigError
-from tinyvid.video import IMAGES
+from tinyvid.registry import VIDEO_READERS
+from tinyvid.video import IMAGES, open_video
 
 FREE_TEXT = ("ckpt", "video", "image", "question", "convert_to")
 
@@ -33,6 +34,9 @@ def run(config: DictConfig, line: CommandLine) -> None:
     if "video" in text and "image" in text:
         raise ConfigError("video= and image= are both given; keep one")
     sample = Sample(messages=[Message("user", text["question"])], video=video_of(config, text))
+    reader = VIDEO_READERS.build(config.video_reader)
+    for video in sample.videos:  # a mistake here should not cost the time that loading a model takes
+        open_video(video, reader)
     assistant = load(config, line)
     if config.stream:
         for piece in assistant.stream(sample, max_new_tokens=config.max_new_tokens):

@@ -177,7 +177,7 @@ def test_connector_weights_must_fit(saved, change, message):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-@pytest.mark.parametrize("num_queries", [10**8, 10**12])
+@pytest.mark.parametrize("num_queries", [10**5, 10**6])
 def test_sizes_are_compared_before_they_take_memory(saved, monkeypatch, num_queries):
     options = yaml.safe_load((saved / "tinyvid.yaml").read_text())["connector"]
     edit(saved, connector=options | {"num_queries": num_queries})
@@ -193,9 +193,22 @@ def test_sizes_are_compared_before_they_take_memory(saved, monkeypatch, num_quer
     assert devices == ["meta"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"connector": {"name": "mlp", "depth": 10**9}}, "depth=1000000000 must be at most 100"),
+        ({"sampler": {"name": "uniform", "num_frames": 10**12}}, "num_frames=1000000000000 must be at most 1,000,000"),
+    ],
+)
+def test_a_manifest_that_would_keep_us_busy(saved, changes, message):
+    edit(saved, changes)
+    with pytest.raises(ConfigError, match=message):
+        Assistant.from_pretrained(saved, device="cpu")
+
+
 def test_a_connector_that_no_memory_holds(folder):
     config = compose([*tiny_overrides(folder), f"connector.num_queries={10**14}"])
-    with pytest.raises(ConfigError, match="connector 'group' cannot be built"):
+    with pytest.raises(ConfigError, match="num_queries=100000000000000 must be at most 1,000,000"):
         Assistant.from_config(config, device="cpu")
 
 

@@ -54,6 +54,19 @@ def test_what_a_checkpoint_fixes_is_refused(override):
     line.refuse_parts(allow=[key.partition(".")[0]])
 
 
+def test_an_interpolation_of_nothing_is_a_mistake_of_the_user():
+    line = CommandLine.parse(["template.system='${nope}'"])
+    with pytest.raises(ConfigError, match="template: Interpolation key 'nope' not found"):
+        line.checkpoint_groups(compose(line.overrides))
+
+
+def test_a_bare_word_is_refused_and_a_flag_keeps_its_value():
+    with pytest.raises(ConfigError, match="argument 'question' sets nothing; write key=value"):
+        CommandLine.parse(["sampler=fps", "question"], free_text=("question",))
+    line = CommandLine.parse(["--config-dir", "mine", "connector=own"])
+    assert (line.flags, line.overrides) == (["--config-dir", "mine"], ["connector=own"])
+
+
 def test_errors_of_tinyvid_end_in_a_line(capsys):
     with pytest.raises(SystemExit) as end, readable_errors():
         raise DataError("rows.jsonl:3: what is wrong")

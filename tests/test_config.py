@@ -28,6 +28,14 @@ def test_model_preset_beats_defaults_and_experiment_beats_both():
     assert (config.sampler.name, config.sampler.num_frames) == ("uniform", 8)
 
 
+@pytest.mark.parametrize("program", ["train", "estimate", "check_data"])
+def test_what_an_experiment_sets_beats_what_a_program_takes_by_default(program):
+    config = compose(["experiment=qlora_12gb"], config=program)
+    assert (config.quant, config.dtype, config.recipe.optimizer) == ("nf4", "bfloat16", "paged_adamw_8bit")
+    assert compose(["experiment=qlora_12gb", "quant=int8"], config=program).quant == "int8"
+    assert compose(["experiment=lora_24gb"], config=program).dtype == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -151,8 +151,26 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is asked for"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_status_2(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_a_mistake_ends_in_one_line_and_status_2(arguments, message, monkeypatch, capsys):
+    """In this process, because starting one takes longer than the mistake."""
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        load_script().main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_on_the_terminal():
+    done = run("question=Q", f"ckpt={CKPT}", "device=cuda:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("ConfigError: device='cuda:9' is asked for")
     assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_about_the_video_does_not_wait_for_the_model(monkeypatch, capsys):
+    script = load_script()
+    monkeypatch.setattr(script, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(sys, "argv", ["eval.py", "question=Q", f"ckpt={CKPT}", f"video={CLIP}", "start=100"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "VideoError: " in capsys.readouterr().err

@@ -147,3 +147,35 @@ def test_quantised_llm_learns_and_answers(folder, quant):
     assistant.model(assistant.processor.collate(mixed(assistant))).loss.backward()
     assert all(p.grad is not None for p in assistant.model.connector.parameters())
     assert isinstance(assistant.answer([sample("Q?")], max_new_tokens=4)[0], str)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_a_checkpointed_llm_keeps_less_also_where_it_is_frozen(folder, frozen):
+    """A connector learns through a frozen LLM, whose activations are as many as if it trained."""
+    assistant = make(folder, connector="mlp")
+    model = assistant.model
+    model.llm.requires_grad_(not frozen)
+    batch = assistant.processor.collate(mixed(assistant))
+
+    def step():
+        kept = 0
+
+        def count(tensor):
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        model.zero_grad()
+        model.train()
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model(batch).loss
+        loss.backward()
+        return kept, [p.grad for p in model.connector.parameters()]
+
+    kept, gradients = step()
+    model.llm.activation_checkpointing_enable()
+    less, again = step()
+    assert less < kept / 2
+    torch.testing.assert_close(again, gradients)
+    modules = [m for m in model.llm.modules() if isinstance(m, torch.nn.Dropout)]
+    assert not any(m.training for m in modules if frozen)

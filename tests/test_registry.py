@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from tinyvid import ConfigError
+from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.registry import Registry
-from tinyvid.types import PositiveFloat, PositiveInt
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_check_fills_in_defaults(registry):
         ({"name": "group", "num_queries": True}, "num_queries=True must be a number"),
         ({"name": "group", "num_queries": None}, "not Optional"),
         ({"name": "group", "num_queries": 0}, "num_queries=0 must be at least 1"),
+        ({"name": "group", "num_queries": 10**9}, "num_queries=1000000000 must be at most 1,000,000"),
         ({"name": "group", "rate": -1.0}, "rate=-1.0 must be at least"),
         ({"name": "group", "mode": "fasst"}, r"mode='fasst' is not allowed. Did you mean 'fast'\?"),
         ({"name": "group", "names": "x"}, "gadget.names='x'"),

@@ -494,6 +494,22 @@ def test_open_clip_refuses_a_damaged_configuration(tmp_path):
         build("open_clip", folder)
 
 
+@pytest.mark.parametrize("name", ["siglip", "timm", "open_clip"])
+def test_a_configuration_of_endless_layers_is_refused_at_once(name, tmp_path):
+    folder = TOWERS[name](tmp_path / "tower")
+    file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
+    settings = json.loads(file.read_text())
+    if name == "siglip":
+        settings["num_hidden_layers"] = 10**9
+    elif name == "timm":
+        settings["model_args"] = {"depth": 10**9}
+    else:
+        settings["model_cfg"]["vision_cfg"]["layers"] = 10**9
+    file.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"=1e\+09, and no model has more than 1000 layers"):
+        build(name, folder)
+
+
 # --- options and presets ----------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from tinyvid.adapters import is_adapted
+from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.errors import ConfigError
 from tinyvid.model import VideoLLM
-from tinyvid.types import PositiveFloat, PositiveInt
 
 PARTS = ("llm", "vision_tower", "connector")
 LAYER = re.compile(r"\.(?:layers|blocks|resblocks)\.(\d+)\.")

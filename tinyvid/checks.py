@@ -126,11 +126,10 @@ class RowChecks:
     def _checked(self, number: int, message: Message, found: list[tuple[str, str]]) -> Message:
         """Note the control tokens of a text, and return the message without them."""
         text = message.text
-        for token in sorted(self.processor.control_tokens):
-            if token in message.text:
-                place = f"message {number} ({message.role}) contains the control token {token!r}"
-                found.append(("control_token", f"{place} at character {message.text.index(token)}; remove it"))
-                text = text.replace(token, "")
+        for token, place in self.processor.find_control_tokens(message.text):
+            at = f"message {number} ({message.role}) contains the control token {token!r} at character {place}"
+            found.append(("control_token", f"{at}; remove it"))
+            text = (text if token in text else self.processor.fold(text)).replace(token, "")
         return replace(message, text=text)
 
     def _open(self, video: Video) -> tuple[str, str] | None:

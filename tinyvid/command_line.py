@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.config import CONF_DIR, compose
 from tinyvid.errors import ConfigError, TinyvidError
@@ -39,15 +40,22 @@ class CommandLine:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], *, free_text: Sequence[str] = ()) -> "CommandLine":
-        """Split ``arguments``; whatever has no ``=`` belongs to the flags.
+        """Split ``arguments``; whatever has no ``=`` is a flag, or the value of the flag before it.
 
         Args:
             arguments: Without the program's name.
             free_text: Keys whose values Hydra must not see.
+
+        Raises:
+            ConfigError: A word is neither.
         """
         line = cls()
+        previous = ""
         for argument in arguments:
             key, equals, value = argument.partition("=")
+            if not equals and not argument.startswith(("-", "~")) and not previous.startswith("-"):
+                raise ConfigError(f"argument {argument!r} sets nothing; write key=value (--help lists the keys)")
+            previous = argument
             if equals and key in free_text:
                 line.text[key] = value
             elif equals and not argument.startswith("-"):
@@ -76,7 +84,7 @@ class CommandLine:
         """
         self.refuse_parts(allow=allow)
         if self.chosen("experiment"):
-            return {group: OmegaConf.to_container(config[group], resolve=True) for group in CHANGEABLE}
+            return {group: _resolved(config, group) for group in CHANGEABLE}
         return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)}
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
@@ -92,7 +100,7 @@ class CommandLine:
 
     def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
         chosen = self.chosen(group)
-        values: Any = OmegaConf.to_container(config[group], resolve=True)
+        values = _resolved(config, group)
         if group in chosen:
             return values
         return {key.partition(".")[2]: values[key.partition(".")[2]] for key in chosen}
@@ -106,7 +114,8 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
         config: Name of the primary configuration in ``conf/``.
         free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
     """
-    line = CommandLine.parse(sys.argv[1:], free_text=free_text)
+    with readable_errors():
+        line = CommandLine.parse(sys.argv[1:], free_text=free_text)
 
     @wraps(task)  # Hydra names the job after the program that defines the task
     def run(composed: DictConfig) -> None:
@@ -118,6 +127,13 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
             compose(line.overrides, config=config)  # for its messages, which name the nearest key
     sys.argv[1:] = line.overrides + line.flags
     hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
+
+
+def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(config[group], resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

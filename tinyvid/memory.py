@@ -79,7 +79,6 @@ def activation_bytes(
     kept = [rows * _layer_bytes(layer, dtype.itemsize) for layer in layers]
     inputs = rows * llm.get_input_embeddings().weight.shape[1] * dtype.itemsize  # of one layer
     widest = max(kept, default=0)
-    checkpointing = checkpointing and _trains(llm)  # a frozen LLM is in eval mode, where transformers keeps everything
     # The layer whose backward pass runs also holds gradients of what it kept: as much again.
     of_llm = len(layers) * inputs + 2 * widest if checkpointing else sum(kept) + widest
     return of_llm + batch_size * _encoder_bytes(model, frames, dtype)

@@ -161,6 +161,12 @@ class VideoLLM(nn.Module):
         for part in (self.llm, self.vision_tower, self.connector):
             if not any(p.requires_grad for p in part.parameters()):
                 part.eval()
+        if mode:
+            for layer in self.llm.modules():
+                # transformers recomputes activations in training mode only. The gradient of a connector passes through
+                # a frozen LLM, too. The layer's own flag suffices; what it consists of, such as dropout, stays in eval.
+                if getattr(layer, "gradient_checkpointing", False):
+                    layer.training = True
         return self
 
     @torch.inference_mode()

@@ -201,19 +201,24 @@ class Processor:
         first = self.tokenizer("a").input_ids[:1]
         return first if first and first[0] == self.tokenizer.bos_token_id else []
 
-    def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
-        # A tokenizer that folds look-alikes, as NFKC does, would make a control token of them.
+    def fold(self, text: str) -> str:
+        """Return a text as the tokenizer sees it: NFKC, say, makes a control token of a look-alike."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        fold = backend.normalizer.normalize_str if backend is not None and backend.normalizer else str
+        return backend.normalizer.normalize_str(text) if backend is not None and backend.normalizer else text
+
+    def find_control_tokens(self, text: str) -> list[tuple[str, int]]:
+        """Return the control tokens that a text would be read to contain, each with the character where it begins."""
+        folded = self.fold(text)
+        places = {token: text.find(token) if token in text else folded.find(token) for token in self.control_tokens}
+        return sorted((token, place) for token, place in places.items() if place >= 0)
+
+    def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
         for number, message in enumerate(messages):
-            folded = fold(message.text)
-            for token in sorted(self.control_tokens):
-                text = message.text if token in message.text else folded
-                if token in text:
-                    raise DataError(
-                        f"message {number} ({message.role}) contains the control token {token!r} at character "
-                        f"{text.index(token)}, which would be read as an instruction; remove it"
-                    )
+            for token, place in self.find_control_tokens(message.text):
+                raise DataError(
+                    f"message {number} ({message.role}) contains the control token {token!r} at character {place}, "
+                    "which would be read as an instruction; remove it"
+                )
 
     def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:
         """Raise ``DataError`` when a sequence does not fit ``max_length``.

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tinyvid.bounds import AtLeast, AtMost
 from tinyvid.errors import ConfigError, PluginError, suggest
-from tinyvid.types import AtLeast
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _check_value(value: Any, hint: Any, *, where: str) -> None:
-    """Check what OmegaConf does not: membership of a ``Literal`` and lower bounds."""
+    """Check what OmegaConf does not: membership of a ``Literal`` and bounds."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         allowed = typing.get_args(hint)
@@ -235,6 +235,8 @@ def _check_value(value: Any, hint: Any, *, where: str) -> None:
         for bound in bounds:
             if isinstance(bound, AtLeast) and value is not None and value < bound.minimum:
                 raise ConfigError(f"{where} must be at least {bound.minimum:g}")
+            if isinstance(bound, AtMost) and value is not None and value > bound.maximum:
+                raise ConfigError(f"{where} must be at most {bound.maximum:,.0f}")
         _check_value(value, inner, where=where)
     elif origin in (typing.Union, types.UnionType) and value is not None:
         for member in typing.get_args(hint):

@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.errors import ConfigError
 from tinyvid.registry import SAMPLERS
-from tinyvid.types import PositiveFloat, PositiveInt, VideoMeta
+from tinyvid.types import VideoMeta
 
 
 @SAMPLERS.register("uniform")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,17 +21,6 @@ from tinyvid.errors import DataError, VideoError
 Role = Literal["system", "user", "assistant"]
 VideoSource = str | Path | np.ndarray
 IGNORE_INDEX = -100  # label value that the cross-entropy skips, as in torch and transformers
-
-
-@dataclass(frozen=True, slots=True)
-class AtLeast:
-    """Lower bound of a number in an option's type, checked before anything is built."""
-
-    minimum: float
-
-
-PositiveInt = Annotated[int, AtLeast(1)]
-PositiveFloat = Annotated[float, AtLeast(1e-9)]
 
 
 # --- what a user gives ------------------------------------------------------------------------------------------

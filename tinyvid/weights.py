@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
 
+MAX_LAYERS = 1000  # of any part; a stranger's configuration must not keep us building layers for ever
+
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a folder in the layout of transformers: one file, or shards with an index.
@@ -159,6 +161,32 @@ def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwarg
         reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         hint = "" if Path(where).exists() else "; it is no local directory, and the hub could not give it"
         raise CheckpointError(f"the {part} in {where!r} cannot be loaded{hint}: {reason}") from error
+
+
+def read_config(part: str, where: str, *, revision: str | None = None) -> dict[str, Any]:
+    """Return the ``config.json`` of a directory or hub id in the layout of transformers, nothing built from it yet.
+
+    Raises:
+        CheckpointError: It cannot be found or read, or states more layers than any model has.
+    """
+    from transformers import PretrainedConfig  # heavy: only when a model is loaded
+
+    stored, _ = explain(part, where, PretrainedConfig.get_config_dict, where, revision=revision)
+    refuse_endless(part, where, stored)
+    return stored
+
+
+def refuse_endless(part: str, where: object, settings: Any) -> None:
+    """Raise ``CheckpointError`` when a configuration states more than ``MAX_LAYERS`` layers, at any depth."""
+    if not isinstance(settings, Mapping):
+        return
+    for key, value in settings.items():
+        counts = ("layer" in str(key) or "depth" in str(key)) and isinstance(value, int | float)
+        if counts and value > MAX_LAYERS:
+            raise CheckpointError(
+                f"the {part} in {str(where)!r} states {key}={value:g}, and no model has more than {MAX_LAYERS} layers"
+            )
+        refuse_endless(part, where, value)
 
 
 def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unexpected: Collection[str]) -> None:

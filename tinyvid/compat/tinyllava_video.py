@@ -22,7 +22,7 @@ from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.llms.loading import from_weights, load_tokenizer
 from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.weights import explain, few, load_pretrained, read_tensors, read_weights
+from tinyvid.weights import explain, few, load_pretrained, read_tensors, read_weights, refuse_endless
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ def _section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
-    if type(value) is not int or value < 1:
-        raise CheckpointError(f"config.json: {key}={value!r:.80} must be a whole number of at least 1")
+    if type(value) is not int or not 1 <= value <= 10**6:
+        raise CheckpointError(f"config.json: {key}={value!r:.80} must be a whole number of at least 1, at most 10^6")
     return value
 
 
@@ -175,6 +175,7 @@ def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
 
     # The weights are plain tensors; how a training run quantised them in memory is no matter of theirs.
     text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
+    refuse_endless("llm", path, text)
     return explain("llm", str(path), partial(AutoConfig.for_model, **text))
 
 
@@ -188,6 +189,7 @@ def _vision_tower(
     kind = vision.pop("model_type", "siglip_vision_model")
     if kind != "siglip_vision_model":
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
+    refuse_endless("vision_tower", path, vision)
     settings = explain("vision_tower", str(path), partial(SiglipVisionConfig, **vision))
     model = load_pretrained("vision_tower", str(path), SiglipVisionModel, config=settings, state_dict=weights)
     return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])

@@ -5,10 +5,11 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinyvid.bounds import NumLayers, PositiveInt
 from tinyvid.connectors.blocks import init_linear
 from tinyvid.errors import ConfigError
 from tinyvid.registry import CONNECTORS
-from tinyvid.types import FeatureSpec, PositiveInt, TokenBudget
+from tinyvid.types import FeatureSpec, TokenBudget
 
 
 @CONNECTORS.register("mlp")
@@ -29,7 +30,7 @@ class MLP(nn.Module):
 
     reads_question = False
 
-    def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: PositiveInt = 2, pool: PositiveInt = 1) -> None:
+    def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: NumLayers = 2, pool: PositiveInt = 1) -> None:
         super().__init__()
         if pool > 1:
             _check_pool(features, pool)

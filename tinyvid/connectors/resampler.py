@@ -7,10 +7,11 @@ Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names equal t
 import torch
 from torch import Tensor, nn
 
+from tinyvid.bounds import NumLayers, PositiveInt
 from tinyvid.connectors.blocks import Sinusoids, init_linear, perceiver_layers, refine
 from tinyvid.errors import ConfigError
 from tinyvid.registry import CONNECTORS
-from tinyvid.types import FeatureSpec, PositiveInt, TokenBudget
+from tinyvid.types import FeatureSpec, TokenBudget
 
 
 @CONNECTORS.register("naive")
@@ -27,7 +28,7 @@ class NaiveResampler(nn.Module):
     reads_question = False
 
     def __init__(
-        self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: PositiveInt = 3
+        self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: NumLayers = 3
     ) -> None:
         super().__init__()
         self.budget = TokenBudget(fixed=num_queries)
@@ -81,7 +82,7 @@ class GroupResampler(nn.Module):
         llm_dim: int,
         num_queries: PositiveInt = 512,
         num_groups: PositiveInt = 16,
-        depth: PositiveInt = 3,
+        depth: NumLayers = 3,
     ) -> None:
         super().__init__()
         if num_queries % num_groups:

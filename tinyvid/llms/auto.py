@@ -2,10 +2,10 @@
 
 import torch
 
+from tinyvid.bounds import PositiveInt
 from tinyvid.llms.loading import Attention, load
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import LLMS
-from tinyvid.types import PositiveInt
 
 
 @LLMS.register("auto")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinyvid.errors import ConfigError, suggest
 from tinyvid.protocols import LanguageModel
-from tinyvid.weights import explain, load_pretrained
+from tinyvid.weights import explain, load_pretrained, read_config
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 NO_CODE = {"trust_remote_code": False}  # left unsaid, transformers would ask on the terminal, and wait
@@ -50,6 +50,7 @@ def load(
     """
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
+    read_config("llm", path, revision=revision)
     config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision, **NO_CODE)
     if model_type is not None and config.model_type != model_type:
         raise ConfigError(

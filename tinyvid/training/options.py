@@ -9,8 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from tinyvid.adapt import PARTS, PartOptions
+from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.registry import check_options
-from tinyvid.types import PositiveFloat, PositiveInt
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 

@@ -1,7 +1,7 @@
 """The default reader: decord where its wheel can be imported, PyAV elsewhere."""
 
+from tinyvid.bounds import PositiveInt
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.types import PositiveInt
 from tinyvid.video_readers.decord import DecordReader, import_decord
 from tinyvid.video_readers.pyav import PyAVReader
 

@@ -17,9 +17,10 @@ from types import ModuleType
 
 import numpy as np
 
+from tinyvid.bounds import PositiveInt
 from tinyvid.errors import ConfigError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.types import Clip, PositiveInt, VideoMeta
+from tinyvid.types import Clip, VideoMeta
 from tinyvid.video_readers.index import FrameIndex, check_indices, index_of
 from tinyvid.video_readers.pyav import PyAVReader
 

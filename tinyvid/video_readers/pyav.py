@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyvid.bounds import PositiveInt
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.types import Clip, PositiveInt, VideoMeta
+from tinyvid.types import Clip, VideoMeta
 from tinyvid.video_readers.index import LOCAL_ONLY, FrameIndex, check_indices, index_of
 
 SEEK_SAVES = 8  # frames; decoding fewer than this is cheaper than a seek

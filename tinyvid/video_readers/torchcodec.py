@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyvid.bounds import PositiveInt
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.types import Clip, PositiveInt, VideoMeta
+from tinyvid.types import Clip, VideoMeta
 from tinyvid.video_readers.index import FrameIndex, check_indices, index_of
 
 

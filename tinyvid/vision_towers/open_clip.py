@@ -13,7 +13,7 @@ from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 from tinyvid.vision_towers.metadata import Resize, blocks_to_run, resized, square
-from tinyvid.weights import explain, load_strict, read_tensors, without_weights
+from tinyvid.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -126,6 +126,7 @@ def _read_config(file: Path) -> dict[str, Any]:
         config["model_cfg"]["vision_cfg"]["timm_model_pretrained"] = False  # the weights lie beside the file
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no configuration of open_clip: {error!r}") from error
+    refuse_endless("vision_tower", file, config)
     return config
 
 

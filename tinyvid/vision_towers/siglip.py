@@ -13,7 +13,7 @@ from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 from tinyvid.vision_towers.metadata import Resize, blocks_to_run, resized
-from tinyvid.weights import explain, load_pretrained
+from tinyvid.weights import load_pretrained, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,9 @@ def siglip(
         ConfigError: ``path`` is no SigLIP, or ``layer`` is out of range.
         CheckpointError: The path cannot be reached, or its weights do not fit.
     """
-    from transformers import (
-        PretrainedConfig,
-        SiglipVisionConfig,
-        SiglipVisionModel,
-    )  # heavy: only when a tower is loaded
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # heavy: only when a tower is loaded
 
-    stored, _ = explain("vision_tower", path, PretrainedConfig.get_config_dict, path, revision=revision)
+    stored = read_config("vision_tower", path, revision=revision)
     if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
         raise ConfigError(
             f"vision_tower.path={path!r} holds a model of type {stored.get('model_type')!r}, which is no SigLIP; "

@@ -1,6 +1,8 @@
 """Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT and whatever else returns patch tokens."""
 
 import difflib
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 from tinyvid.vision_towers.metadata import Resize, blocks_to_run, resized, square
-from tinyvid.weights import explain, load_strict, read_weights, without_weights
+from tinyvid.weights import explain, load_strict, read_weights, refuse_endless, without_weights
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
@@ -89,6 +91,8 @@ def _source(path: str, revision: str | None) -> str:
     """Return the name under which timm creates what ``path`` means."""
     folder = Path(path.removeprefix(_LOCAL))
     if folder.is_dir():
+        with suppress(OSError, ValueError):  # timm itself says what is wrong with the file
+            refuse_endless("vision_tower", path, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         return f"{_LOCAL}{folder}"
     if path.startswith(_HUB):
         return f"{path}@{revision}" if revision else path

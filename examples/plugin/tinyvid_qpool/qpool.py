@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tinyvid.types import FeatureSpec, PositiveInt, TokenBudget
+from tinyvid.bounds import PositiveInt
+from tinyvid.types import FeatureSpec, TokenBudget
 
 
 class QueryPool(nn.Module):
