@@ -35,29 +35,10 @@ from typing import Any
 
 FRAMES, VIDEO_TOKENS, TEXT_TOKENS, LABELS = 16, 512, 150, 60
 WARM_UP = 3  # steps
-SIZES: dict[str, Any] = {
+QWEN, SIGLIP = "Qwen/Qwen2.5-3B", "google/siglip-so400m-patch14-384"
+CONNECTOR = {"name": "group", "num_queries": VIDEO_TOKENS, "num_groups": 16, "depth": 3}
+TINY: dict[str, dict[str, int]] = {
     "llm": {
-        "vocab_size": 151_936,
-        "hidden_size": 2048,
-        "intermediate_size": 11_008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32_768,
-    },
-    "tower": {
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 384,
-        "patch_size": 14,
-    },
-    "connector": {"name": "group", "num_queries": VIDEO_TOKENS, "num_groups": 16, "depth": 3},
-}
-TINY: dict[str, Any] = {
-    "llm": SIZES["llm"]
-    | {
         "vocab_size": 512,
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -72,7 +53,7 @@ TINY: dict[str, Any] = {
         "image_size": 56,
         "patch_size": 14,
     },
-    "connector": SIZES["connector"] | {"depth": 1},
+    "connector": {"depth": 1},
 }
 METHODS = {"lora": ("none", 32), "qlora": ("nf4", 16)}  # weights of the LLM, rank
 PEAKS = {  # dense bfloat16 with float32 sums, TFLOP/s, from the data sheets; the first name that fits counts
@@ -152,7 +133,7 @@ def line(row: dict[str, Any]) -> str:
 
 def measure(arguments: argparse.Namespace, device: str, peak_tflops: float | None) -> Iterator[dict[str, Any]]:
     """Build each method's model once, and yield a row for every card, batch and source of features."""
-    sizes = TINY if arguments.tiny else SIZES
+    sizes = model_sizes(tiny=arguments.tiny)
     for method in arguments.methods:
         cap(max(arguments.caps))
         model, parts = build(method, sizes, device)
@@ -223,10 +204,18 @@ def context_bytes() -> int:
 # --- the model --------------------------------------------------------------------------------------------------
 
 
+def model_sizes(*, tiny: bool) -> dict[str, dict[str, Any]]:
+    """Return the configurations of the parts, as their hub repositories publish them."""
+    from tinyvid.skeleton import KNOWN
+
+    sizes = {"llm": KNOWN[QWEN] | {"max_position_embeddings": 32_768}, "tower": KNOWN[SIGLIP], "connector": CONNECTOR}
+    return {part: values | (TINY[part] if tiny else {}) for part, values in sizes.items()}
+
+
 def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
     """Return a model with adapters, ready to train, and how its parts train."""
     import torch
-    from transformers import Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+    from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
     import tinyvid.connectors  # noqa: F401 - fills the registry
     from tinyvid.adapt import PARTS, PartOptions, PeftOptions, apply
@@ -241,7 +230,7 @@ def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
     with torch.device(device):
         tower = SiglipTower(SiglipVisionModel(seen).to(torch.bfloat16), default_image_spec(seen)).eval()
         connector = CONNECTORS.build(sizes["connector"], features=tower.features, llm_dim=sizes["llm"]["hidden_size"])
-    config = Qwen2Config(**sizes["llm"], tie_word_embeddings=True)
+    config = AutoConfig.for_model(**sizes["llm"])
     llm = from_weights(
         config,
         path="random weights",
