@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import tinyvid.worlds  # noqa: F401 - its data sets register themselves
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.parsing import RowError, is_number, to_sample
 from tinyvid.registry import DATASETS

@@ -1,0 +1,61 @@
+"""Write clips of moving shapes with questions: ``python recipes/make_world.py --help``.
+
+The set holds real video files, ``rows.jsonl`` for ``data=jsonl``, ``scenes.jsonl`` with all that is known about each
+clip, and ``manifest.json`` with the options and counts. What the world is like is in docs/shapes.md.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tinyvid.bounds import PositiveInt
+from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.errors import ConfigError
+from tinyvid.registry import check_options
+from tinyvid.worlds.shapes import SetOptions, write_set
+
+FREE_TEXT = ("out",)
+
+
+def main(config: DictConfig, line: CommandLine) -> None:
+    """Write the set that the command line describes, and say what is in it."""
+    settings: Any = OmegaConf.to_container(config)
+    settings |= line.text
+    out = Path(settings.pop("out")).expanduser()
+    if str(out) in ("???", ".", ""):
+        raise ConfigError("out is missing; give the folder to write, as in out=sets/train")
+    writing = {key: settings.pop(key) for key in ("clips", "crf", "codecs", "workers")}
+    writing = check_options(file_options, writing, key="make_world")
+    options = SetOptions(**check_options(SetOptions, settings, key="make_world"))
+    progress = Console(stderr=True)
+
+    def show(clips: Iterable[Any]) -> Iterable[Any]:
+        return track(clips, "writing", total=writing["clips"], console=progress, transient=True)
+
+    report(write_set(options, out, **writing, track=show), out)
+
+
+def file_options(*, clips: PositiveInt, crf: list[int], codecs: list[str], workers: int) -> None:
+    """The options of ``write_set``, for their types."""
+
+
+def report(manifest: dict[str, Any], out: Path) -> None:
+    """Print the counts of a set."""
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    counts = manifest["counts"]
+    table = Table("family", "questions", "formats")
+    for family, formats in counts["families"].items():
+        told = ", ".join(f"{form} {count:,}" for form, count in formats.items())
+        table.add_row(family, f"{sum(formats.values()):,}", told)
+    console.print(table)
+    console.print(f"{counts['clips']:,} clips and {counts['rows']:,} rows are in {out}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    run_hydra(main, config="make_world", free_text=FREE_TEXT)

@@ -1,0 +1,72 @@
+"""Coloured shapes that move: scenes as functions of time, frames of any rate and size, and questions with answers.
+
+``sample_scene(rng)`` draws a ``Scene``; ``render(scene, num_frames=16)`` draws its frames; ``ask(scene, rng, num=8)``
+asks about it. ``Scene.state(t)`` and ``Scene.track(times)`` say where everything is, ``Scene.events`` what happens,
+``boxes`` where shapes are in pixels. ``write_set`` writes real video files with rows for ``data=jsonl``; the data set
+``shapes`` renders clips when they are asked for. docs/shapes.md describes the world for those who draw it otherwise.
+"""
+
+from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
+from tinyvid.worlds.shapes.dataset import ShapesDataset
+from tinyvid.worlds.shapes.encoding import encode
+from tinyvid.worlds.shapes.palette import COLOURS, EXTRA_COLOURS, HELD_OUT, KINDS, MOTIONS, RGB
+from tinyvid.worlds.shapes.questions import (
+    DEFAULT_FAMILIES,
+    EXTRA_FAMILIES,
+    FAMILIES,
+    FORMATS,
+    Question,
+    ask,
+)
+from tinyvid.worlds.shapes.records import scene_from_dict, scene_to_dict
+from tinyvid.worlds.shapes.rendering import boxes, render, render_at
+from tinyvid.worlds.shapes.sampling import sample_scene
+from tinyvid.worlds.shapes.scene import (
+    Background,
+    Event,
+    Scene,
+    ShapeState,
+    Shot,
+    Tracks,
+    frame_times,
+    sampled_times,
+)
+from tinyvid.worlds.shapes.shape import Phase, Shape
+from tinyvid.worlds.shapes.writing import write_set
+
+__all__ = [
+    "COLOURS",
+    "DEFAULT_FAMILIES",
+    "EXTRA_COLOURS",
+    "EXTRA_FAMILIES",
+    "FAMILIES",
+    "FORMATS",
+    "HELD_OUT",
+    "KINDS",
+    "MOTIONS",
+    "RGB",
+    "Background",
+    "ClipPlan",
+    "Event",
+    "Phase",
+    "Question",
+    "Scene",
+    "SetOptions",
+    "Shape",
+    "ShapeState",
+    "ShapesDataset",
+    "Shot",
+    "Tracks",
+    "ask",
+    "boxes",
+    "encode",
+    "frame_times",
+    "plan_clip",
+    "render",
+    "render_at",
+    "sample_scene",
+    "sampled_times",
+    "scene_from_dict",
+    "scene_to_dict",
+    "write_set",
+]

@@ -1,0 +1,204 @@
+"""From a number to a clip: the scene, the file that shows it and its questions follow from the seed and the number."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tinyvid.bounds import PositiveInt
+from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.worlds.shapes.palette import COLOURS, HELD_OUT
+from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, Question, ask
+from tinyvid.worlds.shapes.rendering import MIN_SIDE
+from tinyvid.worlds.shapes.sampling import sample_scene
+from tinyvid.worlds.shapes.scene import Scene, sampled_times
+
+SPLITS = ("train", "iid", "unseen")
+SCENES = 40  # that are drawn at most until one has all the questions wanted
+MIN_FRAMES = 8  # of a clip: fewer show no bounce and no order
+MAX_SIDE, MAX_FRAMES = 4096, 100_000  # of a clip: more is a mistake
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    """What the clips of a set are like. Where a list is given, each clip draws from it; repeat a value to favour it.
+
+    Attributes:
+        seed: Decides everything, together with ``split`` and the number of a clip.
+        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (clips with a held-out pair of colour and
+            shape, from other numbers still).
+        hold_out: Leave the four held-out pairs out of ``train`` and ``iid``, so that ``unseen`` is new to a model.
+        questions: Of each clip.
+        families: Of questions; ``null`` for all but those that are kept for skills of one's own.
+        formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; ``null`` for all.
+        num_shapes: In each clip; ``null`` draws 1 to 4.
+        min_events: Shapes that appear, disappear or change colour in each clip, at least.
+        colours: To draw from; ``null`` for the usual seven.
+        require_motion: A motion that one shape of each clip has; ``null`` for none.
+        bounces: Fewest and most bounces of a bouncing shape.
+        cuts: Share of clips with a cut to another background and view.
+        pans: Share of clips in which the camera travels.
+        sizes: Pixels, as ``WIDTHxHEIGHT``, even numbers.
+        fps: Frames per second.
+        seconds: Length.
+        frames: Frames that a model samples; questions about frames count these.
+    """
+
+    seed: int = 0
+    split: Literal["train", "iid", "unseen"] = "train"
+    hold_out: bool = False
+    questions: PositiveInt = 8
+    families: list[str] | None = None
+    formats: list[str] | None = None
+    num_shapes: PositiveInt | None = None
+    min_events: int = 0
+    colours: list[str] | None = None
+    require_motion: str | None = None
+    bounces: list[int] = (2, 4)  # type: ignore[assignment]
+    cuts: float = 0.0
+    pans: float = 0.0
+    sizes: list[str] = ("64x64", "64x64", "96x96", "128x128", "96x72", "128x72")  # type: ignore[assignment]
+    fps: list[float] = (8.0, 10.0, 12.0)  # type: ignore[assignment]
+    seconds: list[float] = (2.0, 3.0, 4.0, 6.0)  # type: ignore[assignment]
+    frames: PositiveInt = 16
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked before a scene is drawn.
+
+        Raises:
+            ConfigError: No clip can be like that.
+        """
+        if self.split not in SPLITS:
+            raise ConfigError(f"split={self.split!r} is unknown. {suggest(str(self.split), SPLITS)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must be at least 0")
+        if len(self.bounces) != 2:
+            raise ConfigError(f"bounces={list(self.bounces)} must be two numbers, the fewest and the most")
+        if self.split == "unseen" and self.colours and not {colour for colour, _ in HELD_OUT} & set(self.colours):
+            raise ConfigError("split=unseen needs one of the colours red, blue, yellow and cyan among colours")
+        self._check_files()
+        self.draw_scene(np.random.default_rng(self.seed))  # an impossible scene is an error at once
+        self.ask(Scene(shapes=(), shots=()), np.random.default_rng(0), num=0, num_frames=MIN_FRAMES, fps=1.0)
+
+    def _check_files(self) -> None:
+        for name in ("cuts", "pans"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a share of the clips, from 0 to 1")
+        for name in ("sizes", "fps", "seconds"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; list at least one value")
+        for size in self.sizes:
+            parse_size(size)
+        for rate in self.fps:
+            for length in self.seconds:
+                _num_frames(rate, length)
+
+    def ask(self, scene: Scene, rng: np.random.Generator, *, num: int, num_frames: int, fps: float) -> list[Question]:
+        """Ask about a scene as clips of this set do, of ``num_frames`` frames at ``fps`` frames per second."""
+        return ask(
+            scene,
+            rng,
+            num=num,
+            families=DEFAULT_FAMILIES if self.families is None else self.families,
+            formats=FORMATS if self.formats is None else self.formats,
+            moments=sampled_times(num_frames, self.frames),
+            duration=round(num_frames / fps, 2),
+        )
+
+    def draw_scene(self, rng: np.random.Generator) -> Scene:
+        """Draw a scene of this kind. Errors as of ``sample_scene``."""
+        unseen = self.split == "unseen"
+        return sample_scene(
+            rng,
+            num_shapes=self.num_shapes,
+            min_events=self.min_events,
+            exclude=HELD_OUT if self.hold_out and not unseen else (),
+            require=HELD_OUT if unseen else (),
+            colours=self.colours or COLOURS,
+            require_motion=self.require_motion,
+            bounces=(self.bounces[0], self.bounces[1]),
+            cut=bool(rng.random() < self.cuts),
+            pan=bool(rng.random() < self.pans),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """A clip before a pixel is drawn.
+
+    Attributes:
+        index: Number of the clip in its set.
+        scene: What it shows.
+        width: Pixels.
+        height: Pixels.
+        fps: Frames per second.
+        num_frames: Frames.
+        questions: With their replies.
+        lot: From 0 to 1, for what else is drawn for a clip, such as its compression.
+    """
+
+    index: int
+    scene: Scene
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+    questions: tuple[Question, ...]
+    lot: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_frames / self.fps
+
+
+def plan_clip(options: SetOptions, index: int) -> ClipPlan:
+    """Return clip number ``index``; it depends on the options and the number only.
+
+    Raises:
+        DataError: No scene of this kind has as many questions as are wanted.
+    """
+    rng = np.random.default_rng([SPLITS.index(options.split), options.seed, index])
+    width, height = parse_size(options.sizes[rng.integers(len(options.sizes))])
+    fps = float(options.fps[rng.integers(len(options.fps))])
+    num_frames = _num_frames(fps, options.seconds[rng.integers(len(options.seconds))])
+    lot = float(rng.random())
+    most = 0
+    for _ in range(SCENES):
+        scene = options.draw_scene(rng)
+        questions = options.ask(scene, rng, num=options.questions, num_frames=num_frames, fps=fps)
+        if len(questions) == options.questions:
+            return ClipPlan(index, scene, width, height, fps, num_frames, tuple(questions), lot)
+        most = max(most, len(questions))
+    families = ", ".join(DEFAULT_FAMILIES if options.families is None else options.families)
+    raise DataError(
+        f"clip {index}: questions={options.questions} of the families {families} were found in none of {SCENES} "
+        f"scenes, at most {most}; ask for fewer, or allow more families and formats"
+    )
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Return width and height of ``WIDTHxHEIGHT``.
+
+    Raises:
+        ConfigError: It is not written like that, odd, or out of bounds.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(size))
+    sides = [int(side) for side in match.groups()] if match else []
+    if not sides or not all(MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in sides):
+        raise ConfigError(
+            f"sizes: {size!r} must be written as 128x72, in even numbers of pixels from {MIN_SIDE} to {MAX_SIDE}"
+        )
+    return sides[0], sides[1]
+
+
+def _num_frames(fps: float, seconds: float) -> int:
+    frames = round(fps * seconds) if fps > 0 and seconds > 0 and fps * seconds < 1e9 else 0
+    if not MIN_FRAMES <= frames <= MAX_FRAMES:
+        raise ConfigError(
+            f"fps={fps:g} and seconds={seconds:g} make {frames:,} frames; a clip needs {MIN_FRAMES} to {MAX_FRAMES:,}"
+        )
+    return frames

@@ -1,0 +1,106 @@
+"""The data set ``shapes``: clips that are drawn when they are asked for, and never written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tinyvid.bounds import PositiveInt
+from tinyvid.registry import DATASETS
+from tinyvid.types import Sample, Video
+from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
+from tinyvid.worlds.shapes.records import question_sample
+from tinyvid.worlds.shapes.rendering import render
+
+SIZES, FPS, SECONDS = ["64x64"], [8.0], [2.0, 3.0, 4.0, 6.0]
+ROW_SIZE = 100  # characters, about: what the rows say is not known before they are drawn
+
+
+@DATASETS.register("shapes")
+class ShapesDataset:
+    """Draw clips of moving shapes and ask about them, without a file: uncompressed frames, one question per row.
+
+    Args:
+        clips: How many.
+        questions: Of each clip; each is a row of its own.
+        seed: Decides everything, together with ``split`` and the number of a clip.
+        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (each with a held-out pair of colour and
+            shape).
+        hold_out: Leave the held-out pairs out of ``train`` and ``iid``.
+        families: Of questions; all but those that are kept for skills of one's own if null.
+        formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; all if null.
+        min_events: Shapes that appear, disappear or change colour in each clip, at least.
+        cuts: Share of clips with a cut.
+        pans: Share of clips in which the camera travels.
+        sizes: Pixels of the clips, as ``WIDTHxHEIGHT``; each clip has one of them.
+        fps: Frames per second; each clip has one of these.
+        seconds: Lengths; each clip has one of these.
+        frames: Frames that the model samples, for questions that count them.
+
+    Raises:
+        ConfigError: No clip can be like that.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a set can be like
+        self,
+        *,
+        clips: PositiveInt = 2000,
+        questions: PositiveInt = 8,
+        seed: int = 0,
+        split: Literal["train", "iid", "unseen"] = "train",
+        hold_out: bool = False,
+        families: list[str] | None = None,
+        formats: list[str] | None = None,
+        min_events: int = 0,
+        cuts: float = 0.0,
+        pans: float = 0.0,
+        sizes: list[str] = SIZES,
+        fps: list[float] = FPS,
+        seconds: list[float] = SECONDS,
+        frames: PositiveInt = 16,
+    ) -> None:
+        self.clips = clips
+        self.options = SetOptions(
+            seed=seed,
+            split=split,
+            hold_out=hold_out,
+            questions=questions,
+            families=families,
+            formats=formats,
+            min_events=min_events,
+            cuts=cuts,
+            pans=pans,
+            sizes=sizes,
+            fps=fps,
+            seconds=seconds,
+            frames=frames,
+        )
+
+    def __len__(self) -> int:
+        return self.clips * self.options.questions
+
+    def plan(self, index: int) -> ClipPlan:
+        """Return the clip of a row, for its scene."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return plan_clip(self.options, index // self.options.questions)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw the clip of a row, and return its question.
+
+        Raises:
+            DataError: No scene of this kind has as many questions as are wanted.
+        """
+        clip = self.plan(index)
+        frames = render(clip.scene, num_frames=clip.num_frames, width=clip.width, height=clip.height)
+        number = index % self.options.questions
+        options = self.options
+        video = Video(frames, fps=clip.fps)
+        return question_sample(clip, number, video, split=options.split, frames=options.frames)
+
+    def where(self, index: int) -> str:
+        """Return the place of a row, as ``shapes/train, seed 0:clip``."""
+        return f"shapes/{self.options.split}, seed {self.options.seed}:{index // self.options.questions}"
+
+    def size(self, index: int) -> int:
+        """Return the same for every row: its text is known only when it is drawn."""
+        return ROW_SIZE

@@ -1,0 +1,110 @@
+"""What a family of questions returns: things that can be asked, and claims that are true or false."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyvid.worlds.shapes.palette import COLOURS, RGB
+from tinyvid.worlds.shapes.scene import Scene
+from tinyvid.worlds.shapes.wording import name
+
+NEAR_SHARE = 0.6  # of the wrong claims take a wrong answer that is near
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a question can refer to.
+
+    Attributes:
+        scene: What is asked about.
+        rng: Chooses among ways to say the same, and among wrong answers.
+        moments: When the frames that a model sees are shown, (T,) from 0 to 1; questions about frames count them.
+        duration: Of the clip in seconds; ``None`` if it is not known.
+    """
+
+    scene: Scene
+    rng: np.random.Generator
+    moments: np.ndarray
+    duration: float | None = None
+
+    def the(self, index: int) -> str:
+        """Return a name of a shape with its article."""
+        return f"the {name(self.scene, index, self.rng)}"
+
+    @property
+    def palette(self) -> tuple[str, ...]:
+        """The colours that wrong answers are taken from: the usual ones, or all if the scene has another one."""
+        used = {colour for shape in self.scene.shapes for colour in shape.colours}
+        return COLOURS if used <= set(COLOURS) else tuple(RGB)
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """The colours in the scene."""
+        return tuple(dict.fromkeys(colour for shape in self.scene.shapes for colour in shape.colours))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with its answer.
+
+    Attributes:
+        text: The question.
+        answer: The right answer.
+        wrong: Every other answer that can be offered.
+        near: Those of ``wrong`` that something else in the clip suggests.
+        shapes: Numbers of the shapes it is about.
+        times: Moments that decide it, from 0 to 1.
+        listed: The question as it stands above options, where it differs.
+    """
+
+    text: str
+    answer: str
+    wrong: tuple[str, ...]
+    near: tuple[str, ...] = ()
+    shapes: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
+    listed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A question for yes or no.
+
+    Attributes:
+        text: The question.
+        truth: Whether the answer is yes.
+        word: What it claims; claims are drawn such that words are equally common.
+        shapes: As of ``Asked``.
+        times: As of ``Asked``.
+    """
+
+    text: str
+    truth: bool
+    word: str = ""
+    shapes: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
+
+
+def without(answer: str, choices: Iterable[str]) -> tuple[str, ...]:
+    """Return the choices but for the answer, each once."""
+    return tuple(choice for choice in dict.fromkeys(choices) if choice != answer)
+
+
+def claims_of(look: Look, asked: Sequence[Asked], say: Callable[[Asked, str], str]) -> list[Claim]:
+    """Turn each thing asked into a right claim and a wrong one.
+
+    Args:
+        look: Chooses the wrong answer.
+        asked: What is known.
+        say: Puts the claim that an answer is right into words.
+    """
+    claims = []
+    for item in asked:
+        pool = item.near if item.near and look.rng.random() < NEAR_SHARE else item.wrong
+        wrong = pool[look.rng.integers(len(pool))]
+        claims.append(Claim(say(item, item.answer), True, item.answer, item.shapes, item.times))
+        claims.append(Claim(say(item, wrong), False, wrong, item.shapes, item.times))
+    return claims

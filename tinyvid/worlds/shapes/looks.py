@@ -1,0 +1,195 @@
+"""Questions about what is there: colour, shape, count, existence, position."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyvid.worlds.shapes.facts import Asked, Claim, Look, claims_of, without
+from tinyvid.worlds.shapes.palette import KINDS, MAX_SHAPES
+from tinyvid.worlds.shapes.wording import colour_is_unique, kind_is_unique, with_article
+
+OFF_CENTRE = 0.08  # of the picture: nearer to a middle line, a corner is a matter of opinion
+ASIDE = 0.15  # of the picture: how far one shape must be from another to be left of it, or above
+WHEN = {"start": np.array([0.0, 1 / 16]), "end": np.array([15 / 16, 1.0])}  # what a start and an end cover
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+HARD_SHARE = 0.8  # of the pairs that are said to be there share their colour or their kind with one that is
+
+
+def colour(look: Look) -> list[Asked]:
+    """Ask for the colour of shapes that keep it, named by their kind."""
+    scene = look.scene
+    return [
+        Asked(
+            f"What color is the {shape.kind}?",
+            shape.colour,
+            without(shape.colour, look.palette),
+            without(shape.colour, look.colours),
+            (index,),
+        )
+        for index, shape in enumerate(scene.shapes)
+        if kind_is_unique(scene, index) and shape.recolour is None
+    ]
+
+
+def colour_claims(look: Look) -> list[Claim]:
+    """Claim colours of shapes."""
+    return claims_of(look, colour(look), lambda item, word: f"Is the {look.scene.shapes[item.shapes[0]].kind} {word}?")
+
+
+def shape(look: Look) -> list[Asked]:
+    """Ask for the kind of shapes that alone have their colour."""
+    kinds = tuple(shape.kind for shape in look.scene.shapes)
+    return [
+        Asked(
+            f"What shape is the {shape.colour} object?",
+            shape.kind,
+            without(shape.kind, KINDS),
+            without(shape.kind, kinds),
+            (index,),
+        )
+        for index, shape in enumerate(look.scene.shapes)
+        if colour_is_unique(look.scene, index)
+    ]
+
+
+def shape_claims(look: Look) -> list[Claim]:
+    """Claim kinds of shapes."""
+    shapes = look.scene.shapes
+    return claims_of(
+        look,
+        shape(look),
+        lambda item, word: f"Is the {shapes[item.shapes[0]].colour} object {with_article(word)}?",
+    )
+
+
+def count(look: Look) -> list[Asked]:
+    """Ask how many shapes there are: in all, at the start, at the end, of a kind, of a colour."""
+    return [
+        Asked(f"How many {what} are there{when}?", str(number), without(str(number), numbers))
+        for what, when, number, numbers in _counted(look)
+    ]
+
+
+def count_claims(look: Look) -> list[Claim]:
+    """Claim numbers: of all objects the right one and its neighbour, of kinds and colours one that some of them have.
+
+    A number of circles, say, is right for one kind and wrong for another of the same scene, so that a number alone
+    tells nothing.
+    """
+    claims = []
+    groups: dict[str, list[tuple[str, str, int]]] = {"kind": [], "colour": []}
+    for what, when, number, numbers in _counted(look):
+        if what != "objects":
+            groups["colour" if what.endswith("objects") else "kind"].append((what, when, number))
+            continue
+        near = [n for n in numbers if abs(int(n) - number) == 1]
+        for word, truth in ((str(number), True), (near[look.rng.integers(len(near))], False)):
+            claims.append(Claim(_exactly(int(word), what, when), truth, f"objects{when}"))
+    for group, things in groups.items():
+        counted = {number for _, _, number in things}
+        for number in counted if len(counted) > 1 else ():
+            for truth in (True, False):
+                fitting = [(what, when) for what, when, found in things if (found == number) is truth]
+                what, when = fitting[look.rng.integers(len(fitting))]
+                claims.append(Claim(_exactly(number, what, when), truth, f"{group} {number}"))
+    return claims
+
+
+def _exactly(number: int, what: str, when: str) -> str:
+    if number != 1:
+        return f"Are there exactly {number} {what}{when}?"
+    return f"Is there exactly 1 {'cross' if what == 'crosses' else what.removesuffix('s')}{when}?"
+
+
+def _counted(look: Look) -> list[tuple[str, str, int, list[str]]]:
+    """Return what can be counted, when, how many there are, and which numbers can be answered."""
+    scene = look.scene
+    some, any_number = [str(n) for n in range(1, MAX_SHAPES + 1)], [str(n) for n in range(MAX_SHAPES + 1)]
+    found = [("objects", " in the video", len(scene.shapes), some)]
+    for when, times in WHEN.items():
+        visible = scene.track(times).visible.sum(1)
+        found.append(("objects", f" at the {when}", int(visible[0]), any_number))
+    for kind in KINDS:
+        plural = "crosses" if kind == "cross" else f"{kind}s"
+        found.append((plural, " in the video", sum(shape.kind == kind for shape in scene.shapes), any_number))
+    changing = {colour for shape in scene.shapes if shape.recolour for colour in shape.colours}
+    for colour in look.palette:
+        if colour not in changing:
+            number = sum(shape.colour == colour for shape in scene.shapes)
+            found.append((f"{colour} objects", " in the video", number, any_number))
+    return found
+
+
+def existence(look: Look) -> list[Asked]:
+    """Ask which of several pairs of colour and kind is there; for options only."""
+    present, absent, similar = _pairs(look)
+    return [
+        Asked("Which of these is in the video?", with_article(pair), tuple(map(with_article, absent)),
+              tuple(map(with_article, similar)))
+        for pair in present
+    ]  # fmt: skip
+
+
+def existence_claims(look: Look) -> list[Claim]:
+    """Claim that a pair, a kind or a colour is there."""
+    present, absent, similar = _pairs(look)
+    pool = similar if similar and look.rng.random() < HARD_SHARE else absent
+    kinds = {shape.kind for shape in look.scene.shapes}
+    said = [(pair, True, "pair") for pair in present] + [(pool[look.rng.integers(len(pool))], False, "pair")]
+    said += [(kind, kind in kinds, "kind") for kind in KINDS]
+    said += [(f"{colour} object", colour in look.colours, "colour") for colour in look.palette]
+    return [Claim(f"Is there {with_article(what)} in the video?", truth, word) for what, truth, word in said]
+
+
+def _pairs(look: Look) -> tuple[list[str], list[str], list[str]]:
+    """Return the pairs that are there at some time, that never are, and those of them that share something."""
+    present = {f"{colour} {shape.kind}": None for shape in look.scene.shapes for colour in shape.colours}
+    kinds = {shape.kind for shape in look.scene.shapes}
+    absent = [(c, k) for c in look.palette for k in KINDS if f"{c} {k}" not in present]
+    similar = [f"{c} {k}" for c, k in absent if c in look.colours or k in kinds]
+    return list(present), [f"{c} {k}" for c, k in absent], similar
+
+
+def position(look: Look) -> list[Asked]:
+    """Ask for the corner in which a shape is at the start or at the end."""
+    asked = []
+    for when, times in WHEN.items():
+        tracks = look.scene.track(times)
+        for index in range(len(look.scene.shapes)):
+            offset = tracks.centre[:, index] - 0.5
+            same = (np.sign(offset[0]) == np.sign(offset[1])).all() and np.abs(offset).min() >= OFF_CENTRE
+            if not (tracks.visible[:, index].all() and same):
+                continue
+            corner = f"{'top' if offset[0, 1] < 0 else 'bottom'} {'left' if offset[0, 0] < 0 else 'right'}"
+            moment = (0.0 if when == "start" else 1.0,)
+            text = f"Where is {look.the(index)} at the {when}?"
+            asked.append(Asked(text, corner, without(corner, CORNERS), (), (index,), moment))
+    return asked
+
+
+def position_claims(look: Look) -> list[Claim]:
+    """Claim corners, and sides on which a shape has another."""
+
+    def say(item: Asked, word: str) -> str:
+        when = "start" if item.times == (0.0,) else "end"
+        return f"Is {look.the(item.shapes[0])} in the {word} at the {when}?"
+
+    claims = claims_of(look, position(look), say)
+    sides = (("left of", "right of"), ("above", "below"))
+    for when, times in WHEN.items():
+        tracks = look.scene.track(times)
+        seen = np.flatnonzero(tracks.visible.all(0))
+        for one in seen:
+            for other in seen:
+                gap = tracks.centre[:, one] - tracks.centre[:, other]
+                for axis, words in enumerate(sides):
+                    if one == other or gap[:, axis].min() * gap[:, axis].max() <= 0:
+                        continue
+                    if np.abs(gap[:, axis]).min() < ASIDE:
+                        continue
+                    word = words[look.rng.integers(2)]
+                    truth = bool(gap[0, axis] < 0) == (word == words[0])
+                    text = f"Is {look.the(int(one))} {word} {look.the(int(other))} at the {when}?"
+                    moment = (0.0 if when == "start" else 1.0,)
+                    claims.append(Claim(text, truth, "side", (int(one), int(other)), moment))
+    return claims

@@ -1,0 +1,204 @@
+"""Questions about a scene, balanced: the answer is drawn first, then a question that has it.
+
+Families and formats are chosen by weight among those that the scene allows. A "yes" and a "no" are equally likely,
+letters of options are uniform, and answers as uniform as the world permits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.worlds.shapes import captions, happenings, looks, moves
+from tinyvid.worlds.shapes.facts import Asked, Claim, Look
+from tinyvid.worlds.shapes.scene import Scene, frame_times
+
+FORMATS: tuple[str, ...] = ("open", "choice", "yesno", "caption")
+LETTERS = "ABCD"
+NUM_FRAMES = 16  # that questions about frames count if nothing else is said
+TRIES = 8  # draws of a family and a format for each question that is wanted
+
+
+class Family(NamedTuple):
+    """A kind of question: what it asks in each format, ``None`` for formats that it does not have."""
+
+    open: Callable[[Look], list[Asked]] | None = None
+    choice: Callable[[Look], list[Asked]] | None = None
+    yesno: Callable[[Look], list[Claim]] | None = None
+    caption: Callable[[Look], list[Asked]] | None = None
+    weight: float = 1.0
+
+
+FAMILIES: dict[str, Family] = {
+    "colour": Family(looks.colour, looks.colour, looks.colour_claims),
+    "shape": Family(looks.shape, looks.shape, looks.shape_claims),
+    "count": Family(looks.count, looks.count, looks.count_claims),
+    "existence": Family(None, looks.existence, looks.existence_claims, weight=0.8),
+    "motion": Family(moves.motion, moves.motion, moves.motion_claims, weight=2.0),
+    "order_within": Family(moves.order_within, moves.order_within, moves.order_within_claims, weight=2.5),
+    "order_between": Family(
+        happenings.order_between, happenings.order_between, happenings.order_between_claims, weight=2.5
+    ),
+    "event": Family(happenings.event, happenings.event, happenings.event_claims),
+    "change": Family(happenings.change, happenings.change, happenings.change_claims),
+    "position": Family(looks.position, looks.position, looks.position_claims),
+    "when": Family(happenings.when_open, happenings.when, happenings.when_claims),
+    "which_frame": Family(happenings.which_frame, happenings.which_frame, happenings.which_frame_claims),
+    "pass": Family(moves.passing, moves.passing, moves.passing_claims, weight=1.5),
+    "collision": Family(moves.collision, moves.collision, moves.collision_claims, weight=1.5),
+    "caption": Family(caption=captions.caption),
+    "event_list": Family(caption=captions.event_list, weight=0.7),
+    "bounce_count": Family(moves.bounce_count, moves.bounce_count, moves.bounce_count_claims),
+}
+EXTRA_FAMILIES = ("bounce_count",)  # asked only where a program names them: kept for skills learnt later
+DEFAULT_FAMILIES = tuple(name for name in FAMILIES if name not in EXTRA_FAMILIES)
+# How much rarer than the others an answer must be drawn, because more scenes can give it.
+ANSWER_WEIGHTS: dict[str, dict[str, float]] = {
+    "count": {"0": 0.5, "1": 0.5, "2": 1.0, "3": 2.0, "4": 4.0},
+    "motion": {"still": 0.6},
+    "event": {"nothing": 0.5},
+}
+# Share of the scenes that are kept of those that can give one of "yes" and "no" only, where these are more.
+KEPT: dict[tuple[str, bool], float] = {
+    ("change", False): 0.32,
+    ("collision", False): 0.12,
+    ("event", False): 0.78,
+    ("pass", False): 0.72,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a scene, as a user asks it, and its reply.
+
+    Attributes:
+        family: What it is about; a key of ``FAMILIES``.
+        format: ``open``, ``choice``, ``yesno`` or ``caption``.
+        text: The question; for ``choice`` with its options, one per line after its letter.
+        reply: The right reply: a few words, a letter, "yes" or "no", or sentences.
+        options: Of ``choice``, without their letters.
+        meta: ``answer``, the reply in words where the reply is a letter; ``shapes``, numbers of the shapes it is
+            about; ``times``, the moments that decide it, from 0 to 1.
+    """
+
+    family: str
+    format: str
+    text: str
+    reply: str
+    options: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def ask(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    num: int = 1,
+    families: Sequence[str] | Mapping[str, float] = DEFAULT_FAMILIES,
+    formats: Sequence[str] = FORMATS,
+    moments: Sequence[float] | np.ndarray | None = None,
+    duration: float | None = None,
+) -> list[Question]:
+    """Ask about a scene.
+
+    Args:
+        scene: What is asked about.
+        rng: Decides everything.
+        num: Different questions wanted. A scene that has no answer to so many gets fewer, perhaps none.
+        families: What may be asked, or how often each: a weight for each family.
+        formats: How it may be asked.
+        moments: When the frames that a model sees are shown, from 0 to 1, for questions about frames; sixteen at even
+            distances if not given. ``sampled_times`` has those of a file.
+        duration: Of the clip in seconds; without it, nothing is asked about seconds.
+
+    Raises:
+        ConfigError: A family or a format is unknown, or they do not go together.
+    """
+    weights = _weights(families, formats)
+    seen = frame_times(NUM_FRAMES) if moments is None else np.asarray(moments, dtype=np.float64)
+    look = Look(scene, rng, seen, duration)
+    names, shares = list(weights), np.cumsum(list(weights.values()))
+    questions: dict[str, Question] = {}
+    for _ in range(TRIES * num):
+        if len(questions) == num:
+            break
+        family = names[int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))]
+        allowed = [name for name in formats if getattr(FAMILIES[family], name)]
+        question = draw_question(look, family, allowed[rng.integers(len(allowed))])
+        if question:
+            questions.setdefault(question.format + question.text.split("\n")[0], question)  # whatever its options
+    return list(questions.values())
+
+
+def draw_question(look: Look, family: str, form: str) -> Question | None:
+    """Draw a question of a family and a format; ``None`` if the scene has none, or not in favour of a balance."""
+    if form == "yesno":
+        return _yes_or_no(look, family)
+    asked: list[Asked] = getattr(FAMILIES[family], form)(look)
+    if not asked:
+        return None
+    item = _balanced(look, family, asked, [each.answer for each in asked])
+    meta = {"answer": item.answer, "shapes": list(item.shapes), "times": [round(t, 4) for t in item.times]}
+    if form != "choice":
+        return Question(family, form, item.text, item.answer, meta=meta)
+    options = _options(look, item)
+    lines = [item.listed or item.text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options))]  # noqa: B905
+    return Question(family, form, "\n".join(lines), LETTERS[options.index(item.answer)], tuple(options), meta)
+
+
+def _yes_or_no(look: Look, family: str) -> Question | None:
+    claims_of_family = FAMILIES[family].yesno
+    assert claims_of_family is not None  # the format was chosen among those that the family has
+    claims = claims_of_family(look)
+    truth = bool(look.rng.random() < 0.5)
+    fitting = [claim for claim in claims if claim.truth is truth]
+    if not fitting or look.rng.random() >= KEPT.get((family, truth), 1.0):
+        return None
+    claim = _balanced(look, family, fitting, [each.word for each in fitting])
+    reply = "yes" if truth else "no"
+    meta = {"answer": reply, "shapes": list(claim.shapes), "times": [round(t, 4) for t in claim.times]}
+    return Question(family, "yesno", claim.text, reply, meta=meta)
+
+
+def _balanced(look: Look, family: str, items: Sequence[Any], answers: Sequence[str]) -> Any:
+    """Draw an answer, then one of the items that have it."""
+    different = list(dict.fromkeys(answers))
+    rarity = ANSWER_WEIGHTS.get(family, {})
+    shares = np.cumsum([rarity.get(answer, 1.0) for answer in different])
+    answer = different[int(np.searchsorted(shares, look.rng.random() * shares[-1], side="right"))]
+    fitting = [item for item, given in zip(items, answers, strict=True) if given == answer]
+    return fitting[look.rng.integers(len(fitting))]
+
+
+def _options(look: Look, item: Asked) -> list[str]:
+    """Return the answer among up to three wrong ones, of which up to two are near."""
+    near = [item.near[place] for place in look.rng.permutation(len(item.near))][:2]
+    rest = [answer for answer in item.wrong if answer not in near]
+    options = [item.answer, *near, *(rest[place] for place in look.rng.permutation(len(rest)))][: len(LETTERS)]
+    return [options[place] for place in look.rng.permutation(len(options))]
+
+
+def _weights(families: Sequence[str] | Mapping[str, float], formats: Sequence[str]) -> dict[str, float]:
+    """Return the weight of each family that has one of the formats."""
+    for form in formats:
+        if form not in FORMATS:
+            raise ConfigError(f"there is no format {form!r}. {suggest(str(form), FORMATS)}")
+    for name in families:
+        if name not in FAMILIES:
+            raise ConfigError(f"there is no family of questions {name!r}. {suggest(str(name), FAMILIES)}")
+    given = families if isinstance(families, Mapping) else {name: FAMILIES[name].weight for name in families}
+    weights = {
+        name: float(weight)
+        for name, weight in given.items()
+        if weight > 0 and any(getattr(FAMILIES[name], form) for form in formats)
+    }
+    if not weights:
+        raise ConfigError(
+            f"the families {', '.join(families) or 'none'} have no questions in the formats "
+            f"{', '.join(formats) or 'none'}; add one of either"
+        )
+    return weights

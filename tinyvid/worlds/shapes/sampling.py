@@ -1,0 +1,246 @@
+"""Random scenes: how many shapes, what happens to them, and a stage on which all of that fits.
+
+What a scene must contain is drawn first, the number of shapes before anything can be rejected, so that crowded scenes
+are as common as they are meant to be. Paths are then drawn until they fit; the number of tries is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.worlds.shapes.cameras import draw_shots
+from tinyvid.worlds.shapes.palette import COLOURS, KINDS, MAX_SHAPES, MOTIONS, RGB, Pair
+from tinyvid.worlds.shapes.paths import Draft, draw_collision, draw_pass, draw_path, too_close
+from tinyvid.worlds.shapes.scene import Event, Scene
+from tinyvid.worlds.shapes.shape import Shape
+
+NUM_SHAPES = (0.2, 0.3, 0.3, 0.2)  # shares of scenes with one to four shapes
+NUM_EVENTS = {1: (0.4, 0.6), 2: (0.15, 0.2, 0.65), 3: (0.15, 0.15, 0.55, 0.15), 4: (0.15, 0.15, 0.55, 0.15)}
+EVENT_KINDS = ("appear", "disappear", "recolour")
+EVENT_SHARES = (0.42, 0.42, 0.16)  # shapes that act together only change colour, which makes up for the last share
+EVENT_TIMES = (0.22, 0.78)
+EVENT_GAP = 0.2  # any two events are this far apart: three of sixteen frames
+PASS_SHARE, COLLIDE_SHARE = 0.3, 0.15  # of the scenes with several shapes
+RESTARTS = 60  # scenes that may be begun
+MAX_EVENTS, MAX_BOUNCES = 3, 6
+TRIES = 12  # paths that a shape may try before the scene begins anew
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a scene must have, checked."""
+
+    count: int
+    num_events: int
+    bounces: tuple[int, int]
+    motion: str | None
+    setup: str | None
+
+
+def sample_scene(
+    rng: np.random.Generator,
+    *,
+    num_shapes: int | None = None,
+    min_events: int = 0,
+    exclude: Sequence[Pair] = (),
+    require: Sequence[Pair] = (),
+    colours: Sequence[str] = COLOURS,
+    require_motion: str | None = None,
+    bounces: tuple[int, int] = (2, 4),
+    cut: bool = False,
+    pan: bool = False,
+) -> Scene:
+    """Draw a scene in which nothing overlaps and no two events come close.
+
+    Args:
+        rng: Decides everything.
+        num_shapes: 1 to 4; ``None`` draws it.
+        min_events: Shapes that appear, disappear or change colour, at least; each shape does so at most once.
+        exclude: Pairs of colour and kind that no shape may have, not even after a change of colour.
+        require: Pairs of which each scene has at least one, from the beginning of a shape's life.
+        colours: Colours to draw from.
+        require_motion: A motion that one shape has, as its only one.
+        bounces: Fewest and most bounces of a bouncing shape. One that is not there all the time bounces less.
+        cut: Show the scene in two shots, with another background and another view.
+        pan: Let the camera travel.
+
+    Raises:
+        ConfigError: No scene can be like that.
+        DataError: None was found within the tries allowed; ask for fewer shapes or events.
+    """
+    _check(num_shapes, min_events, exclude, require, colours, require_motion, bounces)
+    wish = _draw_wish(rng, num_shapes, min_events, bounces, require_motion)
+    for _ in range(RESTARTS):
+        drafts = _draw_drafts(rng, wish, exclude=exclude, require=require, colours=colours)
+        collision = _place(rng, drafts, wish) if drafts else None
+        if drafts is None or collision is None:
+            continue
+        shapes = tuple(draft.shape for draft in drafts)
+        return Scene(
+            shapes=shapes,
+            shots=draw_shots(rng, cut=cut, pan=pan),
+            collisions=collision,
+            seed=int(rng.integers(1 << 31)),
+        )
+    raise DataError(
+        f"no scene of {wish.count} shapes and {wish.num_events} events was found in {RESTARTS} tries; "
+        "ask for fewer shapes or events, or for fewer bounces"
+    )
+
+
+def _check(
+    num_shapes: int | None,
+    min_events: int,
+    exclude: Sequence[Pair],
+    require: Sequence[Pair],
+    colours: Sequence[str],
+    require_motion: str | None,
+    bounces: tuple[int, int],
+) -> None:
+    most = MAX_SHAPES if num_shapes is None else num_shapes
+    if not 1 <= most <= MAX_SHAPES:
+        raise ConfigError(f"num_shapes={num_shapes} must be from 1 to {MAX_SHAPES}")
+    if not 0 <= min_events <= min(most, MAX_EVENTS):
+        raise ConfigError(
+            f"min_events={min_events} cannot be had with {most} shapes: a shape takes part in at most one event, and "
+            f"a clip has room for {MAX_EVENTS}; use 0 to {min(most, MAX_EVENTS)}"
+        )
+    if require_motion is not None and require_motion not in MOTIONS:
+        raise ConfigError(f"require_motion={require_motion!r} is unknown. {suggest(require_motion, MOTIONS)}")
+    if not 1 <= bounces[0] <= bounces[1] <= MAX_BOUNCES:
+        raise ConfigError(f"bounces={list(bounces)} must be a range within 1 to {MAX_BOUNCES}, such as [2, 4]")
+    _check_pairs(most, exclude, require, colours)
+
+
+def _check_pairs(most: int, exclude: Sequence[Pair], require: Sequence[Pair], colours: Sequence[str]) -> None:
+    for name in colours:
+        if name not in RGB:
+            raise ConfigError(f"colours: there is no colour {name!r}. {suggest(str(name), RGB)}")
+    for colour, kind in (*exclude, *require):
+        if colour not in RGB or kind not in KINDS:
+            raise ConfigError(
+                f"there is no pair ({colour!r}, {kind!r}); colours are {', '.join(RGB)}, shapes are {', '.join(KINDS)}"
+            )
+    free = {(colour, kind) for colour in colours for kind in KINDS} - set(exclude)
+    if len(free) < 2 * most:
+        raise ConfigError(
+            f"{len(free)} pairs of colour and shape are too few for {most} shapes that may change colour; "
+            f"allow more colours or exclude fewer pairs (at least {2 * most} must be left)"
+        )
+    if require and not set(require) & free:
+        raise ConfigError(f"require={list(require)}: none of these pairs is among the colours and pairs allowed")
+
+
+def _draw_wish(
+    rng: np.random.Generator, num_shapes: int | None, min_events: int, bounces: tuple[int, int], motion: str | None
+) -> _Wish:
+    count = num_shapes
+    while count is None or count < min_events:
+        count = 1 + _draw(rng, NUM_SHAPES)
+    num_events = max(min_events, _draw(rng, NUM_EVENTS[count]))
+    lot = rng.random()
+    setup = None
+    if count > 1 and motion is None:
+        setup = "pass" if lot < PASS_SHARE else "collide" if lot < PASS_SHARE + COLLIDE_SHARE else None
+    return _Wish(count, num_events, bounces, motion, setup)
+
+
+def _draw(rng: np.random.Generator, shares: Sequence[float]) -> int:
+    """Return an index, drawn with the probabilities ``shares``."""
+    lot = rng.random()
+    for index, share in enumerate(shares):
+        lot -= share
+        if lot < 0:
+            return index
+    return len(shares) - 1
+
+
+def _draw_drafts(
+    rng: np.random.Generator, wish: _Wish, *, exclude: Sequence[Pair], require: Sequence[Pair], colours: Sequence[str]
+) -> list[Draft] | None:
+    """Draw what the shapes look like and what happens to them, without paths; ``None`` if that went wrong."""
+    free = [(colour, kind) for colour in colours for kind in KINDS if (colour, kind) not in exclude]
+    pairs: list[Pair] = []
+    if require:
+        wanted = [pair for pair in require if pair in free]
+        pairs.append(wanted[rng.integers(len(wanted))])
+    while len(pairs) < wish.count:
+        pair = free[rng.integers(len(free))]
+        if pair not in pairs:
+            pairs.append(pair)
+    order = rng.permutation(wish.count)
+    times = _event_times(rng, wish.num_events)
+    if times is None:
+        return None
+    busy = rng.permutation(wish.count)[: wish.num_events].tolist()
+    largest = 0.16 if wish.count < 4 else 0.135
+    drafts = []
+    taken = set(pairs)
+    for index in range(wish.count):
+        colour, kind = pairs[order[index]]
+        shade = (*rng.uniform(-14, 14, 3).tolist(), float(rng.uniform(0.85, 1.0)))
+        shape = Shape(colour, kind, float(rng.uniform(0.11, largest)), (), shade=shade)
+        if index in busy:
+            in_setup = wish.setup is not None and index < 2  # the first two act together, and stay
+            event = "recolour" if in_setup else EVENT_KINDS[_draw(rng, EVENT_SHARES)]
+            changed = _with_event(rng, shape, event, times[busy.index(index)], free, taken)
+            if changed is None:
+                return None
+            shape = changed
+        drafts.append(Draft(shape))
+    return drafts
+
+
+def _with_event(
+    rng: np.random.Generator, shape: Shape, event: str, time: float, free: Sequence[Pair], taken: set[Pair]
+) -> Shape | None:
+    """Return the shape with an event; ``None`` if there is no colour left to change into."""
+    if event == "appear":
+        return replace(shape, appears=time)
+    if event == "disappear":
+        return replace(shape, disappears=time)
+    choices = [pair for pair in free if pair[1] == shape.kind and pair not in taken]
+    if not choices:
+        return None
+    pair = choices[rng.integers(len(choices))]
+    taken.add(pair)
+    return replace(shape, recolour=(time, pair[0]))
+
+
+def _event_times(rng: np.random.Generator, count: int) -> list[float] | None:
+    """Return moments in random order, ``EVENT_GAP`` apart."""
+    for _ in range(200):
+        times = rng.uniform(*EVENT_TIMES, count)
+        if count < 2 or np.diff(np.sort(times)).min() >= EVENT_GAP:
+            return times.tolist()
+    return None
+
+
+def _place(rng: np.random.Generator, drafts: list[Draft], wish: _Wish) -> tuple[Event, ...] | None:
+    """Give every draft a path; return the collisions, or ``None`` if they do not fit together."""
+    collisions: tuple[Event, ...] = ()
+    first = 0
+    if wish.setup == "pass":
+        if not draw_pass(rng, drafts[0], drafts[1]):
+            return None
+        first = 2
+    elif wish.setup == "collide":
+        time = draw_collision(rng, drafts[0], drafts[1])
+        if time is None:
+            return None
+        collisions = (Event(time, "collide", 0, 1),)
+        first = 2
+    for index in range(first, wish.count):
+        motion = wish.motion if index == 0 else None
+        for _ in range(TRIES):
+            if not draw_path(rng, drafts[index], bounces=wish.bounces, motion=motion):
+                continue
+            if not any(too_close(drafts[index], other) for other in drafts[:index]):
+                break
+        else:
+            return None
+    return collisions

@@ -1,0 +1,247 @@
+"""A scene: shapes as functions of time, and what a camera makes of them. No randomness, no pixels.
+
+Time runs from 0 to 1 over the clip, whatever its length in seconds. The stage is the unit square, x to the right and
+y downwards. A picture shows the stage in the middle of its largest square; a wider or taller picture shows more
+background at the sides, so that shapes are never distorted and what touches in one picture touches in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from tinyvid.worlds.shapes.palette import DIRECTIONS, STEP, EventKind
+from tinyvid.worlds.shapes.shape import Shape
+
+CLEAR = 0.06  # of the stage: how far beyond a shape another one must get to have passed it
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is behind the shapes.
+
+    Attributes:
+        top: RGB at the upper edge of the picture.
+        bottom: RGB at the lower edge; between them, it changes evenly.
+        noise: Standard deviation of a noise that is the same in every frame, in levels of 0-255.
+        texture: Amplitude of a chequered pattern that is fixed to the stage, in levels of 0-255.
+    """
+
+    top: tuple[float, float, float]
+    bottom: tuple[float, float, float]
+    noise: float = 0.0
+    texture: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """How the camera looks at the stage until the next shot begins.
+
+    Attributes:
+        start: When it begins.
+        background: What is behind the shapes.
+        zoom: Size of the stage in the picture; below 1, the stage has room to move.
+        shift: Place on the stage that the camera looks at when the shot begins, from the centre.
+        pan: How far the camera travels over the stage until the shot ends, evenly.
+    """
+
+    start: float
+    background: Background
+    zoom: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    pan: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeState:
+    """A shape at one moment.
+
+    Attributes:
+        index: Number of the shape in the scene.
+        visible: Whether it is in the picture.
+        colour: Its colour at this moment.
+        kind: What shape it is.
+        x: Centre in the picture, 0 at the left edge and 1 at the right.
+        y: Centre in the picture, 0 at the upper edge and 1 at the lower.
+        radius: Of the shorter side of the picture.
+    """
+
+    index: int
+    visible: bool
+    colour: str
+    kind: str
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens at one moment.
+
+    Attributes:
+        time: When.
+        kind: ``appear``, ``disappear``, ``recolour``, ``pass`` or ``collide``.
+        shape: Number of the shape that it happens to; of the one that moves.
+        other: Number of the shape that is passed or hit.
+    """
+
+    time: float
+    kind: EventKind
+    shape: int
+    other: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """All shapes at many moments.
+
+    Attributes:
+        times: float (T,).
+        visible: bool (T, N).
+        recoloured: bool (T, N), whether a shape has changed its colour by then.
+        centre: float (T, N, 2), x and y in the picture, each from 0 to 1.
+        radius: float (T, N), of the shorter side of the picture.
+    """
+
+    times: np.ndarray
+    visible: np.ndarray
+    recoloured: np.ndarray
+    centre: np.ndarray
+    radius: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything there is to know about a clip, but its length, rate and size.
+
+    Attributes:
+        shapes: One to four, in the order in which they are painted.
+        shots: How the camera sees them; one, or two with a cut between.
+        collisions: Events of kind ``collide``.
+        seed: Draws the noise of the background.
+    """
+
+    shapes: tuple[Shape, ...]
+    shots: tuple[Shot, ...]
+    collisions: tuple[Event, ...] = field(default=())
+    seed: int = 0
+
+    def track(self, times: np.ndarray, *, aspect: float = 1.0) -> Tracks:
+        """Return where everything is.
+
+        Args:
+            times: (T,), each from 0 to 1.
+            aspect: Width of the picture by its height.
+        """
+        times = np.asarray(times, dtype=np.float64)
+        stage = np.stack([shape.at(times) for shape in self.shapes], 1)  # (T, N, 2)
+        visible = np.stack([shape.visible(times) for shape in self.shapes], 1)
+        changes = np.array([shape.recolour[0] if shape.recolour else 2.0 for shape in self.shapes])
+        look, zoom = self.camera(times)
+        centre = (stage - 0.5 - look[:, None]) * zoom[:, None, None]
+        centre[..., 0] *= min(1.0, 1.0 / aspect)
+        centre[..., 1] *= min(1.0, aspect)
+        radius = zoom[:, None] * np.array([shape.radius for shape in self.shapes])
+        return Tracks(times, visible, times[:, None] >= changes, centre + 0.5, radius)
+
+    def camera(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the camera looks, (T, 2) from the centre of the stage, and its zoom (T,)."""
+        look, zoom = np.zeros((len(times), 2)), np.ones(len(times))
+        ends = [shot.start for shot in self.shots[1:]] + [1.0]
+        for shot, end in zip(self.shots, ends, strict=True):
+            now = times >= shot.start
+            share = (times[now] - shot.start) / (end - shot.start)
+            look[now] = np.array(shot.shift) + share[:, None] * np.array(shot.pan)
+            zoom[now] = shot.zoom
+        return look, zoom
+
+    def state(self, time: float, *, aspect: float = 1.0) -> list[ShapeState]:
+        """Return every shape at a moment, hidden ones too, in the order of ``shapes``.
+
+        Args:
+            time: From 0 to 1.
+            aspect: Width of the picture by its height.
+        """
+        tracks = self.track(np.array([time]), aspect=aspect)
+        return [
+            ShapeState(
+                index=index,
+                visible=bool(tracks.visible[0, index]),
+                colour=shape.last_colour if tracks.recoloured[0, index] else shape.colour,
+                kind=shape.kind,
+                x=float(tracks.centre[0, index, 0]),
+                y=float(tracks.centre[0, index, 1]),
+                radius=float(tracks.radius[0, index]),
+            )
+            for index, shape in enumerate(self.shapes)
+        ]
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Everything that happens, in order of time."""
+        found = list(self.collisions)
+        for index, shape in enumerate(self.shapes):
+            if shape.appears is not None:
+                found.append(Event(shape.appears, "appear", index))
+            if shape.disappears is not None:
+                found.append(Event(shape.disappears, "disappear", index))
+            if shape.recolour is not None:
+                found.append(Event(shape.recolour[0], "recolour", index))
+            for other in range(len(self.shapes)):
+                time = self.passing_time(index, other)
+                if time is not None:
+                    found.append(Event(time, "pass", index, other))
+        return tuple(sorted(found, key=lambda event: (event.time, event.shape)))
+
+    def passing_time(self, mover: int, other: int) -> float | None:
+        """Return when ``mover`` is level with ``other``, or ``None`` unless it clearly passes it; see ``passing``."""
+        if not self.passing(mover, other):
+            return None
+        phase, axis = self.shapes[mover].phases[0], _axis(self.shapes[mover].motion)
+        level = self.shapes[other].phases[0].origin[axis]
+        share = (level - phase.origin[axis]) / (phase.target[axis] - phase.origin[axis])
+        return phase.start + share * (phase.end - phase.start)
+
+    def passing(self, mover: int, other: int) -> bool | None:
+        """Return whether one shape passes another, or ``None`` where that is a matter of opinion.
+
+        A shape that moves in one direction passes a still one if, while both are visible, it gets from clearly one
+        side of it to clearly the other along its direction. A still shape passes nothing.
+        """
+        first, second = self.shapes[mover], self.shapes[other]
+        if mover == other or len(first.phases) > 1 or len(second.phases) > 1:
+            return None
+        if first.motion == "still" and second.motion in DIRECTIONS:
+            return False
+        if first.motion not in DIRECTIONS or second.motion != "still":
+            return None
+        window = np.array([max(first.start, second.start), min(first.end, second.end)])
+        if window[0] >= window[1]:
+            return False
+        axis = _axis(first.motion)
+        ahead = (second.phases[0].origin[axis] - first.at(window)[:, axis]) * STEP[first.motion][axis]
+        if ahead[0] >= CLEAR and ahead[1] <= -CLEAR:
+            return True
+        return False if ahead[1] >= CLEAR or ahead[0] <= -CLEAR else None
+
+
+def frame_times(num_frames: int) -> np.ndarray:
+    """Return the moments that the frames of a clip show: frame i of T shows (i + 0.5) / T."""
+    return (np.arange(num_frames) + 0.5) / num_frames
+
+
+def sampled_times(num_frames: int, num_sampled: int) -> np.ndarray:
+    """Return the moments of the frames that the sampler ``uniform`` takes of a file.
+
+    Args:
+        num_frames: Of the file.
+        num_sampled: That the sampler takes, the first and the last among them.
+    """
+    return frame_times(num_frames)[np.linspace(0, num_frames - 1, num_sampled, dtype=int)]
+
+
+def _axis(motion: str) -> int:
+    return 0 if STEP[motion][0] else 1

@@ -1,0 +1,114 @@
+"""A shape and its path, as functions of time from 0 to 1, on a stage that is the unit square with y downwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyvid.worlds.shapes.palette import Motion
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of a path with one motion.
+
+    Attributes:
+        motion: ``left``, ``right``, ``up``, ``down``, ``still`` or ``bounce``.
+        start: When it begins; before that, the shape is at ``origin``.
+        end: When it ends; from then on, the shape is at ``target``.
+        origin: Centre at the start, as (x, y) on the stage.
+        target: Centre at the end. Movement in between is straight and steady.
+        bounces: How often a bouncing shape leaves the ground.
+        height: How high it rises, of the stage.
+    """
+
+    motion: Motion
+    start: float
+    end: float
+    origin: tuple[float, float]
+    target: tuple[float, float]
+    bounces: int = 0
+    height: float = 0.0
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """Return the centre (T, 2) on the stage at ``times`` (T,)."""
+        share = np.clip((times - self.start) / (self.end - self.start), 0.0, 1.0)
+        places = np.empty((len(times), 2))
+        for axis in (0, 1):
+            places[:, axis] = self.origin[axis] + share * (self.target[axis] - self.origin[axis])
+        if self.bounces:
+            places[:, 1] -= self.height * np.abs(np.sin(np.pi * self.bounces * share))
+        return places
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape and its life.
+
+    Attributes:
+        colour: At the start of its life; its name, with ``kind``, throughout.
+        kind: ``circle``, ``square``, ``triangle`` or ``cross``.
+        radius: Of the stage.
+        phases: Its path: one phase, or two that follow each other.
+        appears: When it enters, or ``None`` if it is there from the beginning.
+        disappears: When it leaves, or ``None`` if it stays to the end.
+        recolour: When it changes, and into which colour; or ``None``.
+        shade: How its paint differs from the palette: three offsets of RGB, and a factor.
+    """
+
+    colour: str
+    kind: str
+    radius: float
+    phases: tuple[Phase, ...]
+    appears: float | None = None
+    disappears: float | None = None
+    recolour: tuple[float, str] | None = None
+    shade: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def motion(self) -> Motion:
+        """How it moves, or moves first."""
+        return self.phases[0].motion
+
+    @property
+    def second_motion(self) -> Motion | None:
+        """How it moves last, or ``None`` if it moves in one way only."""
+        return self.phases[1].motion if len(self.phases) > 1 else None
+
+    @property
+    def bounces(self) -> int:
+        """How often it bounces."""
+        return self.phases[0].bounces
+
+    @property
+    def start(self) -> float:
+        """When its life begins."""
+        return 0.0 if self.appears is None else self.appears
+
+    @property
+    def end(self) -> float:
+        """When its life ends."""
+        return 1.0 if self.disappears is None else self.disappears
+
+    @property
+    def last_colour(self) -> str:
+        """Its colour at the end of its life."""
+        return self.recolour[1] if self.recolour else self.colour
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """Every colour it has, in order."""
+        return (self.colour, self.recolour[1]) if self.recolour else (self.colour,)
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """Return the centre (T, 2) on the stage at ``times`` (T,), whether visible then or not."""
+        places = self.phases[0].at(times)
+        for phase in self.phases[1:]:
+            later = times >= phase.start
+            places[later] = phase.at(times[later])
+        return places
+
+    def visible(self, times: np.ndarray) -> np.ndarray:
+        """Return whether the shape is there, bool (T,), at ``times`` (T,)."""
+        return (times >= self.start) & (times < self.end if self.disappears is not None else times <= 1.0)

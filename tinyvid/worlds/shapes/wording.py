@@ -1,0 +1,75 @@
+"""How the world is put into words: names of shapes, verbs of motions and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyvid.worlds.shapes.palette import DIRECTIONS
+from tinyvid.worlds.shapes.scene import Event, Scene
+from tinyvid.worlds.shapes.shape import Shape
+
+FULL_NAMES = 0.7  # share of mentions by colour and kind; the others use the one of the two that is unique, if one is
+_THIRD = {"appear": "appears", "disappear": "disappears", "recolour": "changes color"}
+_BARE = {"appear": "appear", "disappear": "disappear", "recolour": "change color"}
+LIFE_EVENTS = tuple(_THIRD)
+
+
+def full_name(shape: Shape) -> str:
+    """Return the name that is always right: the colour that the shape begins with, and its kind."""
+    return f"{shape.colour} {shape.kind}"
+
+
+def kind_is_unique(scene: Scene, index: int) -> bool:
+    """Return whether no other shape of the scene is of this kind."""
+    return sum(shape.kind == scene.shapes[index].kind for shape in scene.shapes) == 1
+
+
+def colour_is_unique(scene: Scene, index: int) -> bool:
+    """Return whether a shape keeps its colour, and no other one ever has it."""
+    shape = scene.shapes[index]
+    others = [colour for other in scene.shapes if other is not shape for colour in other.colours]
+    return shape.recolour is None and shape.colour not in others
+
+
+def name(scene: Scene, index: int, rng: np.random.Generator) -> str:
+    """Return a name that fits this shape only, mostly in full, without an article."""
+    shape = scene.shapes[index]
+    names = []
+    if rng.random() >= FULL_NAMES:
+        names += [shape.kind] if kind_is_unique(scene, index) else []
+        names += [f"{shape.colour} object"] if colour_is_unique(scene, index) else []
+    return names[rng.integers(len(names))] if names else full_name(shape)
+
+
+def with_article(words: str) -> str:
+    """Return ``words`` after "a" or "an"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def does(motion: str) -> str:
+    """Return how a question says a motion: "move left", "stay still", "bounce"."""
+    if motion in DIRECTIONS:
+        return f"move {motion}"
+    return "stay still" if motion == "still" else "bounce"
+
+
+def does_event(kind: str) -> str:
+    """Return how a question says an event: "appear", "disappear", "change color"."""
+    return _BARE[kind]
+
+
+def happens(kind: str) -> str:
+    """Return how an answer says an event: "appears", "disappears", "changes color"."""
+    return _THIRD[kind]
+
+
+def life_events(scene: Scene) -> list[Event]:
+    """Return what appears, disappears and changes colour, in order; passing and colliding are left out."""
+    return [event for event in scene.events if event.kind in LIFE_EVENTS]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
