@@ -96,7 +96,8 @@ def logits_batch(vocabulary: int) -> Any:
     """Return one sample: video tokens, a question, and a reply."""
     import torch
 
-    from tinyvid.types import IGNORE_INDEX, Batch, Slot
+    from tinyvid.batch import Batch
+    from tinyvid.types import IGNORE_INDEX, Slot
 
     length = VIDEO_TOKENS + TEXT_TOKENS
     chance = torch.Generator().manual_seed(0)

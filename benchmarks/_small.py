@@ -24,24 +24,28 @@ def connector_for(llm: Any, *, dim: int, num_patches: int, queries: int, depth: 
     return CONNECTORS.build(options, features=spec, llm_dim=llm.config.hidden_size)
 
 
-def processor_for(image: Any, connector: Any, *, num_frames: int) -> Any:
-    """Return a Processor with the default reader and template, and a tokenizer of one token per byte."""
+def tokenizer_for(end: str) -> Any:
+    """Return a tokenizer of one token per byte, and one that ends a reply."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    import tinyvid.build  # noqa: F401 - fills the registries
-    from tinyvid import compose
-    from tinyvid.processor import Processor
-    from tinyvid.registry import SAMPLERS, TEMPLATES, VIDEO_READERS
 
     bytewise = Tokenizer(
         models.BPE({byte: i for i, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token=end, pad_token=end)
+
+
+def processor_for(image: Any, connector: Any, *, num_frames: int) -> Any:
+    """Return a Processor with the default reader and template, and a tokenizer of one token per byte."""
+    import tinyvid.build  # noqa: F401 - fills the registries
+    from tinyvid import compose
+    from tinyvid.processor import Processor
+    from tinyvid.registry import SAMPLERS, TEMPLATES, VIDEO_READERS
+
     groups = compose(["template=qwen2_base", f"sampler.num_frames={num_frames}"])
-    end = groups.template.end
     return Processor(
-        tokenizer=PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token=end, pad_token=end),
+        tokenizer=tokenizer_for(groups.template.end),
         template=TEMPLATES.build(groups.template),
         sampler=SAMPLERS.build(groups.sampler),
         reader=VIDEO_READERS.build(groups.video_reader),

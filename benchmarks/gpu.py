@@ -283,7 +283,8 @@ def make_batch(model: Any, sizes: dict[str, Any], batch_size: int, *, cached: bo
     """Return random samples: one clip each, then text whose end is to be learnt."""
     import torch
 
-    from tinyvid.types import IGNORE_INDEX, Batch, Slot
+    from tinyvid.batch import Batch
+    from tinyvid.types import IGNORE_INDEX, Slot
 
     length, tower, device = VIDEO_TOKENS + TEXT_TOKENS, model.vision_tower, model.device
     ids = torch.randint(sizes["llm"]["vocab_size"], (batch_size, length), device=device)

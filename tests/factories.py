@@ -60,6 +60,8 @@ def tiny_overrides(folder: Path, *, connector: str = "group", family: str = "qwe
         f"connector={connector}",
         "sampler.num_frames=4",
     ]
+    if connector == "llamavid":
+        overrides += ["text_decoder.dim=32", "text_decoder.num_heads=2"]
     if connector in ("group", "naive"):
         overrides += ["connector.num_queries=16", "connector.depth=1"]
     if connector == "group":

@@ -94,7 +94,7 @@ def test_stop_text_split_over_pieces_is_not_shown(folder, text, pieces):
 def test_generation_ignores_the_sampling_defaults_of_the_base_model(folder):
     assistant = Assistant.from_config(tiny_config(folder), device="cpu")
     assert assistant.model.llm.generation_config.repetition_penalty in (None, 1.0)
-    options = assistant._generation(8)["generation_config"]
+    options = assistant.generation(8)["generation_config"]
     assert (options.do_sample, options.max_new_tokens) == (False, 8)
 
 

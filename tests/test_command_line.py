@@ -45,11 +45,21 @@ def test_what_changes_of_a_checkpoint():
     }
 
 
+def test_the_limit_is_all_that_changes_of_a_checkpoints_llm():
+    line = CommandLine.parse(["llm.max_length=4096", "sampler.num_frames=4"])
+    groups = line.checkpoint_groups(compose(line.overrides))
+    assert groups == {"llm": {"max_length": 4096}, "sampler": {"num_frames": 4}}
+    with pytest.raises(ConfigError, match="llm.rope_factor is fixed by the checkpoint"):
+        CommandLine.parse(["llm.rope_factor=4"]).refuse_parts()
+
+
 @pytest.mark.parametrize("override", ["llm=phi2", "connector.depth=1", "model=tinyvid_2b", "experiment=x"])
 def test_what_a_checkpoint_fixes_is_refused(override):
     line = CommandLine.parse([override, "ckpt=DIR"], free_text=("ckpt",))
     key = override.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader can"):
+    with pytest.raises(
+        ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader and llm"
+    ):
         line.refuse_parts()
     line.refuse_parts(allow=[key.partition(".")[0]])
 

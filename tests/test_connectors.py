@@ -5,24 +5,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tinyvid.connectors  # noqa: F401 - fills the registry
+import tinyvid.connectors
+import tinyvid.text_decoders  # noqa: F401 - these imports fill the registries
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
 from tinyvid.connectors.blocks import Sinusoids, refine, sinusoid_table
 from tinyvid.connectors.resampler import GroupResampler
 from tinyvid.errors import ConfigError
-from tinyvid.registry import CONNECTORS
-from tinyvid.types import FeatureSpec
+from tinyvid.registry import CONNECTORS, build_connector, takes_text_decoder
+from tinyvid.types import FeatureSpec, Question
 
 D = 32
 GRID = FeatureSpec(dim=24, num_patches=9, grid=(3, 3))
 NO_GRID = FeatureSpec(dim=24, num_patches=7, grid=None)
 SMALL = {"group": {"num_queries": 8, "num_groups": 4, "depth": 2}, "naive": {"num_queries": 6, "depth": 2}}
 NAMES = CONNECTORS.names()
+QUESTION = Question("What moves?", torch.arange(3), torch.randn(3, D, generator=torch.Generator().manual_seed(0)))
 
 
 def build(name: str, features: FeatureSpec = GRID, **options: object):
     torch.manual_seed(0)
-    return CONNECTORS.build({"name": name, **SMALL.get(name, {}), **options}, features=features, llm_dim=D)
+    decoder = {"name": "llm_embed", "dim": 16, "num_heads": 2} if takes_text_decoder(name) else None
+    group = {"name": name, **SMALL.get(name, {}), **options}
+    return build_connector(group, features=features, llm_dim=D, text_decoder=decoder)
 
 
 def random_features(num_frames: int, spec: FeatureSpec = GRID) -> torch.Tensor:
@@ -38,7 +42,7 @@ def random_features(num_frames: int, spec: FeatureSpec = GRID) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_is_the_budget(name, num_frames, spec, dtype):
     connector = build(name, spec).to(dtype)
-    tokens = connector(random_features(num_frames, spec).to(dtype), "What moves?" if connector.reads_question else None)
+    tokens = connector(random_features(num_frames, spec).to(dtype), QUESTION if connector.reads_question else None)
     assert tokens.shape == (connector.budget(num_frames), D)
     assert tokens.dtype == dtype
     assert tokens.isfinite().all()
@@ -48,7 +52,7 @@ def test_shape_is_the_budget(name, num_frames, spec, dtype):
 def test_gradients_reach_every_parameter(name):
     connector = build(name)
     features = random_features(5).requires_grad_()
-    connector(features, "What moves?").square().sum().backward()
+    connector(features, QUESTION).square().sum().backward()
     assert [n for n, p in connector.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert features.grad.any()
 
@@ -59,21 +63,21 @@ def test_blind_connectors_ignore_the_question(name):
     if connector.reads_question:
         pytest.skip("reads the question")
     features = random_features(3)
-    assert torch.equal(connector(features), connector(features, "What moves?"))
+    assert torch.equal(connector(features), connector(features, QUESTION))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_leave_no_trace(name):
     """Clips of other lengths and of inference mode in between change nothing; nothing but parameters is saved."""
     connector = build(name)
-    before = connector(random_features(2), "What moves?")
+    before = connector(random_features(2), QUESTION)
     with torch.inference_mode():
-        connector(random_features(9), "What moves?")
-    after = connector(random_features(2), "What moves?")
+        connector(random_features(9), QUESTION)
+    after = connector(random_features(2), QUESTION)
     assert torch.equal(before, after)
     after.sum().backward()
     assert connector.state_dict().keys() == dict(connector.named_parameters()).keys()
-    assert torch.equal(copy.deepcopy(connector)(random_features(2), "What moves?"), before)
+    assert torch.equal(copy.deepcopy(connector)(random_features(2), QUESTION), before)
 
 
 # --- resamplers -------------------------------------------------------------------------------------------------
@@ -245,5 +249,12 @@ def test_wrong_options_are_refused_by_the_registry(config, message):
 
 
 def test_defaults():
-    assert CONNECTORS.check({"name": "group"}) == {"num_queries": 512, "num_groups": 16, "depth": 3}
+    assert CONNECTORS.check({"name": "group"}) == {
+        "num_queries": 512,
+        "num_groups": 16,
+        "depth": 3,
+        "heads": 8,
+        "head_dim": 64,
+        "mixer_layers": 0,
+    }
     assert CONNECTORS.check({"name": "mlp"}) == {"depth": 2, "pool": 1}

@@ -15,6 +15,7 @@ from tinyvid.config import CONF_DIR
 from tinyvid.datasets import Mixture, RowDataset
 from tinyvid.parsing import RowError, to_sample
 from tinyvid.registry import DATASETS
+from tinyvid.types import Cue
 
 OPTION_FILES = sorted((CONF_DIR / "data").glob("*.yaml"))
 TALK = [{"from": "human", "value": "What moves?"}, {"from": "gpt", "value": "A bike."}]
@@ -240,9 +241,31 @@ def test_id(given, expected):
     assert sample(id=given).id == expected
 
 
+def test_subtitles_go_with_the_only_video():
+    given = [{"start": 3, "end": "00:00:04.5", "text": "later"}, {"timestamp": [1, 2], "line": "Hi"}]
+    assert sample(video="a.mp4", subtitles=given).videos[0].subtitles == (Cue(1.0, 2.0, "Hi"), Cue(3.0, 4.5, "later"))
+    assert sample(video="a.mp4", subtitles="subs/a.srt").videos[0].subtitles == "/media/subs/a.srt"
+    assert sample(video="a.mp4").videos[0].subtitles is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"video": ["a.mp4", "b.mp4"], "subtitles": "a.srt"}, "'subtitles' need exactly one video, the row has 2"),
+        ({"subtitles": "a.srt"}, "the row has 0"),
+        ({"video": "a.mp4", "subtitles": "../a.srt"}, "leaves the media folder"),
+        ({"video": "a.mp4", "subtitles": 5}, "must be a file, or a list of objects with start, end and text, got 5"),
+        ({"video": "a.mp4", "subtitles": [{"start": 2, "end": 1, "text": "x"}]}, "subtitle 0 ends at 1 s, before it"),
+    ],
+)
+def test_wrong_subtitles(given, message):
+    with pytest.raises(RowError, match=message):
+        sample(**given)
+
+
 def test_everything_else_travels_along():
-    row = sample(id=1, video="a.mp4", subtitles=[{"start": 0, "text": "x"}], source="UCF", label=None)
-    assert row.meta == {"subtitles": [{"start": 0, "text": "x"}], "source": "UCF", "label": None}
+    row = sample(id=1, video="a.mp4", words=[{"start": 0, "text": "x"}], source="UCF", label=None)
+    assert row.meta == {"words": [{"start": 0, "text": "x"}], "source": "UCF", "label": None}
 
 
 @pytest.mark.parametrize(

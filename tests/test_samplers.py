@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,95 @@ def test_stepping_reproduces_longvideobench(total, n, expected):
     assert samplers.Stepping(num_frames=n)(clip(total)) == expected
 
 
+def look(values):
+    """Return what shows frame i as a picture of the grey ``values[i]``."""
+    return lambda indices: (np.full((2, 2, 3), values[i], np.uint8) for i in indices)
+
+
+def test_content_goes_where_the_picture_changes():
+    still_moving_still = [0] * 40 + [8 * i for i in range(20)] + [152] * 40  # 8 / 255 = 0.031 a frame
+    sampler = samplers.Content(fps=100, max_frames=10, change=0.05, even=0.0)
+    choice = sampler(clip(100, fps=1.0), look(still_moving_still))
+    assert choice.indices == [0, 43, 45, 47, 49, 51, 53, 55, 57, 59]
+    assert choice.reason == "10 frames of 100 looked at, whose changes add up to 0.596: by change, capped from 12"
+    mixed = samplers.Content(fps=100, max_frames=10, change=0.05, even=0.5)
+    indices = mixed(clip(100, fps=1.0), look(still_moving_still)).indices
+    assert sum(39 <= i < 60 for i in indices) == 6
+    assert indices[0] == 0
+    assert indices[-1] == 99
+
+
+def test_content_takes_more_frames_of_what_changes_more():
+    sampler = samplers.Content(fps=1, max_frames=64, change=0.05)
+    counts = [len(sampler(clip(60, fps=1.0), look([step * i for i in range(60)])).indices) for step in (0, 1, 2, 4)]
+    assert counts == [4, 5, 10, 19]
+
+
+def test_a_cut_earns_one_frame():
+    choice = samplers.Content(fps=1, min_frames=1, even=0.0)(clip(60, fps=1.0), look([0] * 30 + [255] * 30))
+    assert choice.indices == [0, 30]
+
+
+@pytest.mark.parametrize("level", [0, 200])
+def test_content_falls_back_to_even_spacing_where_nothing_changes(level):
+    choice = samplers.Content(fps=1, min_frames=5)(clip(101, fps=1.0), look([level] * 101))
+    assert choice.indices == [0, 25, 50, 75, 100]
+    assert "evenly, for want of change" in choice.reason
+
+
+def test_content_with_even_1_is_even_spacing():
+    values = np.random.default_rng(0).integers(0, 255, 100)
+    choice = samplers.Content(fps=1, max_frames=12, even=1.0)(clip(100, fps=1.0), look(values))
+    assert (
+        choice.indices == samplers.Uniform(num_frames=12)(clip(100))
+        or np.abs(np.subtract(choice.indices, samplers.Uniform(num_frames=12)(clip(100)))).max() <= 1
+    )
+
+
+def test_content_looks_no_oftener_than_asked_and_takes_short_clips_whole():
+    asked = []
+
+    def watch(indices):
+        asked.extend(indices)
+        return look([0] * 300)(indices)
+
+    samplers.Content(fps=1)(clip(300), watch)
+    assert asked == list(range(0, 300, 30))
+    assert samplers.Content(fps=1)(clip(90), watch).indices == [0, 30, 60]
+    assert samplers.Content()(VideoMeta(1, 1.0, 0.0, 8, 8), watch).indices == [0]
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=80),
+    most=st.integers(1, 40),
+    least=st.integers(1, 40),
+    change=st.floats(0.001, 1.0),
+    even=st.floats(0, 1),
+)
+def test_content_returns_different_indices_within_its_bounds(values, most, least, change, even):
+    sampler = samplers.Content(fps=1, max_frames=max(most, least), min_frames=least, change=change, even=even)
+    indices = sampler(clip(len(values), fps=1.0), look(values)).indices
+    assert indices == sorted(set(indices))
+    assert 0 <= indices[0] <= indices[-1] < len(values)
+    assert min(least, len(values)) <= len(indices) <= max(most, least)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_frames": 70}, "min_frames=70 exceeds max_frames=64"),
+        ({"change": 1.5}, "change=1.5 and even=0.25 must be at most 1"),
+        ({"even": -0.1}, "even=-0.1 must be at most 1, even at least 0"),
+        ({"even": float("nan")}, "even=nan must be"),
+        ({"fps": 0}, "fps=0 must be positive"),
+        ({"overflow": "cut"}, "'cut' is not allowed"),
+    ],
+)
+def test_content_refuses_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        SAMPLERS.build({"name": "content", **options}) if "overflow" in options else samplers.Content(**options)
+
+
 metas = st.builds(clip, st.integers(1, 5000), st.floats(0.1, 240))
 built = st.one_of(
     st.builds(samplers.Uniform, num_frames=st.integers(1, 200), unique=st.booleans()),
@@ -127,7 +217,8 @@ def test_every_sampler_returns_sorted_indices_of_the_clip(sampler, meta):
 def test_yaml_states_every_option_with_the_default_of_the_code(name):
     config = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "sampler" / f"{name}.yaml"))
     assert config == {"name": name, **SAMPLERS.check({"name": name})}
-    assert SAMPLERS.build(config)(clip(100))
+    sampler = SAMPLERS.build(config)
+    assert sampler(clip(100), look([0] * 100)).indices if getattr(sampler, "looks", False) else sampler(clip(100))
 
 
 @pytest.mark.parametrize("name", ["uniform", "midpoint", "stepping"])

@@ -33,7 +33,7 @@ def test_public_names():
 def test_every_package_is_shipped():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     found = {".".join(m.parent.relative_to(ROOT).parts) for m in MODULES if m.name == "__init__.py"}
-    assert set(project["tool"]["setuptools"]["packages"]) == found | {"tinyvid.conf"}
+    assert set(project["tool"]["setuptools"]["packages"]) == found | {"tinyvid.conf", "tinyvid.eval"}
     assert project["project"]["version"] == tinyvid.__version__
 
 

@@ -24,7 +24,8 @@ from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
 NAMES = [name for name in VISION_TOWERS.names() if VISION_TOWERS.provider(name) is None]
 HALF = (0.5, 0.5, 0.5)
 COMMIT = "a" * 40
-PRESETS = sorted((CONF_DIR / "vision_tower").glob("*.yaml"))
+# The weights of the shapes preset are made by a recipe, not fetched.
+PRESETS = sorted(p for p in (CONF_DIR / "vision_tower").glob("*.yaml") if p.stem != "shapes")
 
 
 def build(name: str, path: object, dtype: torch.dtype = torch.float32, **options: object):

@@ -14,11 +14,12 @@ from torch import nn
 
 from tinyvid.adapters import is_adapted
 from tinyvid.bounds import PositiveFloat, PositiveInt
-from tinyvid.errors import ConfigError
+from tinyvid.errors import ConfigError, suggest
 from tinyvid.model import VideoLLM
 
 PARTS = ("llm", "vision_tower", "connector")
-LAYER = re.compile(r"\.(?:layers|blocks|resblocks)\.(\d+)\.")
+TEXT_DECODER = "text_decoder"  # lies inside the connector, and trains as a part of its own if its weights come trained
+LAYER = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,13 @@ class PartOptions:
         train: ``frozen``, ``full``, or ``lora``.
         from_layer: With ``full``: train only the layers from this one on, counted from 0; ``null`` for everything.
         lr: Learning rate of the part; the recipe's if ``null``.
+        freeze: Modules of the part that stay frozen although it trains in full, by name.
     """
 
     train: Literal["frozen", "full", "lora"] = "frozen"
     from_layer: int | None = None
     lr: PositiveFloat | None = None
+    freeze: list[str] = ()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +77,52 @@ def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, 
 
     Args:
         model: Changed in place.
-        parts: For each of ``llm``, ``vision_tower`` and ``connector``.
+        parts: For each of ``llm``, ``vision_tower`` and ``connector``; ``text_decoder`` too, unless it stays frozen.
         peft: For parts with ``train=lora``.
         lr: Learning rate of parts that state none.
 
     Raises:
-        ConfigError: Nothing trains, a quantised part is to train in full, or ``from_layer`` or ``targets`` match
-            nothing.
+        ConfigError: Nothing trains, a quantised part is to train in full, or ``from_layer``, ``freeze`` or ``targets``
+            match nothing.
     """
     for name in PARTS:
         setattr(model, name, _adapt(name, getattr(model, name), parts[name], peft))
+    _adapt_text_decoder(model, parts.get(TEXT_DECODER, PartOptions()))
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("nothing trains: every part is frozen; set recipe.connector.train=full, for example")
-    return [_report(name, getattr(model, name), parts[name], lr) for name in PARTS]
+    return [
+        _report(name, getattr(model, name, None), list(own.values()), parts.get(name, PartOptions()), lr)
+        for name, own in _parameters(model).items()
+    ]
+
+
+def text_decoder(model: VideoLLM) -> Any | None:
+    """Return the text decoder that trains as a part of its own: the connector's, if its weights come trained."""
+    decoder = getattr(model.connector, TEXT_DECODER, None)
+    return decoder if decoder is not None and decoder.pretrained else None
+
+
+def _parameters(model: VideoLLM) -> dict[str, dict[str, nn.Parameter]]:
+    """Return the parameters of each part by name; those of a text decoder that is a part are not the connector's."""
+    parts = {name: dict(getattr(model, name).named_parameters()) for name in PARTS}
+    if (decoder := text_decoder(model)) is not None:
+        parts[TEXT_DECODER] = dict(decoder.named_parameters())
+        within = {id(p) for p in parts[TEXT_DECODER].values()}
+        parts["connector"] = {key: p for key, p in parts["connector"].items() if id(p) not in within}
+    return parts
+
+
+def _adapt_text_decoder(model: VideoLLM, options: PartOptions) -> None:
+    decoder = text_decoder(model)
+    if options.train == "lora":
+        raise ConfigError(f"recipe.{TEXT_DECODER}.train=lora is not offered; use full or frozen")
+    if decoder is not None:
+        _adapt(TEXT_DECODER, decoder, options, PeftOptions())
+    elif options.train == "full":
+        raise ConfigError(
+            f"recipe.{TEXT_DECODER}.train=full, but this model has no text decoder that trains apart from its "
+            "connector: use recipe.connector.train=full"
+        )
 
 
 def parameter_groups(
@@ -94,9 +130,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the optimiser's groups: per part, one with weight decay and one without (biases, norms, vectors)."""
     groups = []
-    for name in PARTS:
-        trained = [p for p in getattr(model, name).parameters() if p.requires_grad]
-        rate = parts[name].lr or lr
+    for name, own in _parameters(model).items():
+        trained = [p for p in own.values() if p.requires_grad]
+        rate = parts.get(name, PartOptions()).lr or lr
         for decay, chosen in (
             (weight_decay, [p for p in trained if p.ndim >= 2]),
             (0.0, [p for p in trained if p.ndim < 2]),
@@ -124,6 +160,8 @@ def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> A
         module.requires_grad_(False)
         if options.train == "full":
             _unfreeze(name, module, options.from_layer)
+        for child in options.freeze:
+            _freeze_child(name, module, child)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -146,10 +184,18 @@ def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:
         parameter.requires_grad_(numbers.get(key, -1) >= from_layer)
 
 
+def _freeze_child(name: str, module: nn.Module, child: str) -> None:
+    children = dict(module.named_children())
+    if child not in children:
+        raise ConfigError(f"recipe.{name}.freeze={child!r} is no module of the {name}. {suggest(child, children)}")
+    children[child].requires_grad_(False)
+
+
 def _add_lora(name: str, module: Any, options: PeftOptions) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes: only for those who train with it
 
     targets = _targets(name, module, options.targets)
+    decoder = getattr(module, TEXT_DECODER, None)  # trains as a part of its own, or not at all
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -157,6 +203,7 @@ def _add_lora(name: str, module: Any, options: PeftOptions) -> Any:
         target_modules=targets,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
+        exclude_modules=rf"{TEXT_DECODER}\..*" if decoder is not None and decoder.pretrained else None,
         task_type=TaskType.CAUSAL_LM if name == "llm" else None,
     )
     return get_peft_model(module, config)
@@ -180,8 +227,9 @@ def _targets(name: str, module: nn.Module, wanted: list[str] | None) -> list[str
     )
 
 
-def _report(name: str, module: nn.Module, options: PartOptions, lr: float) -> PartReport:
-    parameters = list(module.parameters())
+def _report(
+    name: str, module: nn.Module | None, parameters: list[nn.Parameter], options: PartOptions, lr: float
+) -> PartReport:
     trainable = [p for p in parameters if p.requires_grad]
     how = options.train if options.from_layer is None else f"from layer {options.from_layer}"
     if options.train == "lora" and getattr(module, "is_quantized", False):

@@ -8,9 +8,10 @@ from threading import Thread
 from typing import Any
 
 from tinyvid import checkpoint
+from tinyvid.attention_map import AttentionMap, attention_maps
 from tinyvid.build import build, check
 from tinyvid.checkpoint import Loaded
-from tinyvid.compat import tinyllava_video
+from tinyvid.compat import llama_vid, tinyllava_video
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
@@ -19,6 +20,7 @@ from tinyvid.weights import building_on
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
 HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
 VideoInput = VideoSource | Video | Sequence[VideoSource | Video]
 
@@ -73,7 +75,7 @@ class Assistant:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         revision: str | None = None,
         device: str = "auto",
@@ -84,29 +86,37 @@ class Assistant:
         """Load a checkpoint of tinyvid, or one of TinyLLaVA-Video in any of its layouts.
 
         Args:
-            path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``.
+            path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``. Without one,
+                the small model that comes with tinyvid, which knows only the shapes world of docs/shapes.md.
             revision: Commit, branch or tag on the hub.
             device: See ``from_config``.
             dtype: See ``from_config``.
             quant: See ``from_config``.
-            **groups: ``sampler``, ``template`` or ``video_reader`` groups to use instead of the checkpoint's.
+            **groups: ``sampler``, ``template`` or ``video_reader`` groups to use instead of the checkpoint's, and
+                ``llm={"max_length": ...}``.
 
         Raises:
             CheckpointError: The layout is unknown, or weights are missing, left over, or of the wrong shape.
             PluginError: A part comes from a plugin that is not installed.
         """
         for kind, group in groups.items():
-            if kind not in ("sampler", "template", "video_reader"):
+            if kind not in ("sampler", "template", "video_reader", "llm"):
                 raise ConfigError(
-                    f"{kind} is fixed by the checkpoint; only sampler, template and video_reader can change"
+                    f"{kind} is fixed by the checkpoint; only sampler, template, video_reader and llm.max_length can "
+                    "change"
                 )
             if not isinstance(group, Mapping):
                 raise ConfigError(f"{kind} must be a mapping of options, such as {{'name': ...}}, got {group!r}")
-        folder = local_folder(str(path), revision)
+            fixed = [option for option in group if kind == "llm" and option != "max_length"]
+            if fixed:  # scaled positions, too: they change what the LLM computes at every length
+                raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; of the llm only max_length can change")
+        folder = DEFAULT_MODEL if path is None else local_folder(str(path), revision)
         if (folder / checkpoint.MANIFEST).is_file():
             load = checkpoint.load
         elif tinyllava_video.recognises(folder):
             load = tinyllava_video.load
+        elif llama_vid.recognises(folder):
+            load = llama_vid.load
         else:
             found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
             raise CheckpointError(
@@ -152,10 +162,31 @@ class Assistant:
 
     def answer(self, samples: Sequence[Sample], *, max_new_tokens: int = 128) -> list[str]:
         """Return the replies to several samples, generated as one batch. Greedy, so the same input replies the same."""
-        options = self._generation(max_new_tokens)
+        options = self.generation(max_new_tokens)
         examples = [self.processor(sample, reserve=max_new_tokens) for sample in samples]
         batch = self.processor.collate(examples, padding_side="left").to(self.model.device)
         return [self.processor.reply(ids) for ids in self.model.generate(batch, **options)]
+
+    def attention_map(
+        self, video: VideoInput, question: str, *, start: float | None = None, end: float | None = None
+    ) -> list[AttentionMap]:
+        """Return which patches of each frame a question looked at, for connectors with a context token.
+
+        Args:
+            video: As for ``ask``.
+            question: Any text.
+            start: First second to look at.
+            end: Last second to look at.
+
+        Returns:
+            One map per video; ``save`` draws it.
+
+        Raises:
+            ConfigError: The connector has no context token.
+            VideoError: The video cannot be read.
+        """
+        sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
+        return attention_maps(self.model, self.processor, sample)
 
     def stream(self, sample: Sample, *, max_new_tokens: int = 128) -> Iterator[str]:
         """Yield the reply to a sample in pieces, as the model writes it; joined, they equal what ``answer`` returns.
@@ -164,7 +195,7 @@ class Assistant:
         """
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-        options = self._generation(max_new_tokens)
+        options = self.generation(max_new_tokens)
         example = self.processor(sample, reserve=max_new_tokens)
         batch = self.processor.collate([example], padding_side="left").to(self.model.device)
         streamer = TextIteratorStreamer(self.processor.tokenizer)
@@ -207,7 +238,7 @@ class Assistant:
             held = held[cut:]
         yield held.rstrip()
 
-    def _generation(self, max_new_tokens: int) -> dict[str, Any]:
+    def generation(self, max_new_tokens: int) -> dict[str, Any]:
         """Return the options of greedy generation that ends where the template says."""
         from transformers import GenerationConfig
 

@@ -1,5 +1,6 @@
 """From a configuration to a model and its Processor: the only place where parts meet."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +14,37 @@ import tinyvid.datasets
 import tinyvid.llms
 import tinyvid.samplers
 import tinyvid.templates
+import tinyvid.text_decoders
 import tinyvid.video_readers
 import tinyvid.vision_towers  # noqa: F401 - these imports fill the registries
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.llms.loading import QUANTS
+from tinyvid.llms.loading import QUANTS, load_tokenizer
 from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
 from tinyvid.protocols import LanguageModel
-from tinyvid.registry import CONNECTORS, LLMS, SAMPLERS, TEMPLATES, VIDEO_READERS, VISION_TOWERS, Registry
+from tinyvid.questions import QuestionReader
+from tinyvid.registry import (
+    CONNECTORS,
+    LLMS,
+    SAMPLERS,
+    TEMPLATES,
+    TEXT_DECODERS,
+    VIDEO_READERS,
+    VISION_TOWERS,
+    Registry,
+    build_connector,
+    check_text_decoder,
+)
 from tinyvid.types import FeatureSpec
 from tinyvid.weights import building_on, load_strict, read_tensors
 
+logger = logging.getLogger(__name__)
+
 REGISTRIES: dict[str, Registry] = {
-    registry.kind: registry for registry in (LLMS, VISION_TOWERS, CONNECTORS, SAMPLERS, TEMPLATES, VIDEO_READERS)
+    registry.kind: registry
+    for registry in (LLMS, VISION_TOWERS, CONNECTORS, TEXT_DECODERS, SAMPLERS, TEMPLATES, VIDEO_READERS)
 }
+OPTIONAL = (TEXT_DECODERS.kind,)  # groups that only some models have
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,9 +57,12 @@ def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     checked = {}
     for kind, registry in REGISTRIES.items():
         group = config.get(kind)
+        if group is None and kind in OPTIONAL:
+            continue
         options = registry.check(group, key=kind)
         assert group is not None  # or check() would have raised
         checked[kind] = {"name": str(group["name"]), **options}
+    check_text_decoder(checked["connector"], checked.get("text_decoder"))
     return checked
 
 
@@ -81,7 +102,12 @@ def load_parts(
     llm = LLMS.build(groups["llm"], dtype=torch_dtype, quant=quant, device=device)
     tensors = None if connector_weights is None else read_tensors(connector_weights)
     connector = make_connector(
-        groups["connector"], features=vision_tower.features, llm_dim=llm.dim, tensors=tensors, where=connector_weights
+        groups["connector"],
+        text_decoder=groups.get("text_decoder"),
+        features=vision_tower.features,
+        llm_dim=llm.dim,
+        tensors=tensors,
+        where=connector_weights,
     )
     return llm, vision_tower.to(device), connector.to(device, torch_dtype)
 
@@ -91,6 +117,7 @@ def make_connector(
     *,
     features: FeatureSpec,
     llm_dim: int,
+    text_decoder: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
     where: object = None,
 ) -> Any:
@@ -100,6 +127,7 @@ def make_connector(
         group: Its name and options.
         features: What the vision tower returns.
         llm_dim: D, width of the LLM.
+        text_decoder: Name and options of the text decoder inside it, for a connector that takes one.
         tensors: Its weights; ``None`` for a new connector.
         where: Where ``tensors`` come from, for messages.
 
@@ -109,15 +137,21 @@ def make_connector(
     """
     if tensors is not None:
         with building_on("meta"):  # the sizes that a stranger states are compared before they take memory
-            empty = CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+            empty = build_connector(group, features=features, llm_dim=llm_dim, text_decoder=text_decoder)
             load_strict(empty, tensors, part="connector", where=where)
     try:
-        connector = CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+        connector = build_connector(group, features=features, llm_dim=llm_dim, text_decoder=text_decoder)
     except (RuntimeError, MemoryError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ConfigError(f"connector '{group['name']}' cannot be built with {dict(group)}: {reason}") from error
     if tensors is not None:
         load_strict(connector, tensors, part="connector", where=where)
+    elif text_decoder is not None and text_decoder.get("path", "") is None:
+        logger.warning(
+            "text_decoder '%s' starts from random weights; train it (recipe.text_decoder.train=full), or give "
+            "text_decoder.path",
+            text_decoder["name"],
+        )
     return connector
 
 
@@ -135,8 +169,32 @@ def assemble(
         budget=connector.budget,
         reads_question=connector.reads_question,
         max_length=llm.max_length,
+        questions=_question_reader(groups, llm, connector),
+        framewise=getattr(connector, "framewise", False),
+        smaller=getattr(connector, "smaller", ()),
     )
     return model, processor
+
+
+def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: Any) -> QuestionReader | None:
+    """Return what turns questions into the tokens of the connector's text decoder; ``None`` if it has none."""
+    if "text_decoder" not in groups:
+        return None
+    decoder, choices = connector.text_decoder, groups["connector"].get("choices", True)
+    if decoder.reads_embeddings:
+        return QuestionReader(llm.tokenizer, max_length=decoder.max_length, special_tokens=False, choices=choices)
+    path = groups["text_decoder"].get("tokenizer")
+    if path is None:
+        raise ConfigError(
+            f"text_decoder '{groups['text_decoder']['name']}' needs text_decoder.tokenizer, a directory or hub id"
+        )
+    return QuestionReader(
+        load_tokenizer(path),
+        max_length=decoder.max_length,
+        special_tokens=True,
+        choices=choices,
+        vocab_size=decoder.vocab_size,
+    )
 
 
 def resolve_device(device: str) -> str:

@@ -5,6 +5,7 @@
     tinyvid.yaml             format number, version, the component groups by name, which parts lie here
     connector.safetensors    always
     tokenizer/               always, so that text needs no network
+    question_tokenizer/      only where the connector's text decoder has a tokenizer of its own
     llm/  vision_tower/      only parts whose weights no reference gives back, in the layouts of their own libraries
     adapter/                 LoRA of the LLM in peft's layout; vision_tower_adapter/, connector_adapter/ likewise
     README.md                model card
@@ -27,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tinyvid import adapters
-from tinyvid.build import REGISTRIES, assemble, check, load_parts
+from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.model import VideoLLM
 from tinyvid.processor import Processor
@@ -35,6 +36,7 @@ from tinyvid.weights import shard_names
 
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
+QUESTION_TOKENIZER = "question_tokenizer"
 PARTS = ("llm", "vision_tower")  # parts that may be a reference; the connector is always stored
 ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
 _KEYS = {"format", "version", "stored", "adapters", "plugins", *REGISTRIES}
@@ -101,11 +103,13 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
         PluginError: A part comes from a plugin that is not installed.
     """
     manifest = read_manifest(path)
-    groups = apply_overrides({kind: manifest[kind] for kind in REGISTRIES}, overrides)
+    groups = apply_overrides({kind: manifest[kind] for kind in REGISTRIES if kind in manifest}, overrides)
     stored = frozenset(manifest["stored"])
     for part in stored:
         groups[part]["path"] = str(_stored_folder(path, part))
     groups["llm"]["tokenizer"] = str(path / "tokenizer")
+    if "tokenizer" in groups.get("text_decoder", {}):
+        groups["text_decoder"] |= {"path": None, "tokenizer": str(path / QUESTION_TOKENIZER)}
     _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
     groups = check(groups)
     weights = path / "connector.safetensors"
@@ -144,7 +148,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{file} is of format {manifest['format']}, this tinyvid {version('tinyvid')} reads format {FORMAT}; "
             "install the version that wrote it"
         )
-    missing = sorted(_KEYS - {"plugins", "version"} - manifest.keys())
+    missing = sorted(_KEYS - {"plugins", "version", *OPTIONAL} - manifest.keys())
     unknown = sorted(map(str, manifest.keys() - _KEYS))
     if missing or unknown:
         raise CheckpointError(f"{file}: missing keys {missing}, unknown keys {unknown}")
@@ -152,7 +156,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: 'stored' must list some of {list(PARTS)}, got {manifest['stored']!r}")
     if not isinstance(manifest["adapters"], list) or not all(part in [*ADAPTERS] for part in manifest["adapters"]):
         raise CheckpointError(f"{file}: 'adapters' must list some of {list(ADAPTERS)}, got {manifest['adapters']!r}")
-    for kind in REGISTRIES:
+    for kind in [kind for kind in REGISTRIES if kind in manifest or kind not in OPTIONAL]:
         if not isinstance(manifest[kind], dict) or not isinstance(manifest[kind].get("name"), str):
             raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
     if not isinstance(manifest.get("plugins") or {}, dict):
@@ -175,6 +179,10 @@ def write(loaded: Loaded, folder: Path) -> None:
         adapters.save(getattr(model, part), folder / ADAPTERS[part])
     groups = {kind: dict(group) for kind, group in loaded.groups.items()}
     groups["llm"]["tokenizer"] = None
+    if "tokenizer" in groups.get("text_decoder", {}):  # its weights are the connector's, so nothing else is looked up
+        assert processor.questions is not None  # made with the text decoder
+        processor.questions.tokenizer.save_pretrained(folder / QUESTION_TOKENIZER)
+        groups["text_decoder"] |= {"path": None, "tokenizer": None}
     for part in loaded.stored:
         groups[part] |= {"path": part, "revision": None}
     plugins = {kind: REGISTRIES[kind].provider(group["name"]) for kind, group in groups.items()}

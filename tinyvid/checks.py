@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyvid.errors import DataError, TinyvidError
+from tinyvid.layout import Layout
 from tinyvid.parsing import RowError
-from tinyvid.processor import Layout, Processor
+from tinyvid.processor import Processor
 from tinyvid.protocols import Dataset
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.video import IMAGES, Footage, open_video

@@ -19,7 +19,8 @@ from tinyvid.config import CONF_DIR, compose
 from tinyvid.errors import ConfigError, TinyvidError
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
-FIXED_BY_CHECKPOINT = ("llm", "vision_tower", "connector", "model", "experiment")
+LIMIT = "llm.max_length"  # the only option of a fixed part that may, too: it changes no number
+FIXED_BY_CHECKPOINT = ("llm", "vision_tower", "connector", "text_decoder", "model", "experiment")
 # Flags that change where or how often Hydra composes, so that composing once beforehand would judge wrongly.
 _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
 
@@ -83,9 +84,10 @@ class CommandLine:
             ConfigError: The command line sets a part that a checkpoint fixes.
         """
         self.refuse_parts(allow=allow)
+        limit = {"llm": {"max_length": config.llm.max_length}} if LIMIT in self.chosen("llm") else {}
         if self.chosen("experiment"):
-            return {group: _resolved(config, group) for group in CHANGEABLE}
-        return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)}
+            return {group: _resolved(config, group) for group in CHANGEABLE} | limit
+        return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)} | limit
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
         """Refuse overrides of what a checkpoint fixes, but for the groups in ``allow``.
@@ -95,8 +97,10 @@ class CommandLine:
         """
         for group in FIXED_BY_CHECKPOINT:
             for key in self.chosen(group) if group not in allow else []:
+                if key == LIMIT:
+                    continue
                 ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint"
-                raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} can change")
+                raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
 
     def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
         chosen = self.chosen(group)

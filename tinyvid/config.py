@@ -81,6 +81,8 @@ def _explain(error: Exception, overrides: Sequence[str], config: str) -> str:
 def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     parent, _, name = key.rpartition(".")
     given = [item.partition("=")[0].lstrip("+~") for item in overrides]
+    if key.partition(".")[0] == "text_decoder":
+        return f"'{key}' is for connectors that read the question; it needs connector=llamavid"
     if key not in given:
         presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
         return f"{' '.join(presets)} sets '{key}', which this program does not have; it is for another program"

@@ -4,19 +4,20 @@ How bytes are counted is in ``tinyvid.memory``. GB are 10^9 bytes. One process o
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
 from tinyvid import adapt
 from tinyvid.adapters import base
 from tinyvid.assistant import Assistant
-from tinyvid.build import check, resolve_dtype, resolve_quant
+from tinyvid.build import OPTIONAL, check, resolve_dtype, resolve_quant
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError
 from tinyvid.memory import activation_bytes, copied_bytes, logits_bytes, optimizer_bytes, weight_bytes
@@ -156,7 +157,9 @@ def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: 
     duration, fps = float(settings["duration"]), float(settings["fps"])
     num_frames = max(1, round(duration * fps))
     meta = VideoMeta(num_frames=num_frames, fps=fps, duration=duration, width=1280, height=720)
-    frames = len(SAMPLERS.build(groups["sampler"])(meta))
+    sampler = SAMPLERS.build(groups["sampler"])
+    looks = getattr(sampler, "looks", False)
+    frames = len(sampler(meta, _restless).indices if looks else sampler(meta))
     return TokenPlan(
         frames=frames,
         video=budget(frames),
@@ -164,6 +167,11 @@ def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: 
         labels=settings["label_tokens"],
         limit=groups["llm"]["max_length"],
     )
+
+
+def _restless(indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Show a clip that changes all the time, of which a sampler that looks takes as many frames as of any."""
+    return (np.full((1, 1, 3), 255 * (place % 2), np.uint8) for place in range(len(indices)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +283,11 @@ def _smaller_llms(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 def _structure(settings: Mapping[str, Any]) -> str:
     """Return what decides the parts and what trains of them, as text; the other settings change no shape."""
-    kinds = ("llm", "vision_tower", "connector", "sampler", "template", "video_reader", "peft", "ckpt", "dtype")
-    recipe = {key: settings["recipe"][key] for key in (*adapt.PARTS, "lr") if key in settings["recipe"]}
+    kinds = ["llm", "vision_tower", "connector", "sampler", "template", "video_reader", "peft", "ckpt", "dtype"]
+    kinds += [kind for kind in OPTIONAL if kind in settings]
+    recipe = {
+        key: settings["recipe"][key] for key in (*adapt.PARTS, adapt.TEXT_DECODER, "lr") if key in settings["recipe"]
+    }
     quantised = settings["quant"] != "none"
     return json.dumps({**{kind: settings[kind] for kind in kinds}, "recipe": recipe, "quantised": quantised})
 

@@ -5,7 +5,7 @@ them where ``video_mask`` says, and calls the LLM. The LM head runs at label pos
 151,936 times a sequence of 3,000 in float32 is otherwise the largest tensor of a training step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinyvid.batch import Batch, Output
 from tinyvid.caches import FeatureCache, check_frozen
-from tinyvid.errors import DataError
-from tinyvid.types import IGNORE_INDEX, Batch, Output
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.types import IGNORE_INDEX, Question, Slot
 
 
 class VideoLLM(nn.Module):
@@ -59,8 +60,8 @@ class VideoLLM(nn.Module):
         with _head_at(self.llm, wanted):
             logits = self.llm(
                 inputs_embeds=embeddings,
-                attention_mask=batch.attention_mask,
-                position_ids=_positions(batch.attention_mask),
+                attention_mask=self._visible(batch, embeddings.dtype),
+                position_ids=_positions(batch.attention_mask, batch.blocks),
                 use_cache=False,
             ).logits
         logits = logits[0].float()  # (N, vocabulary)
@@ -69,6 +70,22 @@ class VideoLLM(nn.Module):
         if loss is None and self.training:
             loss = logits.sum()  # of nothing: a zero with a gradient
         return Output(loss=loss, logits=logits, num_targets=len(labels))
+
+    def _visible(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """Return the attention mask of the LLM: (B, L) of real tokens, or (B, 1, L, L) of packed samples.
+
+        Raises:
+            ConfigError: The attention implementation takes no such mask.
+        """
+        if batch.blocks is None:
+            return batch.attention_mask
+        attention = self.llm.config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise ConfigError(f"recipe.pack above 1 needs llm.attention=sdpa or eager, not {attention!r}")
+        mask = _block_mask(batch.attention_mask, batch.blocks)
+        if attention == "sdpa":
+            return mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def _reach_all(self) -> Tensor:
         """Return a zero that depends on every trainable weight, to be added to the embeddings.
@@ -101,18 +118,48 @@ class VideoLLM(nn.Module):
 
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
-        clips = self.clips(batch)
         reads = self.connector.reads_question
-        return torch.cat([self.connector(clips[s.video], s.question if reads else None) for s in batch.slots])
+        asked = [self.question(slot) if reads else None for slot in batch.slots]
+        tokens: list[list[Tensor]] = [[] for _ in batch.slots]
+        for video, pieces in enumerate(self.pieces(batch)):
+            places = [place for place, slot in enumerate(batch.slots) if slot.video == video]
+            for features in pieces:  # (T, P, Dv), or in pieces of it
+                made: dict[Slot | int | None, Tensor] = {}  # slots that ask the same of a video share its tokens
+                for place in places:
+                    slot = batch.slots[place]
+                    key = slot if reads else slot.per_frame
+                    if key not in made:
+                        # Only a connector that offers fewer tokens is ever asked for them.
+                        fewer = {} if slot.per_frame is None else {"per_frame": slot.per_frame}
+                        made[key] = self.connector(features, asked[place], **fewer)  # (K, D)
+                    tokens[place].append(made[key])
+        return torch.cat([piece for slot in tokens for piece in slot])
+
+    def question(self, slot: Slot) -> Question:
+        """Return the question of a slot as the connector reads it; the LLM's embeddings of it keep no graph."""
+        ids = torch.tensor(slot.ids, dtype=torch.long, device=self.device)  # (L,)
+        decoder = getattr(self.connector, "text_decoder", None)
+        if decoder is None or not decoder.reads_embeddings:
+            return Question(slot.question, ids)
+        with torch.no_grad():
+            embeddings = self.llm.get_input_embeddings()(ids)  # (L, D)
+        return Question(slot.question, ids, embeddings)
+
+    def pieces(self, batch: Batch) -> Iterator[Iterable[Tensor]]:
+        """Yield for every video of a batch its patch features: whole, or those of a stream in pieces as they come."""
+        streams = batch.streams or (None,) * len(batch.num_frames)
+        clips = iter(self.clips(batch))
+        for stream in streams:
+            yield [next(clips)] if stream is None else map(self.encode, stream)
 
     def clips(self, batch: Batch) -> list[Tensor]:
-        """Return the patch features (T, P, Dv) of every video of a batch: those it brings, the rest from the tower."""
+        """Return the patch features (T, P, Dv) of every video of a batch that is no stream, in order."""
+        encoded = iter(self.encode(batch.pixels).split(_in_pixels(batch))) if batch.pixels is not None else iter(())
+        streams = batch.streams or (None,) * len(batch.num_frames)
         known = batch.features or (None,) * len(batch.num_frames)
-        missing = [count for count, clip in zip(batch.num_frames, known, strict=True) if clip is None]
-        encoded = iter(self.encode(batch.pixels).split(missing)) if batch.pixels is not None else iter(())
-        clips = [next(encoded) if clip is None else clip for clip in known]
+        whole = [clip for clip, stream in zip(known, streams, strict=True) if stream is None]
         dtype = next(self.connector.parameters()).dtype
-        return [clip.to(dtype) for clip in clips]
+        return [(next(encoded) if clip is None else clip).to(dtype) for clip in whole]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the patch features of frames: (N, 3, S, S) to (N, P, Dv). A frozen tower keeps no graph."""
@@ -123,7 +170,7 @@ class VideoLLM(nn.Module):
         """Run the frozen tower over the pixels of a batch, keep the features, and return the batch with them.
 
         Each video goes through the tower alone, so that what is kept, and what a run computes, does not depend on
-        which videos a batch happens to bring along, or which of them were kept before.
+        which videos a batch happens to bring along, or which of them were kept before. Streams stay streams.
 
         Args:
             batch: On the model's device.
@@ -136,13 +183,16 @@ class VideoLLM(nn.Module):
         if batch.pixels is None:
             return batch
         known = batch.features or (None,) * len(batch.num_frames)
-        missing = [count for count, clip in zip(batch.num_frames, known, strict=True) if clip is None]
+        streams = batch.streams or (None,) * len(batch.num_frames)
         with torch.autocast(batch.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
-            fresh = iter([self._run_tower(pixels) for pixels in batch.pixels.split(missing)])
-        features = tuple(next(fresh) if clip is None else clip for clip in known)
+            fresh = iter([self._run_tower(pixels) for pixels in batch.pixels.split(_in_pixels(batch))])
+        features = tuple(
+            next(fresh) if clip is None and stream is None else clip
+            for clip, stream in zip(known, streams, strict=True)
+        )
         if cache is not None and batch.feature_keys:
             for before, clip, key in zip(known, features, batch.feature_keys, strict=True):
-                if before is None:
+                if before is None and clip is not None:
                     cache.write(key, clip)
         return replace(batch, pixels=None, features=features)
 
@@ -177,13 +227,42 @@ class VideoLLM(nn.Module):
             batch: Collated with ``padding_side="left"``, on the model's device.
             **options: For ``transformers``' ``generate``: ``max_new_tokens``, ``generation_config``, ``streamer``.
         """
+        if batch.blocks is not None:
+            raise DataError("packed examples are to learn from; generate replies to samples one by one")
         embeddings = self.embed(batch)
         return self.llm.generate(inputs_embeds=embeddings, attention_mask=batch.attention_mask, **options)
 
 
-def _positions(attention_mask: Tensor) -> Tensor:
-    """Count positions from the first real token, so that left and right padding give the same numbers."""
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+def _in_pixels(batch: Batch) -> list[int]:
+    """Return the frames T of each video whose pixels the batch holds."""
+    known = batch.features or (None,) * len(batch.num_frames)
+    streams = batch.streams or (None,) * len(batch.num_frames)
+    clips = zip(batch.num_frames, known, streams, strict=True)
+    return [count for count, *elsewhere in clips if elsewhere == [None, None]]
+
+
+def _positions(attention_mask: Tensor, blocks: Tensor | None = None) -> Tensor:
+    """Count positions from the first real token, so that left and right padding give the same numbers.
+
+    Args:
+        attention_mask: (B, L).
+        blocks: (B, L) of packed samples; each of them is counted on from the end of the shared prefix.
+    """
+    index = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+    if blocks is None:
+        return index
+    begins = F.pad(blocks[:, 1:] != blocks[:, :-1], (1, 0), value=True)  # (B, L)
+    start = torch.where(begins, index, 0).cummax(dim=-1).values  # (B, L): where the block of a token begins
+    prefix = ((blocks == 0) & attention_mask.bool()).sum(-1, keepdim=True)  # (B, 1)
+    return torch.where(blocks == 0, index, prefix + index - start)
+
+
+def _block_mask(attention_mask: Tensor, blocks: Tensor) -> Tensor:
+    """Return which token sees which, bool (B, 1, L, L): itself, and before it the prefix and its own block."""
+    length = blocks.shape[-1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=blocks.device).tril()
+    seen = (blocks == 0)[:, None, :] | (blocks[:, :, None] == blocks[:, None, :])  # (B, L, L)
+    return (seen & causal & attention_mask.bool()[:, None, :])[:, None]
 
 
 @contextmanager

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.errors import DataError, suggest
-from tinyvid.types import Message, Sample, Video
+from tinyvid.subtitles import json_cue
+from tinyvid.types import Cue, Message, Sample, Video
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MARKER = re.compile(r"<(?:image|video)>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MEDIA_KEYS = ("video", "image")
 TURN_KEYS = ("conversations", "messages")
-_READ = {"id", "clip", "start", "end", "fps", *MEDIA_KEYS, *TURN_KEYS}  # everything else travels in meta
+_READ = {"id", "clip", "start", "end", "fps", "subtitles", *MEDIA_KEYS, *TURN_KEYS}  # everything else travels in meta
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
 
@@ -40,7 +41,8 @@ def to_sample(row: Mapping[str, Any], *, media_root: Path, default_id: str) -> S
     """Turn a row into a sample.
 
     Keys: ``video`` or ``image`` (a path, or a list), ``clip`` ([start, end] in seconds, or ``start`` and ``end``),
-    ``fps`` (of a folder of frames), ``conversations`` or ``messages`` (turns of ``from``/``value`` or
+    ``fps`` (of a folder of frames), ``subtitles`` (of the only video: a file, or a list of ``start``, ``end`` and
+    ``text``), ``conversations`` or ``messages`` (turns of ``from``/``value`` or
     ``role``/``content``), and for multiple choice ``options`` with ``answer_index``: a question without a reply is
     then followed by the options and answered by the letter. Everything else travels in ``meta``.
 
@@ -65,6 +67,7 @@ def to_sample(row: Mapping[str, Any], *, media_root: Path, default_id: str) -> S
     paths = attempt("media", _paths, row)
     places = [attempt("media", _inside, path, media_root) for path in paths or []]
     bounds, fps = attempt("media", _bounds, row, len(places)), attempt("media", _fps, row)
+    subtitles = attempt("media", _subtitles, row, len(places), media_root)
     if messages and None not in messages:
         messages = attempt("turns", _from_question, messages) or messages
         if paths is not None:
@@ -72,7 +75,7 @@ def to_sample(row: Mapping[str, Any], *, media_root: Path, default_id: str) -> S
         messages = attempt("options", _with_options, messages, row) or messages
     if faults:
         raise RowError("; ".join(message for _, message in faults), faults)
-    videos = [Video(place, start=bounds[0], end=bounds[1], fps=fps) for place in places]
+    videos = [Video(place, start=bounds[0], end=bounds[1], fps=fps, subtitles=subtitles) for place in places]
     name = row.get("id")
     meta = {key: value for key, value in row.items() if key not in _READ}
     return Sample(messages=messages, video=videos or None, id=default_id if name is None else str(name), meta=meta)
@@ -139,6 +142,21 @@ def _fps(row: Mapping[str, Any]) -> float | None:
     if fps is not None and not (is_number(fps) and fps > 0):
         raise DataError(f"'fps' must be a positive number of frames per second, got {fps!r:.80}")
     return fps
+
+
+def _subtitles(row: Mapping[str, Any], num_videos: int, media_root: Path) -> str | tuple[Cue, ...] | None:
+    """Return the subtitles of a row's only video: the path of a file, or cues."""
+    given = row.get("subtitles")
+    if given is None:
+        return None
+    if num_videos != 1:
+        raise DataError(f"'subtitles' need exactly one video, the row has {num_videos}")
+    if isinstance(given, str):
+        return _inside(given, media_root)
+    if not isinstance(given, list) or not all(isinstance(cue, Mapping) for cue in given):
+        raise DataError(f"'subtitles' must be a file, or a list of objects with start, end and text, got {given!r:.80}")
+    cues = [json_cue(cue, where=f"subtitle {n}", last=n + 1 == len(given)) for n, cue in enumerate(given)]
+    return tuple(sorted(cues, key=lambda cue: cue.start))
 
 
 def is_number(value: Any) -> bool:

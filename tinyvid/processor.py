@@ -5,21 +5,42 @@ refused before a frame is read. Nothing is cut after layout. The Processor holds
 carry it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from tinyvid.batch import Batch, Example
 from tinyvid.caches import FeatureCache, FrameCache
+from tinyvid.collate import collate
 from tinyvid.errors import ConfigError, DataError, TinyvidError
+from tinyvid.layout import (
+    Layout,
+    Piece,
+    check_prefix,
+    check_style,
+    cues_of,
+    joined,
+    packed,
+    pieces_of,
+    runs_of,
+    same_videos,
+    videos_per_message,
+)
 from tinyvid.pixels import normalise, resize, to_pixels
-from tinyvid.protocols import ChatTemplate, FrameSampler, VideoReader
-from tinyvid.types import IGNORE_INDEX, Batch, Example, ImageSpec, Message, Sample, Segment, Slot, TokenBudget, Video
+from tinyvid.planner import Plans, VideoPlan, fit
+from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoReader
+from tinyvid.questions import QuestionReader
+from tinyvid.streams import PixelStream
+from tinyvid.types import Cue, ImageSpec, Message, Overflow, Sample, Slot, TokenBudget, Video
 from tinyvid.video import Footage, open_video
+
+logger = logging.getLogger(__name__)
+
+STREAM_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
 
 
 class Processor:
@@ -34,8 +55,12 @@ class Processor:
         budget: How many video tokens the connector makes of a clip.
         reads_question: Whether the connector reads the question: then every user turn has its own video slots.
         max_length: Longest sequence, in tokens.
+        questions: Turns a question into tokens for the connector's text decoder, where it has one.
+        framewise: Whether the connector takes a clip in pieces: one with many pixels is then decoded as it is used.
+        smaller: Tokens per frame that the connector can make instead of its budget's, in falling order.
 
     Attributes:
+        stream_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
         frames: Where resized frames are kept, or ``None``.
         features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
             ``VideoLLM.fill_features`` adds to them.
@@ -46,26 +71,34 @@ class Processor:
         ConfigError: The template needs a control token that the tokenizer does not know.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a sample meets on its way
         self,
         *,
         tokenizer: Any,
         template: ChatTemplate,
-        sampler: FrameSampler,
+        sampler: FrameSampler | LookingSampler,
         reader: VideoReader,
         image: ImageSpec,
         budget: TokenBudget,
         reads_question: bool,
         max_length: int,
+        questions: QuestionReader | None = None,
+        framewise: bool = False,
+        smaller: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.sampler = sampler
+        self.sampler: Any = sampler  # as protocols.FrameSampler or LookingSampler
         self.reader = reader
         self.image = image
         self.budget = budget
         self.reads_question = reads_question
         self.max_length = max_length
+        self.questions = questions
+        self.framewise = framewise
+        self.smaller = tuple(smaller)
+        self.stream_bytes = STREAM_BYTES
+        check_style(template.frame, budget)
         self.frames: FrameCache | None = None
         self.features: FeatureCache | None = None
         self.pad_id = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -96,11 +129,35 @@ class Processor:
             VideoError: A video cannot be read.
         """
         with _naming(sample):
-            layout = self._lay_out(sample, reserve)
-            keys = tuple(map(self._feature_key, sample.videos, layout.footage, layout.indices))
-            features = tuple(None if self.features is None else self.features.read(key) for key in keys)
-            clips = zip(sample.videos, layout.footage, layout.indices, features, strict=True)
-            pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, known in clips if known is None]
+            return self._decode(sample, self._lay_out(sample, reserve))
+
+    def pack(self, samples: Sequence[Sample]) -> Example:
+        """Lay several samples about the same videos out as one example to learn, in which they share the videos.
+
+        The sequence is what the samples have in common, up to the last video, and then the rest of each. A sample
+        sees the common prefix and itself, at the positions that it has alone, so that a packed example teaches what
+        its samples teach one by one, while the videos go through connector and LLM once.
+
+        Args:
+            samples: At least one. Their ids, joined, name the example.
+
+        Raises:
+            ConfigError: The connector reads the question, so that each question makes video tokens of its own.
+            DataError: The samples show other videos, or other text in front of them, or as when called one by one.
+            VideoError: A video cannot be read.
+        """
+        with _naming(samples[0]):
+            return self._decode(samples[0], self.plan_pack(samples), id="+".join(sample.id for sample in samples))
+
+    def _decode(self, sample: Sample, layout: Layout, id: str | None = None) -> Example:
+        keys = tuple(map(self._feature_key, sample.videos, layout.footage, layout.indices))
+        features = tuple(None if self.features is None else self.features.read(key) for key in keys)
+        streams = tuple(
+            self._stream(video, chosen) if known is None else None
+            for video, chosen, known in zip(sample.videos, layout.indices, features, strict=True)
+        )
+        clips = zip(sample.videos, layout.footage, layout.indices, features, streams, strict=True)
+        pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, *other in clips if other == [None, None]]
         return Example(
             input_ids=layout.input_ids,
             labels=layout.labels,
@@ -108,56 +165,37 @@ class Processor:
             pixels=torch.cat(pixels) if pixels else None,  # (sum of T, 3, S, S)
             num_frames=layout.num_frames,
             slots=layout.slots,
-            id=sample.id,
+            id=sample.id if id is None else id,
             features=features,
             feature_keys=keys,
+            blocks=layout.blocks,
+            streams=streams,
         )
 
-    def plan(self, sample: Sample, *, reserve: int = 0) -> "Layout":
+    def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
         """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
         with _naming(sample):
             return self._lay_out(sample, reserve)
 
-    def collate(self, examples: Sequence[Example], *, padding_side: str = "right") -> Batch:
-        """Pad examples to one length.
-
-        Args:
-            examples: At least one; with and without videos may mix.
-            padding_side: ``right`` to learn, ``left`` to generate.
-        """
-        if padding_side not in ("left", "right"):
-            raise DataError(f"padding_side={padding_side!r} is unknown; use 'left' or 'right'")
-        if not examples:
-            raise DataError("a batch needs at least one example")
-        length = max(len(e.input_ids) for e in examples)
-
-        def pad(tensors: list[Tensor], value: int | bool) -> Tensor:
-            gaps = [length - len(t) for t in tensors]
-            return torch.stack(
-                [
-                    F.pad(t, (gap, 0) if padding_side == "left" else (0, gap), value=value)
-                    for t, gap in zip(tensors, gaps, strict=True)
-                ]
+    def plan_pack(self, samples: Sequence[Sample]) -> Layout:
+        """Lay samples out as ``pack`` does, without decoding. Errors as there."""
+        if self.reads_question:
+            raise ConfigError(
+                "this connector reads the question, so that questions cannot share video tokens; set recipe.pack=1"
             )
+        if not samples:
+            raise DataError("a packed example needs at least one sample")
+        layouts: list[Layout] = []
+        for sample in samples:
+            with _naming(sample):
+                same = same_videos(sample, samples[0])
+                layouts.append(self._lay_out(sample, 0, layouts[0] if layouts and same else None))
+                check_prefix(layouts[-1], layouts[0])
+        return packed(layouts)
 
-        slots: list[Slot] = []
-        num_frames: list[int] = []
-        for example in examples:
-            slots += [Slot(len(num_frames) + slot.video, slot.question) for slot in example.slots]
-            num_frames += example.num_frames
-        pixels = [e.pixels for e in examples if e.pixels is not None]
-        return Batch(
-            input_ids=pad([e.input_ids for e in examples], self.pad_id),
-            labels=pad([e.labels for e in examples], IGNORE_INDEX),
-            attention_mask=pad([torch.ones_like(e.input_ids) for e in examples], 0),
-            video_mask=pad([e.video_mask for e in examples], False),
-            pixels=torch.cat(pixels) if pixels else None,
-            num_frames=tuple(num_frames),
-            slots=tuple(slots),
-            ids=tuple(e.id for e in examples),
-            features=tuple(clip for e in examples for clip in e.features or (None,) * len(e.num_frames)),
-            feature_keys=tuple(key for e in examples for key in e.feature_keys or (None,) * len(e.num_frames)),
-        )
+    def collate(self, examples: Sequence[Example], *, padding_side: str = "right") -> Batch:
+        """Pad examples to one length; see ``tinyvid.collate``."""
+        return collate(examples, pad_id=self.pad_id, padding_side=padding_side)
 
     def reply(self, ids: Tensor) -> str:
         """Return the text of a reply from the ids that the model generated, without its end marker."""
@@ -166,35 +204,58 @@ class Processor:
             text = text.partition(end)[0]
         return text.strip()
 
-    def _lay_out(self, sample: Sample, reserve: int) -> "Layout":
+    def _lay_out(self, sample: Sample, reserve: int, known: Layout | None = None) -> Layout:
+        """Lay a sample out; ``known`` is the layout of another sample with the same videos."""
         self._refuse_control_tokens(sample.messages)
-        footage = tuple(open_video(video, self.reader) for video in sample.videos)
-        indices = tuple(tuple(self.sampler(clip.meta)) for clip in footage)
+        footage = known.footage if known else tuple(open_video(video, self.reader) for video in sample.videos)
+        cues = [cues_of(video, self.template.frame) for video in sample.videos]
+        for subtitles in cues:
+            self._refuse_control_tokens(subtitles)
+        plans = known.plans if known else tuple(map(self._choose, footage))
+        layout = self._typeset(sample, footage, plans, cues)
+        room = self.max_length - reserve
+        overflow: Overflow = getattr(self.sampler, "overflow", "refuse")
+        if len(layout.input_ids) > room and overflow != "refuse" and not known:
+
+            def fits(plans: Plans) -> bool:
+                return len(self._typeset(sample, footage, plans, cues).input_ids) <= room
+
+            fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.smaller)
+            if fitting is not None:
+                layout = self._typeset(sample, footage, fitting, cues)
+                logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
+        self.check_length(len(layout.input_ids), int(layout.video_mask.sum()), reserve)
+        return layout
+
+    def _choose(self, footage: Footage) -> VideoPlan:
+        """Return which frames of a video the sampler wants."""
+        if getattr(self.sampler, "looks", False):
+            choice = self.sampler(footage.meta, footage.look)
+            indices, reason = tuple(choice.indices), choice.reason
+        else:
+            indices, reason = tuple(self.sampler(footage.meta)), ""
+        return VideoPlan(indices, len(indices), footage.meta.duration, self.budget, reason)
+
+    def _typeset(
+        self, sample: Sample, footage: Sequence[Footage], plans: Plans, cues: Sequence[Sequence[Cue]]
+    ) -> Layout:
+        """Write a sample out with the frames that ``plans`` name, however long it gets."""
         shown = videos_per_message(sample.messages, len(footage), every_turn=self.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
+        asked = [plan.budget.per_frame if plan.budget != self.budget else None for plan in plans]
         slots = tuple(
-            Slot(video, message.text)
+            Slot(video, message.text, self.questions(message.text) if self.questions else (), asked[video])
             for message, videos in zip(sample.messages, shown, strict=True)
             for video in videos
         )
-        ids: list[int] = self._first_ids()
-        labels = [IGNORE_INDEX] * len(ids)
-        mask = [False] * len(ids)
-        waiting = iter(slots)
-        for segment in segments:
-            is_video = segment.kind == "video"
-            count = self.budget(len(indices[next(waiting).video])) if is_video else 0
-            piece = [self.pad_id] * count if is_video else self._tokenize(segment)
-            ids += piece
-            labels += piece if segment.kind == "reply" else [IGNORE_INDEX] * len(piece)
-            mask += [is_video] * len(piece)
-        self.check_length(len(ids), sum(mask), reserve)
-        tensors = torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool)
-        return Layout(*tensors, slots=slots, footage=footage, indices=indices)
+        described = zip(sample.videos, footage, plans, cues, strict=True)
+        runs = {number: runs_of(*parts, self.template.frame) for number, parts in enumerate(described)}
+        pieces = [Piece(self._first_ids()), *pieces_of(segments, slots, runs, plans, self._tokenize)]
+        return Layout(*joined(pieces, self.pad_id), slots=slots, footage=tuple(footage), plans=plans)
 
-    def _tokenize(self, segment: Segment) -> list[int]:
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
         # Not verbose: it would warn of lengths that it was trained with, which check_length knows better.
-        return self.tokenizer(segment.text, add_special_tokens=False, verbose=False).input_ids
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
 
     def _first_ids(self) -> list[int]:
         """Return the id that the tokenizer puts in front of a text, if it puts one."""
@@ -212,11 +273,12 @@ class Processor:
         places = {token: text.find(token) if token in text else folded.find(token) for token in self.control_tokens}
         return sorted((token, place) for token, place in places.items() if place >= 0)
 
-    def _refuse_control_tokens(self, messages: Sequence[Message]) -> None:
-        for number, message in enumerate(messages):
-            for token, place in self.find_control_tokens(message.text):
+    def _refuse_control_tokens(self, texts: Sequence[Message | Cue]) -> None:
+        for number, item in enumerate(texts):
+            for token, place in self.find_control_tokens(item.text):
+                what = f"message {number} ({item.role})" if isinstance(item, Message) else f"subtitle {number}"
                 raise DataError(
-                    f"message {number} ({message.role}) contains the control token {token!r} at character {place}, "
+                    f"{what} contains the control token {token!r} at character {place}, "
                     "which would be read as an instruction; remove it"
                 )
 
@@ -244,35 +306,18 @@ class Processor:
         numbers = footage.numbers(indices)
         return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
 
+    def _stream(self, video: Video, indices: tuple[int, ...]) -> PixelStream | None:
+        """Return the pixels of a clip as a stream, where they are too many to be held and may come in pieces."""
+        stream = PixelStream(video, indices, self.reader, self.image)
+        return stream if self.framewise and stream.nbytes > self.stream_bytes else None
+
     def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
         """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""
         if self.frames is None:
-            return to_pixels(footage.read(indices).frames, self.image)
+            return torch.cat([to_pixels(clip.frames, self.image) for clip in footage.pieces(indices)])
         key = self.frames.key(video.source, footage.numbers(indices), self.image, self.reader.name)
         resized = self.frames.get(key, lambda: resize(footage.read(indices).frames, self.image))
         return normalise(resized, self.image)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """A sample laid out, nothing decoded yet; fields as in ``Example``.
-
-    Attributes:
-        footage: The sample's videos, opened.
-        indices: For each video, the frames that the sampler chose.
-    """
-
-    input_ids: Tensor
-    labels: Tensor
-    video_mask: Tensor
-    slots: tuple[Slot, ...]
-    footage: tuple[Footage, ...]
-    indices: tuple[tuple[int, ...], ...]
-
-    @property
-    def num_frames(self) -> tuple[int, ...]:
-        """T of each video."""
-        return tuple(len(chosen) for chosen in self.indices)
 
 
 @contextmanager
@@ -284,34 +329,6 @@ def _naming(sample: Sample) -> Iterator[None]:
         if not sample.id or sample.id in str(error):
             raise
         raise type(error)(f"sample '{sample.id}': {error}") from error
-
-
-def videos_per_message(messages: Sequence[Message], num_videos: int, *, every_turn: bool) -> list[list[int]]:
-    """Return, for each message, the indices of the videos that stand in front of its text.
-
-    Args:
-        messages: The conversation; ``Message.videos`` counts the videos that a user turn introduces.
-        num_videos: Videos of the sample.
-        every_turn: Show a user turn every video introduced so far, not only the new ones.
-
-    Raises:
-        DataError: The counts do not add up to ``num_videos``, or a video stands with another role than the user.
-    """
-    counts = [message.videos or 0 for message in messages]
-    users = [number for number, message in enumerate(messages) if message.role == "user"]
-    if all(message.videos is None for message in messages) and users:
-        counts[users[0]] = num_videos
-    if sum(counts) != num_videos:
-        raise DataError(f"the messages show {sum(counts)} videos, the sample has {num_videos}")
-    shown: list[list[int]] = []
-    seen = 0
-    for message, count in zip(messages, counts, strict=True):
-        if count and message.role != "user":
-            raise DataError(f"a video stands with a message of role '{message.role}'; only user turns show videos")
-        first = 0 if every_turn and message.role == "user" else seen
-        seen += count
-        shown.append(list(range(first, seen)))
-    return shown
 
 
 def _first_set(*values: int | None) -> int:

@@ -18,16 +18,29 @@ A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML
 fulfils a contract by having its members.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tinyvid.types import Clip, FeatureSpec, ImageSpec, Message, Sample, Segment, TokenBudget, VideoMeta
+from tinyvid.frame_text import FrameText
+from tinyvid.items import Item, Outcome
+from tinyvid.types import (
+    Choice,
+    Clip,
+    FeatureSpec,
+    ImageSpec,
+    Message,
+    Question,
+    Sample,
+    Segment,
+    TokenBudget,
+    VideoMeta,
+)
 
 
 class Dataset(Protocol):
@@ -85,10 +98,22 @@ class VideoReader(Protocol):
 
 
 class FrameSampler(Protocol):
-    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness."""
+    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness.
+
+    One that states ``overflow`` says what gives way where its frames do not fit the context; see ``tinyvid.planner``.
+    """
 
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return non-decreasing indices in [0, meta.num_frames), at least one."""
+
+
+class LookingSampler(Protocol):
+    """A sampler that looks before it chooses, and says why. It decodes nothing itself, and keeps no frame."""
+
+    looks: bool  # True
+
+    def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
+        """Choose; ``look`` yields a small copy of each frame that it is asked for, decoded in turn, uint8 (h, w, 3)."""
 
 
 class VisionTower(Protocol):
@@ -107,19 +132,45 @@ class VisionTower(Protocol):
 class Connector(Protocol):
     """An ``nn.Module`` that turns the patch features of one clip into video tokens.
 
+    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``; one whose signature has ``text_decoder`` is handed
+    the text decoder of the configuration, too.
+    """
+
+    budget: TokenBudget  # with nothing ``fixed``, the tokens are those of the first frame, of the second, ...
+    reads_question: bool  # True: every user turn has its own video slot, filled with its own question
+    # framewise = True: frames do not see each other, so that a clip may come in pieces.
+    # smaller: tokens per frame, in falling order, that a call can ask for with ``per_frame=`` in place of the budget's.
+
+    def __call__(self, features: Tensor, question: Question | None = None) -> Tensor:
+        """Map the features (T, P, Dv) of ONE clip, any T >= 1, to video tokens (budget(T), D).
+
+        A connector that does not read the question is given ``None``.
+        """
+
+
+class TextDecoder(Protocol):
+    """An ``nn.Module`` that looks at each frame of a clip with a question in mind.
+
     Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``.
     """
 
-    budget: TokenBudget
-    reads_question: bool  # True: every user turn has its own video slot, filled with its own question
+    dim: int  # R, width of a row
+    max_length: int  # of a question, in tokens; longer ones lose their beginning
+    reads_embeddings: bool  # True: Question.embeddings, in the LLM's tokens; False: Question.ids, in its own tokens
+    vocab_size: int | None  # ids it knows, where it reads its own tokens
+    pretrained: bool  # True: its weights come from elsewhere, so that training leaves them frozen unless told otherwise
 
-    def __call__(self, features: Tensor, question: str | None = None) -> Tensor:
-        """Map the features (T, P, Dv) of ONE clip, any T >= 1, to video tokens (budget(T), D)."""
+    def __call__(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
+        """Return the rows (T, M, R) that a question makes of features (T, P, Dv), and which are real, bool (M,).
+
+        Frames do not see each other, and padding of the question changes no real row.
+        """
 
 
 class ChatTemplate(Protocol):
     """Lays a conversation out as text. Knows no tokenizer."""
 
+    frame: FrameText  # what is written next to the frames of a video
     stop: tuple[str, ...]  # strings that end a reply
     control_tokens: tuple[str, ...]  # strings that the tokenizer must know as single tokens
 
@@ -166,8 +217,61 @@ class LLMBuilder(Protocol):
         revision: str | None,
         attention: str,
         max_length: int,
+        rope_scaling: str,
+        rope_factor: float,
         dtype: torch.dtype,
         quant: str,
         device: str,
     ) -> LanguageModel:
         """Load weights and tokenizer from a directory or a hub id."""
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------
+
+
+class Benchmark(Protocol):
+    """Questions about videos, in a fixed order, and the averages that are published of them.
+
+    Registered in ``registry.BENCHMARKS`` and built as ``Class(root=..., prompt_style=..., <options>)``. The constructor
+    reads the annotation and no video, and raises ``DataError`` (``tinyvid.evaluation.require``) where files of it are
+    missing, or a choice of options leaves no item. Holds no open file, so that DataLoader workers can carry it.
+    """
+
+    name: str  # as registered, and what reports call it
+    prompt_style: str  # as chosen: official, tinyllava_video or lmms_eval
+    source: str  # where its files come from, for messages about missing ones
+
+    def __len__(self) -> int:
+        """Return how many items there are: the denominator, whatever happens to their videos."""
+
+    def __getitem__(self, index: int) -> Item:
+        """Return an item. Cheap, without opening a video, and the same every time."""
+
+    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
+        """Return the averages that the benchmark publishes, by their official names, in percent or points.
+
+        Args:
+            outcomes: Of every item of the run, in the benchmark's order; ``tinyvid.evaluation.macro`` and ``micro``
+                average them.
+        """
+
+
+@runtime_checkable
+class ReadsTimes(Protocol):
+    """A benchmark whose prompts depend on which frames are seen, such as interleaved subtitles."""
+
+    def messages(self, item: Item, times: Sequence[float]) -> Sequence[Message]:
+        """Return the prompt of an item; its ``sample.messages`` are then only what its layout is measured with.
+
+        Args:
+            item: From ``__getitem__``.
+            times: When the chosen frames of its first video are shown, in seconds from the beginning of the file.
+        """
+
+
+@runtime_checkable
+class WritesFiles(Protocol):
+    """A benchmark with a file format of its own, for an official scorer or a submission."""
+
+    def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
+        """Return what to write into the run's folder: names of files to their content."""

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.bounds import AtLeast, AtMost
 from tinyvid.errors import ConfigError, PluginError, suggest
+from tinyvid.types import FeatureSpec
 
 logger = logging.getLogger(__name__)
 
@@ -254,8 +255,51 @@ def _package(plugin: EntryPoint) -> str:
 
 LLMS = Registry("llm", runtime=("dtype", "quant", "device"))
 VISION_TOWERS = Registry("vision_tower", runtime=("dtype",))
-CONNECTORS = Registry("connector", runtime=("features", "llm_dim"))
+CONNECTORS = Registry("connector", runtime=("features", "llm_dim", "text_decoder"))
+TEXT_DECODERS = Registry("text_decoder", runtime=("features", "llm_dim"))
 SAMPLERS = Registry("sampler")
 TEMPLATES = Registry("template")
 VIDEO_READERS = Registry("video_reader")
 DATASETS = Registry("data")
+BENCHMARKS = Registry("benchmark")
+JUDGES = Registry("judge")
+
+
+def takes_text_decoder(connector: str) -> bool:
+    """Return whether the connector of this name reads the question with a text decoder."""
+    return "text_decoder" in inspect.signature(CONNECTORS.get(connector)).parameters
+
+
+def build_connector(
+    group: Mapping[str, Any], *, features: FeatureSpec, llm_dim: int, text_decoder: Mapping[str, Any] | None = None
+) -> Any:
+    """Build a connector, and the text decoder inside it if it takes one.
+
+    Args:
+        group: Name and options of the connector.
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        text_decoder: Name and options of its text decoder.
+
+    Raises:
+        ConfigError: Options are wrong, or a text decoder is absent, or given to a connector that takes none.
+    """
+    check_text_decoder(group, text_decoder)
+    if text_decoder is None:
+        return CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+    decoder = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
+    return CONNECTORS.build(group, features=features, llm_dim=llm_dim, text_decoder=decoder)
+
+
+def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, Any] | None) -> None:
+    """Raise ``ConfigError`` when a connector lacks the text decoder that it takes, or is given one that it does not."""
+    name, takes = connector["name"], takes_text_decoder(connector["name"])
+    if takes and text_decoder is None:
+        raise ConfigError(
+            f"connector '{name}' reads the question with a text decoder; choose one with text_decoder=NAME. "
+            f"{suggest('', TEXT_DECODERS.names())}"
+        )
+    if text_decoder is not None and not takes:
+        raise ConfigError(
+            f"connector '{name}' takes no text decoder; leave text_decoder out, or use connector=llamavid"
+        )

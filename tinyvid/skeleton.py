@@ -11,7 +11,7 @@ import torch
 
 from tinyvid.errors import ConfigError
 from tinyvid.model import VideoLLM
-from tinyvid.registry import CONNECTORS, VISION_TOWERS
+from tinyvid.registry import VISION_TOWERS, build_connector
 from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
 from tinyvid.weights import building_on, explain
 
@@ -81,7 +81,7 @@ def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtyp
     """Build the model that component groups describe, without a single weight. It cannot run on data.
 
     Args:
-        groups: As ``build.check`` returns them; ``llm``, ``vision_tower`` and ``connector`` are read.
+        groups: As ``build.check`` returns them; those of the LLM, the tower and the connector are read.
         dtype: Of the weights.
 
     Raises:
@@ -92,7 +92,12 @@ def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtyp
         llm = _llm(groups["llm"], dtype)
         vision_tower = _tower(groups["vision_tower"], dtype)
         width = llm.get_input_embeddings().weight.shape[1]
-        connector = CONNECTORS.build(groups["connector"], features=vision_tower.features, llm_dim=width)
+        connector = build_connector(
+            groups["connector"],
+            features=vision_tower.features,
+            llm_dim=width,
+            text_decoder=groups.get("text_decoder"),
+        )
     return VideoLLM(llm, vision_tower, connector.to(dtype))
 
 

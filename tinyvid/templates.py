@@ -8,6 +8,7 @@ for reply spans afterwards.
 from collections.abc import Sequence
 
 from tinyvid.errors import ConfigError, DataError
+from tinyvid.frame_text import PLAIN, FrameText
 from tinyvid.registry import TEMPLATES
 from tinyvid.types import Message, Segment
 
@@ -29,10 +30,12 @@ class TurnTemplate:
         end: Ends a reply, learnt with it.
         separator: Stands between a reply and the next turn.
         read_user_text: ``False`` drops what the user says, as in captioning stages that show only the video.
+        frame: How a frame of a video is written; see ``tinyvid.frame_text``. Without ``{subtitle}`` subtitles are left
+            out.
         control_tokens: Strings that the tokenizer must know as single tokens.
 
     Raises:
-        ConfigError: ``end`` is empty.
+        ConfigError: ``end`` is empty, or ``frame`` cannot be read.
     """
 
     def __init__(  # noqa: PLR0913 - a template is its strings
@@ -49,6 +52,7 @@ class TurnTemplate:
         end: str,
         separator: str = "",
         read_user_text: bool = True,
+        frame: str = PLAIN,
         control_tokens: list[str] = (),  # type: ignore[assignment]
     ) -> None:
         if not end:
@@ -64,6 +68,7 @@ class TurnTemplate:
         self.end = end
         self.separator = separator
         self.read_user_text = read_user_text
+        self.frame = FrameText(frame)
         self.control_tokens = tuple(control_tokens)
         self.stop = (end,)
 

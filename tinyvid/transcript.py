@@ -6,7 +6,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.processor import Layout, Processor
+from tinyvid.layout import Layout
+from tinyvid.processor import Processor
 from tinyvid.types import IGNORE_INDEX
 from tinyvid.video import IMAGES
 
@@ -33,25 +34,28 @@ def transcript(layout: Layout, processor: Processor) -> list[Stretch]:
     """
     learnt, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
     ids = layout.input_ids.tolist()
-    videos = _videos(layout, processor)
+    videos = _videos(layout)
     stretches: list[Stretch] = []
+    left, description = 0, ""  # tokens of the present video, and what is said of them
     for (is_video, is_learnt), group in groupby(range(len(ids)), key=lambda place: (filled[place], learnt[place])):
         places = list(group)
         if not is_video:
             text = processor.tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
             stretches.append(Stretch("reply" if is_learnt else "prompt", text))
-        while is_video and places:  # neighbouring videos share a run of the mask
-            count, description = next(videos)
+        while is_video and places:  # neighbouring videos share a run of the mask, and one may have several
+            if not left:
+                left, description = next(videos)
+            count = min(left, len(places))
             stretches.append(Stretch("video", description))
-            places = places[count:]
+            places, left, description = places[count:], left - count, "[more of it]"
     return stretches
 
 
-def _videos(layout: Layout, processor: Processor) -> Iterator[tuple[int, str]]:
+def _videos(layout: Layout) -> Iterator[tuple[int, str]]:
     """Yield the tokens and the description of each video slot."""
     for slot in layout.slots:
         clip, indices = layout.footage[slot.video], layout.indices[slot.video]
-        count = processor.budget(len(indices))
+        count = layout.plans[slot.video].num_tokens
         name = Path(clip.name).name
         if Path(name).suffix.lower() in IMAGES:
             yield count, f"[image {count:,} tokens of {name}]"

@@ -1,7 +1,8 @@
 """The data that flows between parts: small frozen dataclasses, no behaviour beyond checking themselves.
 
 Shapes use the letters of the legend in ``tinyvid.protocols``. Seconds, pixels, frames and tokens are stated on
-each field. Read top to bottom: what a user gives, what a reader returns, what parts promise, what the model eats.
+each field. Read top to bottom: what a user gives, what a reader returns, what parts promise. What the model eats is in
+``tinyvid.batch``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from tinyvid.errors import DataError, VideoError
 
+Overflow = Literal["refuse", "fewer_frames", "fewer_tokens"]
 Role = Literal["system", "user", "assistant"]
 VideoSource = str | Path | np.ndarray
 IGNORE_INDEX = -100  # label value that the cross-entropy skips, as in torch and transformers
@@ -57,6 +59,15 @@ class Message:
             raise DataError(f"message videos={self.videos!r} must be a whole number of at least 0")
 
 
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A subtitle: ``text`` is on screen from second ``start`` to second ``end``, on the clock of its video."""
+
+    start: float
+    end: float
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
     """Where frames come from, and which stretch of them is meant.
@@ -66,12 +77,14 @@ class Video:
         start: First second of the stretch, from the beginning of the file; ``None`` is the beginning.
         end: Last second of the stretch; ``None`` is the end of the file.
         fps: Frames per second of a folder or an array, which carry no clock of their own.
+        subtitles: A subtitle file, or cues; they are written next to the frames, as the template says.
     """
 
     source: VideoSource
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    subtitles: str | Path | Sequence[Cue] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end), ("fps", self.fps)):
@@ -94,7 +107,7 @@ class Sample:
         start: Shorthand for ``Video.start`` of a single video, in seconds.
         end: Shorthand for ``Video.end`` of a single video, in seconds.
         id: Name of the sample in errors and reports.
-        meta: Anything else that travels along (options, answer, group, subtitles).
+        meta: Anything else that travels along (options, answer, group).
     """
 
     messages: Sequence[Message]
@@ -177,6 +190,19 @@ class Clip:
             raise VideoError(f"a clip of {len(self.frames)} frames has {len(self.times)} times")
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The frames of a clip that a sampler chose by looking.
+
+    Attributes:
+        indices: Non-decreasing, at least one.
+        reason: Why these, in words for a report.
+    """
+
+    indices: Sequence[int]
+    reason: str
+
+
 # --- what parts promise -----------------------------------------------------------------------------------------
 
 
@@ -239,98 +265,38 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in the sequence that one video fills.
+    """A place in the sequence that one video fills, in one run or with text between its frames.
 
     Attributes:
         video: Index of the video, within the sample or, after collating, within the batch.
         question: The user text that the video is asked, for connectors that read it.
+        ids: The tokens of that text for the connector's text decoder; empty where there is none.
+        per_frame: Tokens per frame that the connector is to make, where they are not what its budget says.
     """
 
     video: int
     question: str
-
-
-# --- what the model eats ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A sample, laid out completely.
-
-    Attributes:
-        input_ids: int64 (L,). Positions that video tokens will fill carry the pad id.
-        labels: int64 (L,). The id where a reply is to be learnt, -100 elsewhere.
-        video_mask: bool (L,). True where a video token goes.
-        pixels: float32 (sum of T, 3, S, S), the frames of the videos without cached features end to end, or ``None``.
-        num_frames: T of each video.
-        slots: One per run of video tokens, in order of the sequence.
-        id: Name of the sample.
-        features: For each video its cached tower features (T, P, Dv), or ``None``; empty stands for all ``None``.
-        feature_keys: For each video the key to keep its features under, or ``None``; empty stands for all ``None``.
-    """
-
-    input_ids: Tensor
-    labels: Tensor
-    video_mask: Tensor
-    pixels: Tensor | None
-    num_frames: tuple[int, ...]
-    slots: tuple[Slot, ...]
-    id: str = ""
-    features: tuple[Tensor | None, ...] = ()
-    feature_keys: tuple[str | None, ...] = ()
+    ids: tuple[int, ...] = ()
+    per_frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Examples padded to one length.
+class Question:
+    """What a connector that reads the question is given, one question at a time.
 
     Attributes:
-        input_ids: int64 (B, L).
-        labels: int64 (B, L), -100 at padding.
-        attention_mask: int64 (B, L), 0 at padding.
-        video_mask: bool (B, L).
-        pixels: float (sum of T, 3, S, S) over the videos of the batch without cached features, or ``None``.
-        num_frames: T of every video of the batch.
-        slots: Every video slot of the batch, in order; ``Slot.video`` counts within the batch.
-        ids: Sample ids.
-        features: As in ``Example``, over the videos of the batch.
-        feature_keys: As in ``Example``, over the videos of the batch.
+        text: What the user asks.
+        ids: int64 (L,), the text in tokens of the connector's text decoder; empty where it has none.
+        embeddings: (L, D), how the LLM embeds ``ids``, without gradient; ``None`` unless the text decoder reads them.
+        mask: bool (L,), False at padding, which stands at the end; ``None`` where there is none.
     """
 
-    input_ids: Tensor
-    labels: Tensor
-    attention_mask: Tensor
-    video_mask: Tensor
-    pixels: Tensor | None
-    num_frames: tuple[int, ...]
-    slots: tuple[Slot, ...]
-    ids: tuple[str, ...] = ()
-    features: tuple[Tensor | None, ...] = ()
-    feature_keys: tuple[str | None, ...] = ()
+    text: str
+    ids: Tensor
+    embeddings: Tensor | None = None
+    mask: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on ``device``."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            labels=self.labels.to(device),
-            attention_mask=self.attention_mask.to(device),
-            video_mask=self.video_mask.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
-            features=tuple(None if clip is None else clip.to(device) for clip in self.features),
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Output:
-    """What a training step needs.
-
-    Attributes:
-        loss: Mean cross-entropy over the label positions, or ``None`` when the batch has none.
-        logits: (N, vocabulary), one row per label position of the batch, in reading order.
-        num_targets: N.
-    """
-
-    loss: Tensor | None
-    logits: Tensor
-    num_targets: int
+    @property
+    def real(self) -> Tensor:
+        """Which of ``ids`` are no padding: bool (L,)."""
+        return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask

@@ -8,7 +8,7 @@ the reader's part.
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tinyvid.protocols import VideoReader
 from tinyvid.types import Clip, Video, VideoMeta
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+PIECE_BYTES = 64 << 20  # of decoded frames that are in memory at once where a video is read piece by piece
+SMALL = 32  # side of the frames that a sampler looks at, in pixels
 ARRAY_FPS = 1.0  # frames per second of an array, or a single image, that states none
 
 
@@ -32,12 +34,14 @@ class Footage:
         meta: The stretch as a sampler sees it.
         first: Where the stretch begins, as a frame number of the source.
         load: Decodes frames by their number in the source.
+        clock: Returns when each frame of the source is shown, in seconds.
     """
 
     name: str
     meta: VideoMeta
     first: int
     load: Callable[[list[int]], Clip]
+    clock: Callable[[], np.ndarray]
 
     def read(self, indices: Sequence[int]) -> Clip:
         """Decode frames of the stretch.
@@ -55,6 +59,28 @@ class Footage:
         if not numbers or min(numbers) < 0 or max(numbers) >= self.meta.num_frames:
             raise VideoError(f"{self.name}: frames {numbers} were asked for, it has 0 to {self.meta.num_frames - 1}")
         return self.load(self.numbers(numbers))
+
+    def pieces(self, indices: Sequence[int], *, most: int | None = None) -> Iterator[Clip]:
+        """Decode frames of the stretch piece by piece, so that memory does not grow with their number.
+
+        Args:
+            indices: As for ``read``.
+            most: Most frames of a piece; as many as ``PIECE_BYTES`` hold, but 16 at least, if not given.
+        """
+        size = max(16, PIECE_BYTES // (3 * self.meta.height * self.meta.width))
+        size = min(size, most or size)
+        for begin in range(0, len(indices), size):
+            yield self.read(indices[begin : begin + size])
+
+    def look(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Decode small copies of frames, one after the other: uint8 (32, 32, 3), the aspect ratio ignored."""
+        for clip in self.pieces(indices):
+            for frame in clip.frames:
+                yield np.asarray(Image.fromarray(frame).resize((SMALL, SMALL), Image.Resampling.BOX))
+
+    def times(self, indices: Sequence[int]) -> list[float]:
+        """Return when frames of the stretch are shown, in seconds from the beginning of the source."""
+        return [float(second) for second in self.clock()[self.numbers(indices)]]
 
     def numbers(self, indices: Sequence[int]) -> list[int]:
         """Return frames of the stretch as frame numbers of the source."""
@@ -76,7 +102,7 @@ def open_video(video: Video, reader: VideoReader) -> Footage:
     """
     source = _array(video) if isinstance(video.source, np.ndarray) else _path(video, reader)
     if video.start is None and video.end is None:
-        return Footage(str(video), source.meta, 0, source.load)
+        return Footage(str(video), source.meta, 0, source.load, source.times)
     start, end = _bounds(video, source.meta.duration)
     times = source.times()
     first, last = _nearest(times, start), _nearest(times, end)
@@ -85,7 +111,7 @@ def open_video(video: Video, reader: VideoReader) -> Footage:
     if abs(seconds * fps - (count - 1)) > 0.5 and seconds > 0:  # a variable rate: the stretch has its own average
         fps = (count - 1) / seconds
     meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height)
-    return Footage(str(video), meta, first, source.load)
+    return Footage(str(video), meta, first, source.load, source.times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -68,8 +68,12 @@ def without_weights() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of one ``.safetensors`` or ``.bin`` file, on the CPU; only their shapes on the meta device.
+
+    Args:
+        path: The file.
+        under: Name under which a pickle may keep its mapping of tensors, as training programs do.
 
     Raises:
         CheckpointError: The file is missing, damaged, or a pickle of more than tensors.
@@ -93,6 +97,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
+    if under is not None and isinstance(content, dict) and isinstance(content.get(under), dict):
+        content = content[under]
     if not isinstance(content, dict) or not all(
         isinstance(v, Tensor) and isinstance(k, str) for k, v in content.items()
     ):

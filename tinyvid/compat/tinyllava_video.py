@@ -21,6 +21,7 @@ from tinyvid.checkpoint import Loaded, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.llms.loading import from_weights, load_tokenizer
+from tinyvid.llms.rope import Rope, scale_positions
 from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
 from tinyvid.weights import explain, few, load_pretrained, read_tensors, read_weights, refuse_endless
 
@@ -63,6 +64,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
     text_config = _text_config(path, config)
+    scale_positions(text_config, Rope(groups["llm"]["rope_scaling"], groups["llm"]["rope_factor"]))
     llm = from_weights(
         text_config,
         path=str(path),

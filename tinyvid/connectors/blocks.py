@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEADS = 8  # heads and their width are fixed in the published models, whatever D is
+HEADS = 8  # of the published models, whatever D is
 HEAD_DIM = 64
 
 
@@ -20,22 +20,25 @@ class CrossAttention(nn.Module):
 
     Args:
         dim: D, width of latents and media.
+        heads: Attention heads.
+        head_dim: Width of a head.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, heads: int = HEADS, head_dim: int = HEAD_DIM) -> None:
         super().__init__()
+        self.head_dim = head_dim
         self.norm_media = nn.LayerNorm(dim)
         self.norm_latents = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, HEADS * HEAD_DIM, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * HEADS * HEAD_DIM, bias=False)
-        self.to_out = nn.Linear(HEADS * HEAD_DIM, dim, bias=False)
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
+        self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
 
     def forward(self, latents: Tensor, media: Tensor) -> Tensor:
         """Map latents (G, q, D) and media (G, N, D) of G independent groups to (G, q, D)."""
         latents = self.norm_latents(latents)
-        kv = torch.cat([self.to_kv(self.norm_media(media)), self.to_kv(latents)], dim=1)  # (G, N + q, 2 * 512)
-        query, key, value = (_heads(x) for x in (self.to_q(latents), *kv.chunk(2, dim=-1)))
-        attended = F.scaled_dot_product_attention(query, key, value)  # (G, heads, q, 64)
+        kv = torch.cat([self.to_kv(self.norm_media(media)), self.to_kv(latents)], dim=1)  # (G, N + q, 2 * heads * Dh)
+        query, key, value = (split_heads(x, self.head_dim) for x in (self.to_q(latents), *kv.chunk(2, dim=-1)))
+        attended = F.scaled_dot_product_attention(query, key, value)  # (G, heads, q, Dh)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -46,9 +49,11 @@ def feed_forward(dim: int) -> nn.Sequential:
     )
 
 
-def perceiver_layers(dim: int, depth: int) -> nn.ModuleList:
+def perceiver_layers(dim: int, depth: int, *, heads: int = HEADS, head_dim: int = HEAD_DIM) -> nn.ModuleList:
     """Return ``depth`` blocks, each a pair of cross attention and feed-forward."""
-    return nn.ModuleList(nn.ModuleList([CrossAttention(dim), feed_forward(dim)]) for _ in range(depth))
+    return nn.ModuleList(
+        nn.ModuleList([CrossAttention(dim, heads=heads, head_dim=head_dim), feed_forward(dim)]) for _ in range(depth)
+    )
 
 
 def refine(layers: Iterable[Any], latents: Tensor, media: Tensor) -> Tensor:
@@ -102,5 +107,6 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)  # (G, N, 512) -> (G, heads, N, 64)
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """Return (G, N, heads * Dh) as (G, heads, N, Dh)."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

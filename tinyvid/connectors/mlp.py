@@ -29,6 +29,7 @@ class MLP(nn.Module):
     """
 
     reads_question = False
+    framewise = True
 
     def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: NumLayers = 2, pool: PositiveInt = 1) -> None:
         super().__init__()

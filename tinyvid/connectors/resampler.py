@@ -4,14 +4,19 @@
 Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names equal those of its published weights.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from tinyvid.bounds import NumLayers, PositiveInt
-from tinyvid.connectors.blocks import Sinusoids, init_linear, perceiver_layers, refine
+from tinyvid.bounds import AtLeast, NumLayers, PositiveInt
+from tinyvid.connectors.blocks import HEAD_DIM, HEADS, Sinusoids, init_linear, perceiver_layers, refine
+from tinyvid.connectors.mixer import TemporalMixer
 from tinyvid.errors import ConfigError
 from tinyvid.registry import CONNECTORS
 from tinyvid.types import FeatureSpec, TokenBudget
+
+LayerCount = Annotated[int, AtLeast(0)]
 
 
 @CONNECTORS.register("naive")
@@ -60,7 +65,9 @@ class GroupResampler(nn.Module):
     """Cut a video into groups of consecutive patches and summarise each with the same few queries.
 
     The groups differ in length by one patch at most, the first ones being the longer; when the number of frames is
-    divisible by the number of groups, cuts fall between frames. Positions are added to the video tokens.
+    divisible by the number of groups, cuts fall between frames. Positions are added to the video tokens. A group knows
+    nothing of the others unless ``mixer_layers`` lets the tokens look at each other (``mixer.TemporalMixer``): what
+    moves, in which direction, and what happens first are then in the tokens, where a small LLM finds them.
 
     Args:
         features: What the vision tower returns.
@@ -68,6 +75,9 @@ class GroupResampler(nn.Module):
         num_queries: Video tokens of a clip, divisible by ``num_groups``.
         num_groups: Groups of a clip.
         depth: Perceiver blocks.
+        heads: Attention heads of a block, and of a layer of the mixer.
+        head_dim: Width of a head.
+        mixer_layers: Layers in which the tokens of all groups look at each other; 0 for none, as published.
 
     Raises:
         ConfigError: ``num_queries`` is not divisible by ``num_groups``.
@@ -83,6 +93,9 @@ class GroupResampler(nn.Module):
         num_queries: PositiveInt = 512,
         num_groups: PositiveInt = 16,
         depth: NumLayers = 3,
+        heads: PositiveInt = HEADS,
+        head_dim: PositiveInt = HEAD_DIM,
+        mixer_layers: LayerCount = 0,
     ) -> None:
         super().__init__()
         if num_queries % num_groups:
@@ -96,9 +109,12 @@ class GroupResampler(nn.Module):
         self.budget = TokenBudget(fixed=num_queries)
         self.latents = nn.Parameter(torch.randn(num_queries // num_groups, llm_dim))  # q queries, shared by the groups
         self.linear = nn.Linear(features.dim, llm_dim)
-        self.layers = perceiver_layers(llm_dim, depth)
+        self.layers = perceiver_layers(llm_dim, depth, heads=heads, head_dim=head_dim)
         self.norm = nn.LayerNorm(llm_dim)
         self.positions = Sinusoids(llm_dim)
+        self.mixer = (
+            TemporalMixer(llm_dim, layers=mixer_layers, heads=heads, head_dim=head_dim) if mixer_layers else None
+        )
         self.apply(init_linear)
 
     def forward(self, features: Tensor, question: str | None = None) -> Tensor:
@@ -114,7 +130,8 @@ class GroupResampler(nn.Module):
         media = self.linear(features.flatten(0, 1))  # (T * P, D)
         tokens = [self._summarise(groups) for groups in self._cut(media)]
         out = self.norm(torch.cat(tokens))
-        return out + self.positions(len(out), like=out)
+        out = out + self.positions(len(out), like=out)
+        return out if self.mixer is None else self.mixer(out.unflatten(0, (self.num_groups, -1))).flatten(0, 1)
 
     def _cut(self, media: Tensor) -> list[Tensor]:
         """Split (N, D) into groups of equal length: (G, N / G, D), or the longer groups and then the shorter ones."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, suggest
+from tinyvid.llms.rope import Rope, check_positions, scale_positions
 from tinyvid.protocols import LanguageModel
 from tinyvid.weights import explain, load_pretrained, read_config
 
@@ -26,6 +27,7 @@ def load(
     tokenizer: str | None,
     attention: str,
     max_length: int,
+    rope: Rope,
     model_type: str | None,
     dtype: torch.dtype,
     quant: str,
@@ -39,6 +41,7 @@ def load(
         tokenizer: Directory or hub id of the tokenizer, where it does not lie with the weights.
         attention: Attention implementation of transformers.
         max_length: Longest sequence, in tokens.
+        rope: How positions beyond those it was trained with are reached.
         model_type: The ``model_type`` that the configuration must state; ``None`` for any.
         dtype: Of the weights, and of the computation where they are quantised.
         quant: ``none``, ``nf4`` or ``int8``.
@@ -57,6 +60,7 @@ def load(
             f"llm.path={path!r} holds a model of type '{config.model_type}', this llm needs '{model_type}'; "
             "choose llm=auto for any causal LM of transformers"
         )
+    scale_positions(config, rope)
     return from_weights(
         config,
         path=path,
@@ -84,9 +88,7 @@ def from_weights(
     device: str,
 ) -> LanguageModel:
     """Build an LLM from its configuration and the weights in ``path``, or in ``state_dict`` if given; see ``load``."""
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and max_length > context:
-        raise ConfigError(f"llm.max_length={max_length} exceeds the {context} positions of this LLM; lower it")
+    check_positions(config, max_length)
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
     # The class itself rather than AutoModelForCausalLM, which would look for code beside the weights.

@@ -2,8 +2,9 @@
 
 import torch
 
-from tinyvid.bounds import PositiveInt
+from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.llms.loading import Attention, load
+from tinyvid.llms.rope import Rope, Scaling
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import LLMS
 
@@ -16,6 +17,8 @@ def qwen2_5(
     tokenizer: str | None = None,
     attention: Attention = "sdpa",
     max_length: PositiveInt = 3072,
+    rope_scaling: Scaling = "none",
+    rope_factor: PositiveFloat = 1.0,
     dtype: torch.dtype,
     quant: str,
     device: str,
@@ -27,6 +30,7 @@ def qwen2_5(
         tokenizer=tokenizer,
         attention=attention,
         max_length=max_length,
+        rope=Rope(rope_scaling, rope_factor),
         model_type="qwen2",
         dtype=dtype,
         quant=quant,

@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from tinyvid.batch import Example
 from tinyvid.errors import DataError, TinyvidError
 from tinyvid.processor import Processor
 from tinyvid.training.options import DataPolicy
-from tinyvid.types import IGNORE_INDEX, Example
+from tinyvid.types import IGNORE_INDEX
 
 EMPTY = -1  # index of a place that holds no row
 
@@ -32,7 +33,7 @@ class TrainingData(Dataset[Any]):
     """Rows as examples to learn.
 
     Args:
-        rows: A data set of ``tinyvid.datasets``.
+        rows: A data set of ``tinyvid.datasets``, or ``PackedRows`` of one.
         processor: Lays samples out and decodes.
         policy: What happens to a row that cannot be used.
 
@@ -60,7 +61,9 @@ class TrainingData(Dataset[Any]):
         if index == EMPTY:
             return None
         try:
-            example = self.processor(self.rows[index])
+            row = self.rows[index]
+            packed = isinstance(row, list) and len(row) > 1
+            example = self.processor.pack(row) if packed else self.processor(row[0] if isinstance(row, list) else row)
             if not (example.labels[1:] != IGNORE_INDEX).any():
                 raise DataError("the row has no reply to learn; it must end with the assistant's turn")
         except TinyvidError as error:

@@ -3,8 +3,9 @@
 decord seeks by counting, and so returns other frames than it was asked for where the count and the container
 disagree: key frames with leading frames (x265's default), recovery points instead of IDR frames, AVI, MPEG-TS and
 MPEG-PS. On a broken file it repeats frames, or retries for minutes. This reader uses it only on the files where
-counting is sound, as the frame table shows, and leaves the others to PyAV: the same frame numbers and times, whichever
-decodes. What it cannot tell is a frame that decord has patched up after a bit error; PyAV refuses those.
+counting is sound, as the frame table shows, and leaves the others to PyAV, and with them the long ones, which decord
+passes over whole each time that it opens them: the same frame numbers and times, whichever decodes. What it cannot tell
+is a frame that decord has patched up after a bit error; PyAV refuses those.
 """
 
 import logging
@@ -27,6 +28,7 @@ from tinyvid.video_readers.pyav import PyAVReader
 logger = logging.getLogger(__name__)
 
 CONTAINERS = {"mp4", "mov", "matroska", "webm"}
+LONG = 20_000  # frames of a file, at which decord takes some 0.3 s to open it, and PyAV milliseconds
 CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 
 
@@ -74,8 +76,8 @@ class DecordReader:
         path = Path(path)
         index = index_of(path)
         numbers = check_indices(path, indices, index)
-        if not _counts_right(index):
-            logger.debug("%s (%s, %s) is decoded by PyAV: decord cannot seek in it", path, index.container, index.codec)
+        if not _counts_right(index) or index.meta.num_frames > LONG:
+            logger.debug("%s (%s, %s) is decoded by PyAV: decord is wrong or slow", path, index.container, index.codec)
             return self._exact.read(path, numbers)
         unique, places = np.unique(numbers, return_inverse=True)
         frames = _decode(path, unique.tolist(), index, self.threads)

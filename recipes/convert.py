@@ -1,0 +1,330 @@
+"""Turn the data sets of LLaMA-VID's reproduction study into rows: ``python recipes/convert.py ucf_crime --help``.
+
+Every converter reads what the data set's authors hand out and writes JSON lines for ``data=jsonl``. Nothing is decoded
+but where a length must be known. Ids are made of names and texts, never of the order of a listing; what is left out is
+left out because an option says so, and counted.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyvid.command_line import readable_errors
+from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.registry import VIDEO_READERS
+from tinyvid.types import Video
+from tinyvid.video import open_video
+
+Row = dict[str, Any]
+VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
+LISTED = 5  # names that a message shows
+
+# In the order in which the study lists them; its three classes without videos come last.
+ELEVEN = (
+    "Abuse",
+    "Arrest",
+    "Arson",
+    "Assault",
+    "Burglary",
+    "Explosion",
+    "Fighting",
+    "Robbery",
+    "Road Accident",
+    "Shooting",
+    "Normal Video",
+)
+FOURTEEN = (*ELEVEN[:-1], "Shoplifting", "Stealing", "Vandalism", "Normal Video")
+SPELLINGS = {"RoadAccidents": "Road Accident", "Normal Videos": "Normal Video"}  # of file names that are no label
+
+CRIME = "The video is from a surveillance camera. Which one of these categories describes what happens in it?"
+CRIME_LABEL = "{question} Answer with the category only: {categories}."
+DESCRIBE = (
+    "What does each animal in the video do? Describe every action in a sentence of its own, and none twice. "
+    "There may be a single animal."
+)
+GROUND = 'When does this happen in the video: "{sentence}"? Give start and end in seconds.'
+WHICH = "Which of these does the clip show?"
+
+
+# --- UCF-Crime --------------------------------------------------------------------------------------------------
+
+
+def ucf_crime(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield a row for every video of a split; the class is the beginning of the file's name."""
+    classes = ELEVEN if args.classes == "eleven" else FOURTEEN
+    files = list_videos(Path(args.videos))
+    if args.split != "all" and args.test_list is None:
+        raise ConfigError(f"--split {args.split} needs --test-list, the file that names the official test videos")
+    test = read_test_list(Path(args.test_list)) if args.test_list else set()
+    missing = sorted(name for name in test - files.keys() if class_of(name, FOURTEEN) in classes)
+    if args.split == "test":
+        leave_out(missing, "test videos that are not in the folder", args.allow_missing, report)
+    for stem, path in sorted(files.items()):
+        label = class_of(stem, FOURTEEN)
+        if label not in classes:
+            report[f"left out: {label} (--classes eleven)"] += 1
+        elif args.split == "all" or (args.split == "test") == (stem in test):
+            row = {"id": f"ucf_crime:{stem}", "video": path.relative_to(args.videos).as_posix(), "label": label}
+            yield row | {"source": "ucf_crime"} | crime_turns(row["id"], label, classes, args)
+
+
+def crime_turns(name: str, label: str, classes: Sequence[str], args: argparse.Namespace) -> Row:
+    """Return the turns of a row: the label as text, or options and the index of the right one."""
+    options = shuffled(classes, args.shuffle, name)
+    if args.target == "choice":
+        return {"conversations": turns(CRIME), "options": options, "answer_index": options.index(label)}
+    categories = ", ".join(options[:-1]) + f", or {options[-1]}"
+    return {"conversations": turns(CRIME_LABEL.format(question=CRIME, categories=categories), label)}
+
+
+def class_of(stem: str, classes: Sequence[str]) -> str:
+    """Return the class that a file's name begins with.
+
+    Example:
+        >>> class_of("Normal_Videos_003_x264", FOURTEEN), class_of("RoadAccidents001_x264", FOURTEEN)
+        ('Normal Video', 'Road Accident')
+    """
+    name = re.match(r"\D*", stem)[0].replace("_", " ").strip()  # type: ignore[index] - it matches nothing, too
+    label = SPELLINGS.get(name, name)
+    if label not in classes:
+        raise DataError(f"the name of the video {stem!r} begins with no class of UCF-Crime. {suggest(label, classes)}")
+    return label
+
+
+def read_test_list(path: Path) -> set[str]:
+    """Return the names, without suffix, that the first column of the official annotation gives."""
+    if not path.is_file():
+        raise DataError(
+            f"there is no test list {str(path)!r}; it is Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
+        )
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {Path(line.split()[0]).stem for line in lines if line.strip()}
+
+
+# --- Animal Kingdom ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What happens in a video from second ``start`` to second ``end``."""
+
+    code: str
+    start: float
+    end: float
+    sentence: str
+
+
+def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield rows of a grounding file: descriptions, or moments to find, or moments to tell apart."""
+    moments = read_moments(Path(args.annotation))
+    files = list_videos(Path(args.videos))
+    missing = sorted({moment.code for moment in moments} - files.keys())
+    leave_out(missing, "videos that are not in the folder", args.allow_missing, report)
+    by_code: dict[str, list[Moment]] = {}
+    for moment in moments:
+        if moment.code in files:
+            by_code.setdefault(moment.code, []).append(moment)
+    make = {"description": descriptions, "grounding": groundings, "choice": choices}[args.task]
+    for row in make(by_code, args):
+        code = row.pop("code")
+        row["video"] = files[code].relative_to(args.videos).as_posix()
+        yield row | {"source": "animal_kingdom"}
+
+
+def read_moments(path: Path) -> list[Moment]:
+    """Return the lines ``CODE start end##sentence`` of a grounding file."""
+    if not path.is_file():
+        raise DataError(f"there is no annotation {str(path)!r}; it is a file of lines 'CODE start end##sentence'")
+    moments = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = re.fullmatch(r"\s*(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*?)\s*", line)
+        if not line.strip():
+            continue
+        if match is None:
+            raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', found {line!r:.80}")
+        moment = Moment(match[1], float(match[2]), float(match[3]), match[4])
+        if moment.end <= moment.start:
+            raise DataError(f"{path}:{number}: ends at {moment.end:g} s, which is not after {moment.start:g} s")
+        moments.append(moment)
+    return moments
+
+
+def descriptions(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
+    """Yield per video one question, answered by all its sentences in the order of the file."""
+    for code, moments in sorted(by_code.items()):
+        sentences = [moment.sentence for moment in moments]
+        text = " ".join(sentences if args.keep_repeats else dict.fromkeys(sentences))
+        yield {"id": f"animal_kingdom:{code}", "code": code, "conversations": turns(DESCRIBE, text)}
+
+
+def groundings(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
+    """Yield per video and sentence the question when it happens, answered by every time that it does."""
+    for code, moments in sorted(by_code.items()):
+        for sentence in dict.fromkeys(moment.sentence for moment in moments):
+            spans = sorted([m.start, m.end] for m in moments if m.sentence == sentence)
+            answer = ", ".join(f"{start:.1f} - {end:.1f} s" for start, end in spans)
+            question = GROUND.format(sentence=sentence)
+            yield {
+                "id": identity(code, sentence),
+                "code": code,
+                "spans": spans,
+                "conversations": turns(question, answer),
+            }
+
+
+def choices(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
+    """Yield per moment the question what its clip shows, with sentences of other videos as wrong options."""
+    known = sorted({moment.sentence for moments in by_code.values() for moment in moments})
+    for code, moments in sorted(by_code.items()):
+        own = {moment.sentence for moment in moments}
+        others = [sentence for sentence in known if sentence not in own]  # those of this video might be right, too
+        if len(others) < args.options - 1:
+            raise DataError(f"{code}: {len(others)} sentences of other videos are too few for --options {args.options}")
+        for moment in dict.fromkeys(moments):
+            name = identity(code, moment.sentence, moment.start, moment.end)
+            drawn = random.Random(f"{args.seed}:{name}").sample(others, args.options - 1)
+            options = shuffled([moment.sentence, *drawn], args.seed, name)
+            yield {
+                "id": name,
+                "code": code,
+                "clip": [moment.start, moment.end],
+                "conversations": turns(WHICH),
+                "options": options,
+                "answer_index": options.index(moment.sentence),
+            }
+
+
+# --- shared -----------------------------------------------------------------------------------------------------
+
+
+def list_videos(folder: Path) -> dict[str, Path]:
+    """Return the videos below a folder by their name without suffix, which no two may share."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {str(folder)!r}; --videos names where the videos are")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in VIDEOS and path.is_file():
+            if path.stem in files:
+                raise DataError(f"{files[path.stem]} and {path} have the same name; keep one of them")
+            files[path.stem] = path
+    if not files:
+        raise DataError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))})")
+    return files
+
+
+def leave_out(names: Sequence[str], what: str, allowed: bool, report: Counter[str]) -> None:
+    """Count what is missing, or refuse it."""
+    if names and not allowed:
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise DataError(f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}; --allow-missing leaves them out")
+    if names:
+        report[f"left out: {what}"] = len(names)
+
+
+def turns(question: str, answer: str | None = None) -> list[dict[str, str]]:
+    """Return a question, and its answer if there is one, as the turns of a row."""
+    asked = [{"from": "human", "value": question}]
+    return asked if answer is None else [*asked, {"from": "gpt", "value": answer}]
+
+
+def shuffled(options: Sequence[str], seed: int | None, name: str) -> list[str]:
+    """Return options in an order of their own for each row, or as they are without a seed."""
+    order = list(options)
+    if seed is not None:
+        random.Random(f"{seed}:{name}:order").shuffle(order)
+    return order
+
+
+def identity(code: str, *parts: object) -> str:
+    """Return an id made of a video and what is asked about it."""
+    return f"animal_kingdom:{code}:{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def short_enough(rows: Iterable[Row], args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield the rows whose video lasts at most ``--max-seconds``, which takes a look at every file."""
+    reader = VIDEO_READERS.build({"name": "auto"})
+    for row in rows:
+        if open_video(Video(Path(args.videos) / row["video"]), reader).meta.duration <= args.max_seconds:
+            yield row
+        else:
+            report[f"left out: longer than {args.max_seconds:g} s"] += 1
+
+
+CONVERTERS: dict[str, Callable[[argparse.Namespace, Counter[str]], Iterator[Row]]] = {
+    "ucf_crime": ucf_crime,
+    "animal_kingdom": animal_kingdom,
+}
+
+
+def convert(args: argparse.Namespace) -> Counter[str]:
+    """Write the rows, whole or not at all, and return what there is to report."""
+    out = Path(args.out)
+    if out.exists():
+        raise DataError(f"{out} exists already; choose another --out, or remove it first")
+    report: Counter[str] = Counter()
+    rows: Iterable[Row] = CONVERTERS[args.converter](args, report)
+    if args.max_seconds is not None:
+        rows = short_enough(rows, args, report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows:
+                report["rows"] += 1
+                if "label" in row:
+                    report[f"rows of class {row['label']}"] += 1
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if not report["rows"]:
+            raise DataError(f"no rows are left to write: {dict(report)}")
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return report
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the checked arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="converter", required=True)
+    crime = commands.add_parser("ucf_crime", help="class in the file's name -> label or multiple choice")
+    crime.add_argument("--test-list", help="Temporal_Anomaly_Annotation_for_Testing_Videos.txt")
+    crime.add_argument("--split", choices=("train", "test", "all"), default="train", help="default: train")
+    crime.add_argument("--classes", choices=("eleven", "fourteen"), default="eleven", help="of the study, or all")
+    crime.add_argument("--target", choices=("label", "choice"), default="label", help="default: label, as the study")
+    crime.add_argument("--shuffle", type=int, metavar="SEED", help="order of the options, per row; default: fixed")
+    animals = commands.add_parser("animal_kingdom", help="lines 'CODE start end##sentence' -> three kinds of rows")
+    animals.add_argument("--annotation", required=True, help="the grounding file, such as train.txt")
+    animals.add_argument("--task", choices=("description", "grounding", "choice"), default="description")
+    animals.add_argument("--keep-repeats", action="store_true", help="of sentences in a description, as the study")
+    animals.add_argument("--options", type=int, default=4, help="of a choice (default: 4)")
+    animals.add_argument("--seed", type=int, default=0, help="of wrong options and their order (default: 0)")
+    for command in (crime, animals):
+        command.add_argument("--videos", required=True, help="folder of the videos; give it as data.media_root")
+        command.add_argument("--out", required=True, help="the file of rows to write")
+        command.add_argument("--allow-missing", action="store_true", help="leave out what has no video")
+        command.add_argument("--max-seconds", type=float, help="leave out longer videos")
+    args = parser.parse_args(arguments)
+    if getattr(args, "options", 2) < 2 or getattr(args, "options", 2) > 26:
+        parser.error(f"--options {args.options} must be from 2 to 26")
+    return args
+
+
+def main() -> None:
+    """Convert, and print what was written and left out."""
+    with readable_errors():
+        args = parse(sys.argv[1:])
+        for name, count in convert(args).items():
+            print(f"{count:>8,}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The question as a connector reads it: the text of a user turn, in tokens of the text decoder.
+
+Training, benchmarks and ``ask`` all come through here, so that a question guides the connector in the same words
+everywhere. What the LLM reads is not touched.
+"""
+
+import logging
+import re
+from typing import Any
+
+from tinyvid.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_CHOICE = re.compile(r"\s*\(?([A-Z])[.):]\)?\s+\S")  # "A. a dog", "(A) a dog", "A) a dog", "A: a dog"
+
+
+class QuestionReader:
+    """Turn a question into tokens; one that is too long loses its beginning, as LLaMA-VID does, with one warning.
+
+    Args:
+        tokenizer: The text decoder's own, which adds its special tokens, or the LLM's.
+        max_length: Most tokens of a question, special ones included.
+        special_tokens: Whether to add the tokenizer's special tokens.
+        choices: Whether the choices of a multiple-choice question belong to it; see ``without_choices``.
+        vocab_size: Ids that the text decoder knows; ``None`` where the LLM embeds them.
+
+    Raises:
+        ConfigError: The tokenizer has ids that the text decoder does not know.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        special_tokens: bool,
+        choices: bool = True,
+        vocab_size: int | None = None,
+    ) -> None:
+        if vocab_size is not None and len(tokenizer) > vocab_size:
+            raise ConfigError(
+                f"the tokenizer text_decoder.tokenizer has {len(tokenizer):,} tokens, the text decoder knows "
+                f"text_decoder.vocab_size={vocab_size:,}; choose the tokenizer that its weights were trained with"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.choices = choices
+        self._before, self._after = _frame(tokenizer) if special_tokens else ([], [])
+        self._room = max_length - len(self._before) - len(self._after)
+        if self._room < 1:
+            raise ConfigError(f"text_decoder.max_length={max_length} leaves no room for a question; raise it")
+        self._warned = False
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a question, at most ``max_length`` of them."""
+        words = text if self.choices else without_choices(text)
+        ids = self.tokenizer(words, add_special_tokens=False, verbose=False).input_ids
+        if len(ids) > self._room:
+            self._warn(len(ids) - self._room)
+        return (*self._before, *ids[-self._room :], *self._after)
+
+    def _warn(self, num_lost: int) -> None:
+        if not self._warned:
+            logger.warning(
+                "a question is longer than text_decoder.max_length=%d tokens: its first %d tokens do not reach the "
+                "text decoder (the LLM reads all of it); later ones are cut without a word",
+                self.max_length,
+                num_lost,
+            )
+        self._warned = True
+
+
+def without_choices(text: str) -> str:
+    r"""Return a question without its choices: the lines that begin with A, B, C, ... in this order, two at least.
+
+    Example:
+        >>> without_choices("Who barks?\nA. a dog\nB. a cat\nAnswer with a letter.")
+        'Who barks?\nAnswer with a letter.'
+    """
+    lines = text.splitlines()
+    letters = [found[1] if (found := _CHOICE.match(line)) else "" for line in lines]
+    chosen: list[int] = []
+    for number, letter in enumerate(letters):
+        if letter and letter == chr(ord("A") + len(chosen)):
+            chosen.append(number)
+    if len(chosen) < 2:
+        return text
+    return "\n".join(line for number, line in enumerate(lines) if number not in chosen)
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text."""
+    plain, framed = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    first = next(n for n in range(len(framed) - len(plain) + 1) if framed[n : n + len(plain)] == plain)
+    return framed[:first], framed[first + len(plain) :]
