@@ -1,19 +1,33 @@
-"""Ask a video-language model about a video: ``python eval.py --help`` lists what can be chosen."""
+"""Ask a video-language model about a video, or run a benchmark: ``python eval.py --help`` lists what can be chosen.
 
+The benchmarks are in the package ``eval/`` beside this file, which ``import eval`` finds before this program.
+"""
+
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from tinyvid import Assistant, Message, Sample, Video
-from tinyvid.assistant import local_folder
-from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.assistant import DEFAULT_MODEL, local_folder
+from tinyvid.caches import CacheOptions, attach
+from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
 from tinyvid.compat.tinyllava_video import stored_dtype
 from tinyvid.errors import ConfigError
-from tinyvid.registry import VIDEO_READERS
+from tinyvid.registry import JUDGES, VIDEO_READERS, check_options
 from tinyvid.video import IMAGES, open_video
 
-FREE_TEXT = ("ckpt", "video", "image", "question", "convert_to")
+ONLY_SHAPES = (
+    "This is the default model, which knows only coloured shapes that move (docs/shapes.md); "
+    'another one: python eval.py ckpt=DIR video=FILE question="..."'
+)
+FREE_TEXT = ("ckpt", "video", "image", "question", "attention_map", "convert_to", "benchmark.root")
+OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "max_new_tokens", "judge_cache")  # of a benchmark
+ONLY_BENCHMARK = ("judge", "run_dir", "cache", *(option for option in OPTIONS if option != "max_new_tokens"))
 
 
 def main() -> None:
@@ -29,6 +43,21 @@ def run(config: DictConfig, line: CommandLine) -> None:
     if "convert_to" in text:
         convert(config, line)
         return
+    if config.get("benchmark") is not None:
+        run_benchmark(config, line)
+        return
+    for key in (*ONLY_BENCHMARK, "benchmark.root"):
+        if line.chosen(key) or key in text:
+            raise ConfigError(f"{key}= needs benchmark=NAME")
+    ask(config, line)
+
+
+def ask(config: DictConfig, line: CommandLine) -> None:
+    """Answer the question of the command line."""
+    text = line.text
+    if not text and not any(line.chosen(part) for part in FIXED_BY_CHECKPOINT):
+        demonstrate(config)
+        return
     if not text.get("question"):
         raise ConfigError('nothing to answer: give question="..." (python eval.py --help lists all keys)')
     if "video" in text and "image" in text:
@@ -37,13 +66,72 @@ def run(config: DictConfig, line: CommandLine) -> None:
     reader = VIDEO_READERS.build(config.video_reader)
     for video in sample.videos:  # a mistake here should not cost the time that loading a model takes
         open_video(video, reader)
+    if "attention_map" in text and not sample.videos:
+        raise ConfigError("attention_map= needs video= or image=")
     assistant = load(config, line)
+    if "attention_map" in text:
+        draw(assistant, sample.videos[0], text)
     if config.stream:
         for piece in assistant.stream(sample, max_new_tokens=config.max_new_tokens):
             print(piece, end="", flush=True)
         print()
     else:
         print(assistant.answer([sample], max_new_tokens=config.max_new_tokens)[0])
+
+
+def demonstrate(config: DictConfig) -> None:
+    """Ask the model that comes with tinyvid about the clip that comes with it."""
+    video, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text(encoding="utf-8").strip()
+    meta = open_video(Video(str(video)), VIDEO_READERS.build(config.video_reader)).meta
+    print(f"video:    {video}")
+    print(f"          {meta.width} x {meta.height} pixels, {meta.num_frames} frames, {meta.duration:g} s")
+    assistant = Assistant.from_pretrained(device=config.device, dtype=config.dtype)
+    print(f"question: {question}")
+    print(f"answer:   {assistant.ask(str(video), question, max_new_tokens=config.max_new_tokens)}")
+    print(ONLY_SHAPES)
+
+
+def run_benchmark(config: DictConfig, line: CommandLine) -> None:
+    """Run a benchmark, or go on with it, and print what it came to."""
+    from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate  # heavy, and of no use for a question
+
+    asked = [key for key in ("question", "video", "image", "attention_map") if key in line.text]
+    if asked or config.stream:
+        raise ConfigError(f"benchmark= asks its own questions; leave out {asked[0] if asked else 'stream'}=")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and not line.chosen("run_dir"):
+        raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    if "benchmark.root" in line.text:
+        settings["benchmark"]["root"] = line.text["benchmark.root"]
+    options = check_options(EvaluationOptions, {key: settings[key] for key in OPTIONS}, key="eval.py")
+    cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
+    benchmark = build_benchmark(settings["benchmark"])
+    judge = JUDGES.build(settings["judge"]) if settings.get("judge") else None
+    assistant = load(config, line)
+    if cache.features is not None:
+        assistant.model.vision_tower.requires_grad_(False)
+    attach(cache, assistant.model, assistant.processor, assistant.config)
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    report = evaluate(
+        assistant,
+        benchmark,
+        run_dir=HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"],
+        options=EvaluationOptions(**options),
+        judge=judge,
+        settings={"ckpt": line.text.get("ckpt"), "quant": config.quant, "options": settings["benchmark"]}
+        | {"model": assistant.config},
+        progress=True,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(report.text())
+
+
+def draw(assistant: Assistant, video: Video, text: dict[str, str]) -> None:
+    """Write what the question looked at in each frame of the video."""
+    found = assistant.attention_map(video, text["question"])[0]
+    drawn = found.save(text["attention_map"])
+    print(f"wrote {text['attention_map']}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
 
 
 def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
@@ -66,6 +154,9 @@ def load(config: DictConfig, line: CommandLine) -> Assistant:
     """Load the checkpoint of the command line, or build the model that it composes."""
     options = {"device": config.device, "dtype": config.dtype, "quant": config.quant}
     if "ckpt" not in line.text:
+        if not any(line.chosen(part) for part in FIXED_BY_CHECKPOINT):
+            print(ONLY_SHAPES, file=sys.stderr)
+            return Assistant.from_pretrained(**options, **line.checkpoint_groups(config))
         print("ckpt= is not given: the connector of this new model is untrained", file=sys.stderr)
         return Assistant.from_config(config, **options)
     return Assistant.from_pretrained(line.text["ckpt"], **options, **line.checkpoint_groups(config))

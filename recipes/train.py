@@ -28,8 +28,11 @@ from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoint import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
 from tinyvid.errors import ConfigError
+from tinyvid.evaluation import EvaluationOptions, build_benchmark
 from tinyvid.registry import DATASETS, check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe
+from tinyvid.training.benchmarking import TrainingBenchmark
+from tinyvid.training.packing import PackedRows
 from tinyvid.training.trainer import PARTIAL
 
 logger = logging.getLogger("tinyvid.train")
@@ -55,7 +58,7 @@ def main(config: DictConfig, line: CommandLine) -> None:
     if "ckpt" in line.text:
         settings["ckpt"] = line.text["ckpt"]
         groups = line.checkpoint_groups(config, allow=("experiment",))
-        settings |= {kind: groups.get(kind) for kind in CHANGEABLE}  # null keeps the checkpoint's
+        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, "llm")}  # null keeps the checkpoint's
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.chosen("run_dir"):
         raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
     if settings["resume"] and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -76,6 +79,7 @@ class Settings:
     policy: DataPolicy
     cache: CacheOptions
     rows: Any
+    benchmark: Any
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> "Settings":
@@ -97,7 +101,8 @@ class Settings:
         if settings["ckpt"] is None:
             check(settings)
         checked = DataPolicy(**check_options(DataPolicy, policy, key="data"))
-        return cls(options, parts, peft, checked, cache, DATASETS.build(data))
+        benchmark = build_benchmark(settings["benchmark"]) if settings.get("benchmark") else None
+        return cls(options, parts, peft, checked, cache, DATASETS.build(data), benchmark)
 
 
 def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
@@ -124,8 +129,9 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
         run.parts,
         run_dir=run_dir,
         dtype=resolve_dtype(settings["dtype"], resolve_device(settings["device"])),
-        train=TrainingData(run.rows, loaded.processor, run.policy),
+        train=TrainingData(packed(run.rows, run.options, loaded), loaded.processor, run.policy),
         evaluate_on=held_out(settings, loaded, run.policy),
+        benchmark=asked(run.benchmark, settings, run_dir),
     )
     trainer.train(resume_from_checkpoint=newest)
     result = run_dir / "model"
@@ -190,7 +196,7 @@ def load(settings: Mapping[str, Any]) -> Loaded:
     choices = {"device": settings["device"], "dtype": settings["dtype"], "quant": settings["quant"]}
     if settings["ckpt"] is None:
         return Assistant.from_config(settings, **choices).loaded
-    groups = {kind: settings[kind] for kind in CHANGEABLE if settings[kind] is not None}
+    groups = {kind: settings[kind] for kind in (*CHANGEABLE, "llm") if settings[kind] is not None}
     return Assistant.from_pretrained(settings["ckpt"], **choices, **groups).loaded
 
 
@@ -202,6 +208,32 @@ def speed_up(loaded: Loaded, options: TrainOptions) -> None:
     if options.compile:
         for block in llm.get_decoder().layers:
             block.compile()
+
+
+def packed(rows: Any, options: TrainOptions, loaded: Loaded) -> Any:
+    """Return the rows, those about the same videos together if the recipe says so.
+
+    Raises:
+        ConfigError: The connector makes other video tokens for every question.
+    """
+    if options.pack == 1:
+        return rows
+    if loaded.processor.reads_question:
+        name = loaded.groups["connector"]["name"]
+        raise ConfigError(
+            f"recipe.pack={options.pack}, but connector '{name}' makes other video tokens for every question; "
+            "set recipe.pack=1"
+        )
+    return PackedRows(rows, options.pack)
+
+
+def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> TrainingBenchmark | None:
+    """Return the benchmark that the run is evaluated on, and how much of it."""
+    if benchmark is None:
+        return None
+    chosen = {"limit": settings["limit"], "batch_size": settings["recipe"]["batch_size"]}
+    options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="train.py"))
+    return TrainingBenchmark(benchmark, run_dir, options=options)
 
 
 def held_out(settings: Mapping[str, Any], loaded: Loaded, policy: DataPolicy) -> TrainingData | None:

@@ -73,10 +73,10 @@ def test_an_awkward_file_name_and_a_stream_work_end_to_end(tmp_path):
         "stream=true",
         "max_new_tokens=4",
         "end=2.5",
-        "llm.max_length=4",
+        "llm.attention=eager",
     )
     assert done.returncode == 2
-    assert "llm.max_length is fixed by ckpt=" in done.stderr
+    assert "llm.attention is fixed by ckpt=" in done.stderr
     done = run(
         f"ckpt={CKPT}",
         f"video={name}",
@@ -130,7 +130,9 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "ConfigError: nothing to answer: give question="),
+        ((f"ckpt={CKPT}",), "ConfigError: nothing to answer: give question="),
+        ((f"video={CLIP}",), "ConfigError: nothing to answer: give question="),
+        (("connector=mlp",), "ConfigError: nothing to answer: give question="),
         (("question=Q", "conector=group"), "Did you mean 'connector'"),
         (("question=Q", "connector=grup"), "Did you mean 'group'"),
         (("question=Q", f"ckpt={CKPT}", "connector=mlp"), "connector is fixed by ckpt="),

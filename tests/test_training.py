@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.goldens import TINYLLAVA_VIDEO
+from tests.questions import write_questions
 from tests.runs import load_program, settings, turns, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, DataError, VideoError
 from tinyvid.training import EpochOrder
@@ -100,6 +101,17 @@ def test_the_best_checkpoint_is_kept(models, rows, tmp_path):
     best = min(records, key=lambda record: record["eval_loss"])["step"]
     left = {p.name for p in (tmp_path / "run").glob("checkpoint-*")}
     assert {f"checkpoint-{best}", "checkpoint-6"} == left
+
+
+@pytest.mark.parametrize("with_rows", [True, False])
+def test_a_benchmark_is_asked_at_every_evaluation(models, rows, tmp_path, with_rows):
+    questions = write_questions(tmp_path / "questions")
+    asked = ["benchmark=custom", f"benchmark.root={questions}", "limit=4", "recipe.eval_every=2", "recipe.save_every=2"]
+    held_out = [f"eval_path={rows}"] if with_rows else []
+    program.train(settings(models, rows, *asked, *held_out), tmp_path / "run")
+    records = [r for r in read_metrics(tmp_path / "run") if "eval_custom_accuracy" in r]
+    assert [("eval_loss" in r, r["step"]) for r in records] == [(with_rows, 2), (with_rows, 4)]
+    assert len(list((tmp_path / "run" / "benchmarks").glob("custom-*/report.json"))) == 2
 
 
 # --- cutting steps differently changes nothing --------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from tinyvid.adapt import PARTS, PartOptions
+from tinyvid.adapt import PARTS, TEXT_DECODER, PartOptions
 from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.registry import check_options
 
@@ -33,6 +33,8 @@ class TrainOptions:
         gradient_checkpointing: Recompute the LLM's activations in the backward pass instead of keeping them.
         compile: Compile the blocks of the LLM with torch.compile.
         group_by_length: Put samples of similar length into a batch.
+        pack: Most rows about the same videos that go through the model as one sample, behind the video tokens that they
+            share; the loss is that of the rows one by one. 1 packs nothing.
         workers: Processes that decode, per training process.
         log_every: Steps between two records.
         eval_every: Steps between two evaluations; ``null`` for one per epoch.
@@ -55,6 +57,7 @@ class TrainOptions:
     gradient_checkpointing: bool = True
     compile: bool = False
     group_by_length: bool = True
+    pack: PositiveInt = 1
     workers: int = 2
     log_every: PositiveInt = 10
     eval_every: PositiveInt | None = None
@@ -63,14 +66,14 @@ class TrainOptions:
     report_to: list[str] = ()  # type: ignore[assignment]
     seed: int = 0
 
-    def arguments(self, run_dir: Path, *, dtype: torch.dtype, device: str, evaluates: bool) -> TrainingArguments:
+    def arguments(self, run_dir: Path, *, dtype: torch.dtype, device: str, best: str | None) -> TrainingArguments:
         """Return the recipe in the words of transformers.
 
         Args:
             run_dir: Where checkpoints go.
             dtype: Of the computation; weights that train stay float32.
             device: Where the model is.
-            evaluates: Whether there are rows to evaluate on.
+            best: The metric that says which checkpoint is the best one; ``None`` for no evaluation.
         """
         every = "steps" if self.eval_every else "epoch"
         arguments = TrainingArguments(
@@ -91,12 +94,12 @@ class TrainOptions:
             use_cpu=device == "cpu",
             logging_steps=self.log_every,
             logging_nan_inf_filter=False,
-            eval_strategy=every if evaluates else "no",
+            eval_strategy=every if best else "no",
             eval_steps=self.eval_every,
             save_strategy="steps" if self.save_every else "epoch",
             save_steps=self.save_every or 500,
-            metric_for_best_model="loss" if evaluates else None,
-            greater_is_better=False if evaluates else None,
+            metric_for_best_model=best,
+            greater_is_better=None if best is None else best != "loss",
             seed=self.seed,
             dataloader_num_workers=self.workers,
             dataloader_pin_memory=device != "cpu",
@@ -122,13 +125,14 @@ class DataPolicy:
 
 
 def read_recipe(config: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, PartOptions]]:
-    """Check a recipe: how the run trains, and under ``llm``, ``vision_tower`` and ``connector`` what does.
+    """Check a recipe: how the run trains, and under the names of the parts what does.
 
     Raises:
         ConfigError: An option is unknown, missing, mistyped or out of range.
     """
-    options = {key: value for key, value in config.items() if key not in PARTS}
+    names = (*PARTS, TEXT_DECODER)
+    options = {key: value for key, value in config.items() if key not in names}
     parts = {
-        part: PartOptions(**check_options(PartOptions, config.get(part) or {}, key=f"recipe.{part}")) for part in PARTS
+        part: PartOptions(**check_options(PartOptions, config.get(part) or {}, key=f"recipe.{part}")) for part in names
     }
     return TrainOptions(**check_options(TrainOptions, options, key="recipe")), parts

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
@@ -24,13 +23,15 @@ from transformers.trainer_callback import ExportableState
 from tinyvid import checkpoint
 from tinyvid.adapt import PartOptions, parameter_groups
 from tinyvid.adapters import base
+from tinyvid.batch import Batch
 from tinyvid.checkpoint import Loaded
 from tinyvid.errors import CheckpointError, DataError, TinyvidError
+from tinyvid.training.benchmarking import TrainingBenchmark
 from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
+from tinyvid.training.letters import count_letters
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
 from tinyvid.training.sharding import assign, check_launch, prepare, whole_weights
-from tinyvid.types import Batch, Sample
 from tinyvid.weights import few
 
 TRAINED = "trained.safetensors"  # the weights that train, in full precision, for resuming
@@ -49,6 +50,7 @@ class VideoTrainer(Trainer):
         dtype: Of the computation.
         train: Rows to learn.
         evaluate_on: Rows to evaluate on.
+        benchmark: What else to evaluate on.
     """
 
     optimizer: Any  # these are the Trainer's own
@@ -64,20 +66,21 @@ class VideoTrainer(Trainer):
         dtype: torch.dtype,
         train: TrainingData,
         evaluate_on: TrainingData | None = None,
+        benchmark: TrainingBenchmark | None = None,
     ) -> None:
         self.loaded = replace(loaded, stored=stored_parts(loaded, parts))
         self.options = options
         self.parts = parts
         self.run_dir = run_dir
+        self.benchmark = benchmark
+        best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
         self.skipped = read_skipped(run_dir)
         super().__init__(
             model=loaded.model,
-            args=options.arguments(
-                run_dir, dtype=dtype, device=loaded.model.device.type, evaluates=evaluate_on is not None
-            ),
+            args=options.arguments(run_dir, dtype=dtype, device=loaded.model.device.type, best=best),
             data_collator=train.collate,
             train_dataset=train,
-            eval_dataset=evaluate_on,
+            eval_dataset=[] if best and evaluate_on is None else evaluate_on,  # None would be refused
             callbacks=[RunLog(run_dir)],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the token count of the whole step
@@ -190,8 +193,17 @@ class VideoTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure the loss per token and, where rows have options, the accuracy of generated letters."""
+        """Measure the loss per token, the accuracy of letters where rows have options, and the benchmark."""
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        metrics = self._measure(rows) if rows else {}
+        if self.benchmark is not None:
+            metrics |= self.benchmark(self.loaded, self.state.global_step)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _measure(self, rows: TrainingData) -> dict[str, float]:
+        """Return the loss per token and, where rows have options, the accuracy."""
         model = self.loaded.model.eval()
         totals = torch.zeros(4, dtype=torch.float64)  # loss sum, tokens, right letters, letters
         skipped = []
@@ -202,35 +214,13 @@ class VideoTrainer(Trainer):
                 totals[0] += float(output.loss) * output.num_targets
                 totals[1] += output.num_targets
         self._record_skipped(skipped)
-        totals[2:] = self._count_letters(rows)
+        usable = [index for index in range(len(rows)) if rows.rows.where(index) not in self.skipped]
+        totals[2:] = count_letters(model, rows, usable, args=self.args, synced=self.is_fsdp_enabled)
         totals = self.accelerator.reduce(totals.to(self.args.device, torch.float32)).cpu()
         metrics = {"eval_loss": float(totals[0] / totals[1]) if totals[1] else math.nan}
         if totals[3]:
             metrics["eval_accuracy"] = float(totals[2] / totals[3])
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _count_letters(self, rows: TrainingData) -> Tensor:
-        """Return how many multiple-choice rows this process answers with the right letter, and how many it asks."""
-        usable = (i for i in range(len(rows)) if rows.rows.where(i) not in self.skipped)
-        choices = [index for index in usable if _is_choice(rows.rows[index])]
-        counts = torch.zeros(2, dtype=torch.float64)
-        for first in range(0, len(choices), self.args.world_size):
-            place = first + self.args.process_index
-            # Processes that share the weights all generate, or none: one without a row repeats the first.
-            right = self._letter_is_right(rows, rows.rows[choices[place if place < len(choices) else 0]])
-            if place < len(choices):
-                counts += torch.tensor([right, 1])
-        return counts
-
-    def _letter_is_right(self, rows: TrainingData, sample: Sample) -> bool:
-        """Generate the reply to a multiple-choice row. Only the bare letter counts."""
-        example = rows.processor(replace(sample, messages=sample.messages[:-1]))
-        batch = rows.processor.collate([example], padding_side="left").to(self.args.device)
-        options = {"do_sample": False, "pad_token_id": rows.processor.pad_id, "synced_gpus": self.is_fsdp_enabled}
-        ids = self.loaded.model.generate(batch, max_new_tokens=4, **options)
-        return rows.processor.reply(ids[0]).strip(" .()") == sample.messages[-1].text
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -335,10 +325,6 @@ def read_skipped(run_dir: Path) -> set[str]:
     file = run_dir / SKIPPED
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return {json.loads(line)["where"] for line in lines if line.endswith("}")}
-
-
-def _is_choice(sample: Sample) -> bool:
-    return "options" in sample.meta and sample.messages[-1].role == "assistant"
 
 
 def _first_cause(error: Exception) -> str:

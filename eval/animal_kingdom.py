@@ -1,0 +1,99 @@
+"""Animal Kingdom's grounding sentences as one description per video, as a reproduction study of LLaMA-VID asked it.
+
+The times of the sentences are not used (arXiv:2204.08129 has the data): the right answer is all sentences of a video,
+in the order of the file. A judge compares.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tinyvid.errors import DataError
+from tinyvid.evaluation import require
+from tinyvid.items import Item, Outcome
+from tinyvid.registry import BENCHMARKS
+from tinyvid.types import Sample
+
+from .prompts import conversation
+from .rows import below, first_of
+from .videoqa import accuracy_and_score
+
+QUESTION = (
+    "Find the action each animal performs in the video. Provide independent sentences for each animal and their "
+    "corresponding action in the video. Do not repeat sentences. Pay careful attention, as some videos only have a "
+    "single animal through the video."
+)
+FOLDERS = ("dataset", "videos", "video")
+_LINE = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*?)\s*")
+
+
+@BENCHMARKS.register("animal_kingdom")
+class AnimalKingdom:
+    """Ask what the animals of each video do.
+
+    Args:
+        root: Folder ``video_grounding`` of the data set, with ``annotation/`` and the videos in ``dataset/``.
+        split: File of ``annotation/`` to ask.
+        prompt_style: ``official``: the question of the study.
+
+    Raises:
+        DataError: The annotation is missing, or a line of it has another form.
+    """
+
+    name = "animal_kingdom"
+    source = "https://github.com/sutdcv/Animal-Kingdom (video grounding; the videos on request)"
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        split: Literal["train", "val", "test"] = "test",
+        prompt_style: Literal["official"] = "official",
+    ) -> None:
+        folder = require(root, [f"annotation/{split}.txt"], source=self.source)
+        self.prompt_style = prompt_style
+        sentences: dict[str, list[str]] = {}
+        for code, _, _, sentence in grounding_lines(folder / f"annotation/{split}.txt"):
+            sentences.setdefault(code, []).append(sentence)
+        paths = {code: first_of(folder, [f"{place}/{code}.mp4" for place in FOLDERS]) for code in sentences}
+        self.items = [
+            Item(
+                id=code,
+                sample=Sample(conversation(QUESTION), paths[code], id=code),
+                rule="judge",
+                answer=" ".join(texts),
+                question=QUESTION,
+                rubric="qa",
+            )
+            for code, texts in sentences.items()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return a video's question."""
+        return self.items[index]
+
+    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
+        """Return the accuracy in percent and the mean mark of 0 to 5."""
+        return accuracy_and_score(outcomes)
+
+
+def grounding_lines(path: Path) -> list[tuple[str, float, float, str]]:
+    """Return code, start and end in seconds, and sentence of each line ``CODE start end##sentence``.
+
+    Raises:
+        DataError: A line has another form.
+    """
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        found = _LINE.fullmatch(line.strip())
+        if not found:
+            raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', got {line!r:.120}")
+        code = below(found[1], where=f"{path}:{number}")
+        lines.append((code, float(found[2]), float(found[3]), found[4]))
+    return lines

@@ -1,0 +1,145 @@
+"""LongVideoBench: questions that refer to moments of videos of 8 seconds to an hour, with subtitles (arXiv:2407.15754).
+
+The official prompt mixes frames and subtitles by time. Here a video comes in one piece, in front of the text, so the
+subtitles keep their selection and order and the frames between them are left out of the text. TinyLLaVA-Video marks
+them there with ``[image]``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tinyvid.errors import DataError
+from tinyvid.evaluation import lettered, micro, require
+from tinyvid.evaluation.averages import by_group
+from tinyvid.items import Item, Outcome
+from tinyvid.parsing import LETTERS
+from tinyvid.registry import BENCHMARKS
+from tinyvid.types import Cue, Message, Sample
+
+from .prompts import LETTER_PROMPT, conversation, dotted
+from .rows import Row, read_rows
+from .subtitles import interleaved, json_cues
+
+FILES = {
+    "val": ("lvb_val.json", "validation-00000-of-00001.parquet"),
+    "test": ("lvb_test_wo_gt.json", "test-00000-of-00001.parquet"),
+}
+GROUPS = {"15": "(8s, 15s]", "60": "(15s, 60s]", "600": "(180s, 600s]", "3600": "(900s, 3600s]"}
+SUBMISSION = "longvideobench_test_for_submission.json"
+
+
+@BENCHMARKS.register("longvideobench")
+class LongVideoBench:
+    """Ask the questions of LongVideoBench.
+
+    Args:
+        root: Folder with an annotation, ``videos/`` and ``subtitles/``.
+        split: ``val``, or ``test``, whose answers are not public: it is not scored, and a submission file is written.
+        subtitles: Give those of the frames that are seen, as published scores do.
+        prompt_style: ``official``, or the words of TinyLLaVA-Video or lmms-eval.
+
+    Raises:
+        DataError: The annotation or subtitles are missing, or a row is malformed.
+    """
+
+    name = "longvideobench"
+    source = "https://huggingface.co/datasets/longvideobench/LongVideoBench (gated; unpack videos and subtitles)"
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        split: Literal["val", "test"] = "val",
+        subtitles: bool = True,
+        prompt_style: Literal["official", "tinyllava_video", "lmms_eval"] = "official",
+    ) -> None:
+        folder = Path(root).expanduser()
+        annotation = next((name for name in FILES[split] if (folder / name).is_file()), FILES[split][0])
+        self.folder = require(root, [annotation], source=self.source)
+        self.split, self.prompt_style = split, prompt_style
+        rows = read_rows(self.folder / annotation)
+        self.items = [self._item(row) for row in rows]
+        self.rows = {row.text("id"): row for row in rows}
+        if subtitles:
+            require(root, [f"subtitles/{row.path('subtitle_path')}" for row in rows], source=self.source)
+            for row in rows:  # a broken file is found before the first video is decoded
+                self._cues(row)
+            self.messages = self._with_subtitles  # makes this a ReadsTimes; without it, no clock of a video is read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return a question."""
+        return self.items[index]
+
+    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
+        """Return the accuracy over all questions, and over each range of durations, in percent; none for the test."""
+        if self.split == "test":
+            return {}
+        parts = by_group(outcomes, "duration_group")
+        lengths = {name: 100 * micro(parts[name]) for name in GROUPS.values() if name in parts}
+        return {**lengths, "Overall": 100 * micro(outcomes)}
+
+    def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
+        """Return the submission of the test: the letter of each question, empty where none could be read."""
+        if self.split == "val":
+            return {}
+        letters = {outcome.id: outcome.prediction or "" for outcome in outcomes}
+        return {SUBMISSION: json.dumps(letters, indent=1)}
+
+    def _item(self, row: Row) -> Item:
+        options = _options(row)
+        length = row.text("duration_group")
+        keys = {"category": "question_category", "topic": "topic_category", "level": "level"}
+        groups = {"duration_group": GROUPS.get(length, length)}
+        groups |= {kind: row.text(key) for kind, key in keys.items() if row.has(key)}
+        path = str(self.folder / "videos" / row.path("video_path"))
+        return Item(
+            id=row.text("id"),
+            sample=Sample(self._prompt(row, options, []), path, id=row.text("id")),
+            answer=None if self.split == "test" else _answer(row, options),
+            options=options,
+            groups=groups,
+            question=row.text("question"),
+        )
+
+    def _with_subtitles(self, item: Item, times: Sequence[float]) -> Sequence[Message]:
+        """Return the prompt with the subtitles of the frames."""
+        row = self.rows[item.id]
+        return self._prompt(row, item.options, interleaved(self._cues(row), times))
+
+    def _cues(self, row: Row) -> tuple[Cue, ...]:
+        return json_cues(
+            self.folder / "subtitles" / row.path("subtitle_path"),
+            origin=row.number("starting_timestamp_for_subtitles"),
+            duration=row.number("duration"),
+        )
+
+    def _prompt(self, row: Row, options: Mapping[str, str], line: Sequence[str | None]) -> list[Message]:
+        """Return the prompt; ``line`` has subtitles among frames, which are ``None``."""
+        question, written = row.text("question"), dotted(options)
+        if self.prompt_style == "tinyllava_video":
+            mixed = "".join("[image]" if text is None else text for text in line)
+            return conversation(f"subtitles:{mixed}\nquestion: \n{question}\n{written}\n{LETTER_PROMPT}")
+        texts = [text for text in line if text is not None]
+        if self.prompt_style == "lmms_eval":
+            return conversation("\n".join([*texts, question, written, LETTER_PROMPT, ""]))
+        return conversation("\n".join([*texts, f"Question: {question}", written, LETTER_PROMPT]))
+
+
+def _options(row: Row) -> dict[str, str]:
+    """Return the options: a list in JSON, columns padded with ``N/A`` in parquet."""
+    if row.has("candidates"):
+        return lettered(row.texts("candidates"))
+    columns = [key for key in (f"option{number}" for number in range(5)) if row.has(key)]
+    return lettered([row.text(key) for key in columns])
+
+
+def _answer(row: Row, options: Mapping[str, str]) -> str:
+    index = row.values.get("correct_choice")
+    if type(index) is not int or not 0 <= index < len(LETTERS) or LETTERS[index] not in options:
+        raise DataError(f"{row.where}: 'correct_choice' is {index!r}, not the number of an option of {dict(options)}")
+    return LETTERS[index]
