@@ -4,14 +4,12 @@ The times of the sentences are not used (arXiv:2204.08129 has the data): the rig
 in the order of the file. A judge compares.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
-from tinyvid.errors import DataError
 from tinyvid.evaluation import require
 from tinyvid.items import Item, Outcome
+from tinyvid.published import read_moments
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 
@@ -25,7 +23,6 @@ QUESTION = (
     "single animal through the video."
 )
 FOLDERS = ("dataset", "videos", "video")
-_LINE = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*?)\s*")
 
 
 @BENCHMARKS.register("animal_kingdom")
@@ -54,8 +51,9 @@ class AnimalKingdom:
         folder = require(root, [f"annotation/{split}.txt"], source=self.source)
         self.prompt_style = prompt_style
         sentences: dict[str, list[str]] = {}
-        for code, _, _, sentence in grounding_lines(folder / f"annotation/{split}.txt"):
-            sentences.setdefault(code, []).append(sentence)
+        annotation = folder / f"annotation/{split}.txt"
+        for moment in read_moments(annotation):
+            sentences.setdefault(below(moment.code, where=str(annotation)), []).append(moment.sentence)
         paths = {code: first_of(folder, [f"{place}/{code}.mp4" for place in FOLDERS]) for code in sentences}
         self.items = [
             Item(
@@ -79,21 +77,3 @@ class AnimalKingdom:
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return the accuracy in percent and the mean mark of 0 to 5."""
         return accuracy_and_score(outcomes)
-
-
-def grounding_lines(path: Path) -> list[tuple[str, float, float, str]]:
-    """Return code, start and end in seconds, and sentence of each line ``CODE start end##sentence``.
-
-    Raises:
-        DataError: A line has another form.
-    """
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        found = _LINE.fullmatch(line.strip())
-        if not found:
-            raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', got {line!r:.120}")
-        code = below(found[1], where=f"{path}:{number}")
-        lines.append((code, float(found[2]), float(found[3]), found[4]))
-    return lines

@@ -5,32 +5,23 @@ not asked. More than half of the test is normal, so an accuracy says little with
 over classes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.errors import DataError, suggest
 from tinyvid.evaluation import macro, micro, require
 from tinyvid.items import Item, Outcome
+from tinyvid.published import CRIMES, NORMAL, NOT_ASKED, crime_of
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 
 from .prompts import conversation
 
 TEST_LIST = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
-NORMAL = "Normal Video"
-LABELS = (
-    "Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "Robbery", "Road Accident", "Shooting",
-    NORMAL,
-)  # fmt: skip
-NOT_ASKED = ("Shoplifting", "Stealing", "Vandalism")
-RENAMED = {"RoadAccidents": "Road Accident", "Normal Videos": NORMAL}
 QUESTION = (
     "You will perform anomaly detection on a surveillance camera video. Classify the activity in the video by using "
-    f"ONLY ONE of the mentioned categories: {', '.join(LABELS[:-1])}, or {NORMAL}."
+    f"ONLY ONE of the mentioned categories: {', '.join(CRIMES[:-1])}, or {NORMAL}."
 )
-_LABEL = re.compile(r"([^\d]+)\d")
 
 
 @BENCHMARKS.register("ucf_crime")
@@ -56,7 +47,7 @@ class UCFCrime:
         for number, line in enumerate((folder / TEST_LIST).read_text(encoding="utf-8").splitlines(), 1):
             where = f"{folder / TEST_LIST}:{number}"
             name = Path(next(iter(line.split()), "")).name
-            if name and (label := label_of(name, where=where)) not in NOT_ASKED:
+            if name and (label := crime_of(name, where=where)) not in NOT_ASKED:
                 self.items.append(_item(name, label, files.get(name, str(folder / "videos" / name))))
 
     def __len__(self) -> int:
@@ -86,27 +77,13 @@ class UCFCrime:
         }
 
 
-def label_of(name: str, *, where: str) -> str:
-    """Return the class that a file's name begins with, ``RoadAccidents133_x264.mp4``: ``Road Accident``.
-
-    Raises:
-        DataError: It begins with no class.
-    """
-    found = _LABEL.match(name)
-    label = found[1].replace("_", " ").strip() if found else ""
-    label = RENAMED.get(label, label)
-    if label not in (*LABELS, *NOT_ASKED):
-        raise DataError(f"{where}: {name!r} begins with no class. {suggest(label, (*LABELS, *NOT_ASKED))}")
-    return label
-
-
 def _item(name: str, label: str, path: str) -> Item:
     return Item(
         id=name,
         sample=Sample(conversation(QUESTION), path, id=name),
         rule="label",
         answer=label,
-        options={text: text for text in LABELS},
+        options={text: text for text in CRIMES},
         groups={"label": label, "anomaly": "normal" if label == NORMAL else "anomaly"},
         question=QUESTION,
     )

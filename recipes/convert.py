@@ -10,16 +10,15 @@ import hashlib
 import json
 import os
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinyvid.command_line import readable_errors
-from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.published import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
 from tinyvid.video import open_video
@@ -28,22 +27,8 @@ Row = dict[str, Any]
 VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 LISTED = 5  # names that a message shows
 
-# In the order in which the study lists them; its three classes without videos come last.
-ELEVEN = (
-    "Abuse",
-    "Arrest",
-    "Arson",
-    "Assault",
-    "Burglary",
-    "Explosion",
-    "Fighting",
-    "Robbery",
-    "Road Accident",
-    "Shooting",
-    "Normal Video",
-)
-FOURTEEN = (*ELEVEN[:-1], "Shoplifting", "Stealing", "Vandalism", "Normal Video")
-SPELLINGS = {"RoadAccidents": "Road Accident", "Normal Videos": "Normal Video"}  # of file names that are no label
+ELEVEN = CRIMES  # of the study; normal videos stand last
+FOURTEEN = (*CRIMES[:-1], *NOT_ASKED, NORMAL)
 
 CRIME = "The video is from a surveillance camera. Which one of these categories describes what happens in it?"
 CRIME_LABEL = "{question} Answer with the category only: {categories}."
@@ -65,11 +50,11 @@ def ucf_crime(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
     if args.split != "all" and args.test_list is None:
         raise ConfigError(f"--split {args.split} needs --test-list, the file that names the official test videos")
     test = read_test_list(Path(args.test_list)) if args.test_list else set()
-    missing = sorted(name for name in test - files.keys() if class_of(name, FOURTEEN) in classes)
+    missing = sorted(name for name in test - files.keys() if crime_of(name, where=args.test_list) in classes)
     if args.split == "test":
         leave_out(missing, "test videos that are not in the folder", args.allow_missing, report)
     for stem, path in sorted(files.items()):
-        label = class_of(stem, FOURTEEN)
+        label = crime_of(stem, where=path)
         if label not in classes:
             report[f"left out: {label} (--classes eleven)"] += 1
         elif args.split == "all" or (args.split == "test") == (stem in test):
@@ -86,20 +71,6 @@ def crime_turns(name: str, label: str, classes: Sequence[str], args: argparse.Na
     return {"conversations": turns(CRIME_LABEL.format(question=CRIME, categories=categories), label)}
 
 
-def class_of(stem: str, classes: Sequence[str]) -> str:
-    """Return the class that a file's name begins with.
-
-    Example:
-        >>> class_of("Normal_Videos_003_x264", FOURTEEN), class_of("RoadAccidents001_x264", FOURTEEN)
-        ('Normal Video', 'Road Accident')
-    """
-    name = re.match(r"\D*", stem)[0].replace("_", " ").strip()  # type: ignore[index] - it matches nothing, too
-    label = SPELLINGS.get(name, name)
-    if label not in classes:
-        raise DataError(f"the name of the video {stem!r} begins with no class of UCF-Crime. {suggest(label, classes)}")
-    return label
-
-
 def read_test_list(path: Path) -> set[str]:
     """Return the names, without suffix, that the first column of the official annotation gives."""
     if not path.is_file():
@@ -111,16 +82,6 @@ def read_test_list(path: Path) -> set[str]:
 
 
 # --- Animal Kingdom ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What happens in a video from second ``start`` to second ``end``."""
-
-    code: str
-    start: float
-    end: float
-    sentence: str
 
 
 def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
@@ -138,24 +99,6 @@ def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[R
         code = row.pop("code")
         row["video"] = files[code].relative_to(args.videos).as_posix()
         yield row | {"source": "animal_kingdom"}
-
-
-def read_moments(path: Path) -> list[Moment]:
-    """Return the lines ``CODE start end##sentence`` of a grounding file."""
-    if not path.is_file():
-        raise DataError(f"there is no annotation {str(path)!r}; it is a file of lines 'CODE start end##sentence'")
-    moments = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        match = re.fullmatch(r"\s*(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*?)\s*", line)
-        if not line.strip():
-            continue
-        if match is None:
-            raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', found {line!r:.80}")
-        moment = Moment(match[1], float(match[2]), float(match[3]), match[4])
-        if moment.end <= moment.start:
-            raise DataError(f"{path}:{number}: ends at {moment.end:g} s, which is not after {moment.start:g} s")
-        moments.append(moment)
-    return moments
 
 
 def descriptions(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:

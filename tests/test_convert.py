@@ -78,26 +78,6 @@ def animal(folder, *arguments, **kwargs):
 # --- UCF-Crime --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stem", "label"),
-    [
-        ("Abuse028_x264", "Abuse"),
-        ("RoadAccidents001_x264", "Road Accident"),
-        ("Normal_Videos_003_x264", "Normal Video"),
-        ("Normal_Videos307_x264", "Normal Video"),
-    ],
-)
-def test_the_class_is_the_beginning_of_the_name(stem, label):
-    assert convert.class_of(stem, convert.FOURTEEN) == label
-
-
-def test_a_name_without_a_class_is_refused():
-    with pytest.raises(DataError, match=r"'Arsn048_x264' begins with no class of UCF-Crime. Did you mean 'Arson'\?"):
-        convert.class_of("Arsn048_x264", convert.FOURTEEN)
-    with pytest.raises(DataError, match="begins with no class"):
-        convert.class_of("048", convert.FOURTEEN)
-
-
 def test_the_official_test_list_splits_the_videos(crimes):
     report, rows, _ = crime(crimes, "--split", "test")
     assert [row["id"] for row in rows] == ["ucf_crime:Abuse028_x264", "ucf_crime:Normal_Videos_003_x264"]
