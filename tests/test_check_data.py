@@ -262,8 +262,8 @@ def test_a_transcript_covers_every_token(folder, connector):
         ((), "data 'jsonl' needs data.path"),
         (("data.path={}/good.json", "decode=some"), "decode='some' is unknown"),
         (
-            ("data.path={}/good.json", "llm.max_length=4", f"ckpt={TINYLLAVA_VIDEO}/group_qwen2"),
-            "llm.max_length is fixed",
+            ("data.path={}/good.json", "llm.attention=eager", f"ckpt={TINYLLAVA_VIDEO}/group_qwen2"),
+            "llm.attention is fixed",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""The recipe of the default model: see ``python -m recipes.shapes --help``."""

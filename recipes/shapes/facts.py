@@ -1,0 +1,98 @@
+"""What is true of every shape of a clip as numbers: the targets that video tokens are taught to tell."""
+
+import numpy as np
+
+from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES
+from tinyvid.worlds.shapes import COLOURS, KINDS, MOTIONS, Scene, Shape
+from tinyvid.worlds.shapes.wording import life_events
+
+EVENTS = ("nothing", "appear", "disappear", "recolour")
+NONE = -1  # a target that a shape does not have
+
+# Numbers of answers, of facts that are one of several.
+CHOICES = {
+    "first_colour": len(COLOURS),
+    "last_colour": len(COLOURS),
+    "kind": len(KINDS),
+    "motion": len(MOTIONS),
+    "second_motion": len(MOTIONS),
+    "has_second": 2,
+    "event": len(EVENTS),
+    "rank": 4,  # of its event among all events: none, first, second, third
+    "frame": NUM_FRAMES + 1,  # the first of the frames that the event is seen in; the last number is none
+    "passes_colour": len(COLOURS),  # of the shape that it passes, and so on
+    "passes_kind": len(KINDS),
+    "passes": 2,
+    "is_passed": 2,
+    "collides_colour": len(COLOURS),
+    "collides_kind": len(KINDS),
+    "collides": 2,
+    "count": MAX_SHAPES + 1,
+    "start_count": MAX_SHAPES + 1,
+    "end_count": MAX_SHAPES + 1,
+    "same_kind": MAX_SHAPES + 1,
+    "same_colour": MAX_SHAPES + 1,
+    "start_visible": 2,
+    "end_visible": 2,
+}
+# Widths of facts that are numbers; not a number where a shape does not have them.
+NUMBERS = {"time": 1, "start_centre": 2, "end_centre": 2}
+
+
+def facts(scene: Scene, aspect: float, moments: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every fact of ``CHOICES`` as int8 (N,), of ``NUMBERS`` as float32 (N, width); N is ``MAX_SHAPES``.
+
+    Args:
+        scene: What is described.
+        aspect: Width of the picture by its height.
+        moments: When the frames are that the model sees, from 0 to 1.
+    """
+    found = {name: np.full(MAX_SHAPES, NONE, dtype="int8") for name in CHOICES}
+    found |= {name: np.full((MAX_SHAPES, width), np.nan, dtype="float32") for name, width in NUMBERS.items()}
+    edges = scene.track(np.array([1 / 32, 31 / 32]), aspect=aspect)
+    shared = {
+        "count": len(scene.shapes),
+        "start_count": int(scene.track(np.array([0.0])).visible.sum()),
+        "end_count": int(scene.track(np.array([1.0])).visible.sum()),
+    }
+    for index, shape in enumerate(scene.shapes):
+        for name, value in (shared | _of_shape(scene, shape) | _of_events(scene, index, moments)).items():
+            found[name][index] = value
+        for place, when in enumerate(("start", "end")):
+            found[f"{when}_visible"][index] = edges.visible[place, index]
+            if edges.visible[place, index]:
+                found[f"{when}_centre"][index] = edges.centre[place, index]
+    return found
+
+
+def _of_shape(scene: Scene, shape: Shape) -> dict[str, int]:
+    colours = [other.colour for other in scene.shapes]
+    return {
+        "first_colour": COLOURS.index(shape.colour),
+        "last_colour": COLOURS.index(shape.last_colour),
+        "kind": KINDS.index(shape.kind),
+        "motion": MOTIONS.index(shape.motion),
+        "second_motion": MOTIONS.index(shape.second_motion) if shape.second_motion else NONE,
+        "has_second": shape.second_motion is not None,
+        "same_kind": sum(other.kind == shape.kind for other in scene.shapes),
+        "same_colour": colours.count(shape.colour),
+    }
+
+
+def _of_events(scene: Scene, index: int, moments: np.ndarray) -> dict[str, int | float]:
+    found: dict[str, int | float] = {"event": 0, "rank": 0, "frame": NUM_FRAMES}
+    for rank, event in enumerate(life_events(scene)):
+        if event.shape == index:
+            frame = int(np.searchsorted(moments, event.time))
+            found |= {"event": EVENTS.index(event.kind), "rank": rank + 1, "frame": frame, "time": event.time}
+    found |= {"passes": 0, "is_passed": 0, "collides": 0}
+    for event in scene.events:
+        if event.kind not in ("pass", "collide") or index not in (event.shape, event.other):
+            continue
+        partner = scene.shapes[event.other if event.shape == index else event.shape]  # type: ignore[index]
+        verb = "passes" if event.kind == "pass" else "collides"
+        if event.kind == "pass" and event.other == index:
+            found["is_passed"] = 1
+            continue
+        found |= {verb: 1, f"{verb}_colour": COLOURS.index(partner.colour), f"{verb}_kind": KINDS.index(partner.kind)}
+    return found

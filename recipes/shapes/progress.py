@@ -1,0 +1,30 @@
+"""Progress bars on a terminal, and lines in a log otherwise."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """Yield a function that is told how many more are done, and what to show beside the bar."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = ["{task.description}", BarColumn(), "{task.completed}/{task.total}", TimeElapsedColumn()]
+    terminal = sys.stderr.isatty()
+    shown = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=not terminal)
+    begun = last = time.monotonic()
+    done = 0
+    with shown:
+        task = shown.add_task(name, total=total, note="")
+
+        def tick(count: int = 1, note: str = "") -> None:
+            nonlocal done, last
+            done += count
+            shown.update(task, advance=count, note=note)
+            if not terminal and (time.monotonic() - last > 10 or done >= total):
+                last = time.monotonic()
+                print(f"{name} {done}/{total} {last - begun:.0f} s {note}", file=sys.stderr, flush=True)
+
+        yield tick

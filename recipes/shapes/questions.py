@@ -1,0 +1,221 @@
+"""Questions about the clips as packed batches, new ones whenever a clip comes up."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from recipes.shapes import clips
+from recipes.shapes.clips import File
+from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, Size
+from tinyvid.batch import Batch, Example
+from tinyvid.processor import Processor
+from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
+from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
+from tinyvid.worlds.shapes.questions import FAMILIES, Question, ask
+
+OPEN = ("open", "caption")  # formats in which a reply says what was seen
+draw_clip = functools.cache(clips.draw_clip)  # a scene takes longer to draw than to ask about
+
+
+def corpus(seed: int) -> list[str]:
+    """Return text in which every word of the world occurs, also those of skills that may be learnt later."""
+    texts = [f" {colour} {plural}" for colour in RGB for plural in ("circles", "squares", "triangles", "crosses")]
+    for index in range(600):
+        rng = np.random.default_rng([seed, 5, index])
+        scene = sample_scene(rng, colours=tuple(RGB))
+        for question in ask(scene, rng, num=12, families=dict.fromkeys(FAMILIES, 1.0), duration=draw_duration(rng)):
+            texts += [f" {question.text}", f" {question.reply}"]
+    return texts
+
+
+def draw_duration(rng: np.random.Generator) -> float:
+    """Draw how long a clip is said to be, in seconds: the frames do not tell, the question does."""
+    lot = rng.random()
+    if lot < 0.65:
+        return float(rng.integers(1, 13))
+    if lot < 0.85:
+        return float(rng.integers(10, 120)) / 10
+    return float(rng.integers(13, 61))
+
+
+def questions_of(
+    scene: Scene, file: File, rng: np.random.Generator, size: Size, *, only_open: bool = False
+) -> list[Question]:
+    """Ask about a clip, what a size of the recipe asks."""
+    formats = [form for form in size.formats if not only_open or form in OPEN]
+    questions = ask(
+        scene,
+        rng,
+        num=size.questions,
+        families=size.families,
+        formats=formats,  # type: ignore[arg-type]
+        moments=file.moments,
+        duration=draw_duration(rng),
+    )
+    if not size.hold_out:
+        return questions
+    # That a pair never occurs would be learnt as well: "is there a red cross" would always be answered with "no".
+    names = [f"{colour} {kind}" for colour, kind in HELD_OUT]
+    return [question for question in questions if not any(name in question.text for name in names)]
+
+
+def lay_out(processor: Processor, questions: Sequence[Question], name: str) -> Example:
+    """Pack the questions of a clip behind a place for its video, which is not read."""
+    unread = Video(np.zeros((NUM_FRAMES, 1, 1, 3), dtype=np.uint8), fps=1.0)
+    samples = [
+        Sample([Message("user", q.text), Message("assistant", q.reply)], video=unread, id=f"{name}/{q.family}")
+        for q in questions
+    ]
+    layout = processor.plan_pack(samples)
+    return Example(
+        input_ids=layout.input_ids,
+        labels=layout.labels,
+        video_mask=layout.video_mask,
+        pixels=None,
+        num_frames=layout.num_frames,
+        slots=layout.slots,
+        id=name,
+        blocks=layout.blocks,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of a step.
+
+    Attributes:
+        batch: Packed clips without their features.
+        clips: Which clips they are.
+        asked: bool (B, Q, N), which shapes the k-th question of a clip is about, as far as one reply tells.
+        options: bool (B, L), the words of right options.
+        questions: Of all clips, to measure accuracy.
+    """
+
+    batch: Batch
+    clips: np.ndarray
+    asked: torch.Tensor
+    options: torch.Tensor
+    questions: tuple[Question, ...] = ()
+
+    def to(self, device: torch.device) -> "Share":
+        """Return the share with its tensors on a device."""
+        moved = {"asked": self.asked.to(device), "options": self.options.to(device)}
+        return replace(self, batch=self.batch.to(device), **moved)
+
+
+class Shares(Dataset[Share]):
+    """Shares by number: every epoch shows all clips in a new order, with new questions.
+
+    Args:
+        processor: Lays the questions out.
+        world: Seed of the clips.
+        first: Number of the first clip.
+        count: Clips.
+        together: Clips of a share.
+        size: What is asked.
+        seed: Of order and questions.
+        length: Shares of all epochs.
+        only_open: The first so many have open questions and captions only.
+        keep_questions: Return the questions as well, to measure accuracy.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        *,
+        world: int,
+        first: int,
+        count: int,
+        together: int,
+        size: Size,
+        seed: int,
+        length: int,
+        only_open: int = 0,
+        keep_questions: bool = False,
+    ) -> None:
+        self.processor = processor
+        self.world = world
+        self.first = first
+        self.count = count
+        self.together = together
+        self.size = size
+        self.seed = seed
+        self.length = length
+        self.only_open = only_open
+        self.keep_questions = keep_questions
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Share:
+        """Return a share; the same number is always the same share."""
+        epoch, place = divmod(number, self.count // self.together)
+        order = np.random.default_rng([self.seed, 2, epoch]).permutation(self.count)
+        chosen = np.sort(order[place * self.together : (place + 1) * self.together])
+        examples, kept = [], []
+        asked: list[list[Question]] = []
+        for clip in (chosen + self.first).tolist():
+            scene, file = draw_clip(self.world, clip, self.size.hold_out)
+            rng = np.random.default_rng([self.seed, 3, number, clip])
+            questions = questions_of(scene, file, rng, self.size, only_open=number < self.only_open)
+            if not questions:
+                continue  # a scene may have nothing that is to be asked
+            kept.append(clip)
+            examples.append(lay_out(self.processor, questions, f"clip {clip}"))
+            asked.append(questions)
+        all_questions = tuple(question for of_clip in asked for question in of_clip) if self.keep_questions else ()
+        batch = self.processor.collate(examples)
+        options = _options(self.processor, batch, asked)
+        return Share(batch, np.array(kept), _asked(asked, self.size), options, all_questions)
+
+    def loader(self, workers: int) -> Any:
+        """Return an iterator over all shares, laid out by other processes."""
+        options: dict[str, Any] = {"prefetch_factor": 8} if workers else {}
+        return iter(DataLoader(self, batch_size=None, num_workers=workers, **options))
+
+
+def _asked(questions: Sequence[Sequence[Question]], size: Size) -> torch.Tensor:
+    found = torch.zeros(len(questions), size.questions, MAX_SHAPES, dtype=torch.bool)
+    for clip, of_clip in enumerate(questions):
+        for number, question in enumerate(of_clip):
+            if question.format != "caption":
+                found[clip, number, list(question.meta["shapes"])] = True
+    return found
+
+
+def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[Question]]) -> torch.Tensor:
+    """Return where the words of the right options stand in the prompts, bool (B, L)."""
+    found = torch.zeros_like(batch.video_mask)
+    for row, of_clip in enumerate(questions):
+        for number, question in enumerate(of_clip, start=1):
+            if question.format != "choice":
+                continue
+            begin = question.text.index(f"\n{question.reply}. ") + len("\nA.")
+            end = question.text.find("\n", begin)
+            first = int((batch.blocks[row] == number).nonzero()[0])  # type: ignore[index]
+            places = [
+                len(processor.tokenizer(f" {question.text[:stop]}", add_special_tokens=False).input_ids)
+                for stop in (begin, end if end >= 0 else None)
+            ]
+            found[row, first + places[0] : first + places[1]] = True
+    return found
+
+
+def right_replies(logits: torch.Tensor, batch: Batch) -> list[bool]:
+    """Return for each reply of a batch, in order, whether greedy decoding would write all of it."""
+    targets = batch.labels[:, 1:]
+    wanted = targets != IGNORE_INDEX
+    same = torch.zeros_like(wanted)
+    same[wanted] = logits.argmax(-1) == targets[wanted]
+    replies = []
+    for row in range(len(targets)):
+        blocks = batch.blocks[row, 1:]  # type: ignore[index]
+        for block in range(1, int(blocks.max()) + 1):
+            place = (blocks == block) & wanted[row]
+            replies.append(bool(same[row][place].all()))
+    return replies

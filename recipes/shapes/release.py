@@ -1,0 +1,122 @@
+"""The result: a checkpoint in tinyvid's layout with half-precision weights, measured on real files, with its report."""
+
+import hashlib
+import json
+import logging
+import platform
+import shutil
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.shapes.measure import TEST, Numbers, measure
+from recipes.shapes.plots import read
+from recipes.shapes.stages import Run
+from tinyvid import Assistant
+from tinyvid.checkpoint import Loaded, save
+from tinyvid.worlds.shapes import ClipPlan, SetOptions, encode, plan_clip
+
+logger = logging.getLogger("tinyvid.shapes")
+WEIGHTS = ("connector.safetensors", "llm/model.safetensors", "vision_tower/model.safetensors")
+LIBRARIES = ("tinyvid", "torch", "transformers", "tokenizers", "av", "numpy")
+DEMO = SetOptions(split="iid", seed=2, num_shapes=3, min_events=2, sizes=["128x128"], fps=[12.0], seconds=[4.0],
+                  families=["order_between"], formats=["open"], questions=1)  # fmt: skip
+DEMO_CLIP = 0
+
+
+def release(run: Run, *, command: str) -> None:
+    """Write ``model`` and ``report.json``, and measure the model as it was written."""
+    folder = run.out / "model"
+    if not folder.exists():
+        assistant, student = run.student("answers")
+        model = student.model.cpu().half()
+        save(Loaded(model, assistant.processor, assistant.config, frozenset({"llm", "vision_tower"})), folder)
+    torch.set_num_threads(run.replicas)
+    size = run.size
+    asked = replace(TEST, questions=size.questions, families=list(size.families), formats=list(size.formats))
+    written = Assistant.from_pretrained(folder, device="cpu", dtype="float32")
+    report: dict[str, Any] = {
+        "command": command,
+        "seed": run.seed,
+        "size": asdict(run.size),
+        "precision": "bfloat16" if run.bf16 else "float32",
+        "versions": {name: version(name) for name in LIBRARIES},
+        "machine": f"{platform.machine()}, {run.replicas} threads, {run.device}",
+        "seconds": {row["stage"]: row["seconds"] for row in read(run.out / "seconds.jsonl")},
+        "parameters": sum(p.numel() for p in written.model.parameters()),
+        "sha256": digest(folder),
+        "test": measure(written, asked, clips=run.size.test),
+        "test_of_another_clip": measure(written, asked, clips=run.size.test, blind=True),
+    }
+    if size.hold_out:
+        report["test_of_unseen_pairs"] = measure(written, replace(asked, split="unseen"), clips=run.size.test)
+    (run.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    right, blind = (report[name]["overall"]["accuracy"] for name in ("test", "test_of_another_clip"))
+    logger.info("%s: %.3f of the replies right, %.3f when shown another clip", folder, right, blind)
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 over the weights of a checkpoint, in the order of ``WEIGHTS``."""
+    found = hashlib.sha256()
+    for name in WEIGHTS:
+        found.update((folder / name).read_bytes())
+    return found.hexdigest()
+
+
+def ship(run: Run, folder: Path) -> None:
+    """Put the finished model where the package looks for it, with its report, its card and a clip to show it on."""
+    report = json.loads((run.out / "report.json").read_text(encoding="utf-8"))
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.copytree(run.out / "model", folder)
+    shutil.copy(run.out / "report.json", folder)
+    plan = plan_clip(DEMO, DEMO_CLIP)
+    (folder / "clip.mp4").write_bytes(encode(plan))
+    (folder / "question.txt").write_text(plan.questions[0].text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(report, plan), encoding="utf-8")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    logger.info("%s: %.1f MB", folder, size / 1e6)
+
+
+def card(report: dict[str, Any], plan: ClipPlan) -> str:
+    """Return the model card."""
+    numbers: Numbers = report["test"]
+    rows = "\n".join(
+        f"| {name} | {100 * row['accuracy']:.1f} | {row['questions']:.0f} |" for name, row in numbers.items()
+    )
+    blind = 100 * report["test_of_another_clip"]["overall"]["accuracy"]
+    (question,) = plan.questions
+    return f"""---
+library_name: tinyvid
+pipeline_tag: video-text-to-text
+---
+
+# The default model of tinyvid
+
+{report["parameters"] / 1e6:.1f} M parameters, made from nothing by `{report["command"]}`: a SigLIP-style tower, the
+`group` connector with a temporal mixer, and a Qwen2.5-style LLM with a tokenizer of its own.
+
+**It knows one thing: clips of the world `shapes`** - one to four coloured shapes that move, appear, disappear, change
+colour, pass each other and collide (docs/shapes.md). Asked about anything else, in other words, or about other
+footage, it answers all the same, and its answers mean nothing. It shows that everything works, and lets connectors,
+samplers and training be compared on understanding. It is of no use for real videos.
+
+```python
+from tinyvid import Assistant
+
+print(Assistant.from_pretrained().ask("clip.mp4", "{question.text}"))  # {question.reply}
+```
+
+Replies that are right word for word, on clips that no training saw (H.264 files, sizes and rates mixed); shown the
+frames of another clip, it is right about {blind:.1f} % of the questions. `overall` leaves captions out.
+
+| questions | right, % | number |
+|---|---|---|
+{rows}
+
+Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
+weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
+"""

@@ -1,0 +1,153 @@
+"""How large the model of the shapes world is, and how long each stage of its recipe trains."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinyvid.worlds.shapes import DEFAULT_FAMILIES, FAMILIES, FORMATS
+
+NUM_FRAMES = 16
+MAX_SHAPES = 4  # a frame has as many video tokens: one may stand for each shape
+
+
+# Families that are asked more often than the world would, because they are hard or their scenes are rare.
+MORE = {
+    "order_between": 3.0,
+    "when": 4.5,
+    "which_frame": 2.5,
+    "pass": 2.0,
+    "collision": 1.5,
+    "position": 4.0,
+    "count": 3.0,
+    "change": 1.5,
+    "caption": 1.5,
+    "event_list": 0.7,
+    "order_within": 2.5,
+    "motion": 2.0,
+}
+WEIGHTS = {name: MORE.get(name, FAMILIES[name].weight) for name in DEFAULT_FAMILIES}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A size of the recipe.
+
+    Attributes:
+        clips: Clips to train on; each is asked new questions whenever it comes up.
+        held_out: Clips for the accuracy that is shown while training.
+        test: Clips for the accuracy that is reported.
+        vision: ``SiglipVisionConfig`` of the tower.
+        llm: ``Qwen2Config`` of the LLM.
+        connector: Options of the ``group`` connector.
+        vision_steps: Steps of the vision warm-up.
+        connector_steps: Steps of the connector warm-up.
+        mixer_steps: Steps of its mixer alone.
+        answer_steps: Steps of the training on questions.
+        open_steps: The first of them, with open questions and captions only: where a reply says what was seen, finding
+            the shape in question pays at once, where it is a letter or "yes", only to those who can find it already.
+        batch_size: Clips of a step.
+        questions: Questions of a clip.
+        families: Of questions, with how often each is asked.
+        formats: Of questions.
+        lr: Of the training on questions.
+        check_every: Steps between two measurements of accuracy.
+        hold_out: Leave the held-out pairs of colour and shape out of clips and questions, to measure on them later.
+    """
+
+    clips: int
+    held_out: int
+    test: int
+    vision: dict[str, Any]
+    llm: dict[str, Any]
+    connector: dict[str, Any]
+    vision_steps: int
+    connector_steps: int
+    mixer_steps: int
+    answer_steps: int
+    open_steps: int
+    batch_size: int
+    questions: int
+    families: dict[str, float]
+    formats: tuple[str, ...]
+    lr: float
+    check_every: int
+    hold_out: bool = False
+
+
+def _vision(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "image_size": 64,
+        "patch_size": 8,
+        "hidden_act": "relu",
+        "vision_use_head": False,
+    }
+
+
+def _llm(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3 // 64 * 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "num_key_value_heads": width // 32,
+        "hidden_act": "relu",
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 1024,
+    }
+
+
+def _connector(width: int, depth: int, mixer_layers: int) -> dict[str, Any]:
+    return {
+        "name": "group",
+        "num_queries": NUM_FRAMES * MAX_SHAPES,
+        "num_groups": NUM_FRAMES,
+        "depth": depth,
+        "heads": width // 32,
+        "head_dim": 32,
+        "mixer_layers": mixer_layers,
+    }
+
+
+SIZES = {
+    "default": Size(
+        clips=16_000,
+        held_out=200,
+        test=500,
+        vision=_vision(96, 3),
+        llm=_llm(192, 5),
+        connector=_connector(192, 2, 3),
+        vision_steps=800,
+        connector_steps=2000,
+        mixer_steps=2000,
+        answer_steps=5000,
+        open_steps=1000,
+        batch_size=16,
+        questions=8,
+        families=WEIGHTS,
+        formats=FORMATS,
+        lr=3e-3,
+        check_every=500,
+    ),
+    "smoke": Size(
+        clips=600,
+        held_out=40,
+        test=40,
+        vision=_vision(64, 2),
+        llm=_llm(64, 4),
+        connector=_connector(64, 1, 1),
+        vision_steps=300,
+        connector_steps=250,
+        mixer_steps=150,
+        answer_steps=400,
+        open_steps=400,
+        batch_size=8,
+        questions=4,
+        families={"colour": 1.0, "shape": 1.0, "motion": 1.0, "event": 1.0},
+        formats=("open",),
+        lr=4e-3,
+        check_every=200,
+    ),
+}

@@ -1,0 +1,264 @@
+"""The stages of the recipe, each of which leaves its result in the run's folder and is skipped when that is there."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from safetensors.torch import load_file, save_file
+
+from recipes.shapes import attention, parts, vision
+from recipes.shapes.clips import draw_clip, load_clips, make_clips
+from recipes.shapes.fitting import Engine
+from recipes.shapes.plots import plot_accuracy, plot_losses
+from recipes.shapes.progress import progress
+from recipes.shapes.questions import Share, Shares, corpus
+from recipes.shapes.sizes import SIZES, Size
+from recipes.shapes.student import Student, Trainer, accuracy, mix, resample
+from tinyvid import Assistant, compose
+from tinyvid.registry import VISION_TOWERS
+
+logger = logging.getLogger("tinyvid.shapes")
+CHUNK = 64  # clips that go through the connector at once
+HELD_OUT_SHARE = 8  # clips of a share when accuracy is measured
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the recipe.
+
+    Attributes:
+        out: Its folder.
+        size: How large, how long.
+        seed: Of clips, weights, order and questions.
+        device: ``cpu`` or ``cuda``.
+        bf16: Multiply matrices in bfloat16.
+        workers: Processes that make clips and questions.
+    """
+
+    out: Path
+    size: Size
+    seed: int
+    device: str
+    bf16: bool
+    workers: int
+
+    def engine(self, module: torch.nn.Module) -> Engine:
+        """Return an engine around a module: on the CPU, a replica for each of two cores."""
+        module.train()
+        return Engine(module, bf16=self.bf16, replicas=self.replicas)
+
+    @property
+    def replicas(self) -> int:
+        """Shares that a batch is cut into: one for each of two cores."""
+        return 2 if self.device == "cpu" else 1
+
+    @cached_property
+    def clips(self) -> dict[str, np.ndarray]:
+        """The arrays of the stage ``clips``."""
+        return load_clips(self.out / "clips")
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """The features of all clips."""
+        return np.load(self.out / "features.npy", mmap_mode="r")
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """What the connector makes of all clips in front of its mixer."""
+        return np.load(self.out / "tokens.npy", mmap_mode="r")
+
+    def log(self, stage: str) -> Callable[[int, dict[str, float]], None]:
+        """Return what records the metrics of every tenth step of a stage."""
+        file = (self.out / f"{stage}.jsonl").open("w", encoding="utf-8")
+
+        def record(step: int, metrics: dict[str, float]) -> None:
+            if step % 10 == 0 or step == 1:
+                file.write(json.dumps({"step": step, **{k: round(v, 4) for k, v in metrics.items()}}) + "\n")
+                file.flush()
+
+        return record
+
+    def assistant(self) -> Assistant:
+        """Return the model of starting LLM, trained tower and a new connector."""
+        options = {key: value for key, value in self.size.connector.items() if key != "name"}
+        overrides = [
+            "model=tinyvid_shapes",
+            f"llm.path={self.out / 'llm'}",
+            f"vision_tower.path={self.out / 'vision_tower'}",
+            *[f"connector.{key}={value}" for key, value in options.items()],
+        ]
+        torch.manual_seed(self.seed)
+        assistant = Assistant.from_config(compose(overrides), device=self.device, dtype="float32")
+        parts.initialise(assistant.model.connector)
+        assistant.model.vision_tower.requires_grad_(False)
+        return assistant
+
+    def student(self, stage: str | None = None) -> tuple[Assistant, Student]:
+        """Return a student, with the weights that a stage has left if one is named."""
+        assistant = self.assistant()
+        student = Student(assistant.model, assistant.processor.tokenizer).to(self.device)
+        if stage is not None:
+            student.load_state_dict(load_file(self.out / f"{stage}.safetensors"), strict=False)
+        return assistant, student
+
+    def keep(self, student: Student, stage: str) -> None:
+        """Write a student but for its tower, whole or not at all."""
+        partial = self.out / f"{stage}.partial"
+        frozen = "model.vision_tower."
+        kept = {k: p.detach().cpu() for k, p in student.named_parameters() if not k.startswith(frozen)}
+        save_file(kept, partial)
+        partial.rename(self.out / f"{stage}.safetensors")
+
+
+def clips(run: Run) -> None:
+    """Write the clips as real files, and keep what the Processor reads from them."""
+    partial = run.out / "clips.partial"
+    size = run.size
+    count = size.clips + size.held_out
+    make_clips(partial, seed=run.seed, count=count, hold_out=size.hold_out, processes=max(run.workers, 1))
+    partial.rename(run.out / "clips")
+
+
+def llm(run: Run) -> None:
+    """Write an LLM of random weights and its tokenizer."""
+    partial = run.out / "llm.partial"
+    parts.make_llm(partial, run.size, corpus(run.seed), seed=run.seed)
+    partial.rename(run.out / "llm")
+
+
+def vision_tower(run: Run) -> None:
+    """Teach the vision tower to name what is under each patch."""
+    start = run.out / "vision_tower.start"
+    parts.make_tower(start, run.size, seed=run.seed)
+    options = {"name": "siglip", "path": str(start), "layer": -1}
+    tower = VISION_TOWERS.build(options, dtype=torch.float32).to(run.device)
+    vision.train_tower(
+        tower, run.clips, run.engine, count=run.size.clips, steps=run.size.vision_steps, seed=run.seed,
+        after=run.log("vision"),
+    )  # fmt: skip
+    partial = run.out / "vision_tower.partial"
+    tower.save(partial)
+    partial.rename(run.out / "vision_tower")
+
+
+def features(run: Run) -> None:
+    """Keep what the trained tower makes of all clips."""
+    options = {"name": "siglip", "path": str(run.out / "vision_tower"), "layer": -1}
+    tower = VISION_TOWERS.build(options, dtype=torch.float32).to(run.device).eval()
+    vision.keep_features(tower, run.clips, run.out / "features.npy", threads=run.replicas)
+
+
+def connector(run: Run) -> None:
+    """Teach the video tokens to describe the shapes of their frame."""
+    _, student = run.student()
+    trainer = Trainer(run.clips, run.features, run.engine(student), run.seed)
+    trainer.describe(
+        lambda part, features: mix(part, resample(part, features)),
+        name="connector",
+        count=run.size.clips,
+        batch_size=run.size.batch_size,
+        steps=run.size.connector_steps,
+        lr=3e-3,
+        after=run.log("connector"),
+    )
+    run.keep(student, "connector")
+
+
+def tokens(run: Run) -> None:
+    """Keep what the trained connector makes of all clips in front of its mixer; from here on, that part is frozen."""
+    _, student = run.student("connector")
+    part = student.model.connector
+    partial = run.out / "tokens.partial"
+    shape = (len(run.features), part.budget.fixed, run.size.llm["hidden_size"])
+    out = open_memmap(partial, mode="w+", dtype="float16", shape=shape)
+    with torch.no_grad(), progress("tokens", len(out)) as tick:
+        for first in range(0, len(out), CHUNK):
+            features = torch.from_numpy(np.array(run.features[first : first + CHUNK])).to(run.device).float()
+            out[first : first + CHUNK] = resample(part, features).half().cpu().numpy()
+            tick(len(features))
+    out.flush()
+    partial.rename(run.out / "tokens.npy")
+
+
+def mixer(run: Run) -> None:
+    """Go on with the mixer alone, which is cheap: what moves how, and what happens when and in which order."""
+    _, student = run.student("connector")
+    trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed + 1)
+    trainer.describe(
+        mix,
+        name="mixer",
+        count=run.size.clips,
+        batch_size=2 * run.size.batch_size,
+        steps=run.size.mixer_steps,
+        lr=2e-3,
+        after=run.log("mixer"),
+    )
+    run.keep(student, "mixer")
+
+
+def shares(run: Run, assistant: Assistant, *, held_out: bool) -> Shares:
+    """Return packed questions about the clips to learn, or about the held-out ones."""
+    size = run.size
+    per_share = HELD_OUT_SHARE if held_out else size.batch_size // run.replicas
+    return Shares(
+        assistant.processor,
+        world=run.seed,
+        first=size.clips if held_out else 0,
+        count=size.held_out if held_out else size.clips,
+        together=per_share,
+        size=size,
+        seed=run.seed + (1 if held_out else 0),
+        length=size.held_out // HELD_OUT_SHARE if held_out else size.answer_steps * run.replicas,
+        only_open=0 if held_out else size.open_steps * run.replicas,
+        keep_questions=held_out,
+    )
+
+
+def answers(run: Run) -> None:
+    """Teach mixer and LLM to answer."""
+    attention.install()
+    assistant, student = run.student("mixer")
+    for name, parameter in student.model.connector.named_parameters():
+        parameter.requires_grad_(name.startswith("mixer."))
+    trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed)
+    held_out = shares(run, assistant, held_out=True)
+    known: list[Share] = [held_out[number] for number in range(len(held_out))]
+    record, measured = run.log("answers"), (run.out / "accuracy.jsonl").open("w", encoding="utf-8")
+
+    def after(step: int, metrics: dict[str, float]) -> None:
+        record(step, metrics)
+        if step % run.size.check_every and step != run.size.answer_steps:
+            return
+        found = accuracy(student.model, known, run.tokens)
+        measured.write(json.dumps({"step": step, **found}) + "\n")
+        measured.flush()
+        families = " ".join(f"{name}={value:.3f}" for name, value in found.items())
+        logger.info("step %d: %s", step, families)
+        run.keep(student, "answers.latest")
+        plot_losses(run.out)
+        plot_accuracy(run.out)
+
+    loader = shares(run, assistant, held_out=False).loader(run.workers)
+    trainer.answer(loader, steps=run.size.answer_steps, lr=run.size.lr, after=after)
+    run.keep(student, "answers")
+
+
+# In order, with what each leaves behind.
+STAGES: dict[str, tuple[Callable[[Run], None], str]] = {
+    "clips": (clips, "clips"),
+    "llm": (llm, "llm"),
+    "vision": (vision_tower, "vision_tower"),
+    "features": (features, "features.npy"),
+    "connector": (connector, "connector.safetensors"),
+    "tokens": (tokens, "tokens.npy"),
+    "mixer": (mixer, "mixer.safetensors"),
+    "answers": (answers, "answers.safetensors"),
+}
+__all__ = ["SIZES", "STAGES", "Any", "Run", "draw_clip"]

@@ -1,0 +1,161 @@
+"""The stages after the tower: the connector learns to describe shapes, then its mixer and the LLM learn to answer."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recipes.shapes.attention import guidance
+from recipes.shapes.fitting import Engine, Metrics, fit
+from recipes.shapes.questions import Share, right_replies
+from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
+from tinyvid.batch import Batch, Output
+from tinyvid.connectors.blocks import refine
+from tinyvid.model import VideoLLM
+
+TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learnt
+GUIDE_WEIGHT = 0.1  # of where to look
+CONNECTOR_RATE = 0.3  # of the learning rate then: an LLM that knows nothing must not undo what the tokens tell
+
+
+class Student(nn.Module):
+    """A model and the heads that its video tokens are supervised through.
+
+    Args:
+        model: Its vision tower does not train.
+        tokenizer: Of the LLM.
+    """
+
+    def __init__(self, model: VideoLLM, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = TokenHeads(model.llm.config.hidden_size, tokenizer)
+
+    def says(self, tokens: Tensor, num_frames: int) -> dict[str, Tensor]:
+        """Map the video tokens of clips (B, K, D) to what they say of every fact."""
+        words = self.model.llm.get_input_embeddings().weight
+        return self.heads(tokens.unflatten(1, (num_frames, -1)), words)
+
+
+def resample(connector: Any, features: Tensor) -> Tensor:
+    """Return what the group connector makes of several clips in front of its mixer, (B, T, P, Dv) to (B, K, D).
+
+    With ``mix`` behind it, equal to one call of the connector for each clip. T is a multiple of the groups.
+    """
+    count, groups = len(features), connector.num_groups
+    media = connector.linear(features).reshape(count * groups, -1, connector.latents.shape[1])
+    tokens = refine(connector.layers, connector.latents.expand(len(media), -1, -1), media)  # (B * G, q, D)
+    tokens = connector.norm(tokens).view(count, -1, tokens.shape[-1])  # (B, K, D)
+    return tokens + connector.positions(tokens.shape[1], like=tokens)
+
+
+def mix(connector: Any, tokens: Tensor) -> Tensor:
+    """Return the video tokens (B, K, D) of clips, from what ``resample`` returns."""
+    return connector.mixer(tokens.unflatten(1, (connector.num_groups, -1))).flatten(1, 2)
+
+
+def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
+    """Run the model with video tokens (B, K, D) that are known already."""
+    model.video_tokens = lambda _: tokens.flatten(0, 1)  # type: ignore[method-assign]
+    try:
+        return model(batch)
+    finally:
+        del model.video_tokens
+
+
+class Trainer:
+    """What the stages share: the facts of the clips, what has been computed of them, and an engine for the student.
+
+    Args:
+        clips: Their facts.
+        known: Features (clips, T, P, Dv), or the tokens in front of the mixer (clips, K, D).
+        engine: Holds the student.
+        seed: Of the order of the clips.
+    """
+
+    def __init__(self, clips: Mapping[str, np.ndarray], known: np.ndarray, engine: Engine, seed: int) -> None:
+        self.clips = clips
+        self.known = known
+        self.engine = engine
+        self.rng = np.random.default_rng([seed, 4])
+
+    def describe(
+        self, make: Callable[[Any, Tensor], Tensor], *, name: str, count: int, batch_size: int, steps: int, lr: float,
+        after: Callable[[int, Metrics], None],
+    ) -> None:  # fmt: skip
+        """Teach the video tokens to describe the shapes of their frame, without the LLM.
+
+        Args:
+            make: From the connector and what is known of clips to their video tokens.
+            name: Of the stage.
+            count: Clips.
+            batch_size: Of a step.
+            steps: Of the optimiser.
+            lr: Highest learning rate.
+            after: Called after each step.
+        """
+        replicas = len(self.engine.replicas)
+
+        def shares(_: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+            chosen = [np.sort(self.rng.integers(0, count, batch_size // replicas)) for _ in range(replicas)]
+            return [(self._known(c), targets_of(self.clips, c, self.engine.device)) for c in chosen]
+
+        def compute(student: Student, share: tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, Metrics]:
+            known, targets = share
+            tokens = make(student.model.connector, known)
+            loss, metrics, _ = token_loss(student.says(tokens, targets["visible"].shape[1]), targets)
+            return loss, metrics
+
+        fit(name, self.engine, compute, shares, steps=steps, lr=lr, after=after)
+
+    def answer(self, shares: Iterable[Share], *, steps: int, lr: float, after: Callable[[int, Metrics], None]) -> None:
+        """Teach mixer and LLM to answer packed questions."""
+        waiting = iter(shares)
+
+        def next_shares(_: int) -> list[tuple[Share, Tensor, dict[str, Tensor]]]:
+            found = [next(waiting).to(self.engine.device) for _ in self.engine.replicas]
+            return [(s, self._known(s.clips), targets_of(self.clips, s.clips, self.engine.device)) for s in found]
+
+        def compute(student: Student, part: tuple[Share, Tensor, dict[str, Tensor]]) -> tuple[Tensor, Metrics]:
+            share, known, targets = part
+            tokens = mix(student.model.connector, known)
+            output = forward_with(student.model, share.batch, tokens)
+            assert output.loss is not None
+            extra, metrics, described = token_loss(student.says(tokens, targets["visible"].shape[1]), targets)
+            guide = guidance(student.model.llm, share.batch, share.asked, described.flatten(1), share.options)
+            shown = {name: metrics[name] for name in ("tokens", "motion", "rank", "frame")}
+            loss = output.loss + TOKEN_WEIGHT * extra + GUIDE_WEIGHT * guide
+            return loss, {"loss": output.loss.item(), "guide": guide.item(), **shown}
+
+        slow = {"connector": CONNECTOR_RATE, "heads": CONNECTOR_RATE}
+        fit("answers", self.engine, compute, next_shares, steps=steps, lr=lr, slow=slow, after=after)
+
+    def _known(self, chosen: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.known[chosen]).to(self.engine.device).float()
+
+
+@torch.no_grad()
+def accuracy(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray, *, blind: bool = False) -> dict[str, float]:
+    """Return the share of right replies, overall (captions apart), by family and by format.
+
+    Args:
+        model: On any device.
+        shares: Packed questions, with the questions.
+        tokens: What is known of the clips in front of the mixer, (clips, K, D).
+        blind: Show every clip the tokens of one of the next share.
+    """
+    found: dict[str, list[bool]] = defaultdict(list)
+    for number, share in enumerate(shares):
+        shown = shares[(number + 1) % len(shares)].clips if blind else share.clips
+        known = torch.from_numpy(tokens[shown]).to(model.device).float()
+        batch = share.batch.to(model.device)
+        replies = right_replies(forward_with(model, batch, mix(model.connector, known)).logits, batch)
+        for question, right in zip(share.questions, replies, strict=True):
+            if question.format != "caption":
+                found["overall"].append(right)
+            found[question.family].append(right)
+            found[f"format/{question.format}"].append(right)
+    return {name: sum(rights) / len(rights) for name, rights in sorted(found.items())}

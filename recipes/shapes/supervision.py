@@ -1,0 +1,146 @@
+"""Matched supervision: every video token must describe one shape of its frame, and what becomes of that shape.
+
+A frame has as many tokens as a scene can have shapes. In each frame, tokens and visible shapes are paired so that
+what the tokens already say fits best; then each paired token is taught what it shows now (colour, shape, place) and
+what only a look at the other frames can tell (motion, event, its time and rank, partners, numbers). The second kind
+is what makes the temporal mixer compute such things before an LLM asks for them. Names of colours, shapes and motions
+are said in the embeddings of the LLM's own words, so that the LLM finds the words of a question in the tokens.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes.shapes.facts import CHOICES, EVENTS, NONE, NUMBERS
+from recipes.shapes.fitting import Metrics
+from recipes.shapes.sizes import MAX_SHAPES
+from tinyvid.worlds.shapes import COLOURS, KINDS, MOTIONS
+
+VERBS = {"nothing": " nothing", "appear": " appears", "disappear": " disappears", "recolour": " changes"}
+WORDS: dict[str, tuple[str, ...]] = {
+    "colour": tuple(f" {colour}" for colour in COLOURS),
+    "kind": tuple(f" {kind}" for kind in KINDS),
+    "motion": tuple(f" {motion}" for motion in MOTIONS),
+    "event": tuple(VERBS[event] for event in EVENTS),
+}
+# Facts that are said in words; the two that make up a name are said as they are, the others through a map of their own.
+SAID = {
+    "first_colour": "colour",
+    "kind": "kind",
+    "colour": "colour",
+    "last_colour": "colour",
+    "motion": "motion",
+    "second_motion": "motion",
+    "event": "event",
+    "passes_colour": "colour",
+    "passes_kind": "kind",
+    "collides_colour": "colour",
+    "collides_kind": "kind",
+}
+PLAIN = tuple(name for name in CHOICES if name not in SAID)
+NAME = ("first_colour", "kind")
+PERMUTATIONS = torch.tensor(list(itertools.permutations(range(MAX_SHAPES))))  # (24, 4): the shape of each token
+CENTRE_WEIGHT = 5.0
+NUMBER_WEIGHT = 3.0
+
+
+class TokenHeads(nn.Module):
+    """Read from video tokens what they say. For training only.
+
+    Args:
+        dim: D, width of the tokens.
+        tokenizer: Every word of ``WORDS`` must be one token.
+    """
+
+    def __init__(self, dim: int, tokenizer: Any) -> None:
+        super().__init__()
+        self.words = {kind: [_single(tokenizer, word) for word in words] for kind, words in WORDS.items()}
+        self.maps = nn.ModuleDict({name: nn.Linear(dim, dim, bias=False) for name in SAID if name not in NAME})
+        self.plain = nn.ModuleDict({name: nn.Linear(dim, CHOICES[name]) for name in PLAIN})
+        self.numbers = nn.ModuleDict({name: nn.Linear(dim, width) for name, width in NUMBERS.items()})
+        self.centre = nn.Linear(dim, 2)
+        self.present = nn.Linear(dim, 1)
+
+    def forward(self, tokens: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
+        """Map tokens (..., D) to what they say of every fact; ``embeddings`` (V, D) are those of the LLM's words."""
+        tokens = F.rms_norm(tokens.float(), tokens.shape[-1:])
+        said = {}
+        for name, kind in SAID.items():
+            spoken = self.maps[name](tokens) if name in self.maps else tokens
+            said[name] = spoken @ embeddings[self.words[kind]].T
+        said |= {name: head(tokens) for heads in (self.plain, self.numbers) for name, head in heads.items()}
+        return said | {"centre": self.centre(tokens), "present": self.present(tokens)[..., 0]}
+
+
+def targets_of(clips: Mapping[str, np.ndarray], chosen: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+    """Return the targets of clips: ``visible``, ``colour`` (B, T, N), ``centre`` (B, T, N, 2), facts (B, N, ...)."""
+    names = ("visible", "colour", "centre", *CHOICES, *NUMBERS)
+    return {name: torch.from_numpy(np.ascontiguousarray(clips[name][chosen])).to(device) for name in names}
+
+
+@torch.no_grad()
+def match(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Pair the tokens of each frame with the shapes: (B, T, q), the number of the shape that each token describes."""
+    num_frames = targets["visible"].shape[1]
+    cost = torch.zeros(*said["present"].shape, MAX_SHAPES, device=said["present"].device)  # (B, T, q, N)
+    for name in ("colour", "kind"):
+        right = targets[name].long().clamp(min=0)
+        if right.ndim == 2:
+            right = right[:, None].expand(-1, num_frames, -1)  # (B, T, N)
+        logs = said[name].float().log_softmax(-1)  # (B, T, q, C)
+        cost -= logs.gather(-1, right[:, :, None].expand(-1, -1, MAX_SHAPES, -1))
+    cost += CENTRE_WEIGHT * (said["centre"].float()[:, :, :, None] - targets["centre"][:, :, None]).abs().sum(-1)
+    cost -= said["present"].float()[..., None]
+    cost = cost * targets["visible"][:, :, None]
+    ways = PERMUTATIONS.to(cost.device)
+    total = cost[:, :, torch.arange(MAX_SHAPES, device=cost.device), ways].sum(-1)  # (B, T, 24)
+    return ways[total.argmin(-1)]
+
+
+def token_loss(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Tensor, Metrics, Tensor]:
+    """Return the loss of what the tokens say, how much of it is right, and which shape each describes, or -1 (B, T, q).
+
+    Args:
+        said: From ``TokenHeads``.
+        targets: From ``targets_of``.
+    """
+    pair = match(said, targets)  # (B, T, q)
+    shown = targets["visible"].gather(2, pair)  # (B, T, q)
+    loss = F.binary_cross_entropy_with_logits(said["present"].float(), shown.float())
+    batch = torch.arange(len(pair), device=pair.device)[:, None, None].expand_as(pair)[shown]  # (M,)
+    frame = torch.arange(pair.shape[1], device=pair.device)[None, :, None].expand_as(pair)[shown]
+    shape = pair[shown]
+    metrics: Metrics = {}
+    loss = loss + CENTRE_WEIGHT * F.l1_loss(said["centre"].float()[shown], targets["centre"][batch, frame, shape])
+    for name in (*SAID, *PLAIN):
+        right = targets[name]
+        right = right[batch, frame, shape] if name == "colour" else right[batch, shape]
+        known = right >= 0
+        logits, right = said[name].float()[shown][known], right[known].long()
+        if not len(right):
+            metrics[name] = 1.0
+            continue
+        loss = loss + F.cross_entropy(logits, right)
+        metrics[name] = (logits.argmax(-1) == right).float().mean().item()
+    for name in NUMBERS:
+        right = targets[name][batch, shape]
+        known = right.isfinite().all(-1)
+        if known.any():
+            off = F.l1_loss(said[name].float()[shown][known], right[known])
+            loss = loss + NUMBER_WEIGHT * off
+            metrics[name] = off.item()
+        else:
+            metrics[name] = 0.0
+    return loss, {"tokens": loss.item(), **metrics}, pair.masked_fill(~shown, NONE)
+
+
+def _single(tokenizer: Any, word: str) -> int:
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise ValueError(f"the word {word!r} is {len(ids)} tokens; it must be one")
+    return int(ids[0])

@@ -1,0 +1,128 @@
+"""Stage 1: the vision tower learns, patch by patch, what it looks at. Stage 2: its features of all clips are kept."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+
+from recipes.shapes.fitting import Engine, Metrics, fit
+from recipes.shapes.progress import progress
+from tinyvid.worlds.shapes import COLOURS, KINDS
+
+FRAMES = 128  # of a step
+BACKGROUND = 0.15  # weight of a patch that shows no shape
+INSIDE = 0.8  # of the radius: how near to a centre the middle of a patch must be to show the shape
+
+
+class PatchHeads(nn.Module):
+    """What is under a patch: which colour, which shape, and where is its centre? For training only.
+
+    Args:
+        tower: The vision tower.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        dim = tower.features.dim
+        self.norm = nn.LayerNorm(dim)
+        self.colour = nn.Linear(dim, len(COLOURS) + 1)
+        self.kind = nn.Linear(dim, len(KINDS) + 1)
+        self.centre = nn.Linear(dim, 2)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map pixels (N, 3, S, S) to logits of colours (N, P, 8), of kinds (N, P, 5), and centres (N, P, 2)."""
+        hidden = self.norm(self.tower(pixels))
+        return self.colour(hidden), self.kind(hidden), self.centre(hidden)
+
+
+def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
+    """Turn frames uint8 (N, S, S, 3) into what the tower sees, (N, 3, S, S)."""
+    return (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+
+
+def patch_targets(clips: dict[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int) -> tuple[Tensor, ...]:
+    """Return what patches show: colour and kind (N, P), the last number for nothing, and the centre (N, P, 2)."""
+    centre, radius = clips["centre"][clip, frame], clips["radius"][clip, frame]  # (N, S, 2)
+    middle = (np.arange(side) + 0.5) / side
+    grid = np.stack(np.meshgrid(middle, middle), -1).reshape(1, -1, 1, 2)  # (1, P, 1, 2) of x, y, row by row
+    distance = np.abs((grid - centre[:, None]) / np.maximum(radius[:, None], 1e-6)).max(-1)  # (N, P, S) in radii
+    distance = np.where(clips["visible"][clip, frame][:, None], distance, 9.0)
+    nearest = distance.argmin(-1)  # (N, P)
+    shown = np.take_along_axis(distance, nearest[..., None], -1)[..., 0] < INSIDE
+    rows = np.arange(len(clip))[:, None]
+    colour = np.where(shown, clips["colour"][clip, frame][rows, nearest], len(COLOURS))
+    kind = np.where(shown, clips["kind"][clip][rows, nearest], len(KINDS))
+    return torch.from_numpy(colour), torch.from_numpy(kind), torch.from_numpy(centre[rows, nearest])
+
+
+def train_tower(
+    tower: nn.Module,
+    clips: dict[str, np.ndarray],
+    engine_of: Callable[[nn.Module], Engine],
+    *,
+    count: int,
+    steps: int,
+    seed: int,
+    after: Callable[[int, Metrics], None],
+) -> None:
+    """Teach the tower to name colour and shape under each patch, and to say where the shape's centre is."""
+    heads = PatchHeads(tower).to(next(tower.parameters()).device)
+    engine = engine_of(heads)
+    side = tower.features.grid[0]
+    rng = np.random.default_rng([seed, 1])
+
+    def shares(_: int) -> list[tuple[Tensor, ...]]:
+        shares = []
+        for _ in engine.replicas:
+            clip = np.sort(rng.integers(0, count, FRAMES // len(engine.replicas)))
+            frame = rng.integers(0, clips["frames"].shape[1], len(clip))
+            pixels = to_pixels(clips["frames"][clip, frame], engine.device)
+            targets = [t.to(engine.device) for t in patch_targets(clips, clip, frame, side)]
+            shares.append((pixels, *targets))
+        return shares
+
+    def compute(module: PatchHeads, share: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
+        pixels, colour, kind, centre = share
+        said_colour, said_kind, said_centre = module(pixels)
+        shown = colour < len(COLOURS)
+        weight = torch.where(shown, 1.0, BACKGROUND).flatten()
+        losses = [
+            (F.cross_entropy(said.flatten(0, 1).float(), right.flatten().long(), reduction="none") * weight).sum()
+            / weight.sum()
+            for said, right in ((said_colour, colour), (said_kind, kind))
+        ]
+        off = (said_centre.float() - centre)[shown].abs().mean()
+        right = (said_kind.argmax(-1) == kind)[shown].float().mean()
+        same = (said_colour.argmax(-1) == colour)[shown].float().mean()
+        loss = losses[0] + losses[1] + 4 * off
+        return loss, {"loss": loss.item(), "colour": same.item(), "shape": right.item(), "centre": off.item()}
+
+    fit("vision", engine, compute, shares, steps=steps, lr=2e-3, after=after)
+
+
+def keep_features(tower: nn.Module, clips: dict[str, np.ndarray], path: Path, *, threads: int, chunk: int = 16) -> None:
+    """Write the tower's features of all clips as float16 (clips, T, P, Dv)."""
+    device = next(tower.parameters()).device
+    frames = clips["frames"]
+    shape = (len(frames), frames.shape[1], tower.features.num_patches, tower.features.dim)
+    partial = path.with_suffix(".partial")
+    out = open_memmap(partial, mode="w+", dtype="float16", shape=shape)
+
+    @torch.no_grad()
+    def keep(first: int) -> int:
+        part = frames[first : first + chunk]
+        features = tower(to_pixels(part.reshape(-1, *part.shape[2:]), device))
+        out[first : first + chunk] = features.view(len(part), *shape[1:]).half().cpu().numpy()
+        return len(part)
+
+    with ThreadPoolExecutor(threads) as pool, progress("features", len(frames)) as tick:
+        for done in pool.map(keep, range(0, len(frames), chunk)):
+            tick(done)
+    out.flush()
+    partial.rename(path)
