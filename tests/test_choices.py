@@ -246,6 +246,9 @@ def test_never_raises_and_never_leaves_the_row(reply, options):
     ["a ", "the ", "A. ", "(", "answer is ", "\n", " \n", "<think>", "_", "option ", "A or ", "!", "\\boxed{", "答案"],
 )
 def test_a_reply_that_repeats_itself_for_ever_is_read_in_linear_time(piece):
-    start = time.process_time()
-    extract_choice(piece * (100_000 // len(piece)) + "x", ANIMALS)
-    assert time.process_time() - start < 5
+    def seconds(length):
+        start = time.process_time()
+        extract_choice(piece * (length // len(piece)) + "x", ANIMALS)
+        return time.process_time() - start
+
+    assert seconds(80_000) < 10 * max(seconds(20_000), 0.05)  # in quadratic time, 16 times as long

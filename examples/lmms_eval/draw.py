@@ -1,0 +1,58 @@
+"""Draw a small task for lmms-eval, which ``benchmark=custom`` reads as well.
+
+    python examples/lmms_eval/draw.py OUT
+
+writes into OUT clips of moving shapes, rows.jsonl and the task tinyvid_shapes of lmms-eval: questions about clips,
+about a stretch of each, about an image, and one without either.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from tinyvid.worlds.shapes import Question, SetOptions, encode, plan_clip, render
+
+TASK = Path(__file__).parent / "task"
+
+
+def draw(out: Path, *, clips: int = 6, questions: int = 3) -> int:
+    """Write the task, and return how many questions it has; the last one of each clip is about its second half."""
+    out.mkdir(parents=True, exist_ok=True)
+    options = SetOptions(seed=7, split="iid", questions=questions)
+    rows = []
+    for index in range(clips):
+        clip = plan_clip(options, index)
+        (out / f"clip_{index}.mp4").write_bytes(encode(clip))
+        for number, question in enumerate(clip.questions):
+            half = [clip.duration / 2, clip.duration] if number == questions - 1 else None
+            rows.append(row(f"{index}-{number}", question, video=f"clip_{index}.mp4", clip=half))
+    Image.fromarray(render(clip.scene, num_frames=1)[0]).save(out / "frame.png")
+    rows += [row("image", clip.questions[0], image="frame.png"), row("text", clip.questions[0])]
+    (out / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    for name in ("tinyvid_shapes.yaml", "utils.py"):
+        shutil.copy(TASK / name, out)
+    return len(rows)
+
+
+def row(name: str, question: Question, **media) -> dict:
+    """Return a row: the conversation for tinyvid, the question alone for lmms-eval; what is absent is left out."""
+    asked = {"conversations": [{"from": "human", "value": question.text}], "question": question.text}
+    return {"id": name, **asked, "answer": question.reply, **{key: value for key, value in media.items() if value}}
+
+
+def main() -> None:
+    """Write the task."""
+    parser = argparse.ArgumentParser(description="Draw a small task for lmms-eval and benchmark=custom.")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--clips", type=int, default=6, help="clips to draw (default: 6)")
+    parser.add_argument("--questions", type=int, default=3, help="questions about each clip (default: 3)")
+    given = parser.parse_args()
+    count = draw(given.out, clips=given.clips, questions=given.questions)
+    print(f"wrote {count} questions and the task tinyvid_shapes: lmms-eval --include_path {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Write a run for VLMEvalKit's scorers: ``python recipes/export_vlmevalkit.py --help`` lists what can be chosen."""
+
+from omegaconf import DictConfig
+
+from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.errors import ConfigError
+from tinyvid.evaluation.vlmevalkit import export_run
+
+FREE_TEXT = ("run", "name", "out")
+
+
+def main(_: DictConfig, line: CommandLine) -> None:
+    """Export as the command line says."""
+    for key in FREE_TEXT:
+        if not line.text.get(key):
+            raise ConfigError(
+                f"{key}= is missing: python recipes/export_vlmevalkit.py run=runs/mine name=my-model out=DIR"
+            )
+    print(f"wrote {export_run(line.text['run'], line.text['out'], model=line.text['name'])}")
+
+
+if __name__ == "__main__":
+    run_hydra(main, config="export_vlmevalkit", free_text=FREE_TEXT)
