@@ -24,7 +24,7 @@ SNIPPETS = [block for kind, block in BLOCKS if kind == "python" and ELSEWHERE no
 
 
 def test_the_two_set_up_commands_are_there():
-    assert "pip install -e . && python eval.py " in README
+    assert "pip install -e . && python eval.py\n" in README
     assert 'pip install -e ".[dev]" && pytest' in README
 
 
