@@ -56,4 +56,5 @@ def settings(models: Path, rows: Path, *overrides: str, **kwargs: Any) -> dict[s
     """Return the settings of a small run, as plain data."""
     parts = tiny_overrides(models, **kwargs)
     composed = compose([*parts, *PLAIN, f"data.path={rows}", "run_dir=unused", *overrides], config="train")
-    return OmegaConf.to_container(composed, resolve=True)
+    found: Any = OmegaConf.to_container(composed, resolve=True)
+    return found if found["ckpt"] is None else found | {"llm": None}  # as the command line leaves it
