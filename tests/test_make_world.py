@@ -149,6 +149,12 @@ def test_a_clip_depends_on_its_number_only(small, tmp_path):
     assert content(tmp_path / "seed")["rows.jsonl"] != fewer["rows.jsonl"]
 
 
+def test_a_crowded_scene_is_looked_for_until_it_is_found():
+    """Clip 1000 of these needs more than 60 tries."""
+    options = SetOptions(seconds=[2.0, 3.0, 4.0, 6.0], fps=[8.0], sizes=["64x64"])
+    assert len(plan_clip(options, 1000).scene.shapes) == 4
+
+
 def test_files_are_the_same_bytes_each_time():
     plan = plan_clip(SMALL, 5)
     for codec in ("h264", "mpeg4", "vp9"):

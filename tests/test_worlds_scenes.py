@@ -21,6 +21,7 @@ from tinyvid.worlds.shapes import (
     render_at,
     sample_scene,
     sampled_times,
+    sampling,
     scene_from_dict,
     scene_to_dict,
 )
@@ -136,7 +137,9 @@ def test_an_impossible_scene_is_refused(options, message):
         sample_scene(np.random.default_rng(0), **options)
 
 
-def test_the_search_for_a_scene_ends():
+def test_the_search_for_a_scene_ends(monkeypatch):
+    monkeypatch.setattr(sampling, "RESTARTS", 60)
+
     def search():  # six bounces need a whole clip, which few of such busy shapes have
         for seed in range(300):
             rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ EVENT_SHARES = (0.42, 0.42, 0.16)  # shapes that act together only change colour
 EVENT_TIMES = (0.22, 0.78)
 EVENT_GAP = 0.2  # any two events are this far apart: three of sixteen frames
 PASS_SHARE, COLLIDE_SHARE = 0.3, 0.15  # of the scenes with several shapes
-RESTARTS = 60  # scenes that may be begun
+RESTARTS = 1000  # scenes that may be begun: of crowded ones, one in thousands takes more than 60
 MAX_EVENTS, MAX_BOUNCES = 3, 6
 TRIES = 12  # paths that a shape may try before the scene begins anew
 
