@@ -32,7 +32,7 @@ from tinyvid.worlds.shapes.scene import (
     sampled_times,
 )
 from tinyvid.worlds.shapes.shape import Phase, Shape
-from tinyvid.worlds.shapes.writing import write_set
+from tinyvid.worlds.shapes.writing import describe_set, write_set
 
 __all__ = [
     "COLOURS",
@@ -59,6 +59,7 @@ __all__ = [
     "Tracks",
     "ask",
     "boxes",
+    "describe_set",
     "encode",
     "frame_times",
     "plan_clip",

@@ -83,8 +83,7 @@ def write_set(
     for value in crf or [-1]:
         if not 0 <= value <= 51:
             raise ConfigError(f"crf={crf} must list numbers from 0 to 51, such as [18, 23, 28]")
-    made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
-    made_of = json.loads(json.dumps(made_of))  # as it will be read back
+    made_of = describe_set(options, clips=clips, crf=crf, codecs=codecs)
     partial = out.with_name(f"{out.name}.partial")
     _check_place(out, partial, made_of)
     _check_space(out, options, clips)
@@ -106,6 +105,13 @@ def write_set(
     except OSError as error:
         raise DataError(f"{partial}: writing failed: {error}; {_GO_ON}") from error
     return manifest
+
+
+def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
+    """Return what decides the content of a set, as its manifest holds it; the arguments are those of ``write_set``."""
+    made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
+    described: dict[str, Any] = json.loads(json.dumps(made_of))
+    return described
 
 
 _GO_ON = "what is written so far is kept there; remove the cause and run the same command to go on"
