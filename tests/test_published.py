@@ -21,9 +21,7 @@ def test_the_class_is_the_beginning_of_the_name(stem, label):
 
 
 def test_a_name_without_a_class_is_refused():
-    with pytest.raises(
-        DataError, match=r"list:3: 'Arsn048_x264' begins with no class .* Did you mean 'Arson'"
-    ):
+    with pytest.raises(DataError, match=r"list:3: 'Arsn048_x264' begins with no class .* Did you mean 'Arson'"):
         crime_of("Arsn048_x264", where="list:3")
     with pytest.raises(DataError, match="begins with no class"):
         crime_of("048", where="list:3")
