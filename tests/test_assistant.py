@@ -147,3 +147,12 @@ def test_a_device_of_another_type(device):
 def test_a_path_that_is_no_directory(path, message):
     with pytest.raises(CheckpointError, match=message):
         Assistant.from_pretrained(path)
+
+
+def test_default_is_the_model_that_comes_with_tinyvid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    named = Assistant.from_pretrained("default", device="meta")
+    assert named.config == Assistant.from_pretrained(device="meta").config
+    with pytest.raises(CheckpointError, match="it holds nothing"):
+        Assistant.from_pretrained("./default")

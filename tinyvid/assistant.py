@@ -21,6 +21,7 @@ from tinyvid.weights import building_on
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
+DEFAULT = "default"  # its name where a path is asked for
 HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
 VideoInput = VideoSource | Video | Sequence[VideoSource | Video]
 
@@ -87,7 +88,8 @@ class Assistant:
 
         Args:
             path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``. Without one,
-                the small model that comes with tinyvid, which knows only the shapes world of docs/shapes.md.
+                or with ``default``, the small model that comes with tinyvid, which knows only the shapes world of
+                docs/shapes.md.
             revision: Commit, branch or tag on the hub.
             device: See ``from_config``.
             dtype: See ``from_config``.
@@ -110,7 +112,7 @@ class Assistant:
             fixed = [option for option in group if kind == "llm" and option != "max_length"]
             if fixed:  # scaled positions, too: they change what the LLM computes at every length
                 raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; of the llm only max_length can change")
-        folder = DEFAULT_MODEL if path is None else local_folder(str(path), revision)
+        folder = local_folder(DEFAULT if path is None else str(path), revision)
         if (folder / checkpoint.MANIFEST).is_file():
             load = checkpoint.load
         elif tinyllava_video.recognises(folder):
@@ -263,11 +265,15 @@ class Assistant:
 def local_folder(path: str, revision: str | None = None) -> Path:
     """Return a checkpoint's directory, fetching it from the hub when the path is a hub id.
 
+    ``default`` is the model that comes with tinyvid; a directory of that name is ``./default``.
+
     Raises:
         CheckpointError: There is no such directory, and the hub cannot give it.
     """
     if not path:
         raise CheckpointError("the path of the checkpoint is empty; name a directory or a hub id")
+    if path == DEFAULT:
+        return DEFAULT_MODEL
     folder = Path(path).expanduser()
     if os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         return folder

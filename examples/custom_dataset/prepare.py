@@ -1,9 +1,10 @@
 """Turn a CSV of labels into rows to train on and rows to hold out.
 
-    python examples/custom_dataset/prepare.py labels.csv --clips CLIPS --out OUT --question "What happens?"
+    python examples/custom_dataset/prepare.py CLIPS/labels.csv --question "What happens?"
 
-The CSV has the columns ``file`` (relative to CLIPS) and ``label``, and may have ``question``. Every line becomes a
-multiple choice between the labels that its question has anywhere in the file. All faults are reported, by line.
+The CSV lies in the folder of the clips and has the columns ``file`` (relative to that folder) and ``label``, and may
+have ``question``. Every line becomes a multiple choice between the labels that its question has anywhere in the file.
+All faults are reported, by line. ``train.jsonl`` and ``held_out.jsonl`` are written beside the CSV.
 """
 
 import argparse
@@ -31,12 +32,11 @@ class LabelError(Exception):
     """The CSV is wrong; one line of text per fault."""
 
 
-def read_labels(path: Path, clips: Path, question: str) -> list[Clip]:
+def read_labels(path: Path, question: str) -> list[Clip]:
     """Read the CSV.
 
     Args:
-        path: The CSV, in UTF-8.
-        clips: Folder that the files are relative to.
+        path: The CSV, in UTF-8, in the folder that the files are relative to.
         question: Asked about a clip where the CSV states none.
 
     Raises:
@@ -57,7 +57,7 @@ def read_labels(path: Path, clips: Path, question: str) -> list[Clip]:
                 raise LabelError(f"{path}:{reader.line_num}: the line has more or fewer cells than there are columns")
             values = {key: cell.strip() for key, cell in cells.items()}
             found.append(Clip(reader.line_num, values["file"], values["label"], values.get("question") or question))
-    faults = [f"{path}:{line}: {fault}" for line, fault in [*faulty_lines(found, clips), *faulty_choices(found)]]
+    faults = [f"{path}:{line}: {fault}" for line, fault in [*faulty_lines(found, path.parent), *faulty_choices(found)]]
     if faults or not found:
         raise LabelError("\n".join(faults) or f"{path} lists no clips")
     return found
@@ -104,40 +104,43 @@ def split(found: list[Clip], share: float, seed: int) -> tuple[list[dict[str, An
     """Return rows to train on and rows to hold out: of every label the same share, and at least one of each."""
     rng = random.Random(seed)
     train, held_out = [], []
-    for question, labels in by_label(found).items():
+    for labels in by_label(found).values():
         options = list(labels)
         for index, group in enumerate(labels.values()):
-            rows = [row(clip, question, options, index) for clip in rng.sample(group, len(group))]
+            rows = [row(clip, options, index) for clip in rng.sample(group, len(group))]
             count = min(max(1, round(share * len(rows))), len(rows) - 1)
             held_out += rows[:count]
             train += rows[count:]
     return train, held_out
 
 
-def row(clip: Clip, question: str, options: list[str], index: int) -> dict[str, Any]:
+def row(clip: Clip, options: list[str], index: int) -> dict[str, Any]:
     """Return a row that asks for the letter of the right option; tinyvid writes the options below the question."""
-    turns = [{"from": "human", "value": question}]
-    return {"id": clip.file, "video": clip.file, "conversations": turns, "options": options, "answer_index": index}
+    turns = [{"from": "human", "value": clip.question}]
+    return {
+        "id": f"{clip.file}:{clip.line}",
+        "video": clip.file,
+        "conversations": turns,
+        "options": options,
+        "answer_index": index,
+    }
 
 
 def main() -> int:
     """Write train.jsonl and held_out.jsonl."""
     parser = argparse.ArgumentParser(description="Turn a CSV of labels into rows for recipes/train.py.")
-    parser.add_argument("labels", type=Path, help="CSV with the columns file and label, and maybe question")
-    parser.add_argument("--clips", type=Path, required=True, help="folder that the files are relative to")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl and held_out.jsonl")
+    parser.add_argument("labels", type=Path, help="CSV in the folder of the clips: file, label, and maybe question")
     parser.add_argument("--question", default="What happens in the video?", help="asked where the CSV has no question")
     parser.add_argument("--held-out", type=float, default=0.25, help="share of each label to hold out (default: 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="chooses what is held out (default: 0)")
     arguments = parser.parse_args()
     try:
-        found = read_labels(arguments.labels, arguments.clips, arguments.question)
+        found = read_labels(arguments.labels, arguments.question)
     except LabelError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(("train", "held_out"), split(found, arguments.held_out, arguments.seed), strict=True):
-        file = arguments.out / f"{name}.jsonl"
+        file = arguments.labels.with_name(f"{name}.jsonl")
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         print(f"{len(rows)} rows are in {file}")
     return 0
