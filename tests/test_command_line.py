@@ -146,3 +146,21 @@ def test_an_experiment_decides_what_changes_of_a_checkpoint():
     groups = line.checkpoint_groups(compose(line.overrides), allow=("experiment",))
     assert set(groups) == {"sampler", "template", "video_reader"}
     assert groups["sampler"]["name"] == "fps"
+
+
+def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        textwrap.dedent("""
+        from torch import distributed
+        from tinyvid.command_line import run_hydra
+
+        def task(config, line):
+            distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+
+        run_hydra(task, config="eval")
+        print(distributed.is_initialized())
+        """)
+    )
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

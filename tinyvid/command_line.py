@@ -131,6 +131,17 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
             compose(line.overrides, config=config)  # for its messages, which name the nearest key
     sys.argv[1:] = line.overrides + line.flags
     hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
+    leave_processes()
+
+
+def leave_processes() -> None:
+    """Take leave of the other processes of a run: a process group that nobody ends may abort its program at the exit.
+
+    Only for runs that went well. After an error, others may be waiting for this process, which would wait for them.
+    """
+    distributed = sys.modules.get("torch.distributed")  # not imported, so not in use: importing torch takes seconds
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
