@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tinyvid.batch import Example
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.frame_text import FrameText, Run
 from tinyvid.planner import Plans, VideoPlan
@@ -47,6 +48,19 @@ class Layout:
         """Tokens up to the last one of a video: what samples about the same videos have in common."""
         places = self.video_mask.nonzero()
         return int(places[-1]) + 1 if len(places) else 0
+
+    def without_frames(self, id: str) -> Example:
+        """Return the example of this name that the layout becomes, its videos still to be filled in."""
+        return Example(
+            input_ids=self.input_ids,
+            labels=self.labels,
+            video_mask=self.video_mask,
+            pixels=None,
+            num_frames=self.num_frames,
+            slots=self.slots,
+            id=id,
+            blocks=self.blocks,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ carry it.
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -158,17 +159,11 @@ class Processor:
         )
         clips = zip(sample.videos, layout.footage, layout.indices, features, streams, strict=True)
         pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, *other in clips if other == [None, None]]
-        return Example(
-            input_ids=layout.input_ids,
-            labels=layout.labels,
-            video_mask=layout.video_mask,
+        return replace(
+            layout.without_frames(sample.id if id is None else id),
             pixels=torch.cat(pixels) if pixels else None,  # (sum of T, 3, S, S)
-            num_frames=layout.num_frames,
-            slots=layout.slots,
-            id=sample.id if id is None else id,
             features=features,
             feature_keys=keys,
-            blocks=layout.blocks,
             streams=streams,
         )
 

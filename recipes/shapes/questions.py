@@ -71,17 +71,7 @@ def lay_out(processor: Processor, questions: Sequence[Question], name: str) -> E
         Sample([Message("user", q.text), Message("assistant", q.reply)], video=unread, id=f"{name}/{q.family}")
         for q in questions
     ]
-    layout = processor.plan_pack(samples)
-    return Example(
-        input_ids=layout.input_ids,
-        labels=layout.labels,
-        video_mask=layout.video_mask,
-        pixels=None,
-        num_frames=layout.num_frames,
-        slots=layout.slots,
-        id=name,
-        blocks=layout.blocks,
-    )
+    return processor.plan_pack(samples).without_frames(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,15 +183,7 @@ class Preparer:
     def _example(self, written: "Written") -> tuple[Example, tuple[int, int]]:
         """Return a layout as an example without frames, and where the tokens of its beginning reply are."""
         layout = written.layout
-        example = Example(
-            input_ids=layout.input_ids,
-            labels=layout.labels,
-            video_mask=layout.video_mask,
-            pixels=None,
-            num_frames=layout.num_frames,
-            slots=layout.slots,
-            id=written.sample.id,
-        )
+        example = layout.without_frames(written.sample.id)
         if not written.begun:
             return example, (len(layout.input_ids), len(layout.input_ids))
         start = int((layout.labels != IGNORE_INDEX).nonzero()[0])
