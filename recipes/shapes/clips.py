@@ -28,6 +28,8 @@ from tinyvid.worlds.shapes import COLOURS, HELD_OUT, Scene, render, sample_scene
 SIDE = 64  # pixels of a frame that the tower sees
 SPEC = ImageSpec(size=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
 BUSY_SHARE = 0.4  # of the clips have at least two events, beyond those that have them by chance
+COLLIDING_SHARE = 0.1  # of the clips have a collision, beyond those that have one by chance
+TRIES = 200  # one scene in nine or so has a collision
 # Width, height, frames and share of the files: mostly small ones, which are cheap to write.
 FORMATS = (
     (64, 64, 16, 0.5),
@@ -68,8 +70,11 @@ def draw_clip(seed: int, index: int, hold_out: bool = False) -> tuple[Scene, Fil
     shape = rng.choice(len(FORMATS), p=[share for *_, share in FORMATS])
     width, height, num_frames, _ = FORMATS[shape]
     file = File(width, height, num_frames, int(rng.choice(RATES)), int(rng.choice([18, 23, 28])))
-    busy = rng.random() < BUSY_SHARE
-    scene = sample_scene(rng, min_events=2 if busy else 0, exclude=HELD_OUT if hold_out else ())
+    busy, colliding = rng.random() < BUSY_SHARE, rng.random() < COLLIDING_SHARE
+    for _ in range(TRIES if colliding else 1):
+        scene = sample_scene(rng, min_events=2 if busy else 0, exclude=HELD_OUT if hold_out else ())
+        if scene.collisions:
+            break
     return scene, file
 
 

@@ -15,7 +15,7 @@ MORE = {
     "when": 4.5,
     "which_frame": 2.5,
     "pass": 2.0,
-    "collision": 1.5,
+    "collision": 3.0,
     "position": 4.0,
     "count": 3.0,
     "change": 1.5,
