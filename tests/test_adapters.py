@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.factories import tiny_config
+from tests.factories import tiny_config, tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.adapt import PARTS, PartOptions, PeftOptions, apply, parameter_groups, table
 from tinyvid.adapters import base_state, is_adapted, merged
 
@@ -107,6 +107,8 @@ def test_an_adapter_goes_on_a_quantised_base(folder, tmp_path):
         ({"megatron_config": {"a": 1}, "megatron_core": "os"}, "it also sets .*megatron"),
         ({"peft_type": "IA3"}, "only plain LoRA"),
         ({"target_modules": "(a+)+$"}, "target_modules must be a list of layer names"),
+        ({"target_modules": []}, "target_modules must be a list of layer names, got none"),
+        ({"exclude_modules": "(a+)+$"}, "exclude_modules must be a list of layer names"),
         ({"rank_pattern": {"(a+)+$": 4}}, "it also sets .*rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "it also sets .*modules_to_save"),
         ({"target_modules": ["no_such_layer"]}, "does not fit the llm"),
@@ -164,6 +166,31 @@ def test_training_from_a_layer_on(folder):
             apply(assistant.model, options() | {part: PartOptions(train="full", from_layer=9)}, PeftOptions(), lr=1e-3)
 
 
+@pytest.mark.parametrize(("freeze", "trains"), [(["mixer"], ("layers", "linear")), (["layers", "linear"], ("mixer",))])
+def test_a_module_that_stays_frozen_gets_no_adapter(folder, tmp_path, freeze, trains):
+    def fresh():
+        torch.manual_seed(0)
+        return Assistant.from_config(compose([*tiny_overrides(folder), "connector.mixer_layers=1"]), device="cpu")
+
+    assistant = fresh()
+    how = options() | {"connector": PartOptions(train="lora", freeze=freeze)}
+    apply(assistant.model, how, PeftOptions(rank=4), lr=1e-3)
+    trained = [name for name, p in assistant.model.named_parameters() if p.requires_grad]
+    assert trained
+    adapters = {name: p for name, p in assistant.model.named_parameters() if "lora_" in name}
+    assert [*adapters] == trained
+    assert {name.split(".")[3] for name in adapters} == {*trains}
+    for parameter in adapters.values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    assistant.save_pretrained(tmp_path / "a")
+    again = Assistant.from_pretrained(tmp_path / "a", device="cpu")
+    logits = assistant.model.eval()(batch_of(assistant)).logits
+    assert torch.equal(again.model(batch_of(again)).logits, logits)
+    assert not torch.equal(fresh().model(batch_of(again)).logits, logits)
+    apply(again.model, how, PeftOptions(rank=4), lr=1e-3)
+    assert [name for name, p in again.model.named_parameters() if p.requires_grad] == trained, "it can go on training"
+
+
 def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(folder):
     assistant = make(folder)
     how = options(llm="lora") | {"connector": PartOptions(train="full", lr=5e-4)}
@@ -188,6 +215,20 @@ def test_what_cannot_train_is_refused(folder, quant, how, peft, message):
     assistant = Assistant.from_config(tiny_config(folder), device="cpu", quant=quant)
     with pytest.raises(ConfigError, match=message):
         apply(assistant.model, options(**how), PeftOptions(**peft), lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"train": "lora", "freeze": ["layer"]}, "recipe.connector.freeze='layer' is no module .* 'layers'"),
+        ({"train": "lora", "freeze": ["layers", "linear"]}, "leaves no linear layer of the connector that could train"),
+        ({"train": "lora", "from_layer": 1}, "recipe.connector.from_layer=1 needs recipe.connector.train=full"),
+    ],
+)
+def test_adapters_that_cannot_be_added_are_refused(folder, how, message):
+    assistant = make(folder)
+    with pytest.raises(ConfigError, match=message):
+        apply(assistant.model, options() | {"connector": PartOptions(**how)}, PeftOptions(rank=4), lr=1e-3)
 
 
 def test_an_adapted_part_cannot_train_in_full(folder):

@@ -5,14 +5,14 @@ LoRA is peft's, so an adapter loads with peft alone; QLoRA is LoRA on an LLM tha
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from tinyvid.adapters import is_adapted
+from tinyvid.adapters import base, is_adapted
 from tinyvid.bounds import PositiveFloat, PositiveInt
 from tinyvid.errors import ConfigError, suggest
 from tinyvid.model import VideoLLM
@@ -30,7 +30,7 @@ class PartOptions:
         train: ``frozen``, ``full``, or ``lora``.
         from_layer: With ``full``: train only the layers from this one on, counted from 0; ``null`` for everything.
         lr: Learning rate of the part; the recipe's if ``null``.
-        freeze: Modules of the part that stay frozen although it trains in full, by name.
+        freeze: Modules of the part that stay frozen, and get no adapter, although the part trains; by name.
     """
 
     train: Literal["frozen", "full", "lora"] = "frozen"
@@ -144,27 +144,33 @@ def parameter_groups(
 
 def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
     if options.train == "lora":
-        if not is_adapted(module):
-            module = _add_lora(name, module, peft)
-        elif (rank := module.active_peft_config.r) != peft.rank:
-            raise ConfigError(
-                f"peft.rank={peft.rank}, but the {name} carries an adapter of rank {rank}; set peft.rank={rank}"
-            )
-        for key, parameter in module.named_parameters():
-            parameter.requires_grad_("lora_" in key)
+        module = _with_lora(name, module, options, peft)
+    elif is_adapted(module):
+        raise ConfigError(f"recipe.{name}.train={options.train}, but the {name} carries a LoRA adapter; merge it first")
     else:
-        if is_adapted(module):
-            raise ConfigError(
-                f"recipe.{name}.train={options.train}, but the {name} carries a LoRA adapter; merge it first"
-            )
         module.requires_grad_(False)
         if options.train == "full":
             _unfreeze(name, module, options.from_layer)
-        for child in options.freeze:
-            _freeze_child(name, module, child)
+    for child in options.freeze:
+        _freeze_child(name, base(module), child)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    return module
+
+
+def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
+    """Return a part of which only the adapter trains: a new one, or the one that it carries."""
+    if options.from_layer is not None:
+        raise ConfigError(f"recipe.{name}.from_layer={options.from_layer} needs recipe.{name}.train=full, not lora")
+    if not is_adapted(module):
+        module = _add_lora(name, module, peft, options.freeze)
+    elif (rank := module.active_peft_config.r) != peft.rank:
+        raise ConfigError(
+            f"peft.rank={peft.rank}, but the {name} carries an adapter of rank {rank}; set peft.rank={rank}"
+        )
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in key)
     return module
 
 
@@ -191,11 +197,15 @@ def _freeze_child(name: str, module: nn.Module, child: str) -> None:
     children[child].requires_grad_(False)
 
 
-def _add_lora(name: str, module: Any, options: PeftOptions) -> Any:
+def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str]) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes: only for those who train with it
 
-    targets = _targets(name, module, options.targets)
     decoder = getattr(module, TEXT_DECODER, None)  # trains as a part of its own, or not at all
+    spared = [*freeze, *([TEXT_DECODER] if decoder is not None and decoder.pretrained else [])]
+    targets = _targets(name, module, options.targets, spared)
+    # peft also takes layers whose names end like a target's: "mixer.layers.0.key" where "layers.0.key" is meant.
+    below = [key for key, _ in module.named_modules() if key.partition(".")[0] in spared]
+    mistaken = [key for key in below if any(f".{key}".endswith(f".{target}") for target in targets)]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -203,27 +213,30 @@ def _add_lora(name: str, module: Any, options: PeftOptions) -> Any:
         target_modules=targets,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
-        exclude_modules=rf"{TEXT_DECODER}\..*" if decoder is not None and decoder.pretrained else None,
+        exclude_modules=mistaken or None,
         task_type=TaskType.CAUSAL_LM if name == "llm" else None,
     )
     return get_peft_model(module, config)
 
 
-def _targets(name: str, module: nn.Module, wanted: list[str] | None) -> list[str]:
-    """Return the linear layers that get an adapter: by last name where that means linear layers only, else in full."""
+def _targets(name: str, module: nn.Module, wanted: list[str] | None, spared: Sequence[str]) -> list[str]:
+    """Return the linear layers that get an adapter: by last name where that means no other module, else in full."""
     leaves: dict[str, dict[str, bool]] = {}
     for key, child in module.named_modules():
         # bitsandbytes' layers derive from nn.Linear, so quantised models need no case of their own.
-        leaves.setdefault(key.rpartition(".")[2], {})[key] = isinstance(child, nn.Linear)
+        is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in spared
+        leaves.setdefault(key.rpartition(".")[2], {})[key] = is_wanted
     linear = {leaf: keys for leaf, keys in leaves.items() if any(keys.values()) and leaf != "lm_head"}
     unknown = [target for target in wanted or [] if target not in linear]
     if unknown:
         raise ConfigError(f"peft.targets={unknown} match no linear layer of the {name}; it has {sorted(linear)}")
+    if not linear:
+        raise ConfigError(f"recipe.{name}.freeze={[*spared]} leaves no linear layer of the {name} that could train")
     chosen = {leaf: linear[leaf] for leaf in wanted or linear}
     return sorted(
         target
         for leaf, keys in chosen.items()
-        for target in ([leaf] if all(keys.values()) else [key for key, is_linear in keys.items() if is_linear])
+        for target in ([leaf] if all(keys.values()) else [key for key, is_wanted in keys.items() if is_wanted])
     )
 
 

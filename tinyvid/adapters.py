@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tinyvid.errors import CheckpointError
 from tinyvid.weights import few, read_tensors
 
-OPTIONS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "task_type")
+NAMES = ("target_modules", "exclude_modules")  # of layers; as text they would be regular expressions
+OPTIONS = ("r", "lora_alpha", "lora_dropout", *NAMES, "use_rslora", "use_dora", "task_type")
 # Notes about where an adapter came from, which change nothing.
 NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
 
@@ -101,7 +102,10 @@ def _options(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: only plain LoRA, rsLoRA and DoRA are read; it also sets {strange or 'peft_type'}"
         )
-    targets = config.get("target_modules")
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise CheckpointError(f"{file}: target_modules must be a list of layer names, got {targets!r:.80}")
+    for key in NAMES:
+        names = config.get(key) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{file}: {key} must be a list of layer names, got {names!r:.80}")
+    if not config.get("target_modules"):
+        raise CheckpointError(f"{file}: target_modules must be a list of layer names, got none")
     return {option: config[option] for option in OPTIONS if option in config}
