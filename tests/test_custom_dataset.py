@@ -18,10 +18,10 @@ README = (EXAMPLE / "README.md").read_text()
 # The README's commands on fewer clips; everything else is as it stands there.
 SMALL = {
     "--count 700": "--count 24",
-    "clips=100": "clips=6",
+    "clips=250": "clips=6",
     "clips=150": "clips=3",
     "recipe.epochs=8": "recipe.epochs=3 recipe.log_every=1",
-    "recipe.eval_every=74": "recipe.eval_every=3",
+    "recipe.eval_every=188": "recipe.eval_every=3",
 }
 
 
