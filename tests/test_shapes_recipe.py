@@ -63,6 +63,12 @@ def test_a_clip_depends_on_its_number_only():
     assert draw_clip(0, 5) != draw_clip(1, 5)
 
 
+def test_a_fifth_of_the_clips_have_a_collision_and_most_have_two_events():
+    scenes = [draw_clip(0, index)[0] for index in range(400)]
+    assert 0.14 < np.mean([len(scene.collisions) > 0 for scene in scenes]) < 0.28
+    assert np.mean([len(scene.events) > 1 for scene in scenes]) > 0.6
+
+
 def test_held_out_pairs_are_neither_shown_nor_named():
     shown, named = set(), set()
     for index in range(150):

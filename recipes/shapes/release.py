@@ -36,7 +36,8 @@ def release(run: Run, *, command: str) -> None:
         save(Loaded(model, assistant.processor, assistant.config, frozenset({"llm", "vision_tower"})), folder)
     torch.set_num_threads(run.replicas)
     size = run.size
-    asked = replace(TEST, questions=size.questions, families=list(size.families), formats=list(size.formats))
+    families, formats = list(size.families), list(size.formats)
+    asked = replace(TEST, hold_out=size.hold_out, questions=size.questions, families=families, formats=formats)
     written = Assistant.from_pretrained(folder, device="cpu", dtype="float32")
     report: dict[str, Any] = {
         "command": command,
