@@ -1,16 +1,17 @@
 """LongVideoBench: questions that refer to moments of videos of 8 seconds to an hour, with subtitles (arXiv:2407.15754).
 
-The official prompt mixes frames and subtitles by time. Here a video comes in one piece, in front of the text, so the
-subtitles keep their selection and order and the frames between them are left out of the text. TinyLLaVA-Video marks
-them there with ``[image]``.
+The official prompt mixes frames and subtitles by time, which ``prompt_style=interleaved`` does. That takes a connector
+which makes tokens of every frame. In the other styles a video comes in one piece, in front of the text, and the
+subtitles follow in their order; TinyLLaVA-Video marks the frames between them with ``[image]``.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.errors import DataError
+from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import lettered, micro, require
 from tinyvid.evaluation.averages import by_group
 from tinyvid.items import Item, Outcome
@@ -20,7 +21,7 @@ from tinyvid.types import Cue, Message, Sample
 
 from .prompts import LETTER_PROMPT, conversation, dotted
 from .rows import Row, read_rows
-from .subtitles import interleaved, json_cues
+from .subtitles import interleaved, json_cues, moments
 
 FILES = {
     "val": ("lvb_val.json", "validation-00000-of-00001.parquet"),
@@ -38,9 +39,11 @@ class LongVideoBench:
         root: Folder with an annotation, ``videos/`` and ``subtitles/``.
         split: ``val``, or ``test``, whose answers are not public: it is not scored, and a submission file is written.
         subtitles: Give those of the frames that are seen, as published scores do.
-        prompt_style: ``official``, or the words of TinyLLaVA-Video or lmms-eval.
+        prompt_style: ``official``; ``interleaved``, the same with the subtitles between the frames, for connectors
+            that make tokens of every frame; or the words of TinyLLaVA-Video or lmms-eval.
 
     Raises:
+        ConfigError: There are to be no subtitles, but interleaved ones.
         DataError: The annotation or subtitles are missing, or a row is malformed.
     """
 
@@ -53,8 +56,13 @@ class LongVideoBench:
         root: str,
         split: Literal["val", "test"] = "val",
         subtitles: bool = True,
-        prompt_style: Literal["official", "tinyllava_video", "lmms_eval"] = "official",
+        prompt_style: Literal["official", "interleaved", "tinyllava_video", "lmms_eval"] = "official",
     ) -> None:
+        if prompt_style == "interleaved" and not subtitles:
+            raise ConfigError(
+                "benchmark.prompt_style=interleaved puts subtitles between frames, but benchmark.subtitles=false; "
+                "choose benchmark.prompt_style=official"
+            )
         folder = Path(root).expanduser()
         annotation = next((name for name in FILES[split] if (folder / name).is_file()), FILES[split][0])
         self.folder = require(root, [annotation], source=self.source)
@@ -66,7 +74,7 @@ class LongVideoBench:
             require(root, [f"subtitles/{row.path('subtitle_path')}" for row in rows], source=self.source)
             for row in rows:  # a broken file is found before the first video is decoded
                 self._cues(row)
-            self.messages = self._with_subtitles  # makes this a ReadsTimes; without it, no clock of a video is read
+            self.sample = self._with_subtitles  # makes this a ReadsTimes; without it, no clock of a video is read
 
     def __len__(self) -> int:
         return len(self.items)
@@ -106,10 +114,13 @@ class LongVideoBench:
             question=row.text("question"),
         )
 
-    def _with_subtitles(self, item: Item, times: Sequence[float]) -> Sequence[Message]:
-        """Return the prompt with the subtitles of the frames."""
+    def _with_subtitles(self, item: Item, times: Sequence[float]) -> Sample:
+        """Return the sample with the subtitles of its frames, between them or in the prompt."""
         row = self.rows[item.id]
-        return self._prompt(row, item.options, interleaved(self._cues(row), times))
+        if self.prompt_style == "interleaved":
+            (video,) = item.sample.videos
+            return replace(item.sample, video=replace(video, subtitles=moments(self._cues(row), times)))
+        return replace(item.sample, messages=self._prompt(row, item.options, interleaved(self._cues(row), times)))
 
     def _cues(self, row: Row) -> tuple[Cue, ...]:
         return json_cues(

@@ -1,6 +1,7 @@
 """Which subtitles go with which frames, by the rules of Video-MME and LongVideoBench, and the latter's own files."""
 
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -78,19 +79,37 @@ def shown_at(cues: Sequence[Cue], times: Sequence[float]) -> list[str]:
 def interleaved(cues: Sequence[Cue], times: Sequence[float]) -> list[str | None]:
     """Return subtitles among frames in the order of LongVideoBench; a frame is ``None``.
 
-    A subtitle comes after the frames up to its middle. It is kept if a frame lies strictly inside it, where one of less
-    than a second is widened to half a second on both sides of its middle.
+    A subtitle comes after the frames up to its middle.
     """
     line: list[str | None] = []
     placed = 0
-    for cue in cues:
-        middle = (cue.start + cue.end) / 2
-        while placed < len(times) and times[placed] <= middle:
+    for moment in moments(cues, times):
+        while placed < len(times) and times[placed] <= moment.start:
             line.append(None)
             placed += 1
+        line.append(moment.text)
+    return [*line, *[None] * (len(times) - placed)]
+
+
+def moments(cues: Sequence[Cue], times: Sequence[float]) -> tuple[Cue, ...]:
+    """Return the subtitles that LongVideoBench gives with some frames, each where it stands between them.
+
+    A subtitle is kept if a frame lies strictly inside it, where one of less than a second is widened to half a second
+    on both sides of its middle. It stands at its middle, or where an earlier one stands whose middle is later.
+    ``tinyvid.subtitles.place``, which goes by the ends, brings the result into the official order.
+
+    Args:
+        cues: In the order of their file.
+        times: When the frames are shown, in seconds.
+    """
+    kept: list[Cue] = []
+    moment = -math.inf
+    for cue in cues:
+        middle = (cue.start + cue.end) / 2
+        moment = max(moment, middle)
         narrow = cue.end - cue.start < WIDEST
         start = middle - WIDEST / 2 if narrow else cue.start
         end = middle + WIDEST / 2 if narrow else cue.end
         if any(start < time < end for time in times):
-            line.append(cue.text)
-    return [*line, *[None] * (len(times) - placed)]
+            kept.append(Cue(moment, math.nextafter(moment, math.inf), cue.text))
+    return tuple(kept)

@@ -75,7 +75,7 @@ class VideoMME:
             for number in range(len(self.rows)):
                 srt_cues(self._subtitle_path(number))
         if subtitles == "frames":
-            self.messages = self._of_frames  # makes this a ReadsTimes; without it, no clock of a video is read
+            self.sample = self._of_frames  # makes this a ReadsTimes; without it, no clock of a video is read
 
     def __len__(self) -> int:
         return len(self.items)
@@ -139,10 +139,11 @@ class VideoMME:
     def _subtitle_path(self, index: int) -> Path:
         return self.folder / "subtitle" / f"{below(self.rows[index].text('videoID'), where=self.rows[index].where)}.srt"
 
-    def _of_frames(self, item: Item, times: Sequence[float]) -> Sequence[Message]:
-        """Return the prompt with the subtitles that are shown in the frames."""
+    def _of_frames(self, item: Item, times: Sequence[float]) -> Sample:
+        """Return the sample with the subtitles that are shown in its frames."""
         index = self.index[item.id]
-        return self._prompt(self.rows[index], shown_at(srt_cues(self._subtitle_path(index)), times))
+        shown = shown_at(srt_cues(self._subtitle_path(index)), times)
+        return replace(item.sample, messages=self._prompt(self.rows[index], shown))
 
 
 def _options(row: Row) -> dict[str, str]:

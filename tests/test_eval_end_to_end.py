@@ -86,6 +86,31 @@ def test_longvideobench_writes_its_submission(assistant, tmp_path):
     assert list(submission) == ["t_0", "t_1"]
 
 
+def test_longvideobench_with_subtitles_between_frames(assistant, tmp_path):
+    write_json(tmp_path / "lvb_val.json", [moment("v_0"), moment("v_1", question="And then?")])
+    write_json(tmp_path / "subtitles/86CxyhFV9MI_en.json", LISTED)
+    video(tmp_path / "videos/86CxyhFV9MI.mp4")
+    benchmark = build("longvideobench", tmp_path, prompt_style="interleaved")
+    framewise = Assistant.from_config(tiny_config(tmp_path / "model", connector="mlp"), device="cpu", dtype="float32")
+    _, rows = run(framewise, benchmark, tmp_path / "run")
+    assert {row["status"] for row in rows.values()} <= {"answered", "unparsed"}
+    times = [0.0, 0.6, 1.2, 1.9]
+    layout = framewise.processor.plan(benchmark.sample(benchmark[0], times))
+    assert layout.footage[0].times(layout.indices[0]) == pytest.approx(times, abs=0.05)
+    parts, kinds = [], layout.video_mask.tolist()
+    for number, is_video in zip(layout.input_ids.tolist(), kinds, strict=True):
+        if not parts or parts[-1][0] != is_video:
+            parts.append((is_video, []))
+        parts[-1][1].append(number)
+    written = [(len(ids) if is_video else framewise.processor.tokenizer.decode(ids)) for is_video, ids in parts]
+    frame = sum(kinds) // 4
+    assert written[1:5] == [frame, "first", 2 * frame, "short"], "frames at 0; 0.6 and 1.2; 1.9"
+    assert written[5] == frame
+    assert "Question: What is there?" in written[6]
+    with pytest.raises(DataError, match="this connector makes .* tokens of all frames together; use connector=mlp"):
+        run(assistant, benchmark, tmp_path / "other")
+
+
 def test_every_benchmark_is_on_the_menu():
     """Classes, option files and the README name the same benchmarks."""
     load_builtin()

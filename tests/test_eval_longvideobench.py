@@ -5,9 +5,12 @@ import pickle
 
 import pytest
 
+from eval.subtitles import interleaved, moments
 from tests.benchmark_files import assert_contract, build, outcomes, prompts, touch, write_json, write_parquet
 from tinyvid import ConfigError, DataError
 from tinyvid.protocols import ReadsTimes
+from tinyvid.subtitles import place
+from tinyvid.types import Cue
 
 LETTER = "Answer with the option's letter from the given choices directly."
 OPTIONS = "A. a red car\nB. a dog\nC. nobody"
@@ -89,17 +92,34 @@ def test_prompt_without_subtitles(root, style, text):
 def test_prompt_with_subtitles(root, style, text, index):
     benchmark = build("longvideobench", root, prompt_style=style)
     assert isinstance(benchmark, ReadsTimes)
-    (message,) = benchmark.messages(benchmark[index], TIMES)
+    (message,) = benchmark.sample(benchmark[index], TIMES).messages
     assert message.text == text
     again = pickle.loads(pickle.dumps(benchmark))
-    assert again.messages(again[index], TIMES) == [message]
+    assert again.sample(again[index], TIMES).messages == [message]
+
+
+def test_subtitles_between_frames(root):
+    benchmark = build("longvideobench", root, prompt_style="interleaved")
+    sample = benchmark.sample(benchmark[0], TIMES)
+    assert sample.messages[0].text == f"Question: What is there?\n{OPTIONS}\n{LETTER}"
+    assert place(sample.videos[0].subtitles, TIMES) == ["first", "short", "", "to the end", ""]
+    with pytest.raises(ConfigError, match="interleaved puts subtitles between frames, but benchmark.subtitles=false"):
+        build("longvideobench", root, prompt_style="interleaved", subtitles=False)
+
+
+def test_subtitles_keep_their_order_where_a_later_one_is_earlier():
+    cues = [Cue(0.0, 4.0, "long"), Cue(0.5, 1.5, "inside"), Cue(6.0, 9.0, "unseen"), Cue(4.0, 6.0, "behind")]
+    times = [0.0, 1.0, 2.0, 5.0, 8.0]
+    shown = [cue for cue in cues if cue.text != "unseen"] + [Cue(6.0, 7.0, "last")]
+    assert interleaved(shown, times) == [None, None, None, "long", "inside", None, "behind", None]
+    assert place(moments(shown, times), times) == ["", "", "long inside", "behind", ""]
 
 
 def test_a_subtitle_counts_only_if_a_frame_lies_strictly_inside(root):
     benchmark = build("longvideobench", root)
 
     def seen(*times):
-        return benchmark.messages(benchmark[0], times)[0].text.split("Question:")[0].split("\n")[:-1]
+        return benchmark.sample(benchmark[0], times).messages[0].text.split("Question:")[0].split("\n")[:-1]
 
     assert seen(0.0, 1.0) == ["short"], (
         "both lie on the borders of the first, 1.0 in the second, widened to 0.95 to 1.95"
@@ -114,7 +134,7 @@ def test_a_subtitle_counts_only_if_a_frame_lies_strictly_inside(root):
 def test_an_end_that_is_a_whole_number_is_taken_for_none(root):
     write_json(root / "subtitles/other.json", [{"timestamp": [10.0, 11], "text": "whole"}])
     benchmark = build("longvideobench", root)
-    text = benchmark.messages(benchmark[2], [5.0])[0].text
+    text = benchmark.sample(benchmark[2], [5.0]).messages[0].text
     assert text.startswith("whole\n")
 
 
@@ -196,7 +216,7 @@ def test_broken_subtitles_are_found_before_a_run(root, content, message):
 def test_videos_without_words_have_empty_subtitles(root):
     write_json(root / "subtitles/other.json", [])
     benchmark = build("longvideobench", root)
-    assert benchmark.messages(benchmark[2], TIMES)[0].text == f"Question: What is there?\n{OPTIONS}\n{LETTER}"
+    assert benchmark.sample(benchmark[2], TIMES).messages[0].text == f"Question: What is there?\n{OPTIONS}\n{LETTER}"
 
 
 @pytest.mark.parametrize(

@@ -107,24 +107,24 @@ def test_the_other_folder_of_videos(root):
 def test_subtitles_of_the_frames_that_are_seen(root):
     benchmark = build("videomme", root, subtitles="frames")
     assert isinstance(benchmark, ReadsTimes)
-    (message,) = benchmark.messages(benchmark[0], [0.0, 0.7, 1.2, 1.5])
+    (message,) = benchmark.sample(benchmark[0], [0.0, 0.7, 1.2, 1.5]).messages
     listed = "This video's subtitles are listed below:\nhello there\ntwo lines of one subtitle\n"
     assert message.text == f"{listed}{SELECT_BOTH}\n{ASKED}\nThe best answer is:", "0.7 repeats none, 1.2 is the end"
     assert prompts(benchmark)[0][1] == f"{SELECT}\n{ASKED}\nThe best answer is:", (
         "what is laid out before times are known"
     )
-    (message,) = benchmark.messages(benchmark[3], [0.0])
+    (message,) = benchmark.sample(benchmark[3], [0.0]).messages
     assert message.text == f"{SELECT}\n{ASKED}\nThe best answer is:", "a video without subtitles is asked without"
     again = pickle.loads(pickle.dumps(benchmark))
-    assert again.messages(again[0], [1.1])[0].text.startswith("This video's subtitles are listed below:\n1984\n")
+    assert again.sample(again[0], [1.1]).messages[0].text.startswith("This video's subtitles are listed below:\n1984\n")
 
 
 def test_subtitles_as_lmms_eval_writes_them(root):
     benchmark = build("videomme", root, subtitles="frames", prompt_style="lmms_eval")
-    text = benchmark.messages(benchmark[0], [0.0])[0].text
+    text = benchmark.sample(benchmark[0], [0.0]).messages[0].text
     listed = "This video's subtitles are listed below: \nhello there\n"
     assert text == f"{listed}{SELECT_BOTH}\n{ASKED}\nThe best answer is:"
-    text = benchmark.messages(benchmark[4], [0.0])[0].text
+    text = benchmark.sample(benchmark[4], [0.0]).messages[0].text
     assert text.startswith("This video's subtitles are listed below: \nNo subtitles available\nSelect the best")
 
 

@@ -163,8 +163,9 @@ def test_prompts_may_depend_on_the_frames_that_are_seen(assistant, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=50, fps=25)
 
     class Timed(Fixed):
-        def messages(self, item, times):
-            return [Message("user", f"Frames at {[round(time, 2) for time in times]}. {item.id}")]
+        def sample(self, item, times):
+            text = f"Frames at {[round(time, 2) for time in times]}. {item.id}"
+            return replace(item.sample, messages=[Message("user", text)])
 
     asked = [ask("whole", clip), ask("cut", Video(clip, start=1.0))]
     frames = tmp_path / "frames"

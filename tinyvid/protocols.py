@@ -258,10 +258,10 @@ class Benchmark(Protocol):
 
 @runtime_checkable
 class ReadsTimes(Protocol):
-    """A benchmark whose prompts depend on which frames are seen, such as interleaved subtitles."""
+    """A benchmark whose prompts depend on which frames are seen, such as subtitles of these frames."""
 
-    def messages(self, item: Item, times: Sequence[float]) -> Sequence[Message]:
-        """Return the prompt of an item; its ``sample.messages`` are then only what its layout is measured with.
+    def sample(self, item: Item, times: Sequence[float]) -> Sample:
+        """Return what is asked: the item's sample, of which only the frames are settled, with its final text.
 
         Args:
             item: From ``__getitem__``.

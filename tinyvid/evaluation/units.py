@@ -165,7 +165,7 @@ class Preparer:
             return item.sample
         layout = self.processor.plan(item.sample)
         times = layout.footage[0].times(layout.indices[0]) if layout.footage else []
-        return replace(item.sample, messages=list(self.benchmark.messages(item, times)))
+        return self.benchmark.sample(item, times)
 
     def _lay_out(self, sample: Sample, begun: str, reserve: int = 0) -> "Written":
         """Lay a prompt out with how its reply begins, with room for the rest of it."""
