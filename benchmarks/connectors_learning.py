@@ -15,6 +15,7 @@ word for word, its weights, and the seconds that a step took. The last line is o
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -43,16 +44,9 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     return name, {
         "seed": settings["recipe"]["seed"],
         "curve": sorted(curve, key=lambda point: point[0]),
-        "parameters": sum(_product(shape) for shape in sizes) / 1e6,
+        "parameters": sum(map(math.prod, sizes)) / 1e6,
         "seconds_per_step": speeds[-1],
     }
-
-
-def _product(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.test_eval_videomme import row as mme
 from tinyvid import Assistant, ConfigError, DataError
 from tinyvid.config import CONF_DIR
 from tinyvid.evaluation import EvaluationOptions, evaluate, load_builtin
+from tinyvid.frame_text import FrameText
 from tinyvid.registry import BENCHMARKS
 
 
@@ -109,6 +110,9 @@ def test_longvideobench_with_subtitles_between_frames(assistant, tmp_path):
     assert "Question: What is there?" in written[6]
     with pytest.raises(DataError, match="this connector makes .* tokens of all frames together; use connector=mlp"):
         run(assistant, benchmark, tmp_path / "other")
+    framewise.processor.template.frame = FrameText("{video}")
+    with pytest.raises(ConfigError, match=r"template.frame='\{video\}' leaves them out; add \{subtitle\}"):
+        run(framewise, benchmark, tmp_path / "without")
 
 
 def test_every_benchmark_is_on_the_menu():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tinyvid.batch import Example
-from tinyvid.errors import DataError, VideoError
+from tinyvid.errors import ConfigError, DataError, VideoError
 from tinyvid.evaluation.annotations import name_of
 from tinyvid.items import Item
 from tinyvid.layout import Layout
@@ -165,7 +165,14 @@ class Preparer:
             return item.sample
         layout = self.processor.plan(item.sample)
         times = layout.footage[0].times(layout.indices[0]) if layout.footage else []
-        return self.benchmark.sample(item, times)
+        sample = self.benchmark.sample(item, times)
+        style = self.processor.template.frame
+        if any(video.subtitles for video in sample.videos) and not style.shows_subtitles:
+            raise ConfigError(
+                f"benchmark '{self.benchmark.name}' puts subtitles between frames, and template.frame={style.style!r} "
+                "leaves them out; add {subtitle} to it, or choose another benchmark.prompt_style"
+            )
+        return sample
 
     def _lay_out(self, sample: Sample, begun: str, reserve: int = 0) -> "Written":
         """Lay a prompt out with how its reply begins, with room for the rest of it."""
