@@ -1,6 +1,7 @@
 """The recipe of the default model: its parts one by one, and a run of it at the smallest size."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,12 +18,15 @@ from recipes.shapes.clips import draw_clip, make_clips, read_frames, write_video
 from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
 from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
+from recipes.shapes.release import digest, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES
 from recipes.shapes.stages import STAGES, Run
 from recipes.shapes.student import forward_with, mix, resample
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
 from recipes.shapes.vision import patch_targets
+from tests.clips import write_clip
 from tinyvid import Assistant, compose
+from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.worlds.shapes import COLOURS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
 
@@ -341,6 +345,45 @@ def test_smoke_run_beats_its_blind_baseline(tmp_path):
     for name in ("loss.png", "accuracy.png", "model/tinyvid.yaml"):
         assert (tmp_path / "run" / name).is_file()
     assert Assistant.from_pretrained(tmp_path / "run" / "model", device="cpu").config["connector"]["mixer_layers"]
+
+
+def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
+    write_clip(tmp_path / "noise.mp4", num_frames=20, fps=10)
+    done = tmp_path / "run"
+    done.mkdir()
+    shutil.copytree(DEFAULT_MODEL, done / "model")
+    report = json.loads((DEFAULT_MODEL / "report.json").read_text())
+    report.pop("footage", None)
+    (done / "report.json").write_text(json.dumps(report))
+    for _ in range(2):  # the second time over what the first has left
+        ship(Run(done, TINY, 0, "cpu", False, 1), tmp_path / "shipped", [tmp_path / "noise.mp4"])
+        assert replaceable(tmp_path / "shipped")
+    shipped = json.loads((tmp_path / "shipped" / "report.json").read_text())
+    found = shipped.pop("footage")
+    assert shipped == report
+    assert (found["clips"], found["asked"], len(found["counted"])) == (1, len(COLOURS) * len(KINDS), 1)
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert f"it said yes {found['yes']} of {found['asked']} times" in card
+    assert digest(tmp_path / "shipped") in card
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--ship", "{folder}"], "it holds other things than a model"),
+        (["--footage", "clip.mp4"], "--footage belongs to the card"),
+        (["--ship", "{folder}/new", "--footage", "clip.mp4"], "no such file: clip.mp4"),
+    ],
+)
+def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, told):
+    (tmp_path / "thesis.tex").touch()
+    command = [sys.executable, "-m", "recipes.shapes", "--out", str(tmp_path / "run")]
+    options = [option.format(folder=tmp_path) for option in options]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert (tmp_path / "thesis.tex").is_file()
+    assert not (tmp_path / "run").exists()
 
 
 def test_stages_that_are_done_are_not_repeated(tmp_path):

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from recipes.shapes.release import release, ship
+from recipes.shapes.release import release, replaceable, ship
 from recipes.shapes.sizes import SIZES
 from recipes.shapes.stages import STAGES, Run
 
@@ -42,8 +42,18 @@ def main() -> None:
     parser.add_argument("--hold-out", action="store_true",
                         help="leave four pairs of colour and shape out, and measure on them in the end")  # fmt: skip
     parser.add_argument("--ship", type=Path, help="copy the finished model, with card and demo clip, to this folder")
+    parser.add_argument("--footage", type=Path, nargs="+", default=(),
+                        help="with --ship: videos without shapes; the card says what is seen in them")  # fmt: skip
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
     args = parser.parse_args()
+    if args.ship and not replaceable(args.ship):
+        parser.error(
+            f"--ship {args.ship}: it holds other things than a model that came from here, and would be replaced"
+        )
+    if args.footage and not args.ship:
+        parser.error("--footage belongs to the card, which --ship writes")
+    if missing := [str(path) for path in args.footage if not path.is_file()]:
+        parser.error(f"--footage: no such file: {', '.join(missing)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +66,7 @@ def main() -> None:
     if not (args.out / "report.json").exists():
         release(run, command=f"python -m recipes.shapes --size {args.size} --seed {args.seed}{held_out}")
     if args.ship:
-        ship(run, args.ship)
+        ship(run, args.ship, args.footage)
 
 
 def run_stages(run: Run, *, until: str | None = None) -> None:

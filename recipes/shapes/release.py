@@ -5,6 +5,7 @@ import json
 import logging
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from recipes.shapes.footage import ask_footage, told
 from recipes.shapes.measure import TEST, Numbers, measure
 from recipes.shapes.plots import read
 from recipes.shapes.stages import Run
@@ -21,6 +23,7 @@ from tinyvid.worlds.shapes import ClipPlan, SetOptions, encode, plan_clip
 
 logger = logging.getLogger("tinyvid.shapes")
 WEIGHTS = ("connector.safetensors", "llm/model.safetensors", "vision_tower/model.safetensors")
+SHIPPED = ("tinyvid.yaml", "report.json", "question.txt")  # what tells a shipped model from other folders
 LIBRARIES = ("tinyvid", "torch", "transformers", "tokenizers", "av", "numpy")
 DEMO = SetOptions(split="iid", seed=2, num_shapes=3, min_events=2, sizes=["128x128"], fps=[12.0], seconds=[4.0],
                   families=["order_between"], formats=["open"], questions=1)  # fmt: skip
@@ -67,13 +70,26 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def ship(run: Run, folder: Path) -> None:
-    """Put the finished model where the package looks for it, with its report, its card and a clip to show it on."""
+def replaceable(folder: Path) -> bool:
+    """Return whether ``ship`` may put a model there: into an empty folder, a new one, or over what it left before."""
+    return not folder.exists() or not any(folder.iterdir()) or all((folder / name).is_file() for name in SHIPPED)
+
+
+def ship(run: Run, folder: Path, footage: Sequence[Path]) -> None:
+    """Put the finished model where the package looks for it, with its report, its card and a clip to show it on.
+
+    Args:
+        run: Which has made the model and its report.
+        folder: Replaced by the result.
+        footage: Clips without any of the shapes; the card says what the model sees in them.
+    """
     report = json.loads((run.out / "report.json").read_text(encoding="utf-8"))
+    if footage:
+        report["footage"] = ask_footage(Assistant.from_pretrained(run.out / "model", device="cpu"), footage)
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(run.out / "model", folder)
-    shutil.copy(run.out / "report.json", folder)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     plan = plan_clip(DEMO, DEMO_CLIP)
     (folder / "clip.mp4").write_bytes(encode(plan))
     (folder / "question.txt").write_text(plan.questions[0].text + "\n", encoding="utf-8")
@@ -118,6 +134,7 @@ frames of another clip, it is right about {blind:.1f} % of the questions. `overa
 |---|---|---|
 {rows}
 
+{told(report["footage"]) if "footage" in report else ""}
 Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
 weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
 """

@@ -1,0 +1,53 @@
+"""What the model says of footage that shows none of its shapes: it answers all the same, and its card says what.
+
+    python -m recipes.shapes.footage bikes.mp4 bigbuckbunny.mp4          # the model that comes with tinyvid
+    python -m recipes.shapes.footage bikes.mp4 --ckpt runs/shapes/model
+
+Each clip is asked for every pair of colour and shape whether it is there, where "no" is right, and how many objects
+there are, to which no answer is.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinyvid import Assistant
+from tinyvid.evaluation.averages import wilson
+from tinyvid.worlds.shapes import COLOURS, KINDS
+from tinyvid.worlds.shapes.wording import with_article
+
+Findings = dict[str, Any]
+
+
+def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
+    """Return how often the model sees one of its shapes in clips without any, and how many objects it counts."""
+    questions = [f"Is there {with_article(f'{colour} {kind}')} in the video?" for colour in COLOURS for kind in KINDS]
+    replies = [assistant.ask(str(clip), question) for clip in clips for question in questions]
+    counted = [assistant.ask(str(clip), "How many objects are there in the video?") for clip in clips]
+    return {"clips": len(clips), "asked": len(replies), "yes": replies.count("yes"), "counted": counted}
+
+
+def told(found: Findings) -> str:
+    """Return the findings as a paragraph for the card."""
+    low, high = wilson(found["yes"], found["asked"])
+    pairs, clips = len(COLOURS) * len(KINDS), found["clips"]
+    return (
+        f"Of real footage it says what it has words for. Asked of {clips} clips without any such shape whether each of "
+        f"its {pairs}\ncoloured shapes is in the video, it said yes {found['yes']} of {found['asked']} times "
+        f"({100 * low:.0f} - {100 * high:.0f} %, where 0 is right), and asked for the\nnumber of objects it said "
+        f"{', '.join(found['counted'])}.\n"
+    )
+
+
+def main() -> None:
+    """Ask about the clips that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="+", help="videos that show none of the shapes")
+    parser.add_argument("--ckpt", type=Path, help="checkpoint; without it the model that comes with tinyvid")
+    args = parser.parse_args()
+    print(told(ask_footage(Assistant.from_pretrained(args.ckpt), args.clips)))
+
+
+if __name__ == "__main__":
+    main()
