@@ -21,9 +21,9 @@ from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
 from recipes.shapes.release import digest, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES
 from recipes.shapes.stages import STAGES, Run
-from recipes.shapes.student import forward_with, mix, resample
+from recipes.shapes.student import Student, accuracy, forward_with, mix, resample
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
-from recipes.shapes.vision import patch_targets
+from recipes.shapes.vision import patch_targets, to_pixels
 from tests.clips import write_clip
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
@@ -268,6 +268,23 @@ def test_a_reply_is_right_if_all_of_it_is(assistant):
     assert right_replies(logits, share.batch) == [True] * len(share.questions)
     logits[0] = 0  # the first token of the first reply is wrong
     assert right_replies(logits, share.batch) == [False] + [True] * (len(share.questions) - 1)
+
+
+def test_accuracy_is_high_where_the_model_is_good_and_does_not_depend_on_the_cores(clips):
+    shipped = Assistant.from_pretrained(device="cpu", dtype="float32")
+    model = shipped.model.requires_grad_(False)
+    with torch.no_grad():
+        frames = torch.from_numpy(clips["frames"])  # (12, T, H, W, 3)
+        features = model.vision_tower(to_pixels(frames.flatten(0, 1).numpy(), torch.device("cpu")))
+        tokens = resample(model.connector, features.unflatten(0, frames.shape[:2])).numpy()
+    shares = Shares(shipped.processor, world=3, first=0, count=12, together=3, size=SIZES["default"], seed=1, length=4,
+                    keep_questions=True)  # fmt: skip
+    asked = [shares[number] for number in range(4)]
+    student = Student(model, shipped.processor.tokenizer)
+    one, two = (accuracy(Engine(student, bf16=False, replicas=count), asked, tokens) for count in (1, 2))
+    assert one == two
+    assert one["overall"] > 0.8
+    assert accuracy(Engine(student, bf16=False, replicas=2), asked, np.roll(tokens, 3, axis=0))["overall"] < 0.6
 
 
 def test_known_tokens_and_fast_attention_change_nothing(assistant, monkeypatch):

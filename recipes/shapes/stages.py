@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,11 +179,16 @@ def tokens(run: Run) -> None:
     partial = run.out / "tokens.partial"
     shape = (len(run.features), part.budget.fixed, run.size.llm["hidden_size"])
     out = open_memmap(partial, mode="w+", dtype="float16", shape=shape)
-    with torch.no_grad(), progress("tokens", len(out)) as tick:
-        for first in range(0, len(out), CHUNK):
-            features = torch.from_numpy(np.array(run.features[first : first + CHUNK])).to(run.device).float()
-            out[first : first + CHUNK] = resample(part, features).half().cpu().numpy()
-            tick(len(features))
+
+    @torch.no_grad()  # of the thread that keeps
+    def keep(first: int) -> int:
+        features = torch.from_numpy(np.array(run.features[first : first + CHUNK])).to(run.device).float()
+        out[first : first + CHUNK] = resample(part, features).half().cpu().numpy()
+        return len(features)
+
+    with ThreadPoolExecutor(run.replicas) as pool, progress("tokens", len(out)) as tick:
+        for done in pool.map(keep, range(0, len(out), CHUNK)):
+            tick(done)
     out.flush()
     partial.rename(run.out / "tokens.npy")
 
@@ -236,7 +242,7 @@ def answers(run: Run) -> None:
         record(step, metrics)
         if step % run.size.check_every and step != run.size.answer_steps:
             return
-        found = accuracy(student.model, known, run.tokens)
+        found = accuracy(trainer.engine, known, run.tokens)
         measured.write(json.dumps({"step": step, **found}) + "\n")
         measured.flush()
         families = " ".join(f"{name}={value:.3f}" for name, value in found.items())

@@ -15,6 +15,7 @@ from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
 from tinyvid.batch import Batch, Output
 from tinyvid.connectors.blocks import refine
 from tinyvid.model import VideoLLM
+from tinyvid.worlds.shapes import Question
 
 TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learnt
 GUIDE_WEIGHT = 0.1  # of where to look
@@ -137,25 +138,33 @@ class Trainer:
         return torch.from_numpy(self.known[chosen]).to(self.engine.device).float()
 
 
-@torch.no_grad()
-def accuracy(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray, *, blind: bool = False) -> dict[str, float]:
+def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dict[str, float]:
     """Return the share of right replies, overall (captions apart), by family and by format.
 
     Args:
-        model: On any device.
+        engine: Holds the student; each replica answers a part of the shares.
         shares: Packed questions, with the questions.
         tokens: What is known of the clips in front of the mixer, (clips, K, D).
-        blind: Show every clip the tokens of one of the next share.
     """
+    count = len(engine.replicas)
+    parts = [shares[number::count] for number in range(count)]
     found: dict[str, list[bool]] = defaultdict(list)
-    for number, share in enumerate(shares):
-        shown = shares[(number + 1) % len(shares)].clips if blind else share.clips
-        known = torch.from_numpy(tokens[shown]).to(model.device).float()
+    answered = engine.pool.map(lambda student, part: _answered(student.model, part, tokens), engine.replicas, parts)
+    for question, right in (pair for part in answered for pair in part):
+        if question.format != "caption":
+            found["overall"].append(right)
+        found[question.family].append(right)
+        found[f"format/{question.format}"].append(right)
+    return {name: sum(rights) / len(rights) for name, rights in sorted(found.items())}
+
+
+@torch.no_grad()  # of the thread that answers
+def _answered(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray) -> list[tuple[Question, bool]]:
+    """Return the questions of shares, each with whether the model would write the right reply."""
+    found: list[tuple[Question, bool]] = []
+    for share in shares:
+        known = torch.from_numpy(tokens[share.clips]).to(model.device).float()
         batch = share.batch.to(model.device)
         replies = right_replies(forward_with(model, batch, mix(model.connector, known)).logits, batch)
-        for question, right in zip(share.questions, replies, strict=True):
-            if question.format != "caption":
-                found["overall"].append(right)
-            found[question.family].append(right)
-            found[f"format/{question.format}"].append(right)
-    return {name: sum(rights) / len(rights) for name, rights in sorted(found.items())}
+        found += zip(share.questions, replies, strict=True)
+    return found
