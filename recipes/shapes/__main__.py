@@ -1,6 +1,6 @@
 """Make the default model, which knows the shapes world, from nothing: clips, parts with random weights, four stages.
 
-    python -m recipes.shapes                       # runs/shapes; at most 90 minutes on two CPU cores
+    python -m recipes.shapes                       # runs/shapes; about 90 minutes on two CPU cores
     python -m recipes.shapes --size smoke          # about two minutes, a model that has learnt something
     python -m recipes.shapes --out DIR --seed 1 --device cuda
 
