@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyvid import Assistant
+from recipes.shapes.progress import progress
+from tinyvid import Assistant, Message, Sample
 from tinyvid.evaluation.averages import wilson
 from tinyvid.worlds.shapes import COLOURS, KINDS
 from tinyvid.worlds.shapes.wording import with_article
@@ -23,8 +24,15 @@ Findings = dict[str, Any]
 def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
     """Return how often the model sees one of its shapes in clips without any, and how many objects it counts."""
     questions = [f"Is there {with_article(f'{colour} {kind}')} in the video?" for colour in COLOURS for kind in KINDS]
-    replies = [assistant.ask(str(clip), question) for clip in clips for question in questions]
-    counted = [assistant.ask(str(clip), "How many objects are there in the video?") for clip in clips]
+    replies: list[str] = []
+    counted: list[str] = []
+    with progress("footage", len(clips)) as tick:
+        for clip in clips:
+            asked = [*questions, "How many objects are there in the video?"]
+            found = assistant.answer([Sample([Message("user", text)], video=str(clip)) for text in asked])
+            replies += found[:-1]
+            counted.append(found[-1])
+            tick(1)
     return {"clips": len(clips), "asked": len(replies), "yes": replies.count("yes"), "counted": counted}
 
 
