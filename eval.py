@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.assistant import DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
+from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
-from tinyvid.compat.tinyllava_video import stored_dtype
 from tinyvid.errors import ConfigError
 from tinyvid.registry import JUDGES, VIDEO_READERS, check_options
-from tinyvid.video import IMAGES, open_video
+from tinyvid.video.open_video import IMAGES, open_video
 
 ONLY_SHAPES = (
     "This is the default model, which knows only coloured shapes that move (docs/shapes.md); "

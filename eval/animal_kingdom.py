@@ -7,9 +7,9 @@ in the order of the file. A judge compares.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from tinyvid.data.formats import read_moments
 from tinyvid.evaluation import require
-from tinyvid.items import Item, Outcome
-from tinyvid.published import read_moments
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 

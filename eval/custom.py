@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tinyvid.data.parsing import CHOICE_PROMPT, LETTERS
 from tinyvid.errors import DataError
 from tinyvid.evaluation import lettered, macro, require
-from tinyvid.items import Item, Outcome, Rule
-from tinyvid.parsing import CHOICE_PROMPT, LETTERS
+from tinyvid.evaluation.items import Item, Outcome, Rule
 from tinyvid.registry import BENCHMARKS, DATASETS
 from tinyvid.types import Message, Sample
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from tinyvid.data.parsing import LETTERS
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.averages import by_group
-from tinyvid.items import Item, Outcome
-from tinyvid.parsing import LETTERS
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import by_group
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Cue, Message, Sample
 

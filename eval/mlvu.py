@@ -12,8 +12,8 @@ from typing import Literal
 
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import lettered, macro, micro, require
-from tinyvid.evaluation.averages import by_group
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import by_group
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Message, Sample
 

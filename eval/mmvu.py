@@ -9,8 +9,8 @@ from typing import Literal
 
 from tinyvid.errors import DataError, suggest
 from tinyvid.evaluation import micro, require
-from tinyvid.evaluation.averages import by_group
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import by_group
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Message, Sample
 

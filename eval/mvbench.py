@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.evaluation import lettered, macro, require
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Message, Sample, Video
 

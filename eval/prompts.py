@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tinyvid.parsing import CHOICE_PROMPT
+from tinyvid.data.parsing import CHOICE_PROMPT
 from tinyvid.types import Message
 
 LETTER_PROMPT = CHOICE_PROMPT  # the line of TinyLLaVA-Video, lmms-eval and LongVideoBench

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyvid.data.parsing import is_number
+from tinyvid.data.rows import RowFile
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.parsing import is_number
-from tinyvid.rows import RowFile
 
 logger = logging.getLogger(__name__)
 

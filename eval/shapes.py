@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from tinyvid.bounds import PositiveInt
+from tinyvid.data.parsing import LETTERS
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import lettered, micro
-from tinyvid.items import Item, Outcome, Rule
-from tinyvid.parsing import LETTERS
-from tinyvid.registry import BENCHMARKS, DATASETS
+from tinyvid.evaluation.items import Item, Outcome, Rule
+from tinyvid.registry import BENCHMARKS, DATASETS, PositiveInt
 from tinyvid.types import Sample, Video
 from tinyvid.worlds.shapes import (
     Background,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.errors import DataError
-from tinyvid.subtitles import read_subtitles
+from tinyvid.text.subtitles import read_subtitles
 from tinyvid.types import Cue
 
 WIDEST = 1.0  # seconds that a shorter subtitle of LongVideoBench counts as
@@ -96,7 +96,7 @@ def moments(cues: Sequence[Cue], times: Sequence[float]) -> tuple[Cue, ...]:
 
     A subtitle is kept if a frame lies strictly inside it, where one of less than a second is widened to half a second
     on both sides of its middle. It stands at its middle, or where an earlier one stands whose middle is later.
-    ``tinyvid.subtitles.place``, which goes by the ends, brings the result into the official order.
+    ``tinyvid.text.subtitles.place``, which goes by the ends, brings the result into the official order.
 
     Args:
         cues: In the order of their file.

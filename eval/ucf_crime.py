@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, crime_of
 from tinyvid.evaluation import macro, micro, require
-from tinyvid.items import Item, Outcome
-from tinyvid.published import CRIMES, NORMAL, NOT_ASKED, crime_of
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from tinyvid.errors import ConfigError, suggest
 from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.averages import by_group, graded
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import by_group, graded
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 

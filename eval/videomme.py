@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.averages import by_group
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import by_group
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Message, Sample
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tinyvid.errors import DataError
 from tinyvid.evaluation import micro, require
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.registry import BENCHMARKS
 from tinyvid.types import Sample
 

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 
 from tinyvid import Assistant
 from tinyvid.build import check
-from tinyvid.checks import Fault, RowChecks, RowReport, as_row
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.diagnostics.checks import Fault, RowChecks, RowReport, as_row
+from tinyvid.diagnostics.transcript import transcript
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.processor import Processor
+from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
-from tinyvid.transcript import transcript
 
 FREE_TEXT = ("ckpt", "out")
 NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that say what training does with a fault

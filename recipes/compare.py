@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import ConfigError
-from tinyvid.evaluation.compare import compare, load_runs
-from tinyvid.evaluation.comparison import as_text, write_comparison
+from tinyvid.evaluation.reporting.compare import compare, load_runs
+from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 
 FREE_TEXT = ("runs", "names", "out")
 

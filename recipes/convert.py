@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.command_line import readable_errors
+from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.published import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
-from tinyvid.video import open_video
+from tinyvid.video.open_video import open_video
 
 Row = dict[str, Any]
 VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm"}

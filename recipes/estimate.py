@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tinyvid import adapt
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.diagnostics.estimate import Advice, Estimate, advise, estimate
 from tinyvid.errors import ConfigError
-from tinyvid.estimate import Advice, Estimate, advise, estimate
+from tinyvid.training import trainable
 
 GB = 10**9
 
@@ -48,7 +48,7 @@ def check_sample(settings: dict[str, Any]) -> None:
 
 def as_text(result: Estimate, settings: dict[str, Any], advice: Advice | None) -> str:
     """Return tables to read."""
-    blocks = [adapt.table(result.parts), tokens(result, settings), memory(result, settings)]
+    blocks = [trainable.table(result.parts), tokens(result, settings), memory(result, settings)]
     if advice is not None:
         blocks.append(verdict(advice, settings["card_gb"]))
     return "\n\n".join(blocks)

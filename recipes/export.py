@@ -14,13 +14,15 @@ import torch
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-from tinyvid import Assistant, adapters, checkpoint
+from tinyvid import Assistant
 from tinyvid.build import DTYPES
-from tinyvid.checkpoint import Loaded
+from tinyvid.checkpoints import native
+from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
+from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, run_hydra
-from tinyvid.compat.tinyllava_video import stored_dtype
 from tinyvid.errors import CheckpointError, ConfigError, suggest
-from tinyvid.model_card import write_card
+from tinyvid.models import adapters
+from tinyvid.training.model_card import write_card
 
 UNMERGED = "adapters_unmerged"
 PARTS = ("llm", "vision_tower", "connector")
@@ -60,7 +62,7 @@ def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu
     try:
         partial.mkdir()
         unmerged = save_adapters(loaded, partial / UNMERGED)
-        checkpoint.write(standing_alone(loaded, dtypes), partial)
+        native.write(standing_alone(loaded, dtypes), partial)
         write_card(partial, ckpt, loaded.groups, dtypes, unmerged)
         if out.is_dir():
             out.rmdir()
@@ -88,13 +90,13 @@ def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
         raise CheckpointError("the LLM is quantised: its weights cannot be stored or merged; load with quant=none")
     for part in PARTS:
         setattr(loaded.model, part, adapters.merged(getattr(loaded.model, part)).to(dtypes[part]))
-    return replace(loaded, stored=frozenset(checkpoint.PARTS))
+    return replace(loaded, stored=frozenset(native.PARTS))
 
 
 def dtypes_of(ckpt: str, loaded: Loaded) -> dict[str, torch.dtype]:
     """Return what each part of a checkpoint is stored in; float32 where nothing says."""
     folder = Path(ckpt).expanduser()
-    if not (folder / checkpoint.MANIFEST).is_file():
+    if not (folder / native.MANIFEST).is_file():
         return dict.fromkeys(PARTS, DTYPES.get(stored_dtype(ckpt), torch.float32))
     llm, tower = loaded.groups["llm"], loaded.groups["vision_tower"]
     with safe_open(folder / "connector.safetensors", framework="pt") as file:

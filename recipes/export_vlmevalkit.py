@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import ConfigError
-from tinyvid.evaluation.vlmevalkit import export_run
+from tinyvid.evaluation.reporting.vlmevalkit import export_run
 
 FREE_TEXT = ("run", "name", "out")
 

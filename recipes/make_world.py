@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tinyvid.bounds import PositiveInt
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import ConfigError
-from tinyvid.registry import check_options
+from tinyvid.registry import PositiveInt, check_options
 from tinyvid.worlds.shapes import SetOptions, write_set
 
 FREE_TEXT = ("out",)

@@ -22,15 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyvid import Assistant, adapt
+from tinyvid import Assistant
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
-from tinyvid.checkpoint import Loaded
+from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
 from tinyvid.errors import ConfigError
 from tinyvid.evaluation import EvaluationOptions, build_benchmark
 from tinyvid.registry import DATASETS, check_options
-from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe
+from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
 from tinyvid.training.benchmarking import TrainingBenchmark
 from tinyvid.training.packing import PackedRows
 from tinyvid.training.trainer import PARTIAL
@@ -74,8 +74,8 @@ class Settings:
     """The composed configuration, checked."""
 
     options: TrainOptions
-    parts: dict[str, adapt.PartOptions]
-    peft: adapt.PeftOptions
+    parts: dict[str, trainable.PartOptions]
+    peft: trainable.PeftOptions
     policy: DataPolicy
     cache: CacheOptions
     rows: Any
@@ -90,7 +90,7 @@ class Settings:
             DataError: The rows cannot be read.
         """
         options, parts = read_recipe(settings["recipe"])
-        peft = adapt.PeftOptions(**check_options(adapt.PeftOptions, settings["peft"], key="peft"))
+        peft = trainable.PeftOptions(**check_options(trainable.PeftOptions, settings["peft"], key="peft"))
         cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
         data = dict(settings["data"])
         policy = {key: data.pop(key) for key in ("on_error", "max_skip")}
@@ -119,8 +119,8 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
     newest = prepare(settings, run_dir)
     set_seed(run.options.seed)
     loaded = load(settings)
-    reports = adapt.apply(loaded.model, run.parts, run.peft, lr=run.options.lr)
-    logger.info("what trains:\n%s", adapt.table(reports))
+    reports = trainable.apply(loaded.model, run.parts, run.peft, lr=run.options.lr)
+    logger.info("what trains:\n%s", trainable.table(reports))
     attach(run.cache, loaded.model, loaded.processor, loaded.groups)
     speed_up(loaded, run.options)
     trainer = VideoTrainer(

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.clips import numbered_frame, write_clip
 from tinyvid.config import CONF_DIR
 from tinyvid.evaluation import RUBRICS, build_benchmark
-from tinyvid.items import Item, Outcome
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.registry import BENCHMARKS
 
 

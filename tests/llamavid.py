@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import tinyvid.build  # noqa: F401 - fills the registries
 from tests.goldens import DATA
-from tinyvid.registry import build_connector
+from tinyvid.build import build_connector
 from tinyvid.types import FeatureSpec, Question
 
 GOLDENS = DATA / "llama_vid"

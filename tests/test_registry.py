@@ -6,8 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tinyvid import ConfigError
-from tinyvid.bounds import PositiveFloat, PositiveInt
-from tinyvid.registry import Registry
+from tinyvid.registry import PositiveFloat, PositiveInt, Registry
 
 
 @pytest.fixture

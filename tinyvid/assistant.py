@@ -7,16 +7,16 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from tinyvid import checkpoint
-from tinyvid.attention_map import AttentionMap, attention_maps
 from tinyvid.build import build, check
-from tinyvid.checkpoint import Loaded
-from tinyvid.compat import llama_vid, tinyllava_video
+from tinyvid.checkpoints import native
+from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
+from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, ConfigError
-from tinyvid.model import VideoLLM
-from tinyvid.processor import Processor
+from tinyvid.models.attention_map import AttentionMap, attention_maps
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.weights import building_on
+from tinyvid.processing.processor import Processor
 from tinyvid.types import Message, Sample, Video, VideoSource
-from tinyvid.weights import building_on
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ class Assistant:
             if fixed:  # scaled positions, too: they change what the LLM computes at every length
                 raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; of the llm only max_length can change")
         folder = local_folder(DEFAULT if path is None else str(path), revision)
-        if (folder / checkpoint.MANIFEST).is_file():
-            load = checkpoint.load
+        if (folder / native.MANIFEST).is_file():
+            load = native.load
         elif tinyllava_video.recognises(folder):
             load = tinyllava_video.load
         elif llama_vid.recognises(folder):
@@ -122,7 +122,7 @@ class Assistant:
         else:
             found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
             raise CheckpointError(
-                f"{folder} is no checkpoint that tinyvid knows: it holds {found}; expected {checkpoint.MANIFEST} "
+                f"{folder} is no checkpoint that tinyvid knows: it holds {found}; expected {native.MANIFEST} "
                 "(tinyvid) or a config.json of model_type 'tinyllava' (TinyLLaVA-Video)"
             )
         with building_on(device):
@@ -134,7 +134,7 @@ class Assistant:
         Raises:
             CheckpointError: The directory exists and is not empty, or weights to be stored are quantised.
         """
-        checkpoint.save(self.loaded, Path(path))
+        native.save(self.loaded, Path(path))
 
     def ask(
         self,

@@ -1,5 +1,6 @@
 """From a configuration to a model and its Processor: the only place where parts meet."""
 
+import inspect
 import logging
 import os
 from collections.abc import Mapping
@@ -9,20 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tinyvid.connectors
-import tinyvid.datasets
-import tinyvid.llms
-import tinyvid.samplers
-import tinyvid.templates
-import tinyvid.text_decoders
-import tinyvid.video_readers
-import tinyvid.vision_towers  # noqa: F401 - these imports fill the registries
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.llms.loading import QUANTS, load_tokenizer
-from tinyvid.model import VideoLLM
-from tinyvid.processor import Processor
+from tinyvid.models.llms.loading import QUANTS, load_tokenizer
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.weights import building_on, load_strict, read_tensors
+from tinyvid.processing.processor import Processor
 from tinyvid.protocols import LanguageModel
-from tinyvid.questions import QuestionReader
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
@@ -32,11 +25,9 @@ from tinyvid.registry import (
     VIDEO_READERS,
     VISION_TOWERS,
     Registry,
-    build_connector,
-    check_text_decoder,
 )
+from tinyvid.text.questions import QuestionReader
 from tinyvid.types import FeatureSpec
-from tinyvid.weights import building_on, load_strict, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +144,46 @@ def make_connector(
             text_decoder["name"],
         )
     return connector
+
+
+def takes_text_decoder(connector: str) -> bool:
+    """Return whether the connector of this name reads the question with a text decoder."""
+    return "text_decoder" in inspect.signature(CONNECTORS.get(connector)).parameters
+
+
+def build_connector(
+    group: Mapping[str, Any], *, features: FeatureSpec, llm_dim: int, text_decoder: Mapping[str, Any] | None = None
+) -> Any:
+    """Build a connector, and the text decoder inside it if it takes one.
+
+    Args:
+        group: Name and options of the connector.
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        text_decoder: Name and options of its text decoder.
+
+    Raises:
+        ConfigError: Options are wrong, or a text decoder is absent, or given to a connector that takes none.
+    """
+    check_text_decoder(group, text_decoder)
+    if text_decoder is None:
+        return CONNECTORS.build(group, features=features, llm_dim=llm_dim)
+    decoder = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
+    return CONNECTORS.build(group, features=features, llm_dim=llm_dim, text_decoder=decoder)
+
+
+def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, Any] | None) -> None:
+    """Raise ``ConfigError`` when a connector lacks the text decoder that it takes, or is given one that it does not."""
+    name, takes = connector["name"], takes_text_decoder(connector["name"])
+    if takes and text_decoder is None:
+        raise ConfigError(
+            f"connector '{name}' reads the question with a text decoder; choose one with text_decoder=NAME. "
+            f"{suggest('', TEXT_DECODERS.names())}"
+        )
+    if text_decoder is not None and not takes:
+        raise ConfigError(
+            f"connector '{name}' takes no text decoder; leave text_decoder out, or use connector=llamavid"
+        )
 
 
 def assemble(

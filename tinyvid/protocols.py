@@ -18,17 +18,16 @@ A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML
 fulfils a contract by having its members.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tinyvid.frame_text import FrameText
-from tinyvid.items import Item, Outcome
+from tinyvid.text.frame_text import FrameText
 from tinyvid.types import (
     Choice,
     Clip,
@@ -100,7 +99,7 @@ class VideoReader(Protocol):
 class FrameSampler(Protocol):
     """Chooses frames from what is known of a clip. Pure: no decoding, no randomness.
 
-    One that states ``overflow`` says what gives way where its frames do not fit the context; see ``tinyvid.planner``.
+    One that states ``overflow`` says what gives way where its frames do not fit; see ``processing.planner``.
     """
 
     def __call__(self, meta: VideoMeta) -> list[int]:
@@ -224,54 +223,3 @@ class LLMBuilder(Protocol):
         device: str,
     ) -> LanguageModel:
         """Load weights and tokenizer from a directory or a hub id."""
-
-
-# --- benchmarks -------------------------------------------------------------------------------------------------
-
-
-class Benchmark(Protocol):
-    """Questions about videos, in a fixed order, and the averages that are published of them.
-
-    Registered in ``registry.BENCHMARKS`` and built as ``Class(root=..., prompt_style=..., <options>)``. The constructor
-    reads the annotation and no video, and raises ``DataError`` (``tinyvid.evaluation.require``) where files of it are
-    missing, or a choice of options leaves no item. Holds no open file, so that DataLoader workers can carry it.
-    """
-
-    name: str  # as registered, and what reports call it
-    prompt_style: str  # as chosen: official, tinyllava_video or lmms_eval
-    source: str  # where its files come from, for messages about missing ones
-
-    def __len__(self) -> int:
-        """Return how many items there are: the denominator, whatever happens to their videos."""
-
-    def __getitem__(self, index: int) -> Item:
-        """Return an item. Cheap, without opening a video, and the same every time."""
-
-    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the averages that the benchmark publishes, by their official names, in percent or points.
-
-        Args:
-            outcomes: Of every item of the run, in the benchmark's order; ``tinyvid.evaluation.macro`` and ``micro``
-                average them.
-        """
-
-
-@runtime_checkable
-class ReadsTimes(Protocol):
-    """A benchmark whose prompts depend on which frames are seen, such as subtitles of these frames."""
-
-    def sample(self, item: Item, times: Sequence[float]) -> Sample:
-        """Return what is asked: the item's sample, of which only the frames are settled, with its final text.
-
-        Args:
-            item: From ``__getitem__``.
-            times: When the chosen frames of its first video are shown, in seconds from the beginning of the file.
-        """
-
-
-@runtime_checkable
-class WritesFiles(Protocol):
-    """A benchmark with a file format of its own, for an official scorer or a submission."""
-
-    def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
-        """Return what to write into the run's folder: names of files to their content."""

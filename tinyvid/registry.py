@@ -6,24 +6,42 @@ anything is built. Installed packages add entries through the entry-point group 
 imported from them until their name is chosen.
 """
 
+import importlib
 import inspect
 import logging
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvid.bounds import AtLeast, AtMost
 from tinyvid.errors import ConfigError, PluginError, suggest
-from tinyvid.types import FeatureSpec
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """Lower bound of a number in an option's type."""
+
+    minimum: float
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """Upper bound of a number in an option's type: what a stranger's configuration may make us build."""
+
+    maximum: float
+
+
+PositiveInt = Annotated[int, AtLeast(1), AtMost(1e6)]
+PositiveFloat = Annotated[float, AtLeast(1e-9)]
+NumLayers = Annotated[int, AtLeast(1), AtMost(100)]
 
 
 class Registry:
@@ -43,6 +61,7 @@ class Registry:
         self.kind = kind
         self.runtime = runtime
         self._entries: dict[str, Callable[..., Any]] = {}
+        self._deferred: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
         """Decorate a class or a builder function to make it available under ``name``.
@@ -62,9 +81,13 @@ class Registry:
 
         return add
 
+    def defer(self, name: str, module: str) -> None:
+        """Make ``name`` available without importing it: ``module`` registers it, and is imported when it is chosen."""
+        self._deferred[name] = module
+
     def names(self) -> list[str]:
         """Return every name that can be chosen, built in or from an installed plugin, sorted."""
-        return sorted({*self._entries, *self._plugins()})
+        return sorted({*self._entries, *self._deferred, *self._plugins()})
 
     def get(self, name: str) -> Callable[..., Any]:
         """Return the entry called ``name``, importing the plugin that provides it if need be.
@@ -74,6 +97,8 @@ class Registry:
             PluginError: A plugin claims a taken name, or cannot be imported.
         """
         plugin = self._plugins().get(name) if isinstance(name, str) else None
+        if isinstance(name, str) and name in self._deferred:
+            importlib.import_module(self._deferred[name])
         if plugin is None:
             if not isinstance(name, str) or name not in self._entries:
                 raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(str(name), self.names())}")
@@ -212,7 +237,7 @@ def _field(parameter: inspect.Parameter) -> Any:
 def _plain(hint: Any) -> Any:
     """Return the type that OmegaConf can check for ``hint``: no ``Literal``, no bounds, no tuples."""
     origin = typing.get_origin(hint)
-    if origin is typing.Annotated:
+    if origin is Annotated:
         return _plain(typing.get_args(hint)[0])
     if origin is Literal:
         return type(typing.get_args(hint)[0])
@@ -231,7 +256,7 @@ def _check_value(value: Any, hint: Any, *, where: str) -> None:
         allowed = typing.get_args(hint)
         if value not in allowed:
             raise ConfigError(f"{where} is not allowed. {suggest(str(value), map(str, allowed))}")
-    elif origin is typing.Annotated:
+    elif origin is Annotated:
         inner, *bounds = typing.get_args(hint)
         for bound in bounds:
             if isinstance(bound, AtLeast) and value is not None and value < bound.minimum:
@@ -241,7 +266,7 @@ def _check_value(value: Any, hint: Any, *, where: str) -> None:
         _check_value(value, inner, where=where)
     elif origin in (typing.Union, types.UnionType) and value is not None:
         for member in typing.get_args(hint):
-            if typing.get_origin(member) in (typing.Annotated, Literal):
+            if typing.get_origin(member) in (Annotated, Literal):
                 _check_value(value, member, where=where)
 
 
@@ -263,43 +288,3 @@ VIDEO_READERS = Registry("video_reader")
 DATASETS = Registry("data")
 BENCHMARKS = Registry("benchmark")
 JUDGES = Registry("judge")
-
-
-def takes_text_decoder(connector: str) -> bool:
-    """Return whether the connector of this name reads the question with a text decoder."""
-    return "text_decoder" in inspect.signature(CONNECTORS.get(connector)).parameters
-
-
-def build_connector(
-    group: Mapping[str, Any], *, features: FeatureSpec, llm_dim: int, text_decoder: Mapping[str, Any] | None = None
-) -> Any:
-    """Build a connector, and the text decoder inside it if it takes one.
-
-    Args:
-        group: Name and options of the connector.
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
-        text_decoder: Name and options of its text decoder.
-
-    Raises:
-        ConfigError: Options are wrong, or a text decoder is absent, or given to a connector that takes none.
-    """
-    check_text_decoder(group, text_decoder)
-    if text_decoder is None:
-        return CONNECTORS.build(group, features=features, llm_dim=llm_dim)
-    decoder = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
-    return CONNECTORS.build(group, features=features, llm_dim=llm_dim, text_decoder=decoder)
-
-
-def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, Any] | None) -> None:
-    """Raise ``ConfigError`` when a connector lacks the text decoder that it takes, or is given one that it does not."""
-    name, takes = connector["name"], takes_text_decoder(connector["name"])
-    if takes and text_decoder is None:
-        raise ConfigError(
-            f"connector '{name}' reads the question with a text decoder; choose one with text_decoder=NAME. "
-            f"{suggest('', TEXT_DECODERS.names())}"
-        )
-    if text_decoder is not None and not takes:
-        raise ConfigError(
-            f"connector '{name}' takes no text decoder; leave text_decoder out, or use connector=llamavid"
-        )

@@ -2,7 +2,7 @@
 
 Shapes use the letters of the legend in ``tinyvid.protocols``. Seconds, pixels, frames and tokens are stated on
 each field. Read top to bottom: what a user gives, what a reader returns, what parts promise. What the model eats is in
-``tinyvid.batch``.
+``tinyvid.processing.batch``.
 """
 
 from __future__ import annotations

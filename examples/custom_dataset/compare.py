@@ -15,11 +15,11 @@ from typing import Any
 from tinyvid import Assistant
 from tinyvid.errors import TinyvidError
 from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
-from tinyvid.evaluation.compare import compare, load_runs
+from tinyvid.evaluation.reporting.compare import compare, load_runs
 
 
 def comparisons(files: list[Path], models: dict[str, str], out: Path) -> Iterator[dict[str, Any]]:
-    """Ask both models the rows of every file, and yield a comparison of each (``tinyvid.evaluation.compare``)."""
+    """Ask both models the rows of every file, and yield a comparison of each."""
     benchmarks = [
         build_benchmark({"name": "custom", "root": str(file.absolute().parent), "file": file.name}) for file in files
     ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tinyvid.batch import Batch
+from tinyvid.processing.batch import Batch
 from tinyvid.types import IGNORE_INDEX
 
 GUIDED_LAYERS = (-3, -1)  # counted from the last one: words must come together first, and shapes come before options

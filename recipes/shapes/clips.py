@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-import tinyvid.samplers
-import tinyvid.video_readers  # noqa: F401 - these imports fill the registries
 from recipes.shapes.facts import CHOICES, NUMBERS, facts
 from recipes.shapes.progress import progress
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES
-from tinyvid.pixels import resize
 from tinyvid.registry import SAMPLERS, VIDEO_READERS
 from tinyvid.types import ImageSpec, Video
-from tinyvid.video import open_video
+from tinyvid.video.open_video import open_video
+from tinyvid.video.pixels import resize
 from tinyvid.worlds.shapes import COLOURS, HELD_OUT, Scene, render, sample_scene, sampled_times
 
 SIDE = 64  # pixels of a frame that the tower sees

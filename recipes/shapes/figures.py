@@ -14,13 +14,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import tinyvid.video_readers  # noqa: F401 - fills the registry
+import tinyvid.video.readers  # noqa: F401 - fills the registry
 from tinyvid.evaluation import Report
-from tinyvid.evaluation.predictions import ROWS, read_outcomes
-from tinyvid.items import Outcome
+from tinyvid.evaluation.items import Outcome
+from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
-from tinyvid.video import open_video
+from tinyvid.video.open_video import open_video
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES
 
 BLIND = {"black": "black", "other": "another clip"}

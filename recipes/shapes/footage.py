@@ -14,7 +14,7 @@ from typing import Any
 
 from recipes.shapes.progress import progress
 from tinyvid import Assistant, Message, Sample
-from tinyvid.evaluation.averages import wilson
+from tinyvid.evaluation.scoring.averages import wilson
 from tinyvid.worlds.shapes import COLOURS, KINDS
 from tinyvid.worlds.shapes.wording import with_article
 

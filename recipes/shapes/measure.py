@@ -6,7 +6,7 @@
 A reply counts if greedy decoding would write exactly the right one. All questions of a clip are packed behind its video
 and nothing is generated, which is fast; the recipe measures so while it trains and when it releases. The numbers of
 docs/shapes.md are those of ``python eval.py benchmark=shapes``, which generates every reply, keeps the set and goes on
-after a kill. Both come to the same, which ``tests/test_eval_shapes.py`` holds.
+after a kill. Both come to the same, which ``tests/eval/test_shapes.py`` holds.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import torch
 from recipes.shapes.progress import progress
 from recipes.shapes.questions import right_replies
 from tinyvid import Assistant, Message, Sample, Video
-from tinyvid.batch import Example
-from tinyvid.evaluation.averages import wilson
+from tinyvid.evaluation.scoring.averages import wilson
+from tinyvid.processing.batch import Example
 from tinyvid.worlds.shapes import ClipPlan, Question, SetOptions, encode, plan_clip
 
 TEST = SetOptions(split="iid", seed=1)

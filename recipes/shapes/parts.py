@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recipes.shapes.sizes import Size
-from tinyvid.vision_towers.siglip import SiglipTower, default_image_spec
+from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
 
 CONTROL = ("<|end|>", "<|user|>", "<|assistant|>", "<|pad|>")
 

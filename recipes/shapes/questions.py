@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from recipes.shapes import clips
 from recipes.shapes.clips import File
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, Size
-from tinyvid.batch import Batch, Example
-from tinyvid.processor import Processor
+from tinyvid.processing.batch import Batch, Example
+from tinyvid.processing.processor import Processor
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, Question, ask

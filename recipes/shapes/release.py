@@ -18,7 +18,7 @@ from recipes.shapes.measure import TEST, Numbers, measure
 from recipes.shapes.plots import read
 from recipes.shapes.stages import Run
 from tinyvid import Assistant
-from tinyvid.checkpoint import Loaded, save
+from tinyvid.checkpoints.native import Loaded, save
 from tinyvid.worlds.shapes import ClipPlan, SetOptions, encode, plan_clip
 
 logger = logging.getLogger("tinyvid.shapes")

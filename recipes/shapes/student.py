@@ -12,9 +12,9 @@ from recipes.shapes.attention import guidance
 from recipes.shapes.fitting import Engine, Metrics, fit
 from recipes.shapes.questions import Share, right_replies
 from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
-from tinyvid.batch import Batch, Output
-from tinyvid.connectors.blocks import refine
-from tinyvid.model import VideoLLM
+from tinyvid.models.connectors.blocks import refine
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.processing.batch import Batch, Output
 from tinyvid.worlds.shapes import Question
 
 TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learnt

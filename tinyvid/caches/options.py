@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tinyvid.bounds import PositiveFloat
 from tinyvid.caches.features import FeatureCache, check_frozen, tower_key
 from tinyvid.caches.frames import FrameCache, FrameFormat
+from tinyvid.registry import PositiveFloat
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Benchmarks, honestly scored: ask every item once, read replies by stated rules, and report what failed by name.
 
-A benchmark is a class that fulfils ``protocols.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
+A benchmark is a class that fulfils ``items.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
 (``Item``) and which averages it publishes; everything else is here, the same for all of them:
 
     annotations   what benchmark classes share: files, letters, where the built-in ones are found
@@ -23,14 +23,14 @@ Example::
     print(report.accuracy)
 """
 
-from tinyvid.evaluation.annotations import build_benchmark, letter_of, lettered, load_builtin, require
-from tinyvid.evaluation.averages import macro, micro
-from tinyvid.evaluation.choices import extract_choice
-from tinyvid.evaluation.judge import Judge
-from tinyvid.evaluation.judges import ExactJudge, LocalJudge, OpenAIJudge
-from tinyvid.evaluation.report import Report
-from tinyvid.evaluation.rubrics import RUBRICS, Rubric
-from tinyvid.evaluation.runner import EvaluationOptions, evaluate
+from tinyvid.evaluation.judging.judge import Judge
+from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
+from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
+from tinyvid.evaluation.reporting.report import Report
+from tinyvid.evaluation.running.annotations import build_benchmark, letter_of, lettered, load_builtin, require
+from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
+from tinyvid.evaluation.scoring.averages import macro, micro
+from tinyvid.evaluation.scoring.choices import extract_choice
 
 __all__ = [
     "RUBRICS",

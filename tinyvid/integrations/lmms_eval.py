@@ -15,10 +15,10 @@ import yaml
 
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError, VideoError, suggest
-from tinyvid.evaluation.answering import Answerer
-from tinyvid.evaluation.units import Preparer, ahead, plan_units
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.running.answering import Answerer
+from tinyvid.evaluation.running.units import Preparer, ahead, plan_units
 from tinyvid.integrations.chat import Generation, generation_of, sample_of
-from tinyvid.items import Item, Outcome
 
 try:
     from lmms_eval.api.model import lmms

@@ -7,10 +7,10 @@ from pathlib import Path
 from accelerate import PartialState
 
 from tinyvid.assistant import Assistant
-from tinyvid.checkpoint import Loaded
+from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import ConfigError
 from tinyvid.evaluation import EvaluationOptions, Judge, evaluate
-from tinyvid.protocols import Benchmark
+from tinyvid.evaluation.items import Benchmark
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from tinyvid.batch import Example
 from tinyvid.errors import DataError, TinyvidError
-from tinyvid.processor import Processor
+from tinyvid.processing.batch import Example
+from tinyvid.processing.processor import Processor
 from tinyvid.training.options import DataPolicy
 from tinyvid.types import IGNORE_INDEX
 
@@ -33,7 +33,7 @@ class TrainingData(Dataset[Any]):
     """Rows as examples to learn.
 
     Args:
-        rows: A data set of ``tinyvid.datasets``, or ``PackedRows`` of one.
+        rows: A data set of ``tinyvid.data.datasets``, or ``PackedRows`` of one.
         processor: Lays samples out and decodes.
         policy: What happens to a row that cannot be used.
 

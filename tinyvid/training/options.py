@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from tinyvid.adapt import PARTS, TEXT_DECODER, PartOptions
-from tinyvid.bounds import PositiveFloat, PositiveInt
-from tinyvid.registry import check_options
+from tinyvid.registry import PositiveFloat, PositiveInt, check_options
+from tinyvid.training.trainable import PARTS, TEXT_DECODER, PartOptions
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 

@@ -14,7 +14,7 @@ class PackedRows:
     item of its own.
 
     Args:
-        rows: A data set of ``tinyvid.datasets``.
+        rows: A data set of ``tinyvid.data.datasets``.
         most: Most rows of an item.
     """
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvid.adapters import base
 from tinyvid.errors import ConfigError
-from tinyvid.model import VideoLLM
+from tinyvid.models.adapters import base
+from tinyvid.models.video_llm import VideoLLM
 
 
 def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:

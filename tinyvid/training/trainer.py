@@ -20,19 +20,19 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
-from tinyvid import checkpoint
-from tinyvid.adapt import PartOptions, parameter_groups
-from tinyvid.adapters import base
-from tinyvid.batch import Batch
-from tinyvid.checkpoint import Loaded
+from tinyvid.checkpoints import native
+from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, DataError, TinyvidError
+from tinyvid.models.adapters import base
+from tinyvid.models.weights import few
+from tinyvid.processing.batch import Batch
 from tinyvid.training.benchmarking import TrainingBenchmark
 from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
 from tinyvid.training.letters import count_letters
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
 from tinyvid.training.sharding import assign, check_launch, prepare, whole_weights
-from tinyvid.weights import few
+from tinyvid.training.trainable import PartOptions, parameter_groups
 
 TRAINED = "trained.safetensors"  # the weights that train, in full precision, for resuming
 PARTIAL = ".partial-"
@@ -263,7 +263,7 @@ class VideoTrainer(Trainer):
         folder = Path(output_dir or self.run_dir)
         with whole_weights(self.loaded.model):
             if self.args.should_save:
-                checkpoint.write(self.loaded, folder)
+                native.write(self.loaded, folder)
                 trained = {k: p.detach() for k, p in self.loaded.model.named_parameters() if p.requires_grad}
                 save_file({k: p.cpu().contiguous() for k, p in trained.items()}, folder / TRAINED)
 
@@ -271,7 +271,7 @@ class VideoTrainer(Trainer):
         """Write the finished model; every process must call."""
         with whole_weights(self.loaded.model):
             if self.args.should_save:
-                checkpoint.save(self.loaded, path)
+                native.save(self.loaded, path)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -309,7 +309,7 @@ def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[
     """
     stored = {
         part
-        for part in checkpoint.PARTS
+        for part in native.PARTS
         if parts[part].train == "full" or (part in loaded.stored and not Path(loaded.groups[part]["path"]).is_dir())
     }
     if "llm" in stored and getattr(base(loaded.model.llm), "is_quantized", False):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tinyvid.bounds import PositiveInt
+from tinyvid.registry import PositiveInt
 from tinyvid.types import FeatureSpec, TokenBudget
 
 

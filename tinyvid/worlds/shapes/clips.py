@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from tinyvid.bounds import PositiveInt
 from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.registry import PositiveInt
 from tinyvid.worlds.shapes.palette import COLOURS, HELD_OUT
 from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, Question, ask
 from tinyvid.worlds.shapes.rendering import MIN_SIDE

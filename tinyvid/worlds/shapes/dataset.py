@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tinyvid.bounds import PositiveInt
-from tinyvid.registry import DATASETS
+from tinyvid.registry import DATASETS, PositiveInt
 from tinyvid.types import Sample, Video
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
 from tinyvid.worlds.shapes.records import question_sample

@@ -1,0 +1,232 @@
+"""Time and peak memory of reading 16 frames evenly from a video, per reader, against decoding the whole clip.
+
+Writes its own clips. What is timed is ``probe`` plus ``read`` of a file not seen before, imports excluded; the best of
+several rounds, in which the readers take turns. Memory is the highest resident size of a process that does one read
+and nothing else, less its resident size just before: what reading costs on top of the imports. Decoding the whole clip
+is what TinyLLaVA-Video does: every frame by decord, then float32; where that would take more than half of the free
+memory, only decord's uint8 frames are made, which flatters it, and the table says so.
+
+The last line is one JSON object: ``speedup_vs_whole_clip`` and ``memory_vs_whole_clip`` (default reader against whole
+clip, on the 720p clip) and ``default_vs_fastest_reader`` (time of the default reader by that of the fastest, on the
+worst clip).
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+READERS = ("decord", "pyav", "torchcodec")
+NUM_FRAMES = 16
+FPS = 30
+HD = "720p"  # the clip that is compared with whole-clip decoding
+CLIPS = {"360p 30 s": (640, 360, 30), "720p 60 s": (1280, 720, 60), "360p 10 min": (640, 360, 600)}
+QUICK_CLIPS = {"360p 4 s": (640, 360, 4), "720p 4 s": (1280, 720, 4), "360p 20 s": (640, 360, 20)}
+
+
+def main() -> None:
+    """Write the clips, measure in child processes, print the table and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="clips of a few seconds: a check that it runs, not a result"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing; the best one counts (default: 5)")
+    parser.add_argument("--task", help=argparse.SUPPRESS)  # what a child process is told, as JSON
+    arguments = parser.parse_args()
+    if arguments.task:
+        task = json.loads(arguments.task)
+        print(json.dumps(TASKS[task.pop("name")](**task)))
+        return
+    with tempfile.TemporaryDirectory(prefix="decode-") as folder:
+        report(Path(folder), QUICK_CLIPS if arguments.quick else CLIPS, arguments.repeats)
+
+
+def report(folder: Path, clips: dict[str, tuple[int, int, int]], repeats: int) -> None:
+    """Measure every clip and print the table and the ratios."""
+    default, missing = child("readers")
+    print(f"{NUM_FRAMES} frames, evenly; default reader: {default}; {os.cpu_count()} CPU cores; best of {repeats}")
+    for name, reason in missing.items():
+        print(f"{name} is left out: {reason}")
+    print(f"\n{'clip':<12} {'how':<24} {'time':>10} {'vs default':>11} {'memory':>10} {'vs default':>11}")
+    ratios: dict[str, float] = {"speedup_vs_whole_clip": 0.0, "memory_vs_whole_clip": 0.0}
+    slowdowns = []
+    for title, (width, height, seconds) in clips.items():
+        path = str(folder / f"{title.replace(' ', '_')}.mp4")
+        child("write_clip", path=path, width=width, height=height, seconds=seconds)
+        times = child("time_readers", path=path, skip=list(missing), repeats=repeats)
+        memory = {reader: child("one_read", path=path, reader=reader)["memory"] for reader in times}
+        rows = {reader: (times[reader], memory[reader]) for reader in times}
+        as_float = fits(5 * width * height * 3 * seconds * FPS)
+        if as_float or fits(width * height * 3 * seconds * FPS):
+            whole = child("whole_clip", path=path, as_float=as_float)
+            rows[f"whole clip, {'float32' if as_float else 'uint8 only'}"] = (whole["time"], whole["memory"])
+            if title.startswith(HD):
+                ratios["speedup_vs_whole_clip"] = round(whole["time"] / times[default], 2)
+                ratios["memory_vs_whole_clip"] = round(memory[default] / whole["memory"], 4)
+        for how, (spent, used) in rows.items():
+            print(
+                f"{title:<12} {how:<24} {spent * 1000:>7.0f} ms {spent / times[default]:>10.2f}x "
+                f"{used / 2**20:>6.0f} MiB {used / memory[default]:>10.2f}x"
+            )
+        if len(rows) == len(times):
+            print(f"{title:<12} whole clip: more than half of the free memory, not measured")
+        slowdowns.append(times[default] / min(times.values()))
+    print("\ntargets: speedup >= 10, memory <= 0.1, default within 1.2 of the fastest reader")
+    print(json.dumps({**ratios, "default_vs_fastest_reader": round(max(slowdowns), 3)}))
+
+
+def child(name: str, **task: Any) -> Any:
+    """Run a task in a process of its own and return what it prints.
+
+    This process imports nothing heavy: the peak of a child is never below the size of the process that started it.
+    """
+    command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def fits(size: int) -> bool:
+    """Return whether ``size`` bytes are less than half of the memory that is free."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+        return size < 0.5 * int(line.split()[1]) * 1024
+    return size < 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# --- tasks: each runs in a child process ------------------------------------------------------------------------
+
+
+def readers() -> tuple[str, dict[str, str]]:
+    """Return the name of the default reader, and why others cannot be built here."""
+    from tinyvid.errors import ConfigError
+
+    missing = {}
+    for name in READERS:
+        try:
+            build(name)
+        except ConfigError as error:
+            missing[name] = str(error)
+    return build("auto").name, missing
+
+
+def write_clip(path: str, width: int, height: int, seconds: int) -> None:
+    """Write H.264 with x264's own key frame distance: a camera that pans over a texture, with sensor noise."""
+    import av
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    texture = chance.integers(0, 256, (height // 8 + 64, width // 8 + 64, 3), dtype=np.uint8)
+    texture = texture.repeat(8, axis=0).repeat(8, axis=1).astype(np.int16)
+    noise = chance.integers(-6, 7, (8, height, width, 3), dtype=np.int16)
+    with av.open(path, "w") as out:
+        stream = out.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(seconds * FPS):
+            x, y = int(256 + 200 * np.sin(i / 97)), int(200 + 180 * np.cos(i / 71))
+            picture = np.clip(texture[y : y + height, x : x + width] + noise[i % 8], 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = i
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def time_readers(path: str, skip: list[str], repeats: int) -> dict[str, float]:
+    """Return the best time of each reader in seconds; they take turns, so that a busy machine hits all of them."""
+    built = {name: build(name) for name in READERS if name not in skip}
+    best = dict.fromkeys(built, float("inf"))
+    for reader in built.values():
+        reader.read(Path(path), [0])  # imports
+    for _ in range(repeats):
+        for name, reader in built.items():
+            Path(path).touch()  # a file that tinyvid has not seen
+            best[name] = min(best[name], read(reader, path))
+    return best
+
+
+def one_read(path: str, reader: str) -> dict[str, float]:
+    """Return time (s) and memory (bytes) of one read in a fresh process."""
+    built = build(reader)
+    import_decoders()
+    before = resident()
+    spent = read(built, path)
+    return {"time": spent, "memory": peak() - before}
+
+
+def whole_clip(path: str, as_float: bool) -> dict[str, float]:
+    """Return time (s) and memory (bytes) of decoding every frame, as TinyLLaVA-Video does before it picks 16."""
+    import_decoders()
+    import decord
+    import numpy as np
+
+    decord.bridge.set_bridge("torch")  # hands frames over without a copy
+    before = resident()
+    began = time.perf_counter()
+    video = decord.VideoReader(path)
+    frames = video.get_batch(range(len(video)))
+    if as_float:
+        frames = frames.float()
+    frames = frames[np.linspace(0, len(frames) - 1, NUM_FRAMES, dtype=int).tolist()]
+    return {"time": time.perf_counter() - began, "memory": peak() - before}
+
+
+def build(name: str) -> Any:
+    """Return a reader with its default options."""
+    import tinyvid.video.readers  # noqa: F401 - fills the registry
+    from tinyvid.registry import VIDEO_READERS
+
+    return VIDEO_READERS.build({"name": name})
+
+
+def read(reader: Any, path: str) -> float:
+    """Return how long it takes to measure the file and read 16 frames, in seconds."""
+    from tinyvid.video.samplers import Uniform
+
+    began = time.perf_counter()
+    clip = reader.read(Path(path), Uniform(num_frames=NUM_FRAMES)(reader.probe(Path(path))))
+    spent = time.perf_counter() - began
+    assert len(clip.frames) == NUM_FRAMES
+    return spent
+
+
+def import_decoders() -> None:
+    """Import what every measured way needs, so that none of them pays for it."""
+    import contextlib
+
+    import av  # noqa: F401
+    import torch  # noqa: F401
+
+    for library in ("decord", "torchcodec.decoders"):
+        with contextlib.suppress(ImportError, OSError, RuntimeError):
+            __import__(library)
+
+
+def resident() -> int:
+    """Return the resident size of this process, in bytes."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else peak()
+
+
+def peak() -> int:
+    """Return the highest resident size of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+TASKS = {
+    "readers": readers,
+    "write_clip": write_clip,
+    "time_readers": time_readers,
+    "one_read": one_read,
+    "whole_clip": whole_clip,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Rows of files larger than memory: every way a file may be written, and every way it may be broken, by line."""
+
+import json
+import pickle
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyvid import DataError
+from tinyvid.data import rows
+from tinyvid.data.rows import RowFile
+
+ROWS = [
+    {"id": 1, "text": 'quotes " and \\ and { [ ] } ,'},
+    {"id": 2, "text": "视频 é \U0001f3ac\n\t\u2028"},
+    {"id": 3, "nested": {"list": [1.5e-3, None, True, {"deep": []}], "number": -12}},
+    {},
+]
+LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+
+
+def write(folder, content):
+    path = folder / "rows.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def contents(file):
+    return [file[index] for index in range(len(file))]
+
+
+def lines(file):
+    return [int(file.where(index).rpartition(":")[2]) for index in range(len(file))]
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_json_lines(tmp_path, bom, newline):
+    text = "\n" + LINES.replace("\n", "\n\n  \n") + "\n\n"
+    file = RowFile(write(tmp_path, bom + text.replace("\n", newline).encode()))
+    assert contents(file) == ROWS
+    assert lines(file) == [2, 5, 8, 11]
+
+
+def test_json_lines_without_a_last_newline(tmp_path):
+    assert contents(RowFile(write(tmp_path, LINES))) == ROWS
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 16, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_an_array_in_chunks_of_any_size(tmp_path, monkeypatch, chunk, indent, ascii_only, bom):
+    """Rows, characters of several bytes, escapes and literals straddle the chunks."""
+    monkeypatch.setattr(rows, "CHUNK", chunk)
+    text = json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only)
+    file = RowFile(write(tmp_path, bom + f" \r\n{text}\n ".replace("\n", "\r\n").encode()))
+    assert contents(file) == ROWS
+    starts = [2] * 4 if indent is None else [number + 1 for number in (2, 6, 10, 24)]
+    assert lines(file) == starts
+    assert sum(file.size(index) for index in range(len(file))) <= file.path.stat().st_size
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(st.dictionaries(st.text(max_size=5), VALUES), min_size=1), chunk=st.integers(1, 40))
+def test_what_json_writes_is_read_back(tmp_path_factory, values, chunk):
+    folder = tmp_path_factory.mktemp("rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "CHUNK", chunk)
+        for ascii_only in (True, False):
+            text = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+            if b"\xed" in text:  # half a character cannot be written as UTF-8
+                continue
+            assert contents(RowFile(write(folder, text))) == values
+            joined = b"\n".join(json.dumps(value, ensure_ascii=True).encode() for value in values)
+            assert contents(RowFile(write(folder, joined))) == values
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no rows"),
+        (" \n\n", "holds no rows"),
+        ("\ufeff", "holds no rows"),
+        ("[]", "holds no rows"),
+        ("\n[", r"rows.json:2: the array is not JSON: Expecting value"),
+        ('[{"a": 1}', r"rows.json:1: expected ',' or '\]' after a row, found the end of the file: the array is cut"),
+        ('[{"a": 1},\n', r"rows.json:2: the array is not JSON: Expecting value"),
+        ('[{"a": 1},\n]', r"rows.json:2: the array is not JSON: Expecting value"),
+        ('[{"a": 1}\n{"a": 2}]', r"rows.json:2: expected ',' or '\]' after a row, found '{'"),
+        ('[{"a": 1},\n\n{"a": 2', r"rows.json:3: the array is not JSON: Expecting"),
+        ('[{"a": 1},\n{"a": "cut', r"rows.json:2: the array is not JSON: Unterminated string"),
+        ('[{"a": 1},\n{"b": [1,\n2 3]},\n{"c": "and much more text to read after it"}]', r"rows.json:3: the array is"),
+        ('[{"a": 1}]\n\n trailing', r"rows.json:3: expected the end of the file after the array, found 't'"),
+        ('[{"a": 1}]]', r"expected the end of the file after the array, found '\]'"),
+        ('[{"a": "line\nbreak"}]', r"rows.json:1: the array is not JSON: Invalid control character"),
+        (b'[{"a": 1},\n{"b": "\xff"}]', r"rows.json:\d: the file is not UTF-8, near byte \d+"),
+        (b'[{"a": "\xc3', r"the file is not UTF-8"),
+        ("[" * 200_000, r"rows.json:1: the row is not JSON: maximum recursion"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(tmp_path, monkeypatch, chunk, content, message):
+    if chunk < 1 << 20 and len(content) > 10_000:
+        pytest.skip("too long to read byte by byte")
+    monkeypatch.setattr(rows, "CHUNK", chunk)
+    with pytest.raises(DataError, match=message):
+        RowFile(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{'a': 1}", "the row is not JSON: Expecting property name enclosed in double quotes at character 2"),
+        ('{"a": 1} {"b": 2}', "the row is not JSON: Extra data at character 10"),
+        ('{"a": 1},', "the row is not JSON: Extra data"),
+        ("17", "a row must be a JSON object, got int"),
+        ('["a"]', "a row must be a JSON object, got list"),
+        (b'{"a": "\xff"}', "the row is not JSON: .*invalid start byte"),
+    ],
+)
+def test_a_broken_line_is_an_error_of_its_own(tmp_path, row, message):
+    row = row if isinstance(row, bytes) else row.encode()
+    file = RowFile(write(tmp_path, b'{"first": 1}\n\n' + row + b'\n{"last": 1}\n'))
+    assert (file[0], file[2]) == ({"first": 1}, {"last": 1})
+    with pytest.raises(DataError, match=r"rows.json:3: " + message):
+        file[1]
+
+
+def test_elements_that_are_no_objects_are_errors_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 1)
+    file = RowFile(write(tmp_path, '[1234, "text",\n{"a": 1}]'))
+    assert len(file) == 3
+    assert file[2] == {"a": 1}
+    for index in (0, 1):
+        with pytest.raises(DataError, match="rows.json:1: a row must be a JSON object"):
+            file[index]
+
+
+def test_an_early_error_is_found_without_reading_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 64)
+    path = write(tmp_path, '[{"a" 1},' + '{"b": 2},' * 20_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="Expecting ':' delimiter"):
+        RowFile(path)
+    assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 2
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("array", [True, False])
+def test_only_offsets_stay_in_memory(tmp_path, monkeypatch, array):
+    monkeypatch.setattr(rows, "CHUNK", 1 << 12)
+    row = json.dumps({"text": "x" * 2_000})
+    path = write(tmp_path, f"[{','.join([row] * 2_000)}]" if array else "\n".join([row] * 2_000))
+    tracemalloc.start()
+    file = RowFile(path)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(file) == 2_000
+    assert file.size(7) == pytest.approx(len(row), abs=1)
+    assert peak < path.stat().st_size / 10
+    assert held < 100 * len(file)
+
+
+def test_workers_can_carry_it(tmp_path):
+    assert contents(pickle.loads(pickle.dumps(RowFile(write(tmp_path, LINES))))) == ROWS
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nowhere.jsonl", tmp_path):
+        with pytest.raises(DataError, match="there is no data file"):
+            RowFile(path)

@@ -1,0 +1,231 @@
+"""The benchmark ``shapes``: its set is drawn once, its items are its rows, and a blind run shows something else."""
+
+import importlib.util
+import json
+import pickle
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from recipes.shapes.measure import measure
+from tests.benchmark_files import build, fields, outcomes
+from tests.factories import tiny_config
+from tests.runs import ROOT
+from tinyvid import Assistant, ConfigError, DataError
+from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
+from tinyvid.evaluation.scoring.scores import read
+from tinyvid.registry import VIDEO_READERS
+from tinyvid.worlds.shapes import SetOptions, write_set
+
+OPTIONS = {"clips": 6, "questions": 4, "seed": 7, "sizes": ["64x64"], "fps": [8.0], "seconds": [2.0, 3.0]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sets") / "shapes"
+
+
+@pytest.fixture(scope="module")
+def benchmark(folder):
+    return build("shapes", folder, **OPTIONS)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def videos(benchmark) -> list[str]:
+    return [str(item.sample.videos[0].source) for item in benchmark]
+
+
+# --- the set --------------------------------------------------------------------------------------------------------
+
+
+def test_the_set_is_what_make_world_writes(benchmark, folder, tmp_path):
+    options = {key: value for key, value in OPTIONS.items() if key != "clips"}
+    write_set(SetOptions(split="iid", **options), tmp_path / "set", clips=6, crf=[18, 23, 28], codecs=["h264"])
+    names = ["rows.jsonl", "scenes.jsonl", *(str(p.relative_to(folder)) for p in folder.glob("clips/*/*.mp4"))]
+    assert len(names) == 8
+    assert all((folder / name).read_bytes() == (tmp_path / "set" / name).read_bytes() for name in names)
+
+
+def test_a_set_that_is_there_is_used_again(benchmark, folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = build("shapes", folder, **OPTIONS)
+    assert [fields(item) for item in again] == [fields(item) for item in benchmark]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({"clips": 7}, "clips: 6 there, 7 asked for"), ({"seed": 8}, "seed: 7 there, 8 asked for"),
+     ({"crf": [30]}, r"crf: \[18, 23, 28\] there, \[30\] asked for"), ({"split": "unseen"}, "split: 'iid' there")],
+)  # fmt: skip
+def test_another_set_in_its_place_is_refused(benchmark, folder, changed, told):
+    with pytest.raises(ConfigError, match=f"holds a set with other options .*{told}.*choose another benchmark.root"):
+        build("shapes", folder, **OPTIONS | changed)
+
+
+def test_a_folder_that_is_no_set_is_refused(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="is there and is no set of the shapes world"):
+        build("shapes", tmp_path, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_set_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"benchmark\.root='.*file/set' cannot be written"):
+        build("shapes", tmp_path / "file" / "set", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"codecs": ["av1"]}, "codecs: 'av1' is unknown"), ({"sizes": ["65x64"]}, "must be written as 128x72"),
+     ({"blind": "blue"}, "blind='blue' is not allowed"), ({"clips": 0}, "clips=0 must be at least 1")],
+)  # fmt: skip
+def test_impossible_sets_leave_nothing_behind(tmp_path, wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        build("shapes", tmp_path / "set", **OPTIONS | wrong)
+    assert not list(tmp_path.glob("*.partial"))
+    assert not (tmp_path / "set").exists()
+
+
+def test_without_a_root_every_set_has_a_place_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = OPTIONS | {"clips": 1}
+    first = build_benchmark({"name": "shapes", **small})
+    again = build_benchmark({"name": "shapes", **small})
+    other = build_benchmark({"name": "shapes", **small, "crf": [40]})
+    assert len({item.id for item in first} | {item.id for item in other}) == 8
+    assert [fields(item) for item in again] == [fields(item) for item in first]
+    found = {path.name for path in (tmp_path / "runs" / "worlds").iterdir() if path.is_dir()}
+    assert found == {f"shapes-iid-{first.set}", f"shapes-iid-{other.set}"}
+
+
+# --- the items ------------------------------------------------------------------------------------------------------
+
+
+def test_items_are_the_rows(benchmark, folder):
+    items, written = list(benchmark), rows(folder)
+    assert len({item.id for item in items}) == len(items) == len(written) == 24
+    for item, row in zip(items, written, strict=True):
+        assert item.id == item.sample.id == f"{benchmark.set}/{row['id']}"
+        assert [message.text for message in item.sample.messages] == [row["conversations"][0]["value"]]
+        assert item.answer == row["conversations"][1]["value"]
+        assert videos([item]) == [str(folder / row["video"])]
+        assert item.groups["family"] == row["family"]
+        assert item.groups["format"] == row["format"]
+        assert list(item.options.values()) == row.get("options", [])
+    carried = pickle.loads(pickle.dumps(benchmark))
+    assert [fields(item) for item in carried] == [fields(item) for item in benchmark]
+
+
+def test_the_right_reply_is_right_and_another_is_not(benchmark):
+    """Nothing that greedy decoding may write but the reply of the row scores, in any format."""
+    seen = Counter(item.rule for item in benchmark)
+    assert set(seen) == {"choice", "yes_no", "exact"}
+    for item in benchmark:
+        assert read(item, item.answer).value == 1.0
+        assert read(item, item.answer).exact
+        other = {"choice": "ABCD".replace(item.answer, "")[0], "yes_no": {"yes": "no", "no": "yes"}.get(item.answer)}
+        assert read(item, other.get(item.rule) or f"{item.answer} and nothing").value == 0.0
+
+
+def test_captions_are_counted_apart(benchmark):
+    values = [float(item.groups["part"] == "questions") for item in benchmark]
+    captions = values.count(0.0)
+    assert 0 < captions < len(values)
+    assert benchmark.summary(outcomes(benchmark, values)) == {"Overall": 100.0, "Captions": 0.0}
+    alone = [outcome for outcome in outcomes(benchmark, values) if outcome.groups["part"] == "questions"]
+    assert benchmark.summary(alone) == {"Overall": 100.0}
+    assert {item.groups["format"] for item in benchmark if item.groups["part"] == "captions"} == {"caption"}
+
+
+# --- blind ----------------------------------------------------------------------------------------------------------
+
+
+def test_blind_runs_ask_the_same_of_other_videos(benchmark, folder):
+    black, other = (build("shapes", folder, **OPTIONS, blind=blind) for blind in ("black", "other"))
+    assert (benchmark.prompt_style, black.prompt_style) == ("official", "official, blind: black")
+    for item, dark, foreign in zip(benchmark, black, other, strict=True):
+        assert (item.id, item.answer, item.sample.messages) == (dark.id, dark.answer, dark.sample.messages)
+        assert (item.id, item.answer, item.sample.messages) == (foreign.id, foreign.answer, foreign.sample.messages)
+    assert not set(videos(benchmark)) & set(videos(black))
+    assert all(mine != shown for mine, shown in zip(videos(benchmark), videos(other), strict=True))
+    assert Counter(videos(other)) == Counter(videos(benchmark))  # each clip is shown once
+
+
+def test_black_is_black_and_as_long(benchmark, folder):
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    black = build("shapes", folder, **OPTIONS, blind="black")
+    for clip, dark in dict(zip(videos(benchmark), videos(black), strict=True)).items():
+        assert reader.probe(Path(dark)) == reader.probe(Path(clip))
+        assert reader.read(Path(dark), range(16)).frames.max() <= 2
+    assert not list((folder / "black").glob(".*"))
+    assert len(list((folder / "black").iterdir())) == 2  # one for each length
+
+
+def test_one_clip_has_no_other(tmp_path):
+    with pytest.raises(ConfigError, match=r"benchmark.blind=other needs at least benchmark.clips=2"):
+        build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="other")
+
+
+def test_a_damaged_set_cannot_be_made_blind(tmp_path):
+    build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1})
+    (tmp_path / "set" / "scenes.jsonl").write_text('{"video": 3}\n')
+    with pytest.raises(DataError, match=r"scenes.jsonl: a blind run cannot be made of it"):
+        build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="black")
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_reports_families_and_formats(benchmark, folder, tmp_path):
+    assistant = Assistant.from_config(tiny_config(tmp_path / "model"), device="cpu", dtype="float32")
+    short = EvaluationOptions(max_new_tokens=4, workers=0)
+    report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=short).data
+    assert (report["n_total"], report["n_media_failed"]) == (24, 0)
+    assert set(report["official"]) == {"Overall", "Captions"}
+    for kind in ("family", "format", "part"):
+        assert sum(group["n"] for group in report["groups"][kind].values()) == 24
+        assert all(group["low"] <= group["value"] <= group["high"] for group in report["groups"][kind].values())
+    blind = build("shapes", folder, **OPTIONS, blind="other")
+    with pytest.raises(ConfigError, match="differs.*blind: other"):
+        evaluate(assistant, blind, run_dir=tmp_path / "run", options=short)
+
+
+def test_teacher_forcing_finds_the_same(tmp_path):
+    """``recipes.shapes.measure`` packs a clip's questions and generates nothing; the default model scores alike."""
+    assistant = Assistant.from_pretrained(device="cpu")
+    options = {"seed": 40, "questions": 8, "sizes": ["64x64"]}
+    benchmark = build("shapes", tmp_path / "set", **options, clips=10, crf=[23])
+    report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=EvaluationOptions(batch_size=40)).data
+    fast = measure(assistant, SetOptions(split="iid", **options), clips=10)
+    slow = {f"format/{name}": group for name, group in report["groups"]["format"].items()} | report["groups"]["family"]
+    slow |= {"overall": report["groups"]["part"]["questions"], "captions": report["groups"]["part"]["captions"]}
+    assert {name: (row["questions"], row["accuracy"]) for name, row in fast.items()} == {
+        name: (group["n"], round(group["value"], 4)) for name, group in slow.items()
+    }
+
+
+def test_eval_py_asks_the_default_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "eval.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    options = ["clips=2", "questions=4", "sizes=[64x64]", "blind=black", "root=my set"]
+    monkeypatch.setattr(
+        sys, "argv", ["eval.py", "benchmark=shapes", "run_dir=out", *(f"benchmark.{option}" for option in options)]
+    )
+    script.main()
+    shown = capsys.readouterr()
+    assert "shapes: 8 items" in shown.out
+    assert "Overall" in shown.out
+    assert "knows only coloured shapes" in shown.err
+    assert (tmp_path / "my set" / "manifest.json").is_file()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["ckpt"] is None
+    assert DEFAULT_MODEL.is_dir()

@@ -1,0 +1,474 @@
+"""Running a benchmark in one process: what is asked, shared, counted, refused and reported."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.clips import write_clip
+from tests.factories import tiny_overrides
+from tests.questions import read_rows, write_questions, write_rows
+from tests.runs import turns
+from tinyvid import Assistant, Message, Sample, Video, compose
+from tinyvid.caches import FeatureCache, tower_key
+from tinyvid.config import CONF_DIR
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate, load_builtin
+from tinyvid.evaluation.items import Item
+from tinyvid.evaluation.running.annotations import letter_of, lettered, require
+from tinyvid.evaluation.running.units import plan_units
+from tinyvid.registry import BENCHMARKS, JUDGES
+
+SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def assistant(models):
+    return Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return write_questions(tmp_path_factory.mktemp("questions"))
+
+
+@pytest.fixture(scope="module")
+def benchmark(questions):
+    return build_benchmark({"name": "custom", "root": str(questions)})
+
+
+class Fixed:
+    """A benchmark of items that a test made."""
+
+    name, prompt_style, source = "fixed", "official", "a test"
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+    def summary(self, outcomes):
+        return {"answered": sum(outcome.status == "answered" for outcome in outcomes)}
+
+
+def ask(text, video=None, **options):
+    return Item(
+        text, Sample([Message("user", text)], video=video, id=text), **{"rule": "exact", "answer": "x", **options}
+    )
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def test_replies_are_those_of_the_assistant(assistant, benchmark, tmp_path):
+    report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=SHORT)
+    rows = read_rows(tmp_path / "run")
+    assert [row["id"] for row in rows] == [benchmark[i].id for i in range(len(benchmark))]
+    for i, row in enumerate(rows):
+        assert row["reply"] == assistant.answer([benchmark[i].sample], max_new_tokens=4)[0]
+    assert report.data["n_total"] == len(benchmark) == 10
+    assert report.data["n_answered"] + report.data["n_unparsed"] == 10
+    assert rows[0]["num_frames"] == 4
+    assert rows[0]["duration"] == pytest.approx(0.48)
+
+
+def test_every_video_is_decoded_and_encoded_once(assistant, benchmark, tmp_path, monkeypatch):
+    frames, reads = [], []
+    encode, read = type(assistant.model.vision_tower).forward, type(assistant.processor.reader).read
+
+    def counted(tower, pixels):
+        frames.append(len(pixels))
+        return encode(tower, pixels)
+
+    def counted_read(reader, path, indices):
+        reads.append(path)
+        return read(reader, path, indices)
+
+    monkeypatch.setattr(type(assistant.model.vision_tower), "forward", counted)
+    monkeypatch.setattr(type(assistant.processor.reader), "read", counted_read)
+    evaluate(assistant, benchmark, run_dir=tmp_path, options=replace(SHORT, batch_size=4, workers=2))
+    assert sum(frames) == 3 * 4, "three clips of four frames, nine questions"
+    assert len(reads) == len(set(reads)) == 3
+
+
+def test_a_connector_without_the_question_runs_once_per_video(assistant, benchmark, tmp_path, monkeypatch):
+    calls = []
+    forward = type(assistant.model.connector).forward
+    monkeypatch.setattr(
+        type(assistant.model.connector), "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k)
+    )
+    evaluate(assistant, benchmark, run_dir=tmp_path, options=replace(SHORT, batch_size=10))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_the_batch_size_changes_no_reply(assistant, benchmark, tmp_path, batch_size):
+    evaluate(assistant, benchmark, run_dir=tmp_path / "a", options=replace(SHORT, batch_size=batch_size))
+    evaluate(assistant, benchmark, run_dir=tmp_path / "b", options=replace(SHORT, batch_size=4, workers=3))
+    assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
+
+
+def test_units_hold_whole_videos():
+    items = [ask(f"{video}{i}", video) for video, n in (("a", 3), ("b", 2), ("c", 5), ("d", 1)) for i in range(n)]
+    items += [ask("text 1"), ask("text 2"), ask("late", "a"), ask("cut", Video("a", start=1))]
+    units = plan_units(items, 4)
+    assert units == [
+        ((0, 1, 2, 13),),
+        ((3, 4),),
+        ((5, 6, 7, 8, 9),),
+        ((10,), (11,), (12,), (14,)),
+    ]
+
+
+def test_a_limit_is_spread_over_the_benchmark(assistant, tmp_path):
+    items = [ask(str(i)) for i in range(10)]
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path, options=replace(SHORT, limit=4))
+    assert [row["id"] for row in read_rows(tmp_path)] == ["0", "2", "5", "7"]
+    assert (report.data["n_total"], report.data["n_of_benchmark"]) == (4, 10)
+
+
+def test_a_prefix_is_what_the_reply_begins_with(assistant, questions, tmp_path):
+    benchmark = build_benchmark({"name": "custom", "root": str(questions), "prompt_style": "bracketed"})
+    item = benchmark[1]
+    assert item.sample.messages[-1].text == (
+        "Question: Which animal is number 1?\nOptions:\n(A) a cat\n(B) a dog\n(C) a cow\nOnly give the best option."
+    )
+    assert item.prefix == "Best option:("
+    evaluate(assistant, Fixed([item]), run_dir=tmp_path, options=SHORT)
+    reply = read_rows(tmp_path)[0]["reply"]
+    processor, model = assistant.processor, assistant.model
+    example = processor(item.sample)
+    begun = processor.tokenizer(" Best option:(", add_special_tokens=False).input_ids
+    ids = torch.cat([example.input_ids, torch.tensor(begun)])
+    mask = torch.cat([example.video_mask, torch.zeros(len(begun), dtype=torch.bool)])
+    batch = processor.collate([replace(example, input_ids=ids, labels=ids, video_mask=mask)], padding_side="left")
+    assert reply == processor.reply(model.generate(batch, **assistant.generation(4))[0])
+
+
+def test_prompts_may_depend_on_the_frames_that_are_seen(assistant, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=50, fps=25)
+
+    class Timed(Fixed):
+        def sample(self, item, times):
+            text = f"Frames at {[round(time, 2) for time in times]}. {item.id}"
+            return replace(item.sample, messages=[Message("user", text)])
+
+    asked = [ask("whole", clip), ask("cut", Video(clip, start=1.0))]
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(1, 7):
+        Image.new("RGB", (20, 20)).save(frames / f"{number:05d}.jpg")
+    asked.append(ask("folder", Video(frames, fps=3, start=0.5)))
+    evaluate(assistant, Timed(asked), run_dir=tmp_path / "run", options=SHORT)
+    texts = [
+        "Frames at [0.0, 0.64, 1.28, 1.96]. whole",
+        "Frames at [1.0, 1.32, 1.64, 1.96]. cut",
+        "Frames at [0.67, 1.0, 1.33, 1.67]. folder",
+    ]
+    for row, text, item in zip(read_rows(tmp_path / "run"), texts, asked, strict=True):
+        sample = replace(item.sample, messages=[Message("user", text)])
+        assert row["reply"] == assistant.answer([sample], max_new_tokens=4)[0]
+
+
+def test_features_of_a_cache_give_the_same_replies(models, benchmark, tmp_path):
+    assistant = Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
+    evaluate(assistant, benchmark, run_dir=tmp_path / "without", options=SHORT)
+    assistant.model.vision_tower.requires_grad_(False)
+    key = tower_key(assistant.model.vision_tower, assistant.config["vision_tower"])
+    assistant.processor.features = FeatureCache(tmp_path / "cache", max_gib=1, tower_key=key)
+    for run in ("filling", "reading"):
+        evaluate(assistant, benchmark, run_dir=tmp_path / run, options=SHORT)
+        assert read_rows(tmp_path / run) == read_rows(tmp_path / "without")
+    assert assistant.processor.features.statistics.hits == 3
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def log_prob(assistant, sample, text):
+    """Return the mean log-probability of a reply's tokens, without its end marker, in one pass for it alone."""
+    answered = replace(sample, messages=[*sample.messages, Message("assistant", text)])
+    example = assistant.processor(answered)
+    output = assistant.model(assistant.processor.collate([example]))
+    ids = example.labels[example.labels != -100]
+    scores = output.logits.log_softmax(-1)[torch.arange(len(ids)), ids]
+    return float(scores[:-1].mean())  # the end marker is one token
+
+
+@pytest.mark.parametrize("style", ["official", "bracketed"])
+def test_likelihoods_of_letters_are_those_of_one_pass_each(assistant, questions, tmp_path, style):
+    benchmark = build_benchmark({"name": "custom", "root": str(questions), "prompt_style": style})
+    report = evaluate(assistant, benchmark, run_dir=tmp_path, options=replace(SHORT, score="likelihood"))
+    rows = read_rows(tmp_path)
+    for i, row in enumerate(rows[:-1]):
+        item = benchmark[i]
+        expected = {key: log_prob(assistant, item.sample, item.prefix + key) for key in item.options}
+        assert row["likelihoods"] == pytest.approx(expected, abs=1e-4)
+        assert row["prediction"] == max(expected, key=expected.get)
+    assert rows[-1]["reply"], "an item without options is asked to reply"
+    assert report.data["settings"]["score"] == "likelihood"
+
+
+def test_likelihoods_of_labels_count_all_of_their_tokens(assistant, tmp_path):
+    options = {name: name for name in ("Normal Video", "Road Accident", "Arson")}
+    item = ask("What?", rule="label", answer="Arson", options=options)
+    evaluate(assistant, Fixed([item]), run_dir=tmp_path, options=replace(SHORT, score="likelihood", batch_size=2))
+    expected = {name: log_prob(assistant, item.sample, name) for name in options}
+    assert read_rows(tmp_path)[0]["likelihoods"] == pytest.approx(expected, abs=1e-4)
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+def test_videos_that_cannot_be_read_count_as_wrong_by_name(assistant, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=10)
+    (tmp_path / "bad.mp4").write_bytes(b"no video, but long enough to look at it closely")
+    items = [ask("fine", clip), ask("bad", tmp_path / "bad.mp4"), ask("late", Video(clip, start=9.0))]
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT)
+    data = report.data
+    assert (data["n_total"], data["n_media_failed"], data["n_answered"]) == (3, 2, 1)
+    assert (data["accuracy"]["all"]["n"], data["accuracy"]["decodable"]["n"]) == (3, 1)
+    assert [entry["id"] for entry in data["media_failed"]] == ["bad", "late"]
+    assert "start=9 s lies after the end" in data["media_failed"][1]["reason"]
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "media failed (counted wrong): 2" in text
+    assert "| bad |" in text
+
+
+def test_missing_videos_are_listed_before_anything_is_asked(assistant, tmp_path):
+    items = [ask("here", write_clip(tmp_path / "clip.mp4", num_frames=5))]
+    items += [ask(f"gone {i}", tmp_path / f"gone_{i}.mp4") for i in range(12)]
+    message = r"12 videos of benchmark 'fixed' are missing: .*gone_0.mp4.* and 4 more; they come from a test"
+    with pytest.raises(DataError, match=message):
+        evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT)
+    assert not (tmp_path / "run").exists()
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=replace(SHORT, missing="count"))
+    assert (report.data["n_total"], report.data["n_media_failed"]) == (13, 12)
+
+
+def test_media_that_failed_get_another_chance(assistant, tmp_path):
+    items = [ask("a", tmp_path / "a.mp4"), ask("b", write_clip(tmp_path / "b.mp4", num_frames=5))]
+    options = replace(SHORT, missing="count")
+    assert evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=options).data["n_media_failed"] == 1
+    write_clip(tmp_path / "a.mp4", num_frames=5)
+    assert evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=options).data["n_media_failed"] == 0
+    assert [row["id"] for row in read_rows(tmp_path / "run")] == ["a", "b"]
+
+
+def test_an_item_that_does_not_fit_stops_the_run_and_names_it(assistant, tmp_path):
+    with pytest.raises(DataError, match="sample 'word word.*exceed the limit"):
+        evaluate(assistant, Fixed([ask("word " * 2000)]), run_dir=tmp_path, options=SHORT)
+
+
+def test_what_can_be_refused_is_refused_before_a_model_is_asked(assistant, tmp_path):
+    with pytest.raises(DataError, match="benchmark 'fixed' has no items"):
+        evaluate(assistant, Fixed([]), run_dir=tmp_path / "run", options=SHORT)
+    with pytest.raises(DataError, match="two items of benchmark 'fixed' have the id 'a'"):
+        evaluate(assistant, Fixed([ask("a"), ask("a")]), run_dir=tmp_path / "run", options=SHORT)
+    judged = Fixed([ask("a", rule="judge")])
+    with pytest.raises(ConfigError, match="has open answers that need a judge; choose judge=local"):
+        evaluate(assistant, judged, run_dir=tmp_path / "run", options=SHORT)
+    misnamed = Fixed([ask("a", rule="judge", rubric="qas")])
+    with pytest.raises(ConfigError, match="rubric 'qas' is unknown. Did you mean 'qa'"):
+        evaluate(assistant, misnamed, run_dir=tmp_path / "run", options=SHORT, judge=ExactJudge())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(ConfigError, match="is no run of a benchmark: it holds thesis.txt"):
+        evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path / "other", options=SHORT)
+
+
+def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
+    items = [ask("a"), ask("b")]
+    evaluate(assistant, Fixed(items), run_dir=tmp_path, options=SHORT)
+    for changed, key in (
+        ((assistant, Fixed(items[:1]), SHORT), "questions"),
+        ((assistant, Fixed(items), replace(SHORT, max_new_tokens=5)), "max_new_tokens: 4 -> 5"),
+        ((assistant, Fixed([items[0], replace(items[1], answer="y")]), SHORT), "questions"),
+    ):
+        other, benchmark, options = changed
+        with pytest.raises(ConfigError, match=f"holds a run that differs.*{key}"):
+            evaluate(other, benchmark, run_dir=tmp_path, options=options)
+    torch.manual_seed(1)
+    trained = Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
+    with torch.no_grad():
+        next(trained.model.connector.parameters()).add_(0.01)
+    with pytest.raises(ConfigError, match="weights"):
+        evaluate(trained, Fixed(items), run_dir=tmp_path, options=SHORT)
+    evaluate(assistant, Fixed(items), run_dir=tmp_path, options=replace(SHORT, batch_size=1, workers=1))
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_how_it_came_about(assistant, benchmark, tmp_path):
+    settings = {"ckpt": "mine"}
+    report = evaluate(assistant, benchmark, run_dir=tmp_path, options=SHORT, settings=settings)
+    data = report.data
+    assert data["settings"]["sampler"] == {"name": "uniform", "num_frames": 4, "unique": False}
+    assert data["settings"]["reader"] == assistant.processor.reader.name
+    assert data["settings"]["ckpt"] == "mine"
+    assert (data["prompt_style"], data["settings"]["score"]) == ("official", "reply")
+    assert data["versions"].keys() >= {"tinyvid", "torch", "transformers", "python"}
+    assert data["first_prompt"][0][1].startswith("Which animal is number 0?\nA. a cat")
+    assert set(data["groups"]["group"]) == {"clip 0", "clip 1", "clip 2", "text"}
+    assert data["groups"]["group"]["clip 0"]["n"] == 3
+    assert data["official"].keys() == {"mean over group"}
+    assert data["chance"] is None, "one item has no options"
+    assert {"groups_group.png", "duration.png", "report.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert report.metrics().keys() == {
+        f"custom {name}" for name in ("accuracy", "unparsed", "media_failed", "mean over group")
+    }
+    assert json.loads((tmp_path / "report.json").read_text()) == data
+
+
+def test_a_task_of_labels_has_a_confusion_matrix(assistant, tmp_path):
+    options = {"Arson": "Arson", "Fight": "Fight"}
+    items = [ask(f"q{i}", rule="label", answer=a, options=options) for i, a in enumerate(["Arson", "Arson", "Fight"])]
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path, options=replace(SHORT, score="likelihood"))
+    confusion = report.data["confusion"]
+    assert confusion["columns"] == ["Arson", "Fight", "(unparsed)"]
+    assert [sum(row) for row in confusion["counts"]] == [2, 1]
+    assert report.data["groups"]["answer"]["Arson"]["n"] == 2
+    assert (report.data["chance"], report.data["majority"]) == (0.5, 2 / 3)
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
+def test_a_benchmark_without_public_answers_has_no_accuracy_but_files(assistant, tmp_path):
+    class Submitted(Fixed):
+        def files(self, outcomes):
+            return {"submission.json": json.dumps({outcome.id: outcome.prediction for outcome in outcomes})}
+
+    options = {"A": "x", "B": "y"}
+    items = [
+        ask("a", rule="choice", answer=None, options=options),
+        ask("b", rule="choice", answer=None, options=options),
+    ]
+    report = evaluate(assistant, Submitted(items), run_dir=tmp_path, options=replace(SHORT, score="likelihood"))
+    assert report.data["accuracy"]["all"] == {"value": None, "low": None, "high": None, "n": 0, "n_answered": 2}
+    assert report.data["n_without_answer"] == 2
+    assert json.loads((tmp_path / "submission.json").read_text()).keys() == {"a", "b"}
+    assert "none" in (tmp_path / "report.md").read_text()
+
+
+def test_exact_judging(assistant, tmp_path):
+    reply = assistant.answer([Sample([Message("user", "a")])], max_new_tokens=4)[0]
+    items = [ask("a", rule="judge", answer=reply.upper()), ask("b", rule="judge", answer="no such reply")]
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path, options=SHORT, judge=ExactJudge())
+    assert [row["value"] for row in read_rows(tmp_path)] == [1.0, 0.0]
+    assert report.data["settings"]["judge"] == {"name": "exact"}
+
+
+def test_a_report_that_is_none_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is no report"):
+        Report.load(tmp_path)
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(DataError, match="is no report of a benchmark"):
+        Report.load(tmp_path)
+
+
+# --- benchmarks and their helpers -------------------------------------------------------------------------------------
+
+
+def test_custom_reads_every_kind_of_row(tmp_path):
+    rows = [
+        {"id": "choice", "conversations": turns("Which?"), "options": ["x", "y", "N/A"], "answer_index": 1, "group": 7},
+        {"id": "open", "conversations": turns("What?", "A dog.")},
+        {"id": "stated", "conversations": turns("How many?"), "answer": 3, "rule": "number"},
+        {"id": "label", "conversations": turns("Class?", "Arson"), "options": ["Arson", "Fight"], "rule": "label"},
+        {"conversations": turns("No id?", "None.")},
+    ]
+    benchmark = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows)), "rule": "contains"})
+    items = {item.id: item for item in (benchmark[i] for i in range(len(benchmark)))}
+    assert items["choice"].options == {"A": "x", "B": "y"}
+    assert (items["choice"].answer, items["choice"].question, items["choice"].groups) == ("B", "Which?", {"group": "7"})
+    assert items["choice"].sample.messages[-1].text.startswith("Which?\nA. x\nB. y\nC. N/A\nAnswer with")
+    assert (items["open"].rule, items["open"].answer) == ("contains", "A dog.")
+    assert (items["stated"].rule, items["stated"].answer) == ("number", "3")
+    assert (items["label"].rule, items["label"].answer) == ("label", "Arson")
+    assert "rows.jsonl:5" in items
+    assert all(item.sample.messages[-1].role == "user" for item in items.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"root": "nowhere"}, DataError, r"benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl \(there is no such"),
+        ({"file": "other.jsonl"}, DataError, r"lacks 1 of 1 files: other.jsonl \(it holds .*rows.jsonl.*come from you"),
+        ({"prompt_style": "offical"}, ConfigError, r"prompt_style='offical' is not allowed. Did you mean 'official'\?"),
+        ({"rule": "judged"}, ConfigError, r"rule='judged' is not allowed. Did you mean 'judge'\?"),
+        ({"style": "official"}, ConfigError, "has no option 'style'"),
+        ({"name": "custum"}, ConfigError, r"unknown benchmark 'custum'. Did you mean 'custom'\?"),
+        ({"root": "???"}, ConfigError, "benchmark 'custom' needs benchmark.root"),
+    ],
+)
+def test_a_mistake_in_a_benchmark_is_named(questions, options, error, message):
+    with pytest.raises(error, match=message):
+        build_benchmark({"name": "custom", "root": str(questions), **options})
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": "a", "conversations": turns("Q?")}], "rows.jsonl:1: the row states no answer"),
+        ([{"id": "a", "conversations": turns("Q?", "A")}] * 2, r"the ids \['a'\] stand in several rows"),
+        ([{"id": "a", "conversations": turns("Q?", "A"), "rule": "guess"}], "rows.jsonl:1: .*rule 'guess' is unknown"),
+        ([{"id": "a", "conversations": turns("Q?"), "answer_index": 0}], "rows.jsonl:1: .*without 'options'"),
+        ([{"conversations": turns("Q?", "A"), "video": "../a.mp4"}], "leaves the media folder"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_named(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
+
+
+def test_helpers_of_benchmarks(tmp_path):
+    assert lettered(["a", "", "b", "N/A", "n/a"]) == {"A": "a", "C": "b"}
+    assert letter_of({"A": "x", "B": "y"}, "y", where="row 3") == "B"
+    with pytest.raises(DataError, match="row 3: the answer 'z' is 0 of the options"):
+        letter_of({"A": "x", "B": "y"}, "z", where="row 3")
+    (tmp_path / "there.json").touch()
+    assert require(tmp_path, ["there.json"], source="a site") == tmp_path
+    with pytest.raises(
+        DataError, match=r"lacks 2 of 3 files: a.json, b \(it holds there.json\); they come from a site"
+    ):
+        require(tmp_path, ["there.json", "a.json", "b"], source="a site")
+
+
+@pytest.mark.parametrize("registry", [BENCHMARKS, JUDGES], ids=lambda registry: registry.kind)
+def test_option_files_list_every_option_with_its_default(registry):
+    load_builtin()
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF_DIR / registry.kind).glob("*.yaml")}
+    assert {content["name"] for content in files.values()} == set(registry.names())
+    for name, content in files.items():
+        parameters = inspect.signature(registry.get(content["name"])).parameters
+        assert list(content) == ["name", *parameters], name
+        defaults = {key: "???" if p.default is p.empty else p.default for key, p in parameters.items()}
+        if name == content["name"]:
+            assert {key: tuple(v) if isinstance(v, list) else v for key, v in content.items() if key != "name"} == {
+                key: tuple(v) if isinstance(v, list) else v for key, v in defaults.items()
+            }, name
+
+
+def test_arrays_are_videos_too(assistant, tmp_path):
+    frames = [np.full((8, 40, 40, 3), value, dtype=np.uint8) for value in (0, 255)]
+    items = [ask(f"{i}", Video(frames[i % 2], fps=4)) for i in range(4)]
+    evaluate(assistant, Fixed(items), run_dir=tmp_path, options=SHORT)
+    rows = read_rows(tmp_path)
+    assert [row["duration"] for row in rows] == [2.0] * 4
+    for row, item in zip(rows, items, strict=True):
+        assert row["reply"] == assistant.answer([item.sample], max_new_tokens=4)[0]

@@ -1,0 +1,235 @@
+"""A benchmark as a program: kills at random moments, several processes, sweeps, training, and what a mistake prints."""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.factories import tiny_overrides
+from tests.goldens import TINYLLAVA_VIDEO
+from tests.questions import read_rows, write_questions
+from tests.runs import ROOT, load_program
+from tinyvid import Assistant, ConfigError, DataError, compose
+from tinyvid.command_line import CommandLine
+from tinyvid.evaluation import EvaluationOptions, build_benchmark
+from tinyvid.evaluation.items import Outcome
+from tinyvid.evaluation.running.predictions import Predictions
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.training.benchmarking import TrainingBenchmark
+
+CKPT = TINYLLAVA_VIDEO / "group_qwen2"
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+FIXED = (f"ckpt={CKPT}", "device=cpu", "max_new_tokens=4", "benchmark=custom", "batch_size=3", "workers=1")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return write_questions(tmp_path_factory.mktemp("questions"), clips=6)
+
+
+@pytest.fixture(scope="module")
+def program():
+    """The program ``eval.py`` as a module: its own name is that of the package beside it."""
+    spec = importlib.util.spec_from_file_location("eval_program", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(program, *arguments):
+    """Run the program in this process."""
+    line = CommandLine.parse([*FIXED, *map(str, arguments)], free_text=program.FREE_TEXT)
+    program.run(compose(line.overrides), line)
+
+
+def start(*arguments, launcher=()):
+    """Run the program in a process of its own."""
+    command = [sys.executable, *launcher, str(ROOT / "eval.py"), *FIXED, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(program, questions, tmp_path_factory):
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(program, f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
+    return folder
+
+
+def same_result(folder, other):
+    assert read_rows(folder) == read_rows(other)
+    for name in ("report.json", "report.md"):
+        assert (folder / name).read_text() == (other / name).read_text()
+    assert not list(folder.glob("predictions.*.jsonl")), "what processes wrote is in one file"
+
+
+def test_a_run_that_is_killed_again_and_again_reports_the_same(program, questions, finished, tmp_path):
+    folder, chance = tmp_path / "run", random.Random(0)
+    rows = folder / "predictions.jsonl"
+    arguments = (f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
+
+    def size():
+        return rows.stat().st_size if rows.exists() else 0
+
+    kills = 0
+    while True:
+        child = multiprocessing.get_context("fork").Process(target=run, args=(program, *arguments))
+        child.start()
+        more = size() + chance.randrange(600)
+        while child.is_alive() and (size() <= more or kills == 6):
+            time.sleep(chance.random() / 50)
+        kills += child.is_alive()
+        child.kill()
+        child.join()
+        if (folder / "report.json").exists():
+            break  # nothing is written any more that a kill could cut
+        if kills < 6 and chance.random() < 0.5 and size():
+            rows.write_bytes(rows.read_bytes()[: -chance.randrange(1, 60)])
+    assert kills > 2
+    ids = [row["id"] for row in read_rows(folder)]
+    assert len(ids) == len(set(ids)) == 19
+    same_result(folder, finished)
+
+
+def test_a_finished_run_is_reported_again_without_asking(program, questions, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(VideoLLM, "generate", None)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "report.json").unlink()
+    run(program, f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
+    same_result(folder, finished)
+
+
+def test_two_processes_report_what_one_does(questions, finished, tmp_path):
+    launcher = (
+        "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0",
+    )  # fmt: skip
+    arguments = (f"benchmark.root={questions}", f"run_dir={tmp_path / 'two'}", "sampler.num_frames=2")
+    done = start(*arguments, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("custom: 19 items") == 1, "one process speaks for all"
+    same_result(tmp_path / "two", finished)
+
+
+def test_processes_go_on_where_others_stopped(program, questions, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "report.json").unlink()
+    lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(lines[:4]) + lines[4][:30])
+    (folder / "predictions.1.jsonl").write_text("".join(lines[9:12]) + lines[2])
+    run(program, f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
+    same_result(folder, finished)
+
+
+def test_rows_of_several_processes_are_one(tmp_path):
+    first, second = Predictions(tmp_path, 0), Predictions(tmp_path, 1)
+    first.append([Outcome("a", "answered", 1.0), Outcome("b", "answered", 0.0)])
+    second.append([Outcome("c", "answered", 1.0, reply="\ud800 half"), Outcome("a", "unparsed", 0.0)])
+    with (tmp_path / "predictions.1.jsonl").open("a") as file:
+        file.write('{"id": "d", "status"')
+    rows = first.read()
+    assert list(rows) == ["a", "b", "c"]
+    assert rows["a"].status == "answered"
+    first.rewrite(rows.values())
+    assert first.read() == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys):
+    fps = ("sampler=fps", "sampler.fps=1,4", "limit=6")
+    done = start("-m", *fps, f"run_dir={tmp_path}", f"benchmark.root={questions}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("custom: 6 items") == 2
+    compare = load_program("compare")
+    line = CommandLine.parse([f"runs={tmp_path}/*", f"out={tmp_path / 'out'}"], free_text=compare.FREE_TEXT)
+    compare.main(compose(config="compare"), line)
+    assert "2 runs on 6 common items" in capsys.readouterr().out
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [run["name"] for run in comparison["runs"]] == ["sampler.fps=1.0", "sampler.fps=4.0"]
+    assert {"runs.png", "pairs.png", "by_group.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("benchmark=custum",), r"benchmark=custum: unknown option. Did you mean 'custom'\?"),
+        ((), "benchmark 'custom' needs benchmark.root"),
+        (("benchmark.root=nowhere",), "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl"),
+        (("benchmark.root=ROOT", "benchmark.prompt_style=x"), "prompt_style='x' is not allowed"),
+        (("benchmark.root=ROOT", "score=likelyhood"), r"'likelyhood' is not allowed. Did you mean 'likelihood'\?"),
+        (("benchmark.root=ROOT", "limit=0"), "limit=0 must be at least 1"),
+        (("benchmark.root=ROOT", "question=Q"), "benchmark= asks its own questions; leave out question="),
+        (("benchmark.root=ROOT", "judge=openai", "judge.model=m"), "judge 'openai' needs judge.url"),
+        (("benchmark.root=ROOT", "run_dir=tests"), "run_dir='tests' is no run of a benchmark"),
+        (("benchmark.root=ROOT", "connector=mlp"), "connector is fixed by ckpt="),
+    ],
+)
+def test_a_mistake_is_named(program, questions, arguments, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        run(program, *(argument.replace("ROOT", str(questions)) for argument in arguments))
+
+
+def test_several_processes_need_a_folder_of_their_own_choice(program, questions, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="give run_dir="):
+        run(program, f"benchmark.root={questions}")
+
+
+@pytest.mark.parametrize("key", ["limit=3", "benchmark.root=x", "judge=exact", "cache.frames=x"])
+def test_keys_of_a_benchmark_need_one(program, key):
+    line = CommandLine.parse([f"ckpt={CKPT}", "question=Q", key], free_text=program.FREE_TEXT)
+    name = key.partition("=")[0].partition(".frames")[0]
+    with pytest.raises(ConfigError, match=f"{name}= needs benchmark=NAME"):
+        program.run(compose(line.overrides), line)
+
+
+def test_the_package_and_the_program_share_a_name():
+    package = importlib.import_module("eval")
+    assert [Path(path) for path in package.__path__] == [ROOT / "eval"]
+    # From anywhere else the package is found by its place.
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('tinyvid', {str(ROOT / 'tinyvid' / '__init__.py')!r})\n"
+        "module = sys.modules['tinyvid'] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "from tinyvid.evaluation import build_benchmark\n"
+        "from tinyvid.errors import DataError\n"
+        "try:\n    build_benchmark({'name': 'custom', 'root': 'nowhere'})\n"
+        "except DataError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, cwd="/", env=ENV, capture_output=True, text=True, timeout=300)
+    assert "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl" in done.stdout, done.stderr
+
+
+def test_a_benchmark_is_the_evaluation_of_a_training_run(questions, tmp_path):
+    assistant = Assistant.from_config(compose(tiny_overrides(tmp_path / "models")), device="cpu")
+    assistant.model.train()
+    benchmark = build_benchmark({"name": "custom", "root": str(questions)})
+    options = EvaluationOptions(limit=4, max_new_tokens=2, workers=0)
+    hook = TrainingBenchmark(benchmark, tmp_path / "run", options=options)
+    metrics = hook(assistant.loaded, 10)
+    assert metrics.keys() >= {"eval_custom_accuracy", "eval_custom_unparsed", "eval_custom_media_failed"}
+    assert 0 <= metrics["eval_custom_accuracy"] <= 1
+    assert assistant.model.training
+    assert len(read_rows(tmp_path / "run" / "benchmarks" / "custom-10")) == 4
+    next(assistant.model.connector.parameters()).data.add_(0.1)
+    assert hook(assistant.loaded, 10), "a step that a resumed run reaches again is evaluated anew"
+
+
+def test_a_sharded_model_is_refused(questions, tmp_path, monkeypatch):
+    assistant = Assistant.from_config(compose(tiny_overrides(tmp_path / "models")), device="cpu")
+    next(assistant.model.parameters()).full_tensor = None
+    benchmark = build_benchmark({"name": "custom", "root": str(questions)})
+    hook = TrainingBenchmark(benchmark, tmp_path, options=EvaluationOptions(limit=1))
+    with pytest.raises(ConfigError, match="use DDP instead of FSDP"):
+        hook(assistant.loaded, 1)

@@ -1,0 +1,230 @@
+"""Rules from a reply to a value, and averages against values worked out by hand or by another program."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyvid import Message, Sample
+from tinyvid.errors import DataError
+from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.evaluation.scoring.averages import bootstrap, interval, macro, mcnemar, mean_points, micro, wilson
+from tinyvid.evaluation.scoring.scores import (
+    extract_label,
+    extract_number,
+    extract_yes_no,
+    mean_relative_accuracy,
+    read,
+)
+
+SAMPLE = Sample([Message("user", "Q?")])
+CLASSES = {name: name for name in ("Abuse", "Arson", "Accident", "Road Accident", "Normal Video")}
+
+
+def item(rule, answer, options=None):
+    return Item("x", SAMPLE, rule=rule, answer=answer, options=options or {})
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"),
+    [
+        ("3", 3),
+        ("3.5 meters", "3.5"),
+        ("There are 1,200 people.", 1200),
+        ("-4", -4),
+        ("50%", 50),
+        ("1e3", 1000),
+        ("three", 3),
+        ("Twenty-one chairs", 21),
+        ("forty", 40),
+        ("I count 2 here and 3 there. The answer is 5.", 5),
+        ("Answer: 7\nbecause 3 + 4 = 7", 7),
+        ("First 2, then 3.\nSo there are 5.", 5),
+        ("<think>10 or 12</think> 12", 12),
+        ("2 and 3", None),
+        ("", None),
+        ("many", None),
+        ("stone", None),
+        ("phone", None),
+        ("12:30", None),
+        ("9" * 400, None),
+    ],
+)
+def test_reads_a_number(reply, number):
+    assert extract_number(reply) == (None if number is None else Fraction(number))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "right", "value"),
+    [
+        (10, 10, 1.0),
+        (9, 10, 0.9),  # an error of 0.1 meets 0.50 to 0.90: nine of ten
+        (8, 10, 0.7),  # ties count exactly, where floats lose one
+        (5, 10, 0.1),
+        (4, 10, 0.0),
+        (21, 10, 0.0),
+        (-10, -10, 1.0),
+        (0, 0, 1.0),
+        (1, 0, 0.0),
+    ],
+)
+def test_mean_relative_accuracy(predicted, right, value):
+    assert mean_relative_accuracy(Fraction(predicted), Fraction(right)) == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ("Arson", "Arson"),
+        ("arson.", "Arson"),
+        ("**Normal Video**", "Normal Video"),
+        ("Road Accident", "Road Accident"),
+        ("The video shows a road accident on a street.", "Road Accident"),
+        ("It is no abuse and no arson. The answer is Normal Video.", "Normal Video"),
+        ("Abuse, Arson or Accident? Answer: Arson, since it burns", "Arson"),
+        ("Abuse or Arson\nAbuse", "Abuse"),
+        ("Abuse or Arson", None),
+        ("Normal", None),
+        ("accidental", None),
+        ("", None),
+    ],
+)
+def test_reads_a_label(reply, label):
+    assert extract_label(reply, CLASSES) == label
+
+
+@pytest.mark.parametrize(
+    ("reply", "word"),
+    [
+        ("Yes", "yes"),
+        ("no.", "no"),
+        ("No, it does not.", "no"),
+        ("**Yes**, there is.", "yes"),
+        ("I think so, yes", "yes"),
+        ("The answer is no", "no"),
+        ("Is it? No: yes, the answer is yes", "yes"),
+        ("I know it", None),
+        ("I do not know", None),
+        ("not sure, nothing, notice", None),
+        ("No one knows", None),
+        ("There is no dog but yes, a cat", None),
+        ("", None),
+    ],
+)
+def test_reads_yes_or_no(reply, word):
+    assert extract_yes_no(reply) == word
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer", "reply", "value", "exact"),
+    [
+        ("exact", "The dog.", "dog", 1.0, True),
+        ("exact", "dog", "a dog runs", 0.0, False),
+        ("contains", "dog", "A dog runs.", 1.0, False),
+        ("contains", "dog", "dogged", 0.0, False),
+        ("contains", "a red dog", "red", 0.0, False),
+        ("contains", "dog", "", 0.0, False),
+        ("contains", "dog", "<think>dog</think>cat", 0.0, False),
+        ("yes_no", "no", "No.", 1.0, True),
+        ("number", "10", "about 9", 0.9, False),
+        ("number", "10", "none", 0.0, False),
+    ],
+)
+def test_rules(rule, answer, reply, value, exact):
+    reading = read(item(rule, answer), reply)
+    assert (reading.value, reading.exact) == (value, exact)
+
+
+def test_a_choice_is_exact_when_it_is_the_letter_and_nothing_else():
+    options = {"A": "a cat", "B": "a dog"}
+    assert [read(item("choice", "B", options), reply).exact for reply in ("(b)", "B. a dog", "A")] == [
+        True,
+        False,
+        False,
+    ]
+    assert read(item("choice", None, options), "B").value is None, "no answer is published"
+
+
+@settings(deadline=None)
+@given(st.text(), st.sampled_from(["label", "number", "yes_no", "contains", "exact"]), st.text())
+def test_no_reply_raises_and_what_cannot_be_read_is_wrong(reply, rule, answer):
+    reading = read(item(rule, "Arson" if rule == "label" else answer, CLASSES), reply)
+    assert 0.0 <= reading.value <= 1.0
+    assert reading.prediction is not None or reading.value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "choise"}, r"rule 'choise' is unknown. Did you mean 'choice'\?"),
+        ({"rule": "choice", "options": {"A": "x"}}, "needs at least 2 options"),
+        ({"rule": "choice", "options": {"A": "x", "B": "y"}, "answer": "C"}, "the answer 'C' is none of"),
+        ({"rule": "exact", "sample": Sample([Message("assistant", "A")])}, "must end with the user's turn"),
+    ],
+)
+def test_an_item_that_cannot_be_scored_is_refused(options, message):
+    with pytest.raises(DataError, match=message):
+        Item("x", **{"sample": SAMPLE, **options})
+
+
+# --- averages ---------------------------------------------------------------------------------------------------------
+
+
+def outcomes(*values, kind="task", status="answered"):
+    return [Outcome(str(i), status, value, groups={kind: group}) for i, (group, value) in enumerate(values)]
+
+
+def test_micro_counts_items_and_macro_counts_groups():
+    rows = outcomes(("a", 1.0), ("a", 1.0), ("a", 0.0), ("a", 1.0), ("b", 0.0), ("c", None))
+    assert micro(rows) == 3 / 5
+    assert macro(rows, "task") == (3 / 4 + 0) / 2, "a group without an answer is none"
+    assert math.isnan(micro([]))
+    assert math.isnan(macro(rows, "colour"))
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [  # worked out from Wilson's formula with z = 1.959964
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (158, 242, 0.5909, 0.7101),
+        (1, 1, 0.2065, 1.0),
+    ],
+)
+def test_wilson(successes, n, low, high):
+    assert wilson(successes, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [  # 2 * sum of binomial(n, i) / 2**n up to the smaller count
+        (4, 12, 2 * (1 + 16 + 120 + 560 + 1820) / 2**16),
+        (0, 5, 2 / 2**5),
+        (3, 3, 1.0),
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (600, 700, 0.00604),  # the normal approximation with continuity correction
+    ],
+)
+def test_mcnemar(first, second, p):
+    assert mcnemar(first, second) == pytest.approx(p, rel=5e-3)
+    assert mcnemar(first, second) == mcnemar(second, first)
+
+
+def test_bootstrap_resamples_videos_not_items():
+    values = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 10
+    alone = bootstrap(values, range(60))
+    together = bootstrap(values, [i // 3 for i in range(60)])
+    assert alone == bootstrap(values, range(60)), "the same numbers every time"
+    assert alone == (pytest.approx(0.5 - 1.96 * 0.0645, abs=0.02), pytest.approx(0.5 + 1.96 * 0.0645, abs=0.02))
+    assert together[1] - together[0] == pytest.approx((alone[1] - alone[0]) * 3**0.5, rel=0.1)
+    assert interval([0.5, 0.7]) == bootstrap([0.5, 0.7], range(2)), "values between 0 and 1 have no Wilson interval"
+
+
+def test_marks_are_averaged_over_what_has_them():
+    rows = [Outcome("a", "answered", 1.0, points={"score": 4.0}), Outcome("b", "unparsed", 0.0)]
+    rows += [Outcome("c", "answered", 0.0, points={"score": 1.0})]
+    assert mean_points(rows) == {"score": 2.5}

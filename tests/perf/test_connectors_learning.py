@@ -1,0 +1,80 @@
+"""The comparison of connectors: every one has the same budget, and the table says what the runs left."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from tests.runs import ROOT
+from tinyvid import compose
+from tinyvid.build import build_connector, check
+from tinyvid.config import CONF_DIR
+from tinyvid.training import read_recipe
+from tinyvid.types import FeatureSpec
+
+NAMES = sorted(path.stem for path in (CONF_DIR / "experiment" / "connectors").glob("*.yaml") if path.stem != "budget")
+TOWER = FeatureSpec(dim=96, num_patches=64, grid=(8, 8))  # of the default model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_connector_makes_sixteen_tokens_under_the_same_recipe(name):
+    config = compose([f"experiment=connectors/{name}"], config="train")
+    groups = check(config)
+    decoder = groups.get("text_decoder")
+    connector = build_connector(groups["connector"], features=TOWER, llm_dim=192, text_decoder=decoder)
+    frames = config.sampler.num_frames
+    assert connector.budget.fixed + connector.budget.per_frame * frames == 16
+    first = compose([f"experiment=connectors/{NAMES[0]}"], config="train")
+    assert [config[key] for key in ("recipe", "data", "benchmark", "llm", "vision_tower")] == [
+        first[key] for key in ("recipe", "data", "benchmark", "llm", "vision_tower")
+    ]
+    options, parts = read_recipe(dict(config.recipe))
+    assert options.max_steps
+    assert parts["vision_tower"].train == "frozen"
+
+
+def test_the_four_connectors_are_there():
+    built = {compose([f"experiment=connectors/{name}"], config="train").connector.name for name in NAMES}
+    assert {"mlp", "naive", "group", "llamavid"} <= built
+
+
+def write_run(folder, name, seed, shares, **options):
+    """Write what a run of recipes/train.py leaves, as far as the comparison reads it."""
+    (folder / "model").mkdir(parents=True)
+    settings = {"connector": {"name": name, **options}, "recipe": {"seed": seed}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "metrics.jsonl").write_text('{"step": 5, "loss": 1}\n{"step": 20, "train_steps_per_second": 4.0}\n')
+    save_file({"a": torch.zeros(1000, 500), "b": torch.zeros(7)}, folder / "model" / "connector.safetensors")
+    for step, share in shares.items():
+        report = {"groups": {"family": {"motion": {"value": share}}}, "official": {"Overall": 100 * share}}
+        (folder / "benchmarks" / f"shapes-{step}").mkdir(parents=True)
+        (folder / "benchmarks" / f"shapes-{step}" / "report.json").write_text(json.dumps(report))
+
+
+def compared(*arguments, status=0):
+    command = [sys.executable, str(ROOT / "perf" / "connectors_learning.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_the_table_has_the_mean_of_the_seeds_of_the_last_evaluation(tmp_path):
+    write_run(tmp_path / "runs" / "a", "mlp", 0, {100: 0.9, 20: 0.2})
+    write_run(tmp_path / "runs" / "b", "mlp", 1, {100: 0.7, 20: 0.1})
+    write_run(tmp_path / "runs" / "c", "group", 0, {100: 0.95}, mixer_layers=2)
+    lines = compared(tmp_path / "runs", "--out", tmp_path / "images" / "curves.png").stdout.splitlines()
+    assert lines[0] == "| connector | motion | all | parameters | s / step |"
+    assert lines[2] == "| group + mixer | 95.0 | 95.0 | 0.50 M | 0.25 |"
+    assert lines[3] == "| mlp | 80.0 (70 - 90) | 80.0 (70 - 90) | 0.50 M | 0.25 |"
+    report = json.loads(lines[-1])
+    assert report["mlp"]["seeds"] == [0, 1]
+    assert report["mlp"]["steps"] == 100
+    assert (tmp_path / "images" / "curves.png").stat().st_size > 5000
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path):
+    assert "holds no finished run" in compared(tmp_path, status=2).stderr

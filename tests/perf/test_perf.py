@@ -1,0 +1,60 @@
+"""The benchmarks run and report what they promise; how fast anything is depends on the machine and is not tested."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PERF = Path(__file__).parents[2] / "perf"
+
+
+def run(name: str, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PERF / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PERF.glob("[a-z]*.py")))
+def test_help_explains_what_is_measured_and_what_is_reported(name):
+    text = run(name, "--help").stdout
+    assert "usage:" in text
+    assert "JSON" in text
+    assert len(text.split()) > 100
+
+
+def test_train_step_reports_its_ratios():
+    done = run("train_step.py", "--quick")
+    report = last_line(done)
+    assert all(math.isfinite(value) for value in report.values() if not isinstance(value, str))
+    assert {"logits_memory_ratio", "cached_epoch_over_flops_limit", "frames_cache_speedup"} <= report.keys()
+    assert {report["cached_limit"], report["uncached_limit"]} <= {"compute", "Processor"}
+    # Bytes and losses, unlike times, do not depend on the machine.
+    assert report["logits_memory_ratio"] <= 1 / 8
+    assert report["loss_difference"] < 1e-4
+    assert report["flops_share"] < 1
+
+
+def test_gpu_runs_the_same_steps_on_the_cpu_when_tiny():
+    report = last_line(run("gpu.py", "--tiny"))
+    rows = [(row["method"], row["features"]) for row in report["rows"]]
+    assert rows == [(method, features) for method in ("lora", "qlora") for features in ("uncached", "cached")]
+    assert not any(row["out_of_memory"] for row in report["rows"])
+    assert report["rows"][1]["tflop"] < report["rows"][0]["tflop"]
+    assert {"lora_peak_gb", "qlora_peak_gb", "lora_mfu"} <= report.keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpu_says_that_it_needs_a_gpu():
+    done = run("gpu.py", status=2)
+    assert "needs a CUDA device" in done.stderr
+    assert not done.stdout

@@ -1,0 +1,221 @@
+"""Packed samples teach what they teach one by one: same loss, same gradients, nothing seen of each other."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.clips import write_clip
+from tests.factories import tiny_config
+from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video
+from tinyvid.data.datasets import RowDataset
+from tinyvid.models.video_llm import _block_mask, _positions
+from tinyvid.training.data import Skipped, TrainingData
+from tinyvid.training.options import DataPolicy
+from tinyvid.training.packing import PackedRows
+from tinyvid.types import IGNORE_INDEX
+
+TURNS = [
+    ("What moves?", "A dog, to the left."),
+    ("Where?", "Home."),
+    ("A longer question about it, is it not?", "Yes, and the reply is longer as well."),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def make(folder, *overrides, **kwargs):
+    torch.manual_seed(0)
+    config = tiny_config(folder, **kwargs)
+    for override in overrides:
+        key, value = override.split("=")
+        group, option = key.split(".")
+        config[group][option] = value
+    return Assistant.from_config(config, device="cpu", dtype="float32")
+
+
+def samples(count=6, seed=0, turns=TURNS):
+    frames = np.random.default_rng(seed).integers(0, 255, (count, 30, 40, 3), dtype=np.uint8)
+    video = Video(frames, fps=2.0)
+    return [
+        Sample([Message("user", asked), Message("assistant", reply)], video=video, id=f"row {number}")
+        for number, (asked, reply) in enumerate(turns)
+    ]
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    output = model(batch)
+    output.loss.backward()
+    return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("family", "connector"), [("qwen2", "group"), ("phi", "mlp"), ("gemma", "naive")])
+def test_packed_rows_teach_what_single_rows_teach(folder, family, connector, attention):
+    assistant = make(folder, f"llm.attention={attention}", family=family, connector=connector)
+    processor, model = assistant.processor, assistant.model.train()
+    first, second = samples(), samples(count=9, seed=1)[:2]
+    together = processor.collate([processor.pack(first), processor.pack(second)])
+    alone = processor.collate([processor(sample) for sample in [*first, *second]])
+    packed, packed_gradients = gradients(model, together)
+    single, single_gradients = gradients(model, alone)
+    assert packed.num_targets == single.num_targets
+    torch.testing.assert_close(packed.logits, single.logits, atol=5e-5, rtol=0)
+    torch.testing.assert_close(packed.loss, single.loss, atol=1e-5, rtol=0)
+    assert packed_gradients.keys() == single_gradients.keys()
+    for name, gradient in single_gradients.items():
+        torch.testing.assert_close(packed_gradients[name], gradient, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_packed_and_single_examples_mix_in_a_batch(folder):
+    assistant = make(folder)
+    processor, model = assistant.processor, assistant.model
+    text = processor(Sample([Message("user", "Hello?"), Message("assistant", "Hello.")]))
+    mixed = model(processor.collate([processor.pack(samples()), text, processor(samples(seed=2)[0])]))
+    alone = [model(processor.collate([e])) for e in (processor.pack(samples()), text, processor(samples(seed=2)[0]))]
+    torch.testing.assert_close(mixed.logits, torch.cat([each.logits for each in alone]), atol=2e-5, rtol=0)
+
+
+def test_a_pack_of_one_is_the_sample(folder):
+    processor = make(folder).processor
+    (sample, *_) = samples()
+    packed, alone = processor.pack([sample]), processor(sample)
+    for name in ("input_ids", "labels", "video_mask", "pixels"):
+        assert torch.equal(getattr(packed, name), getattr(alone, name))
+
+
+def test_layout_of_a_pack(folder):
+    processor = make(folder).processor
+    packed, singles = processor.pack(samples()), [processor(sample) for sample in samples()]
+    shared = int((packed.blocks == 0).sum())
+    assert packed.id == "row 0+row 1+row 2"
+    assert int(packed.video_mask.sum()) == processor.budget(6) == int(packed.video_mask[:shared].sum())
+    for number, single in enumerate(singles, start=1):
+        rest = packed.blocks == number
+        assert torch.equal(packed.input_ids[rest], single.input_ids[shared:])
+        assert torch.equal(packed.labels[rest], single.labels[shared:])
+    assert (packed.labels[:shared] == IGNORE_INDEX).all()
+    assert len(packed.num_frames) == len(packed.slots) == 1
+
+
+def test_positions_and_mask():
+    blocks = torch.tensor([[0, 0, 1, 1, 2, 2, 2, 0]])
+    real = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
+    assert _positions(real, blocks)[0, :7].tolist() == [0, 1, 2, 3, 2, 3, 4]
+    mask = _block_mask(real, blocks)[0, 0].int()
+    assert mask[:7].tolist() == [
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 1, 0],
+    ]
+    assert mask[7].any()  # a row of nothing would make softmax not a number
+
+
+def test_length_is_that_of_the_longest_sample_alone(folder):
+    processor = make(folder).processor
+    longest = max(len(processor.plan(sample).input_ids) for sample in samples())
+    processor.max_length = longest
+    assert len(processor.pack(samples()).input_ids) > longest
+    processor.max_length = longest - 1
+    with pytest.raises(DataError, match="sample 'row 2'.*exceed the limit"):
+        processor.pack(samples())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [rows[0], samples(seed=3)[1]], "must all show the same videos"),
+        (lambda rows: [rows[0], replace(rows[1], video=None)], "must all show the same videos"),
+        (lambda rows: [replace(rows[0], video=None)], "must all show the same videos"),
+        (
+            lambda rows: [rows[0], replace(rows[1], messages=[Message("system", "Be brief."), *rows[1].messages])],
+            "same text in front of the videos",
+        ),
+        (lambda rows: [], "at least one sample"),
+    ],
+)
+def test_samples_that_cannot_be_packed(folder, change, message):
+    with pytest.raises(DataError, match=message):
+        make(folder).processor.plan_pack(change(samples()))
+
+
+def test_a_template_with_nothing_before_the_reply(folder):
+    processor = make(folder).processor
+    processor.template.video_suffix = processor.template.user_suffix = processor.template.assistant_prefix = ""
+    processor.template.read_user_text = False
+    with pytest.raises(DataError, match="reply begins right behind the video.*recipe.pack=1"):
+        processor.pack(samples())
+
+
+def test_a_connector_that_reads_the_question(folder):
+    processor = make(folder).processor
+    processor.reads_question = True
+    with pytest.raises(ConfigError, match="questions cannot share video tokens; set recipe.pack=1"):
+        processor.pack(samples())
+
+
+def test_packed_examples_are_not_for_generation(folder):
+    assistant = make(folder)
+    packed = assistant.processor.pack(samples())
+    with pytest.raises(DataError, match="to learn"):
+        assistant.processor.collate([packed], padding_side="left")
+    with pytest.raises(DataError, match="to learn"):
+        assistant.model.generate(assistant.processor.collate([packed]), max_new_tokens=2)
+
+
+def test_other_attention_is_refused(folder):
+    assistant = make(folder)
+    assistant.model.llm.config._attn_implementation = "flash_attention_2"
+    batch = assistant.processor.collate([assistant.processor.pack(samples())])
+    with pytest.raises(ConfigError, match=r"recipe.pack above 1 needs llm.attention=sdpa or eager"):
+        assistant.model(batch)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path):
+    for name in ("one", "two"):
+        write_clip(tmp_path / f"{name}.mp4", num_frames=8)
+    lines = [
+        {"id": f"{name} {number}", "video": f"{name}.mp4",
+         "messages": [{"role": "user", "content": f"What is in {number}?"}, {"role": "assistant", "content": "It."}]}
+        for number in range(3) for name in ("one", "two")
+    ]  # fmt: skip
+    lines.append({"id": "text", "messages": lines[0]["messages"]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "no row\n")
+    return RowDataset(path=str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("most", "items"), [(8, [[0, 2, 4], [1, 3, 5], [6], [7]]), (2, [[0, 2], [1, 3], [4], [5], [6], [7]])]
+)
+def test_rows_about_the_same_video_come_together(rows, most, items):
+    packed = PackedRows(rows, most)
+    assert packed.items == items
+    assert sorted(index for item in packed.items for index in item) == list(range(len(rows)))
+    assert packed.size(0) == sum(rows.size(index) for index in items[0])
+    assert packed.where(0).endswith(f"rows.jsonl:1 (packed with {len(items[0]) - 1} more)")
+
+
+def test_training_data_packs(folder, rows):
+    processor = make(folder).processor
+    data = TrainingData(PackedRows(rows, 8), processor, DataPolicy(on_error="skip", max_skip=0.5))
+    examples = [data[index] for index in range(len(data))]
+    assert [getattr(e, "blocks", None) is not None for e in examples] == [True, True, False, False]
+    assert isinstance(examples[3], Skipped)
+    assert "rows.jsonl:8" in examples[3].where
+    assert examples[0].id == "one 0+one 1+one 2"
+    batch = data.collate(examples)["batch"]
+    assert batch.blocks.shape == batch.input_ids.shape

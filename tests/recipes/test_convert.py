@@ -1,0 +1,221 @@
+"""The converters: labels from file names, ids that no listing changes, times that are kept, rows to train on."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clips import write_clip
+from tinyvid import ConfigError, DataError
+from tinyvid.data.datasets import RowDataset
+
+spec = importlib.util.spec_from_file_location("convert_recipe", Path(__file__).parents[2] / "recipes" / "convert.py")
+convert = importlib.util.module_from_spec(spec)
+sys.modules["convert_recipe"] = convert  # where dataclasses look their module up
+spec.loader.exec_module(convert)
+
+CRIMES = [
+    "Abuse/Abuse028_x264.mp4",
+    "Abuse/Abuse030_x264.mp4",
+    "RoadAccidents/RoadAccidents001_x264.mp4",
+    "Shoplifting/Shoplifting001_x264.mp4",
+    "Normal/Normal_Videos_003_x264.mp4",
+    "Normal/Normal_Videos307_x264.mp4",
+]
+TEST_LIST = """Abuse028_x264.mp4  Abuse  165  240  -1  -1
+Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1
+"""
+MOMENTS = """AAXMQGLL 0.0 5.5##The bird is flying.
+AAXMQGLL 6.0 9.5##The bird is eating.
+AAXMQGLL 12 14##The bird is flying.
+
+BBQ 1.25 3.5##A frog is swimming.
+CCR 0 2##A fox is sleeping.
+"""
+
+
+def place(folder, names, order=1):
+    for name in names[::order]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def run(tmp_path, *arguments, name="rows.jsonl"):
+    """Convert, and return the report, the rows, and the samples that training reads of them."""
+    out = tmp_path / name
+    args = convert.parse([*arguments, "--videos", str(tmp_path / "videos"), "--out", str(out)])
+    report = convert.convert(args)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    samples = RowDataset(path=str(out), media_root=str(tmp_path / "videos"))
+    return report, rows, [samples[i] for i in range(len(samples))]
+
+
+@pytest.fixture
+def crimes(tmp_path):
+    place(tmp_path / "videos", CRIMES)
+    (tmp_path / "test.txt").write_text(TEST_LIST)
+    return tmp_path
+
+
+@pytest.fixture
+def animals(tmp_path):
+    place(tmp_path / "videos", ["AAXMQGLL.mp4", "BBQ.mp4", "CCR.mp4"])
+    (tmp_path / "train.txt").write_text(MOMENTS)
+    return tmp_path
+
+
+def crime(folder, *arguments, **kwargs):
+    return run(folder, "ucf_crime", "--test-list", str(folder / "test.txt"), *arguments, **kwargs)
+
+
+def animal(folder, *arguments, **kwargs):
+    return run(folder, "animal_kingdom", "--annotation", str(folder / "train.txt"), *arguments, **kwargs)
+
+
+# --- UCF-Crime --------------------------------------------------------------------------------------------------
+
+
+def test_the_official_test_list_splits_the_videos(crimes):
+    report, rows, _ = crime(crimes, "--split", "test")
+    assert [row["id"] for row in rows] == ["ucf_crime:Abuse028_x264", "ucf_crime:Normal_Videos_003_x264"]
+    assert report["rows"] == 2
+    report, rows, _ = crime(crimes, "--split", "train", name="train.jsonl")
+    assert [row["label"] for row in rows] == ["Abuse", "Normal Video", "Road Accident"]
+    assert report["left out: Shoplifting (--classes eleven)"] == 1
+    report, rows, _ = crime(crimes, "--split", "all", "--classes", "fourteen", name="all.jsonl")
+    assert len(rows) == 6
+    assert not any(name.startswith("left out") for name in report)
+
+
+def test_a_label_is_asked_for_with_its_categories_and_learnt(crimes):
+    _, rows, samples = crime(crimes)
+    question, reply = samples[0].messages
+    assert reply.text == rows[0]["label"] == "Abuse"
+    assert question.text.endswith(
+        "Abuse, Arrest, Arson, Assault, Burglary, Explosion, Fighting, Robbery, Road Accident, "
+        "Shooting, or Normal Video."
+    )
+    assert samples[0].videos[0].source == str(crimes / "videos" / "Abuse/Abuse030_x264.mp4")
+
+
+def test_choices_are_fixed_or_shuffled_by_row_and_seed(crimes):
+    _, fixed, samples = crime(crimes, "--target", "choice")
+    assert all(tuple(row["options"]) == convert.ELEVEN for row in fixed)
+    assert [row["options"][row["answer_index"]] for row in fixed] == [row["label"] for row in fixed]
+    assert samples[0].messages[1].text == "A"
+    _, one, _ = crime(crimes, "--target", "choice", "--shuffle", "1", name="1.jsonl")
+    _, again, _ = crime(crimes, "--target", "choice", "--shuffle", "1", name="2.jsonl")
+    _, two, _ = crime(crimes, "--target", "choice", "--shuffle", "2", name="3.jsonl")
+    assert one == again
+    assert one != two
+    assert len({tuple(row["options"]) for row in one}) == len(one)
+    assert [row["options"][row["answer_index"]] for row in one] == [row["label"] for row in one]
+    assert all(sorted(row["options"]) == sorted(convert.ELEVEN) for row in one)
+
+
+def test_rows_do_not_depend_on_the_order_of_files_or_on_other_files(tmp_path):
+    results = []
+    for number, (names, order) in enumerate([(CRIMES, 1), (CRIMES, -1), (CRIMES[1:], 1)]):
+        folder = tmp_path / str(number)
+        place(folder / "videos", names, order)
+        (folder / "test.txt").write_text(TEST_LIST)
+        results.append(crime(folder, "--target", "choice", "--shuffle", "5")[1])
+    assert results[0] == results[1] == results[2]
+
+
+def test_what_is_missing_is_refused_or_counted(crimes):
+    (crimes / "videos" / CRIMES[0]).unlink()
+    with pytest.raises(DataError, match="1 test videos that are not in the folder: Abuse028_x264; --allow-missing"):
+        crime(crimes, "--split", "test")
+    assert not list(crimes.glob("rows.jsonl*"))
+    report, rows, _ = crime(crimes, "--split", "test", "--allow-missing")
+    assert len(rows) == report["left out: test videos that are not in the folder"] == 1
+
+
+def test_long_videos_are_left_out_when_asked(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos" / "Abuse001.mp4", num_frames=30, fps=10)
+    write_clip(tmp_path / "videos" / "Arson001.mp4", num_frames=60, fps=10)
+    report, rows, _ = run(tmp_path, "ucf_crime", "--split", "all", "--max-seconds", "4")
+    assert [row["label"] for row in rows] == ["Abuse"]
+    assert report["left out: longer than 4 s"] == 1
+
+
+def test_wrong_arguments_of_ucf_crime(crimes):
+    with pytest.raises(ConfigError, match="--split train needs --test-list"):
+        run(crimes, "ucf_crime")
+    with pytest.raises(DataError, match="there is no test list"):
+        run(crimes, "ucf_crime", "--test-list", "nowhere.txt")
+    place(crimes / "videos", ["Other/Abuse028_x264.avi"])
+    with pytest.raises(DataError, match=r"Abuse028_x264.mp4 and .*Abuse028_x264.avi have the same name"):
+        crime(crimes)
+
+
+# --- Animal Kingdom ---------------------------------------------------------------------------------------------
+
+
+def test_descriptions_join_the_sentences_in_order_each_once(animals):
+    _, rows, samples = animal(animals)
+    assert [row["id"] for row in rows] == ["animal_kingdom:AAXMQGLL", "animal_kingdom:BBQ", "animal_kingdom:CCR"]
+    assert samples[0].messages[-1].text == "The bird is flying. The bird is eating."
+    _, _, samples = animal(animals, "--keep-repeats", name="repeats.jsonl")
+    assert samples[0].messages[-1].text == "The bird is flying. The bird is eating. The bird is flying."
+
+
+def test_grounding_keeps_every_time(animals):
+    _, rows, samples = animal(animals, "--task", "grounding")
+    assert len({row["id"] for row in rows}) == 4
+    assert rows[0]["spans"] == [[0.0, 5.5], [12.0, 14.0]]
+    assert samples[0].messages[0].text.startswith('When does this happen in the video: "The bird is flying."?')
+    assert samples[0].messages[1].text == "0.0 - 5.5 s, 12.0 - 14.0 s"
+    assert samples[0].meta["spans"] == rows[0]["spans"]
+    assert "clip" not in rows[0]
+
+
+def test_choices_show_the_moment_and_draw_wrong_options_from_other_videos(animals):
+    _, rows, samples = animal(animals, "--task", "choice", "--options", "3")
+    assert len({row["id"] for row in rows}) == 5
+    first = rows[0]
+    assert first["options"][first["answer_index"]] == "The bird is flying."
+    assert set(first["options"]) == {"The bird is flying.", "A frog is swimming.", "A fox is sleeping."}
+    assert (samples[0].videos[0].start, samples[0].videos[0].end) == (0.0, 5.5)
+    assert samples[0].messages[1].text in ("A", "B", "C")
+    assert animal(animals, "--task", "choice", "--options", "3", name="again.jsonl")[1] == rows
+    assert animal(animals, "--task", "choice", "--options", "3", "--seed", "4", name="other.jsonl")[1] != rows
+    with pytest.raises(DataError, match="AAXMQGLL: 2 sentences of other videos are too few for --options 4"):
+        animal(animals, "--task", "choice", name="four.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("AAX 1.0##Hi", r"train.txt:1: expected 'CODE start end##sentence', found 'AAX 1.0##Hi'"),
+        ("AAX 1.0 2.0 Hi", "train.txt:1: expected"),
+        ("AAX 1.0 2.0##", "train.txt:1: expected"),
+        ("AAX 3.0 2.0##Hi", "train.txt:1: ends at 2 s, which is not after 3 s"),
+    ],
+)
+def test_broken_lines_are_named(animals, line, message):
+    (animals / "train.txt").write_text(line + "\n")
+    with pytest.raises(DataError, match=message):
+        animal(animals)
+
+
+def test_codes_without_a_video_are_refused_or_counted(animals):
+    (animals / "videos" / "BBQ.mp4").unlink()
+    with pytest.raises(DataError, match="1 videos that are not in the folder: BBQ; --allow-missing leaves them out"):
+        animal(animals)
+    report, rows, _ = animal(animals, "--allow-missing")
+    assert len(rows) == 2
+    assert report["left out: videos that are not in the folder"] == 1
+
+
+def test_nothing_is_overwritten(animals):
+    animal(animals)
+    with pytest.raises(DataError, match=r"rows.jsonl exists already"):
+        animal(animals)
+    with pytest.raises(SystemExit):
+        convert.parse(["animal_kingdom", "--annotation", "x", "--videos", "x", "--out", "x", "--options", "1"])

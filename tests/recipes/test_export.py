@@ -1,0 +1,210 @@
+"""``recipes/export.py``: merged = unmerged, nothing else needed, whole or not at all, and what the model card says."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.factories import tiny_overrides
+from tests.goldens import TINYLLAVA_VIDEO
+from tests.runs import ROOT, load_program, settings, write_rows
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
+from tinyvid.command_line import CommandLine
+from tinyvid.models.adapters import is_adapted, without
+from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply
+
+program = load_program("export")
+
+
+def adapted(folder, *parts, dtype="float32", quant="none", **peft):
+    """A model whose adapters change what it says, saved as training would."""
+    torch.manual_seed(0)
+    assistant = Assistant.from_config(compose(tiny_overrides(folder)), device="cpu", dtype=dtype, quant=quant)
+    how = {part: PartOptions(train="lora" if part in parts else "frozen") for part in PARTS}
+    apply(assistant.model, how, PeftOptions(rank=4, **peft), lr=1e-3)
+    for name, parameter in assistant.model.named_parameters():
+        if "lora_B" in name:  # peft starts it at zero, where the adapter would change nothing
+            torch.nn.init.normal_(parameter, std=0.05)
+    assistant.model.eval()
+    return assistant
+
+
+def logits(assistant):
+    frames = np.random.default_rng(0).integers(0, 255, (6, 30, 40, 3), dtype=np.uint8)
+    example = assistant.processor(Sample([Message("user", "Q?"), Message("assistant", "A.")], video=frames))
+    with torch.no_grad():
+        return assistant.model(assistant.processor.collate([example])).logits
+
+
+@pytest.mark.parametrize("peft", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
+def test_merged_equals_unmerged_without_the_base_models(tmp_path, peft):
+    assistant = adapted(tmp_path / "models", *PARTS, **peft)
+    expected = logits(assistant)
+    assistant.save_pretrained(tmp_path / "ckpt")
+    program.export(str(tmp_path / "ckpt"), tmp_path / "out")
+    shutil.rmtree(tmp_path / "models")
+    shutil.rmtree(tmp_path / "ckpt")
+    again = Assistant.from_pretrained(tmp_path / "out", device="cpu")
+    assert not any(is_adapted(getattr(again.model, part)) for part in PARTS)
+    torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
+    assert isinstance(again.ask(None, "Q?", max_new_tokens=2), str)
+
+
+def test_peft_alone_loads_the_unmerged_adapter(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    assistant = adapted(tmp_path / "models", "llm", "connector")
+    assistant.save_pretrained(tmp_path / "ckpt")
+    program.export(str(tmp_path / "ckpt"), tmp_path / "out")
+    folder = tmp_path / "out" / program.UNMERGED
+    assert sorted(entry.name for entry in folder.iterdir()) == ["connector", "llm"]
+    base = AutoModelForCausalLM.from_pretrained(assistant.config["llm"]["path"], dtype=torch.float32)
+    alone = PeftModel.from_pretrained(base, folder / "llm").eval()
+    ids = torch.arange(10)[None]
+    torch.testing.assert_close(alone(ids).logits, assistant.model.llm(ids).logits, atol=1e-6, rtol=0)
+    plain = without(Assistant.from_pretrained(tmp_path / "ckpt", device="cpu").model.connector)
+    connector = PeftModel.from_pretrained(plain, folder / "connector").eval()
+    clip = torch.randn(4, 16, 24)
+    torch.testing.assert_close(connector(clip), assistant.model.connector(clip), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_of_a_quantised_base_merges_onto_the_full_one(tmp_path):
+    quantised = adapted(tmp_path / "models", "llm", quant="nf4")
+    with pytest.raises(CheckpointError, match="the LLM is quantised"):
+        program.standing_alone(quantised.loaded, {})
+    quantised.save_pretrained(tmp_path / "ckpt")
+    unmerged = Assistant.from_pretrained(tmp_path / "ckpt", device="cpu", dtype="float32")
+    expected = logits(unmerged)
+    program.export(str(tmp_path / "ckpt"), tmp_path / "out")
+    torch.testing.assert_close(logits(Assistant.from_pretrained(tmp_path / "out", device="cpu")), expected)
+
+
+@pytest.mark.parametrize("name", ["group_qwen2", "group_qwen2_lora"])
+def test_a_checkpoint_of_tinyllava_video_is_exported(tmp_path, name):
+    before = Assistant.from_pretrained(TINYLLAVA_VIDEO / name, device="cpu", dtype="float32")
+    program.export(str(TINYLLAVA_VIDEO / name), tmp_path / "out", dtype="float32")
+    after = Assistant.from_pretrained(tmp_path / "out", device="cpu", dtype="float32")
+    assert torch.equal(logits(after), logits(before))
+    assert not (tmp_path / "out" / program.UNMERGED).exists()
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_weights_are_written_as_stored_or_as_asked(tmp_path, dtype):
+    from safetensors.torch import load_file
+
+    adapted(tmp_path / "models", "llm").save_pretrained(tmp_path / "ckpt")
+    program.export(str(tmp_path / "ckpt"), tmp_path / "out", dtype=dtype)
+    wanted = {torch.bfloat16 if dtype else torch.float32}
+    for file in ("llm/model.safetensors", "vision_tower/model.safetensors", "connector.safetensors"):
+        assert {tensor.dtype for tensor in load_file(tmp_path / "out" / file).values()} == wanted, file
+
+
+def test_a_part_keeps_the_dtype_it_is_stored_in(tmp_path):
+    adapted(tmp_path / "models", "llm", dtype="bfloat16").save_pretrained(tmp_path / "ckpt")
+    loaded = Assistant.from_pretrained(tmp_path / "ckpt", device="cpu", dtype="float32").loaded
+    found = program.dtypes_of(str(tmp_path / "ckpt"), loaded)
+    assert found == {"llm": torch.float32, "vision_tower": torch.float32, "connector": torch.bfloat16}
+
+
+def test_nothing_is_written_where_something_is(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(CheckpointError, match="exists already and is not empty"):
+        program.export(str(TINYLLAVA_VIDEO / "group_qwen2"), tmp_path / "out")
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(program, "write_card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        program.export(str(TINYLLAVA_VIDEO / "group_qwen2"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ConfigError, match="dtype='bf16' is unknown"):
+        program.export("nowhere", ROOT / "nowhere", dtype="bf16")
+
+
+def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
+    rows = write_rows(tmp_path / "data", 4)
+    options = settings(tmp_path / "models", rows, "recipe.max_steps=2", f"eval_path={rows}")
+    load_program("train").train(options, tmp_path / "run")
+    program.export(str(tmp_path / "run" / "model"), tmp_path / "out")
+    _, head, card = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "tinyvid"
+    for words in (
+        *(f"path: {rows}", "Rows: 4", "licences of the data and of the base models are unknown"),
+        *("## Recipe", "train: lora", "rank: 4", "max_steps: 2", "quant: none"),
+        *("## Metrics", "training loss", "evaluation loss, best"),
+        *("`adapters_unmerged/llm`", "transformers 5", "torch 2", "`group`", "num_queries"),
+    ):
+        assert words in card, words
+
+
+def test_the_card_names_base_models_of_the_hub(tmp_path):
+    groups = {
+        "llm": {"name": "qwen2_5", "path": "Qwen/Qwen2.5-3B"},
+        "vision_tower": {"name": "siglip", "path": "google/siglip-so400m-patch14-384"},
+        "connector": {"name": "group"},
+        "sampler": {"name": "uniform"},
+        "template": {"name": "qwen2_base"},
+    }
+    program.write_card(tmp_path, "owner/model", groups, dict.fromkeys(PARTS, torch.bfloat16), [])
+    _, head, card = (tmp_path / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["base_model"] == [
+        "Qwen/Qwen2.5-3B",
+        "google/siglip-so400m-patch14-384",
+        "owner/model",
+    ]
+    assert "Not recorded: the checkpoint did not lie in the folder of a training run" in card
+    assert "bfloat16" in card
+
+
+def run(*arguments):
+    command = [sys.executable, str(ROOT / "recipes" / "export.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_exports_what_eval_reads(tmp_path):
+    out = tmp_path / "it's [out], a=b"
+    done = run(f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}", f"out={out}", "dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"wrote {out}"
+    assert Assistant.from_pretrained(out, device="cpu").ask(None, "Q?", max_new_tokens=2) is not None
+
+
+def test_a_mistake_ends_in_one_line_and_status_2():
+    done = run("ckpt=nowhere", "out=x", "quant=nf4")
+    assert done.returncode == 2
+    assert "quant" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "ckpt= is missing"),
+        (("ckpt=nowhere",), "out= is missing"),
+        (("ckpt=nowhere", "out=x"), "there is no directory 'nowhere'"),
+    ],
+)
+def test_what_is_missing_is_named(arguments, message):
+    line = CommandLine.parse(arguments, free_text=("ckpt", "out"))
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        program.main(compose(config="export"), line)
+
+
+def test_help_shows_examples():
+    done = run("--help")
+    assert done.returncode == 0, done.stderr
+    assert "python recipes/export.py ckpt=runs/mine/model out=my-model" in done.stdout

@@ -1,0 +1,341 @@
+"""Sets of the shapes world: real files with rows to train on, whole or not there, the same however they are made."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.factories import tiny_overrides
+from tests.runs import ROOT, load_program
+from tinyvid import Assistant, ConfigError, DataError, compose
+from tinyvid.command_line import CommandLine
+from tinyvid.data.datasets import RowDataset
+from tinyvid.diagnostics.checks import RowChecks
+from tinyvid.registry import DATASETS, VIDEO_READERS
+from tinyvid.worlds.shapes import (
+    HELD_OUT,
+    SetOptions,
+    encode,
+    plan_clip,
+    render,
+    sampled_times,
+    scene_from_dict,
+    write_set,
+)
+
+SMALL = SetOptions(questions=4, seconds=[2.0])
+FILES = {"crf": [18, 28], "codecs": ["h264"]}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sets") / "small"
+    write_set(SMALL, out, clips=12, **FILES)
+    return out
+
+
+# --- what is in a set -------------------------------------------------------------------------------------------
+
+
+def test_a_set_holds_files_rows_scenes_and_a_manifest(small):
+    assert {path.name for path in small.iterdir()} == {"clips", "rows.jsonl", "scenes.jsonl", "manifest.json"}
+    assert len(list((small / "clips" / "000").glob("*.mp4"))) == 12
+    manifest = json.loads((small / "manifest.json").read_text())
+    assert (manifest["world"], manifest["format"]) == ("shapes", 1)
+    assert manifest["options"]["seed"] == 0
+    assert manifest["options"]["crf"] == [18, 28]
+    assert manifest["counts"]["clips"] == 12
+    assert manifest["counts"]["rows"] == 48 == len(lines(small / "rows.jsonl"))
+    assert sum(n for formats in manifest["counts"]["families"].values() for n in formats.values()) == 48
+    assert set(manifest["versions"]) == {"python", "numpy", "tinyvid", "av"}
+
+
+def test_the_rows_have_no_fault_and_the_scenes_say_what_the_files_show(small, tmp_path):
+    processor = Assistant.from_config(compose(tiny_overrides(tmp_path)), device="meta").processor
+    checks = RowChecks(RowDataset(path=str(small / "rows.jsonl")), processor, decode="all")
+    assert [fault for index in range(len(checks)) for fault in checks[index].faults] == []
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    for record in lines(small / "scenes.jsonl"):
+        meta = reader.probe(small / record["video"])
+        assert (meta.width, meta.height, meta.num_frames) == (record["width"], record["height"], record["num_frames"])
+        assert meta.fps == pytest.approx(record["fps"])
+        assert meta.duration == pytest.approx(record["num_frames"] / record["fps"], abs=0.02)
+        frames = reader.read(small / record["video"], range(meta.num_frames)).frames.astype(int)
+        scene = scene_from_dict(record["scene"])
+        drawn = render(scene, num_frames=meta.num_frames, width=meta.width, height=meta.height)
+        assert np.abs(frames - drawn).mean() < 6
+        assert [event["kind"] for event in record["events"]] == [event.kind for event in scene.events]
+
+
+def test_a_row_becomes_a_sample_with_all_that_is_known(small):
+    rows = RowDataset(path=str(small / "rows.jsonl"))
+    scenes = {record["video"]: record for record in lines(small / "scenes.jsonl")}
+    for index in range(len(rows)):
+        sample, row = rows[index], rows.rows[index]
+        assert [message.role for message in sample.messages] == ["user", "assistant"]
+        assert sample.messages[1].text == row["conversations"][1]["value"]
+        record = scenes[row["video"]]
+        scene = scene_from_dict(record["scene"])
+        assert sample.meta["duration"] == record["num_frames"] / record["fps"]
+        assert [thing["colors"][0] for thing in sample.meta["objects"]] == [shape.colour for shape in scene.shapes]
+        if sample.meta["format"] == "choice":
+            assert sample.meta["options"][sample.meta["answer_index"]] == sample.meta["answer"]
+        times = sampled_times(record["num_frames"], 16)
+        for number, moment in enumerate(times):
+            for shape, thing in zip(scene.state(moment, aspect=record["width"] / record["height"]),
+                                    sample.meta["objects"], strict=True):  # fmt: skip
+                box = thing["boxes"][number]
+                assert (box is not None) == shape.visible
+                if box:
+                    assert box[0] < shape.x * record["width"] < box[2]
+                    assert box[1] < shape.y * record["height"] < box[3]
+
+
+def test_splits_differ_and_unseen_shows_what_was_held_out():
+    def pairs(split, **options):
+        plans = [plan_clip(replace(SMALL, split=split, **options), index) for index in range(60)]
+        return [{(c, s.kind) for s in plan.scene.shapes for c in s.colours} for plan in plans]
+
+    train, iid = (plan_clip(replace(SMALL, split=split), 0).scene for split in ("train", "iid"))
+    assert train != iid
+    assert all(found & set(HELD_OUT) for found in pairs("unseen"))
+    for split in ("train", "iid"):
+        assert not any(found & set(HELD_OUT) for found in pairs(split, hold_out=True))
+        assert any(found & set(HELD_OUT) for found in pairs(split))
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("h264", "mp4"), ("mpeg4", "mp4"), ("vp9", "webm")])
+def test_every_codec_gives_a_file_that_the_readers_read(tmp_path, codec, ending):
+    options = replace(SMALL, sizes=["96x54"], fps=[12.5], seconds=[2.0])
+    write_set(options, tmp_path / "set", clips=1, crf=[20], codecs=[codec])
+    (record,) = lines(tmp_path / "set" / "scenes.jsonl")
+    assert record["video"].endswith(ending)
+    path = tmp_path / "set" / record["video"]
+    drawn = render(scene_from_dict(record["scene"]), num_frames=25, width=96, height=54).astype(int)
+    for name in ("pyav", "decord"):
+        reader = VIDEO_READERS.build({"name": name})
+        meta = reader.probe(path)
+        assert (meta.num_frames, meta.fps) == (25, pytest.approx(12.5))
+        assert np.abs(reader.read(path, range(25)).frames - drawn).mean() < 5
+
+
+# --- the same set -----------------------------------------------------------------------------------------------
+
+
+def test_a_clip_depends_on_its_number_only(small, tmp_path):
+    write_set(SMALL, tmp_path / "workers", clips=12, workers=2, **FILES)
+    assert content(tmp_path / "workers") == content(small)
+    write_set(SMALL, tmp_path / "fewer", clips=3, **FILES)
+    fewer, more = content(tmp_path / "fewer"), content(small)
+    assert all(more[name] == data for name, data in fewer.items() if name.startswith("clips/"))
+    assert more["rows.jsonl"].startswith(fewer["rows.jsonl"])
+    write_set(replace(SMALL, seed=1), tmp_path / "seed", clips=3, **FILES)
+    assert content(tmp_path / "seed")["rows.jsonl"] != fewer["rows.jsonl"]
+
+
+def test_a_crowded_scene_is_looked_for_until_it_is_found():
+    """Clip 1000 of these needs more than 60 tries."""
+    options = SetOptions(seconds=[2.0, 3.0, 4.0, 6.0], fps=[8.0], sizes=["64x64"])
+    assert len(plan_clip(options, 1000).scene.shapes) == 4
+
+
+def test_files_are_the_same_bytes_each_time():
+    plan = plan_clip(SMALL, 5)
+    for codec in ("h264", "mpeg4", "vp9"):
+        assert len({encode(plan, codec=codec) for _ in range(4)}) == 1, codec
+
+
+def test_a_killed_run_leaves_no_set_and_goes_on(small, tmp_path):
+    out = tmp_path / "set"
+    program = (
+        "import sys; from pathlib import Path; from tinyvid.worlds.shapes import SetOptions, write_set\n"
+        "write_set(SetOptions(questions=4, seconds=[2.0]), Path(sys.argv[1]), clips=12, crf=[18, 28], codecs=['h264'],"
+        " track=slowly)"
+    )
+    slowly = "import time\ndef slowly(clips):\n  for clip in clips:\n    time.sleep(0.2)\n    yield clip\n"
+    process = subprocess.Popen([sys.executable, "-c", slowly + program, str(out)], cwd=ROOT)
+    partial = tmp_path / "set.partial"
+    limit = time.monotonic() + 120
+    while len(list(partial.glob("clips/*/*.mp4"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert not (partial / "manifest.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in partial.glob("clips/*/*.mp4")}
+    assert 3 <= len(done) < 12
+    with pytest.raises(ConfigError, match=r"holds an interrupted set with other options \(seed\); remove it"):
+        write_set(replace(SMALL, seed=1), out, clips=12, **FILES)
+    write_set(SMALL, out, clips=12, **FILES)
+    assert not partial.exists()
+    assert content(out) == content(small)
+    assert all((out / path.relative_to(partial)).stat().st_mtime_ns == moment for path, moment in done.items())
+
+
+def test_a_full_disk_is_reported_and_leaves_no_set(small, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))  # no file may grow beyond this
+    try:
+        with pytest.raises(DataError, match=r"set.partial: writing failed: clip \d+ of 12: .*; what is written so far"):
+            write_set(SMALL, tmp_path / "set", clips=12, **FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "set").exists()
+    assert not list((tmp_path / "set.partial").rglob("*.tmp"))
+    write_set(SMALL, tmp_path / "set", clips=12, **FILES)
+    assert content(tmp_path / "set") == content(small)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"split": "test"}, "split='test' is unknown. .*iid"),
+        ({"sizes": ["65x64"]}, "sizes: '65x64' must be written as 128x72, in even numbers"),
+        ({"sizes": ["64"]}, "sizes: '64' must be written as 128x72"),
+        ({"sizes": ["64x100000"]}, "sizes: '64x100000' must be written"),
+        ({"sizes": []}, "sizes is empty"),
+        ({"fps": [2.0]}, "fps=2 and seconds=2 make 4 frames; a clip needs 8 to 100,000"),
+        ({"fps": [float("nan")]}, "make 0 frames"),
+        ({"seconds": [1e9]}, "a clip needs 8 to 100,000"),
+        ({"cuts": 1.5}, "cuts=1.5 must be a share"),
+        ({"families": ["colours"]}, "there is no family of questions 'colours'. Did you mean 'colour'"),
+        ({"formats": ["yes"]}, "there is no format 'yes'"),
+        ({"num_shapes": 1, "min_events": 3}, "min_events=3 cannot be had with 1 shapes"),
+        ({"colours": ["red", "mauve"]}, "there is no colour 'mauve'"),
+        ({"split": "unseen", "colours": ["green", "white", "pink"]}, "split=unseen needs one of the colours"),
+        ({"bounces": [1, 2, 3]}, "must be two numbers"),
+    ],
+)
+def test_impossible_clips_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SMALL, **options)
+
+
+def test_questions_that_no_scene_has_are_named(tmp_path):
+    options = replace(SMALL, num_shapes=1, families=["order_between", "collision"], questions=1)
+    with pytest.raises(DataError, match="clip 0: questions=1 of the families order_between, collision were found in"):
+        write_set(options, tmp_path / "set", clips=2, **FILES)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"clips": 0}, "clips=0 must be at least 1"),
+        ({"clips": 10**10}, r"clips=10,000,000,000 need at least 15,000.0 GB, and '.*' has"),
+        ({"crf": []}, r"crf=\[\] must list numbers"),
+        ({"crf": [52]}, r"crf=\[52\] must list numbers from 0 to 51"),
+        ({"codecs": []}, "codecs is empty"),
+        ({"codecs": ["h265"]}, "codecs: 'h265' is unknown. Did you mean 'h264'"),
+    ],
+)
+def test_impossible_files_are_refused_before_anything_is_written(tmp_path, files, message):
+    with pytest.raises(ConfigError, match=message):
+        write_set(SMALL, tmp_path / "set", **({"clips": 2} | FILES | files))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_never_written_over(small, tmp_path):
+    before = content(small)
+    with pytest.raises(ConfigError, match=r"out='.*small' is there already; remove it, or choose another folder"):
+        write_set(SMALL, small, clips=12, **FILES)
+    assert content(small) == before
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is there and is no interrupted set; remove it"):
+        write_set(SMALL, tmp_path / "set", clips=1, **FILES)
+    assert (tmp_path / "set.partial" / "notes.txt").read_text() == "mine"
+
+
+# --- the data set -----------------------------------------------------------------------------------------------
+
+
+def test_the_data_set_streams_the_clips_of_a_set(tmp_path):
+    data = DATASETS.build({"name": "shapes", "clips": 3, "questions": 2, "seconds": [2.0, 4.0], "fps": [8, 25]})
+    assert len(data) == 6
+    for index in range(6):
+        sample = data[index]
+        plan = data.plan(index)
+        (video,) = sample.videos
+        assert video.source.shape == (plan.num_frames, 64, 64, 3)
+        assert video.fps == plan.fps
+        assert sample.messages[0].text == plan.questions[index % 2].text
+        assert sample.id == f"train-{index // 2:06d}-{index % 2}"
+        assert data.where(index) == f"shapes/train, seed 0:{index // 2}"
+        assert np.array_equal(video.source, data[index].videos[0].source)
+    with pytest.raises(IndexError):
+        data[6]
+    processor = Assistant.from_config(compose(tiny_overrides(tmp_path)), device="meta").processor
+    assert [RowChecks(data, processor, decode="all")[i].faults for i in range(6)] == [()] * 6
+    with pytest.raises(ConfigError, match=r"data 'shapes': data.split='tset' is not allowed. Available: iid"):
+        DATASETS.build({"name": "shapes", "split": "tset"})
+
+
+# --- the program ------------------------------------------------------------------------------------------------
+
+
+def test_the_program_lists_every_option_with_its_default():
+    config = compose([], config="make_world")
+    for name, default in ((field, getattr(SetOptions(), field)) for field in SetOptions.__dataclass_fields__):
+        assert config[name] == (list(default) if isinstance(default, tuple) else default), name
+    assert (config.clips, config.workers, list(config.codecs)) == (2000, 0, ["h264"])
+
+
+def test_the_program_writes_a_set_and_tells_what_is_in_it(tmp_path):
+    out = tmp_path / "my set, [1]"
+    command = [sys.executable, "recipes/make_world.py", f"out={out}", "clips=2", "questions=3", "seconds=[2]"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 clips and 6 rows are in" in done.stdout
+    assert len(lines(out / "rows.jsonl")) == 6
+    with pytest.raises(ConfigError, match="is there already"):
+        load_program("make_world").main(compose(command[3:], config="make_world"), CommandLine(text={"out": str(out)}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "out is missing; give the folder to write"),
+        (["clips=0"], "clips=0 must be at least 1"),
+        (["clips=many"], "clips='many'"),
+        (["split=tset"], "split='tset' is not allowed"),
+        (["sizes=[1x1]"], "sizes: '1x1' must be written"),
+    ],
+)
+def test_the_program_refuses(tmp_path, overrides, message):
+    program = load_program("make_world")
+    line = CommandLine(text={"out": str(tmp_path / "set")} if overrides else {})
+    with pytest.raises(ConfigError, match=message):
+        program.main(compose(overrides, config="make_world"), line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documented_commands_compose():
+    text = (Path(ROOT) / "docs" / "shapes.md").read_text()
+    commands = [line.strip() for line in text.splitlines() if "recipes/make_world.py " in line]
+    assert len(commands) >= 8
+    for command in commands:
+        overrides = command.split("recipes/make_world.py ", 1)[1].split("#")[0].split()
+        compose([override for override in overrides if not override.startswith("out=")], config="make_world")

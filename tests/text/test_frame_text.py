@@ -1,0 +1,73 @@
+"""What is written next to frames: the style string, the runs it makes, and how replies are searched for labels."""
+
+import pytest
+import yaml
+
+from tinyvid import ConfigError
+from tinyvid.config import CONF_DIR
+from tinyvid.text.frame_text import FRAME_LABEL, PLAIN, FrameText, Run, clock, reference
+
+
+def test_without_text_frames_are_one_run():
+    assert FrameText()([0.0, 1.0, 2.0], ["", "", ""]) == [Run("", 3)]
+    assert FrameText("{video}")([0.0, 1.0], ["Hi", ""]) == [Run("", 2)]
+    assert FrameText()([], []) == []
+
+
+def test_subtitles_part_only_the_frames_that_have_some():
+    runs = FrameText()([0.0, 1.0, 2.0, 3.0], ["", "Hi.", "", "Bye."])
+    assert runs == [Run("", 2), Run("Hi.", 2), Run("Bye.", 0)]
+
+
+def test_labels_times_and_subtitles():
+    style = FrameText("Frame {i} ({time}, {seconds} s): {video} {subtitle}\n")
+    assert style([0.0, 3661.25], ["", "Hi {i}."]) == [
+        Run("Frame 1 (0:00, 0.0 s): ", 1),
+        Run(" \nFrame 2 (1:01:01, 3661.2 s): ", 1),
+        Run(" Hi {i}.\n", 0),
+    ]
+
+
+@pytest.mark.parametrize("style", [PLAIN, "{video}", "{video} ", FRAME_LABEL + "{video}", "{i}{video}{subtitle}\n"])
+def test_no_frame_is_lost(style):
+    runs = FrameText(style)([float(i) for i in range(7)], ["", "a", "b", "", "", "c", ""])
+    assert sum(run.num_frames for run in runs) == 7
+    assert all(run.num_frames for run in runs[:-1])
+    assert FrameText(style).parts_frames == (style not in (PLAIN, "{video}"))
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        ("Frame {i}", r"template.frame='Frame \{i\}' must contain \{video\}.*it does 0 times"),
+        ("{video}{video}", "it does 2 times"),
+        ("{video}{number}", "has something else than {i}, {seconds}, {subtitle}, {time}, {video} in curly brackets"),
+        ("{video.__class__}", "has something else"),
+        ("{video!r}", "has something else"),
+        ("{seconds:.3f}{video}", "has something else"),
+        ("{{video}}", "has something else"),
+        ("{video}}", "has something else"),
+        ("{}{video}", "has something else"),
+    ],
+)
+def test_a_style_that_cannot_be_read_is_refused(style, message):
+    with pytest.raises(ConfigError, match=message):
+        FrameText(style)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.99, "0:00"), (61, "1:01"), (3599.9, "59:59"), (10800, "3:00:00")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_what_labels_write_is_found_in_replies():
+    written = "".join(run.text for run in FrameText(FRAME_LABEL + "{video}")([0.0] * 12, [""] * 12))
+    assert reference().findall(written) == [str(i) for i in range(1, 13)]
+    reply = "In Frame-3 and frame7, Frame 11 (not frames 5, nor a wireframe 6 or Frame x)."
+    assert reference().findall(reply) == ["3", "7", "11"]
+    assert reference("[{i}] ").findall("see [4] and 5") == ["4"]
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "template").glob("*.yaml")), ids=lambda path: path.stem)
+def test_templates_write_frames_plainly_unless_told_otherwise(path):
+    assert yaml.safe_load(path.read_text())["frame"] == PLAIN

@@ -1,0 +1,338 @@
+"""Long video end to end: text between frames, what gives way, and frames that are never all in memory."""
+
+import pickle
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from tests.clips import write_clip
+from tests.factories import tiny_overrides
+from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, compose
+from tinyvid.diagnostics.transcript import transcript
+from tinyvid.processing.layout import same_videos
+from tinyvid.types import IGNORE_INDEX, Cue, TokenBudget
+from tinyvid.video.samplers import Content
+
+CUES = (Cue(0.5, 1.5, "Hello there."), Cue(3.2, 3.9, "Bye."))
+FPS = ["sampler=fps", "sampler.max_frames=1000"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@cache
+def build(folder, *overrides, connector="llamavid"):
+    """Compose a tiny assistant; those who ask for the same one share it, and change nothing of it for good."""
+    parts = [item for item in tiny_overrides(folder, connector=connector) if not item.startswith("sampler.")]
+    return Assistant.from_config(compose([*parts, *FPS, *overrides]), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def assistant(folder):
+    return build(folder)
+
+
+def array(count=6, value=0):
+    return np.random.default_rng(value).integers(0, 255, (count, 30, 40, 3), dtype=np.uint8)
+
+
+def chat(*texts):
+    return [Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts)]
+
+
+def film(count=6, cues=CUES, **bounds):
+    return Video(array(count), subtitles=cues, **bounds)
+
+
+def read(processor, example):
+    """Return the sequence as text, video tokens as ``.``."""
+    pieces = [
+        "." if is_video else processor.tokenizer.decode([token])
+        for token, is_video in zip(example.input_ids.tolist(), example.video_mask.tolist(), strict=True)
+    ]
+    return "".join(pieces)
+
+
+# --- text between frames ----------------------------------------------------------------------------------------
+
+
+def test_subtitles_stand_behind_the_last_frame_before_they_end(assistant):
+    example = assistant.processor(Sample(chat("What?"), video=film()))
+    assert "USER: ....Hello there.....Bye.....\nWhat?" in read(assistant.processor, example)
+    assert int(example.video_mask.sum()) == 6 * 2
+    assert len(example.slots) == 1
+
+
+def test_without_subtitles_nothing_changes(assistant):
+    plain = assistant.processor(Sample(chat("What?"), video=array()))
+    empty = assistant.processor(Sample(chat("What?"), video=film(cues=())))
+    assert torch.equal(plain.input_ids, empty.input_ids)
+    assert "USER: ............\nWhat?" in read(assistant.processor, plain)
+
+
+def test_labels_and_times(folder, monkeypatch):
+    processor = build(folder, "template.frame='[{i} {time}] {video} {subtitle}|'", connector="mlp").processor
+    monkeypatch.setattr(processor, "budget", TokenBudget(per_frame=1))
+    example = processor(Sample(chat("What?"), video=film(3)))
+    assert "USER: [1 0:00] . |[2 0:01] . Hello there.|[3 0:02] . Bye.|\nWhat?" in read(processor, example)
+
+
+def test_a_template_may_leave_subtitles_out(folder):
+    processor = build(folder, "template.frame='{video}'").processor
+    assert "USER: ............\nWhat?" in read(processor, processor(Sample(chat("What?"), video=film())))
+    missing = Video(array(), subtitles="nowhere.srt")
+    assert processor(Sample(chat("What?"), video=missing)).video_mask.sum() == 12
+
+
+def test_subtitles_of_a_file_count_from_the_beginning_of_the_video(assistant, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=10)
+    srt = tmp_path / "clip.srt"
+    srt.write_text("1\n00:00:00,500 --> 00:00:01,500\nbefore\n\n2\n00:00:03,500 --> 00:00:04,500\nwithin\n")
+    whole = assistant.processor(Sample(chat("What?"), video=Video(clip, subtitles=srt)))
+    assert "USER: ....before......within..\nWhat?" in read(assistant.processor, whole)
+    part = assistant.processor(Sample(chat("What?"), video=Video(clip, start=3, end=6, subtitles=srt)))
+    assert "USER: ....within..\nWhat?" in read(assistant.processor, part)
+
+
+def test_a_broken_subtitle_file_names_its_line_and_the_sample(assistant, tmp_path):
+    (tmp_path / "x.srt").write_text("1\nsoon --> later\nHi\n")
+    with pytest.raises(DataError, match=r"sample 'row 7': .*x.srt:2: these are no times"):
+        assistant.processor(Sample(chat("What?"), video=Video(array(), subtitles=tmp_path / "x.srt"), id="row 7"))
+
+
+def test_a_subtitle_cannot_end_a_turn(assistant):
+    cues = (Cue(0.0, 1.0, "fine"), Cue(1.0, 2.0, "not <|endoftext|> fine"))
+    with pytest.raises(DataError, match=r"subtitle 1 contains the control token '<\|endoftext\|>' at character 4"):
+        assistant.processor(Sample(chat("What?"), video=film(cues=cues)))
+
+
+def test_a_connector_of_whole_clips_takes_no_text_between_frames(folder):
+    overrides = [item for item in tiny_overrides(folder, connector="group") if not item.startswith("sampler.")]
+    with pytest.raises(
+        ConfigError, match=r"template.frame='Frame .*16 tokens of all frames together; use connector=mlp"
+    ):
+        Assistant.from_config(compose([*overrides, "template.frame='Frame {i}: {video}'"]), device="cpu")
+    processor = Assistant.from_config(compose([*overrides, "sampler.num_frames=4"]), device="cpu").processor
+    with pytest.raises(DataError, match="subtitles stand between frames, and this connector makes 16 tokens"):
+        processor(Sample(chat("What?"), video=film()))
+    assert processor(Sample(chat("What?"), video=film(cues=()))).video_mask.sum() == 16
+
+
+@pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({time}) {subtitle}"])
+def test_training_and_inference_read_the_same(folder, frame):
+    processor = build(folder, f"template.frame='{frame}'").processor
+    prompt = processor(Sample(chat("What?"), video=film()))
+    learnt = processor(Sample(chat("What?", "A dog."), video=film()))
+    length = len(prompt.input_ids)
+    assert torch.equal(learnt.input_ids[:length], prompt.input_ids)
+    assert torch.equal(learnt.video_mask[:length], prompt.video_mask)
+    assert (learnt.labels[:length] == IGNORE_INDEX).all()
+    assert processor.tokenizer.decode(learnt.labels[length:]) == " A dog.<|endoftext|>"
+
+
+def test_every_turn_shows_the_frames_and_their_text_again(assistant):
+    example = assistant.processor(Sample(chat("One?", "a", "Two?"), video=film()))
+    assert read(assistant.processor, example).count("....Hello there.....Bye.....") == 2
+    assert [slot.question for slot in example.slots] == ["One?", "Two?"]
+    assert int(example.video_mask.sum()) == 2 * 6 * 2
+
+
+def test_text_between_frames_moves_no_video_token(folder):
+    plain, labelled = build(folder), build(folder, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
+    labelled.model.load_state_dict(plain.model.state_dict())
+    rows = []
+    for assistant in (plain, labelled):
+        batch = assistant.processor.collate([assistant.processor(Sample(chat("What?"), video=film()))])
+        with torch.no_grad():
+            rows.append(assistant.model.embed(batch)[batch.video_mask])
+    assert torch.equal(*rows)
+
+
+def test_a_transcript_shows_every_token_once(assistant):
+    processor = assistant.processor
+    layout = processor.plan(Sample(chat("One?", "a", "Two?", "b"), video=film()))
+    text = "".join(stretch.text for stretch in transcript(layout, processor))
+    assert text.count("[video 12 tokens, 6 frames") == 2
+    assert text.count("[more of it]") == 4
+
+
+def test_videos_with_other_subtitles_are_other_videos():
+    frames = array()
+    samples = [Sample(chat("?"), video=Video(frames, subtitles=cues)) for cues in (CUES, CUES, None, "a.srt")]
+    assert same_videos(samples[0], samples[1])
+    assert not same_videos(samples[0], samples[2])
+    assert not same_videos(samples[2], samples[3])
+
+
+# --- what gives way ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("num_frames", [1, 2, 17])
+@pytest.mark.parametrize("content", ["mean", "grid", "none", "drop"])
+def test_counts_agree_between_plan_layout_and_model(folder, content, num_frames, turns):
+    assistant = build(folder, f"connector.content={content}")
+    messages = chat("One?", "a", "Two?", "b")[: 2 * turns]
+    layout = assistant.processor.plan(Sample(messages, video=array(num_frames)))
+    per_frame = {"mean": 2, "grid": 5, "none": 17, "drop": 1}[content]
+    assert layout.plans[0].num_tokens == num_frames * per_frame
+    assert int(layout.video_mask.sum()) == turns * num_frames * per_frame
+    batch = assistant.processor.collate([assistant.processor(Sample(messages, video=array(num_frames)))])
+    with torch.no_grad():
+        assert len(assistant.model.video_tokens(batch)) == turns * num_frames * per_frame
+
+
+def too_long(assistant, count=80, reserve=0):
+    return assistant.processor.plan(
+        Sample(chat("What happens?", "A dog."), video=array(count), id="row 7"), reserve=reserve
+    )
+
+
+def test_refuse_is_what_happens_unless_told_otherwise(folder):
+    with pytest.raises(DataError, match=r"sample 'row 7': 160 video \+ \d+ text tokens = \d+ exceed .*max_length=150"):
+        too_long(build(folder, "llm.max_length=150"))
+
+
+@pytest.mark.parametrize("reserve", [0, 20])
+def test_fewer_frames_fills_the_context_and_reports_the_rate(folder, caplog, reserve):
+    assistant = build(folder, "llm.max_length=200", "sampler.overflow=fewer_frames")
+    with caplog.at_level("INFO", logger="tinyvid.processing.processor"):
+        layout = too_long(assistant, reserve=reserve)
+    (plan,) = layout.plans
+    assert 200 - reserve - 2 < len(layout.input_ids) <= 200 - reserve
+    assert plan.wanted == 80
+    assert plan.fps == pytest.approx(len(plan.indices) / 80)
+    assert f"sample 'row 7' is fitted into {200 - reserve} tokens: {plan}" in caplog.text
+    assert layout.num_frames == (len(plan.indices),)
+    replies = layout.labels[layout.labels != IGNORE_INDEX]
+    assert assistant.processor.tokenizer.decode(replies) == " A dog.<|endoftext|>"
+
+
+def test_labels_and_subtitles_are_counted_when_frames_give_way(folder):
+    frame = "template.frame='Frame {i} at {time}: {video} {subtitle} '"
+    assistant = build(folder, "llm.max_length=400", "sampler.overflow=fewer_frames", frame)
+    cues = tuple(Cue(i, i + 0.5, f"word {i}") for i in range(0, 80, 10))
+    layout = assistant.processor.plan(Sample(chat("What?"), video=film(80, cues)))
+    assert 350 < len(layout.input_ids) <= 400
+    text = assistant.processor.tokenizer.decode(layout.input_ids)
+    assert all(f"word {i} " in text for i in range(0, 80, 10))
+    assert f"Frame {len(layout.indices[0])} at 1:19: " in text
+
+
+def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(folder):
+    options = ["connector.content=grid", "connector.grid=4", "llm.max_length=600", "sampler.overflow=fewer_tokens"]
+    assistant = build(folder, *options)
+    assert assistant.processor.smaller == (10, 5, 2)
+    example = assistant.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))
+    assert [slot.per_frame for slot in example.slots] == [5, 5]
+    assert example.num_frames == (40,)
+    with torch.no_grad():
+        tokens = assistant.model.video_tokens(assistant.processor.collate([example]))
+    coarse = build(folder, "connector.content=grid", "connector.grid=2")
+    coarse.model.load_state_dict(assistant.model.state_dict())
+    small = coarse.processor.collate([coarse.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))])
+    with torch.no_grad():
+        torch.testing.assert_close(tokens, coarse.model.video_tokens(small))
+
+
+def test_fewer_tokens_refuses_where_the_fewest_are_too_many(folder):
+    with pytest.raises(DataError, match=r"160 video .*exceed"):
+        too_long(build(folder, "llm.max_length=150", "sampler.overflow=fewer_tokens"))
+    mlp = build(folder, "llm.max_length=600", "sampler.overflow=fewer_tokens", connector="mlp")
+    with pytest.raises(DataError, match=r"1,280 video .*exceed"):
+        too_long(mlp)
+
+
+def test_a_text_that_is_too_long_by_itself_is_never_cut(folder):
+    assistant = build(folder, "llm.max_length=100", "sampler.overflow=fewer_frames")
+    with pytest.raises(DataError, match="exceed the limit"):
+        assistant.processor.plan(Sample(chat("word " * 200), video=array(80)))
+
+
+# --- content-based choice of frames -----------------------------------------------------------------------------
+
+
+def test_a_sampler_that_looks_finds_the_change_in_a_file(folder, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=2)  # 30 s of frames that count: every one differs
+    still = Video(np.repeat(array(1), 60, axis=0), fps=2.0)
+    assistant = build(folder, "sampler=content", "sampler.fps=2", "sampler.max_frames=20")
+    moving = assistant.processor.plan(Sample(chat("What?"), video=clip)).plans[0]
+    assert len(moving.indices) == 20
+    assert "capped from" in moving.reason
+    quiet = assistant.processor.plan(Sample(chat("What?"), video=still)).plans[0]
+    assert quiet.indices == (0, 19, 39, 59)
+    assert "evenly, for want of change" in str(quiet)
+
+
+def test_looking_holds_one_piece_at_a_time(monkeypatch):
+    from tinyvid.video.open_video import Footage, open_video
+
+    monkeypatch.setattr("tinyvid.video.open_video.PIECE_BYTES", 1)
+    sizes = []
+    read = Footage.read
+
+    def watched(self, indices):
+        sizes.append(len(indices))
+        return read(self, indices)
+
+    monkeypatch.setattr(Footage, "read", watched)
+    footage = open_video(Video(array(100)), reader=None)
+    choice = Content(fps=1, max_frames=30)(footage.meta, footage.look)
+    assert len(choice.indices) == 30
+    assert max(sizes) == 16
+    assert sum(sizes) == 100
+
+
+# --- frames that are never all in memory ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connector", ["llamavid", "mlp"])
+def test_a_streamed_video_makes_the_same_tokens(folder, tmp_path, connector, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=70, fps=1)
+    assistant = build(folder, "llm.max_length=1024", connector=connector)
+    processor, model = assistant.processor, assistant.model
+    # Batches mix streams, pixels and texts.
+    samples = [
+        Sample(chat("One?", "a", "Two?"), video=[Video(clip, start=3, end=39), array(3)], id="two"),
+        Sample(chat("Text?")),
+        Sample(chat("What?"), video=array(5)),
+    ]
+    samples[0] = Sample([Message("user", "One?", videos=2), *samples[0].messages[1:]], video=samples[0].video)
+    held = processor.collate([processor(sample) for sample in samples], padding_side="left")
+    assert held.streams == (None, None, None)
+    monkeypatch.setattr(processor, "stream_bytes", 12 * 56**2 * 10)
+    monkeypatch.setattr("tinyvid.video.lazy_pixels.PIECE_BYTES", 1)
+    examples = [pickle.loads(pickle.dumps(processor(sample))) for sample in samples]
+    batch = processor.collate(examples, padding_side="left")
+    assert [stream is not None for stream in batch.streams] == [True, False, False]
+    assert len(batch.pixels) == 3 + 5
+    assert [len(piece) for piece in batch.streams[0]] == [16, 16, 4]
+    assert torch.equal(torch.cat(list(batch.streams[0])), held.pixels[:36])
+    assert torch.equal(batch.input_ids, held.input_ids)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.video_tokens(batch), model.video_tokens(held), atol=1e-5, rtol=1e-5)
+        assert torch.equal(model.generate(batch, max_new_tokens=4), model.generate(held, max_new_tokens=4))
+
+
+def test_a_connector_of_whole_clips_is_given_whole_clips(folder, monkeypatch):
+    assistant = build(folder, connector="group")
+    monkeypatch.setattr(assistant.processor, "stream_bytes", 1)
+    example = assistant.processor(Sample(chat("What?"), video=array(5)))
+    assert example.streams == (None,)
+    assert len(example.pixels) == 5
+
+
+def test_features_of_streams_are_not_kept(folder, monkeypatch):
+    assistant = build(folder)
+    monkeypatch.setattr(assistant.processor, "stream_bytes", 12 * 56**2 * 4)
+    for parameter in assistant.model.vision_tower.parameters():
+        parameter.requires_grad_(False)
+    batch = assistant.processor.collate([assistant.processor(Sample(chat("What?"), video=[array(3), array(9)]))])
+    filled = assistant.model.fill_features(batch)
+    assert [clip is not None for clip in filled.features] == [True, False]
+    with torch.no_grad():
+        torch.testing.assert_close(assistant.model.video_tokens(filled), assistant.model.video_tokens(batch))

@@ -1,0 +1,1 @@
+"""Checkpoints: the native layout, and readers of other projects' layouts in ``compat``."""

@@ -1,0 +1,266 @@
+"""Read checkpoints of TinyLLaVA-Video, offline and in all three of its layouts.
+
+Full checkpoints hold one state dict; stage-1 checkpoints three folders; LoRA checkpoints three folders, with keys that
+peft has renamed, and an adapter, which is merged here. Hub ids inside the configuration are hints: configuration and
+weights come from the checkpoint alone. What the format does not record (frames, template) is chosen by the LLM family
+and logged.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tinyvid.build import assemble, check, make_connector, resolve_device, resolve_dtype, resolve_quant
+from tinyvid.checkpoints.native import Loaded, apply_overrides
+from tinyvid.config import compose
+from tinyvid.errors import CheckpointError, suggest
+from tinyvid.models.llms.loading import from_weights, load_tokenizer
+from tinyvid.models.llms.rope import Rope, scale_positions
+from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
+from tinyvid.models.weights import explain, few, load_pretrained, read_tensors, read_weights, refuse_endless
+
+logger = logging.getLogger(__name__)
+
+PREFIXES = {
+    "llm": "language_model.",
+    "vision_tower": "vision_tower._vision_tower.",
+    "connector": "connector._connector.",
+}
+FOLDERS = {"llm": "language_model", "vision_tower": "vision_tower", "connector": "connector"}
+FOLDER_PREFIXES = {"llm": "language_model.", "vision_tower": "vision_tower._vision_tower.", "connector": "connector."}
+# The registered LLM and the template that the original's launch scripts give each family.
+FAMILIES = {"qwen2": ("qwen2_5", "qwen2_base"), "phi": ("phi2", "phi"), "gemma": ("auto", "gemma")}
+# Options of an adapter that change its arithmetic, and the only values that are merged here.
+PLAIN_LORA: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "use_dora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "bias": ("none", None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layer_replication": (None,),
+    "modules_to_save": (None, []),
+}
+
+
+def recognises(path: Path) -> bool:
+    """Return whether a directory holds a TinyLLaVA-Video checkpoint."""
+    config = path / "config.json"
+    return config.is_file() and _json(config).get("model_type") == "tinyllava"
+
+
+def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
+    """Read a checkpoint of TinyLLaVA-Video; arguments and errors as in ``checkpoint.load``."""
+    config = _json(path / "config.json")
+    groups = check(apply_overrides(_groups(config), overrides))
+    _report_guesses(path, groups, overrides)
+    weights = _read_parts(path)
+    device, quant = resolve_device(device), resolve_quant(quant)
+    torch_dtype = resolve_dtype(dtype, device)
+    text_config = _text_config(path, config)
+    scale_positions(text_config, Rope(groups["llm"]["rope_scaling"], groups["llm"]["rope_factor"]))
+    llm = from_weights(
+        text_config,
+        path=str(path),
+        state_dict=weights["llm"],
+        tokenizer=load_tokenizer(str(path), config=text_config),
+        attention=groups["llm"]["attention"],
+        max_length=groups["llm"]["max_length"],
+        dtype=torch_dtype,
+        quant=quant,
+        device=device,
+    )
+    vision_tower = _vision_tower(path, config, groups["vision_tower"], weights["vision_tower"]).to(device, torch_dtype)
+    connector = make_connector(
+        groups["connector"], features=vision_tower.features, llm_dim=llm.dim, tensors=weights["connector"], where=path
+    )
+    model, processor = assemble(groups, llm, vision_tower, connector.to(device, torch_dtype))
+    return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
+
+
+def stored_dtype(path: str) -> str:
+    """Return the dtype that a local checkpoint says its weights are stored in; ``auto`` if it does not say."""
+    file = Path(path) / "config.json"
+    return str(_json(file).get("torch_dtype", "auto")) if file.is_file() else "auto"
+
+
+def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Translate the original's configuration into component groups."""
+    text = _section(config, "text_config")
+    family = str(text.get("model_type"))
+    if family not in FAMILIES:
+        raise CheckpointError(f"text_config.model_type={family!r} is not supported. {suggest(family, FAMILIES)}")
+    llm, template = FAMILIES[family]
+    composed = compose([f"template={template}", "sampler=uniform"])
+    return {
+        "llm": {
+            "name": llm,
+            "path": "llm",
+            "max_length": min(
+                _count(config, "tokenizer_model_max_length", 2048), _count(text, "max_position_embeddings", 2048)
+            ),
+        },
+        "vision_tower": {
+            "name": "siglip",
+            "path": "vision_tower",
+            "layer": config.get("vision_feature_layer", -2),
+            "select": _select(config.get("vision_feature_select_strategy", "patch")),
+        },
+        "connector": _connector(config),
+        "sampler": dict(composed.sampler),
+        "template": dict(composed.template),
+        "video_reader": dict(composed.video_reader),
+    }
+
+
+def _section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    section = config.get(key)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"config.json: {key} must be a JSON object, got {section!r:.80}")
+    return section
+
+
+def _count(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or not 1 <= value <= 10**6:
+        raise CheckpointError(f"config.json: {key}={value!r:.80} must be a whole number of at least 1, at most 10^6")
+    return value
+
+
+def _select(strategy: object) -> str:
+    names = {"patch": "patch", "cls_patch": "all"}
+    if not isinstance(strategy, str) or strategy not in names:
+        raise CheckpointError(
+            f"vision_feature_select_strategy={strategy!r} is unknown. {suggest(str(strategy), names)}"
+        )
+    return names[strategy]
+
+
+def _connector(config: Mapping[str, Any]) -> dict[str, Any]:
+    queries, depth = _count(config, "num_queries", 512), _count(config, "num_resampler_layers", 3)
+    kind = config.get("connector_type")
+    if kind in ("naiveresampler", "resamplerwithpe"):  # the second is the name that the first had until March 2025
+        return {"name": "naive", "num_queries": queries, "depth": depth}
+    if kind == "groupresampler":
+        groups = _count(config, "group", 16)
+        # The original makes int(queries / groups) latents for each group, whatever is left over.
+        return {"name": "group", "num_queries": queries // groups * groups, "num_groups": groups, "depth": depth}
+    known = ["naiveresampler", "resamplerwithpe", "groupresampler"]
+    raise CheckpointError(f"connector_type={kind!r} is not supported. {suggest(str(kind), known)}")
+
+
+def _report_guesses(path: Path, groups: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    for kind in ("sampler", "template"):
+        if kind not in overrides:
+            logger.warning(
+                "%s does not record its %s; using %s. Choose another with %s=...",
+                path,
+                kind,
+                _short(groups[kind]),
+                kind,
+            )
+
+
+def _short(group: Mapping[str, Any]) -> str:
+    numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
+    return f"{group['name']} {numbers}"
+
+
+def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    # The weights are plain tensors; how a training run quantised them in memory is no matter of theirs.
+    text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
+    refuse_endless("llm", path, text)
+    return explain("llm", str(path), partial(AutoConfig.for_model, **text))
+
+
+def _vision_tower(
+    path: Path, config: Mapping[str, Any], group: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> SiglipTower:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    section = _section(config, "vision_config")
+    vision = {k: v for k, v in section.items() if k not in ("model_name_or_path", "model_name_or_path2")}
+    kind = vision.pop("model_type", "siglip_vision_model")
+    if kind != "siglip_vision_model":
+        raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
+    refuse_endless("vision_tower", path, vision)
+    settings = explain("vision_tower", str(path), partial(SiglipVisionConfig, **vision))
+    model = load_pretrained("vision_tower", str(path), SiglipVisionModel, config=settings, state_dict=weights)
+    return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])
+
+
+def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the state dict of each part, its prefix removed, the adapter merged if there is one."""
+    if all((path / folder).is_dir() for folder in FOLDERS.values()):
+        tensors = {
+            FOLDER_PREFIXES[part] + key.replace(".base_layer.", "."): value
+            for part, folder in FOLDERS.items()
+            for key, value in read_weights(path / folder).items()
+        }
+    else:
+        tensors = read_weights(path)
+    if (path / "adapter_config.json").is_file():
+        _merge_adapter(path, tensors)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
+    strangers = []
+    for key, value in tensors.items():
+        part = next((part for part, prefix in PREFIXES.items() if key.startswith(prefix)), None)
+        if part is None:
+            strangers.append(key)
+        elif not key.endswith("position_ids"):  # a buffer that older versions of transformers saved
+            parts[part][key.removeprefix(PREFIXES[part])] = value
+    if strangers:
+        raise CheckpointError(f"{path} holds weights that belong to no part: {few(strangers)}")
+    return parts
+
+
+def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Add a LoRA adapter to the weights it was trained on: W + alpha / r * B A (LoRA, equation 3).
+
+    peft is not asked to do this, because its reader imports a module that the adapter's configuration may name.
+    """
+    config = _json(path / "adapter_config.json")
+    for option, allowed in PLAIN_LORA.items():
+        if config.get(option) not in allowed:
+            raise CheckpointError(
+                f"{path}: an adapter with {option}={config.get(option)!r} cannot be merged; only LoRA can"
+            )
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise CheckpointError(f"{path}: the adapter's lora_alpha={alpha!r} must be a number")
+    adapter = read_tensors(path / "adapter_model.safetensors")
+    for key in [key for key in adapter if key.endswith(".lora_A.weight")]:
+        down = adapter.pop(key).float()  # (r, in)
+        up = adapter.pop(key.replace(".lora_A.", ".lora_B."), None)  # (out, r)
+        name = key.removeprefix("base_model.model.").replace(".lora_A.", ".")
+        if up is None or name not in tensors:
+            raise CheckpointError(f"{path}: the adapter's {key} has no partner in the weights or in the adapter")
+        weight, shapes = tensors[name], (tuple(up.shape), tuple(down.shape))
+        rank = len(down) if down.ndim else 0
+        if rank < 1 or weight.ndim != 2 or shapes != ((len(weight), rank), (rank, weight.shape[1])):
+            raise CheckpointError(
+                f"{path}: the adapter's {key} and its partner are of shapes {shapes[1]} and {shapes[0]}, which do not "
+                f"multiply to the {tuple(weight.shape)} of the weights"
+            )
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        tensors[name] = (weight.float() + scale * (up.float() @ down)).to(weight.dtype)
+    if adapter:
+        raise CheckpointError(f"{path}: the adapter holds weights that are not LoRA's: {few(adapter)}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content

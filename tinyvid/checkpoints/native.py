@@ -1,0 +1,246 @@
+"""Write and read tinyvid's checkpoint directory.
+
+::
+
+    tinyvid.yaml             format number, version, the component groups by name, which parts lie here
+    connector.safetensors    always
+    tokenizer/               always, so that text needs no network
+    question_tokenizer/      only where the connector's text decoder has a tokenizer of its own
+    llm/  vision_tower/      only parts whose weights no reference gives back, in the layouts of their own libraries
+    adapter/                 LoRA of the LLM in peft's layout; vision_tower_adapter/, connector_adapter/ likewise
+    README.md                model card
+
+The default is what was trained plus references to what was not. Everything that ``ask`` needs travels inside:
+template, sampler, image specification. Names resolve to installed code only, weights are tensors only, and keys and
+shapes must fit exactly. Dtype and quantisation are chosen when loading.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
+from tinyvid.errors import CheckpointError, ConfigError, PluginError
+from tinyvid.models import adapters
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.weights import shard_names
+from tinyvid.processing.processor import Processor
+
+FORMAT = 1
+MANIFEST = "tinyvid.yaml"
+QUESTION_TOKENIZER = "question_tokenizer"
+PARTS = ("llm", "vision_tower")  # parts that may be a reference; the connector is always stored
+ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
+_KEYS = {"format", "version", "stored", "adapters", "plugins", *REGISTRIES}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a checkpoint gives: the parts, joined, and how they were described.
+
+    Attributes:
+        groups: The component groups, complete.
+        stored: Parts whose weights no reference in ``groups`` gives back, so that a save must write them.
+    """
+
+    model: VideoLLM
+    processor: Processor
+    groups: dict[str, dict[str, Any]]
+    stored: frozenset[str]
+
+
+def save(loaded: Loaded, path: Path) -> None:
+    """Write a checkpoint directory, whole or not at all.
+
+    Raises:
+        CheckpointError: ``path`` cannot be written, or is not empty, or a stored part is quantised.
+    """
+    try:
+        _save(loaded, path.expanduser())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
+def _save(loaded: Loaded, path: Path) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise CheckpointError(f"{path} exists already and is not empty; choose another directory, or remove it first")
+    if "llm" in loaded.stored and getattr(loaded.model.llm, "is_quantized", False):
+        raise CheckpointError("the LLM is quantised, so its weights cannot be stored; load with quant=none to save")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        write(loaded, partial)
+        if path.is_dir():
+            path.rmdir()
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
+    """Read a checkpoint directory that ``save`` wrote.
+
+    Args:
+        path: The directory.
+        device: See ``build.build``.
+        dtype: See ``build.build``.
+        quant: See ``build.build``.
+        overrides: Component groups that replace the checkpoint's: sampler, template, video_reader.
+
+    Raises:
+        CheckpointError: The manifest is damaged or of a newer format, or weights do not fit.
+        PluginError: A part comes from a plugin that is not installed.
+    """
+    manifest = read_manifest(path)
+    groups = apply_overrides({kind: manifest[kind] for kind in REGISTRIES if kind in manifest}, overrides)
+    stored = frozenset(manifest["stored"])
+    for part in stored:
+        groups[part]["path"] = str(_stored_folder(path, part))
+    groups["llm"]["tokenizer"] = str(path / "tokenizer")
+    if "tokenizer" in groups.get("text_decoder", {}):
+        groups["text_decoder"] |= {"path": None, "tokenizer": str(path / QUESTION_TOKENIZER)}
+    _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
+    groups = check(groups)
+    weights = path / "connector.safetensors"
+    parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
+    model, processor = assemble(groups, *parts)
+    for part in manifest["adapters"]:
+        setattr(model, part, adapters.load(part, getattr(model, part), path / ADAPTERS[part]))
+    return Loaded(model, processor, groups, stored)
+
+
+def apply_overrides(
+    groups: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return ``groups`` with overrides: one with a ``name`` replaces its group, one without changes single options."""
+    return {
+        kind: dict(overrides[kind]) if "name" in overrides.get(kind, {}) else {**group, **overrides.get(kind, {})}
+        for kind, group in groups.items()
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the content of ``tinyvid.yaml``, its shape checked.
+
+    Raises:
+        CheckpointError: It is not YAML data, of another format, or has missing or unknown keys.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise CheckpointError(f"{file} has no 'format' number; it was not written by tinyvid")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{file} is of format {manifest['format']}, this tinyvid {version('tinyvid')} reads format {FORMAT}; "
+            "install the version that wrote it"
+        )
+    missing = sorted(_KEYS - {"plugins", "version", *OPTIONAL} - manifest.keys())
+    unknown = sorted(map(str, manifest.keys() - _KEYS))
+    if missing or unknown:
+        raise CheckpointError(f"{file}: missing keys {missing}, unknown keys {unknown}")
+    if not isinstance(manifest["stored"], list) or not all(part in PARTS for part in manifest["stored"]):
+        raise CheckpointError(f"{file}: 'stored' must list some of {list(PARTS)}, got {manifest['stored']!r}")
+    if not isinstance(manifest["adapters"], list) or not all(part in [*ADAPTERS] for part in manifest["adapters"]):
+        raise CheckpointError(f"{file}: 'adapters' must list some of {list(ADAPTERS)}, got {manifest['adapters']!r}")
+    for kind in [kind for kind in REGISTRIES if kind in manifest or kind not in OPTIONAL]:
+        if not isinstance(manifest[kind], dict) or not isinstance(manifest[kind].get("name"), str):
+            raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
+    if not isinstance(manifest.get("plugins") or {}, dict):
+        raise CheckpointError(f"{file}: 'plugins' must map kinds to packages, got {manifest['plugins']!r}")
+    return manifest
+
+
+def write(loaded: Loaded, folder: Path) -> None:
+    """Write the files of a checkpoint into an existing folder; ``save`` does it whole or not at all."""
+    model, processor = loaded.model, loaded.processor
+    connector = adapters.base_state(model.connector)
+    save_file({k: v.detach().cpu().contiguous() for k, v in connector.items()}, folder / "connector.safetensors")
+    processor.tokenizer.save_pretrained(folder / "tokenizer")
+    if "llm" in loaded.stored:
+        adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
+    if "vision_tower" in loaded.stored:
+        adapters.without(model.vision_tower).save(folder / "vision_tower")
+    adapted = [part for part in ADAPTERS if adapters.is_adapted(getattr(model, part))]
+    for part in adapted:
+        adapters.save(getattr(model, part), folder / ADAPTERS[part])
+    groups = {kind: dict(group) for kind, group in loaded.groups.items()}
+    groups["llm"]["tokenizer"] = None
+    if "tokenizer" in groups.get("text_decoder", {}):  # its weights are the connector's, so nothing else is looked up
+        assert processor.questions is not None  # made with the text decoder
+        processor.questions.tokenizer.save_pretrained(folder / QUESTION_TOKENIZER)
+        groups["text_decoder"] |= {"path": None, "tokenizer": None}
+    for part in loaded.stored:
+        groups[part] |= {"path": part, "revision": None}
+    plugins = {kind: REGISTRIES[kind].provider(group["name"]) for kind, group in groups.items()}
+    manifest = {
+        "format": FORMAT,
+        "version": version("tinyvid"),
+        "stored": sorted(loaded.stored),
+        "adapters": adapted,
+        "plugins": {kind: package for kind, package in plugins.items() if package},
+        **groups,
+    }
+    (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+
+
+def _stored_folder(path: Path, part: str) -> Path:
+    folder = path / part
+    if not folder.is_dir():
+        raise CheckpointError(f"{path / MANIFEST} says that the {part} is stored, but {folder} is missing")
+    for index in folder.glob("*.index.json"):
+        shard_names(index)  # refuses names that leave the folder
+    return folder
+
+
+def _refuse_absent_plugins(groups: Mapping[str, Mapping[str, Any]], plugins: Mapping[str, str], path: Path) -> None:
+    for kind, group in groups.items():
+        try:
+            REGISTRIES[kind].get(group["name"])
+        except ConfigError as error:
+            if kind not in plugins:
+                raise
+            raise PluginError(
+                f"{kind} '{group['name']}' is not installed; {path / MANIFEST} says that it comes from the package "
+                f"'{plugins[kind]}'. Install that package if you trust it"
+            ) from error
+
+
+def _model_card(manifest: Mapping[str, Any]) -> str:
+    def origin(part: str) -> str:
+        return "stored here" if part in manifest["stored"] else f"from `{manifest[part]['path']}`"
+
+    return f"""---
+library_name: tinyvid
+pipeline_tag: video-text-to-text
+---
+
+# A video-language model made with tinyvid {manifest["version"]}
+
+| part | what |
+|---|---|
+| LLM | `{manifest["llm"]["name"]}`, {origin("llm")} |
+| vision tower | `{manifest["vision_tower"]["name"]}`, {origin("vision_tower")} |
+| connector | `{manifest["connector"]["name"]}`, stored here |
+| frames | `{manifest["sampler"]}` |
+
+```python
+from tinyvid import Assistant
+
+print(Assistant.from_pretrained("path/to/this/folder").ask("clip.mp4", "What happens?"))
+```
+"""

@@ -1,0 +1,1 @@
+"""Data sets: rows of files become samples."""

@@ -1,0 +1,316 @@
+"""Will it fit: parameters, tokens and memory of a training step, computed from a configuration without weights.
+
+``tinyvid.diagnostics.memory`` counts the bytes. GB are 10^9 bytes. One process on one card; nothing is measured.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from tinyvid.assistant import Assistant
+from tinyvid.build import OPTIONAL, check, resolve_dtype, resolve_quant
+from tinyvid.config import CONF_DIR
+from tinyvid.diagnostics.memory import activation_bytes, copied_bytes, logits_bytes, optimizer_bytes, weight_bytes
+from tinyvid.diagnostics.skeleton import build_skeleton
+from tinyvid.errors import ConfigError
+from tinyvid.models.adapters import base
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.registry import SAMPLERS, check_options
+from tinyvid.training import trainable
+from tinyvid.training.options import read_recipe
+from tinyvid.types import VideoMeta
+
+CARD = "cuda"  # what dtype=auto is resolved for, whatever this machine has
+# Context of CUDA, workspaces of cuBLAS, and what the allocator cannot use: between 0.5 and 1 GB on current cards.
+OVERHEAD = 750_000_000
+Changes = dict[str, Any]  # settings by dotted key, as on the command line
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlan:
+    """What one sample becomes.
+
+    Attributes:
+        frames: T, that the sampler takes.
+        video: Tokens that the connector makes of them.
+        text: Tokens of the conversation.
+        labels: Those of them that are learnt.
+        limit: ``llm.max_length``.
+    """
+
+    frames: int
+    video: int
+    text: int
+    labels: int
+    limit: int
+
+    @property
+    def length(self) -> int:
+        """L, tokens of the sequence."""
+        return self.video + self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the card during a step.
+
+    Attributes:
+        weights: Of each part, in the dtype it has while training.
+        gradients: Of what trains.
+        optimizer: Its state.
+        copies: Weights that are there twice, in the dtype of the computation.
+        activations: What the backward pass needs; an estimate.
+        logits: Of the label positions, with their gradients.
+        step: What the optimiser needs in passing, when activations, copies and logits are gone.
+        overhead: A constant.
+    """
+
+    weights: dict[str, int]
+    gradients: int
+    optimizer: int
+    copies: int
+    activations: int
+    logits: int
+    step: int
+    overhead: int = OVERHEAD
+
+    @property
+    def total(self) -> int:
+        """The larger of two peaks: in the backward pass, and in the optimiser's step."""
+        lasting = sum(self.weights.values()) + self.gradients + self.optimizer + self.overhead
+        return lasting + max(self.copies + self.activations + self.logits, self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        parts: The what-trains table, as training prints it.
+        tokens: Of one sample.
+        memory: Of a step of one batch.
+        batch_size: Samples in that batch.
+        activations_checkpointed: Activations with ``recipe.gradient_checkpointing=true``.
+        activations_kept: Activations without it.
+        logits_full: What logits of the whole sequence would take.
+    """
+
+    parts: list[trainable.PartReport]
+    tokens: TokenPlan
+    memory: Memory
+    batch_size: int
+    activations_checkpointed: int
+    activations_kept: int
+    logits_full: int
+
+
+def estimate(settings: Mapping[str, Any]) -> Estimate:
+    """Estimate a run from its composed configuration.
+
+    Args:
+        settings: As for training, with ``duration``, ``fps``, ``text_tokens`` and ``label_tokens`` of a sample.
+
+    Raises:
+        ConfigError: Something in ``settings`` is wrong, as it would be in training.
+        CheckpointError: The configuration of a part cannot be found.
+    """
+    options, _ = read_recipe(settings["recipe"])
+    quant, dtype = resolve_quant(settings["quant"]), resolve_dtype(settings["dtype"], CARD)
+    model, groups, reports = _adapted(_structure(settings))
+    tokens = plan_tokens(groups, settings, model.connector.budget)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    size, frames = options.batch_size, tokens.frames
+    kept, checkpointed = (
+        activation_bytes(model, batch_size=size, length=tokens.length, frames=frames, dtype=dtype, checkpointing=on)
+        for on in (False, True)
+    )
+    vocabulary = base(model.llm).get_output_embeddings().weight.shape[0]
+    memory = Memory(
+        weights={
+            part: weight_bytes(getattr(model, part), quant if part == "llm" else "none") for part in trainable.PARTS
+        },
+        gradients=sum(p.nbytes for p in trained),
+        optimizer=optimizer_bytes((p.numel() for p in trained), options.optimizer),
+        copies=copied_bytes(model, dtype, quant),
+        activations=checkpointed if options.gradient_checkpointing else kept,
+        logits=logits_bytes(size * tokens.labels, vocabulary),
+        step=sum(p.nbytes for p in trained) if options.optimizer == "adamw" else 0,
+    )
+    return Estimate(
+        parts=reports,
+        tokens=tokens,
+        batch_size=size,
+        memory=memory,
+        activations_kept=kept,
+        activations_checkpointed=checkpointed,
+        logits_full=logits_bytes(size * tokens.length, vocabulary),
+    )
+
+
+def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: Any) -> TokenPlan:
+    """Count frames and tokens of a sample with one clip of ``duration`` seconds at ``fps`` frames per second."""
+    duration, fps = float(settings["duration"]), float(settings["fps"])
+    num_frames = max(1, round(duration * fps))
+    meta = VideoMeta(num_frames=num_frames, fps=fps, duration=duration, width=1280, height=720)
+    sampler = SAMPLERS.build(groups["sampler"])
+    looks = getattr(sampler, "looks", False)
+    frames = len(sampler(meta, _restless).indices if looks else sampler(meta))
+    return TokenPlan(
+        frames=frames,
+        video=budget(frames),
+        text=settings["text_tokens"],
+        labels=settings["label_tokens"],
+        limit=groups["llm"]["max_length"],
+    )
+
+
+def _restless(indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Show a clip that changes all the time, of which a sampler that looks takes as many frames as of any."""
+    return (np.full((1, 1, 3), 255 * (place % 2), np.uint8) for place in range(len(indices)))
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What makes a run fit a card.
+
+    Attributes:
+        fits: Whether the run, with ``changes``, needs no more than the card has.
+        changes: The fewest settings to change, empty where none must be; all that help where nothing fits.
+        total: Bytes that the run then needs.
+    """
+
+    fits: bool
+    changes: Changes
+    total: int
+
+
+def advise(settings: Mapping[str, Any], card: int) -> Advice:
+    """Find the fewest changes with which a run fits a card of ``card`` bytes.
+
+    What changes no result is tried first, then how the LLM trains, then fewer tokens, and only then a smaller LLM.
+    """
+    now = estimate(settings).memory.total
+    if now <= card:
+        return Advice(True, {}, now)
+    candidates: list[Changes] = []
+    smaller = ([llm] for llm in _smaller_llms(settings))
+    for tier in (_harmless(settings), _lighter_training(settings), _shorter_sequences(settings), *smaller):
+        candidates += tier
+        everything = _joined(candidates)
+        least = estimate(changed(settings, everything)).memory.total
+        if least <= card:
+            return _fewest(settings, candidates, card) or Advice(True, everything, least)
+    return Advice(False, everything, least)
+
+
+def _fewest(settings: Mapping[str, Any], candidates: list[Changes], card: int) -> Advice | None:
+    """Return the first of the shortest combinations that fit; candidates for the same setting exclude each other."""
+    for count in range(1, len(candidates) + 1):
+        for chosen in combinations(candidates, count):
+            changes = _joined(chosen)
+            if len(changes) < sum(map(len, chosen)):
+                continue
+            try:
+                total = estimate(changed(settings, changes)).memory.total
+            except ConfigError:  # such as nf4 for an LLM that trains in full
+                continue
+            if total <= card:
+                return Advice(True, changes, total)
+    return None
+
+
+def _joined(chosen: Iterable[Changes]) -> Changes:
+    return {key: value for changes in chosen for key, value in changes.items()}
+
+
+def changed(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """Return settings with changes by dotted key; ``llm`` stands for one of the options in ``conf/llm``."""
+    result = OmegaConf.create(dict(settings))
+    for key, value in changes.items():
+        is_option = key == "llm"
+        OmegaConf.update(result, key, OmegaConf.load(CONF_DIR / "llm" / f"{value}.yaml") if is_option else value)
+    plain: Any = OmegaConf.to_container(result)
+    return plain
+
+
+def _harmless(settings: Mapping[str, Any]) -> Iterator[Changes]:
+    """Yield changes that save memory and leave what is learnt as it is, or nearly so."""
+    recipe = settings["recipe"]
+    if not recipe["gradient_checkpointing"]:
+        yield {"recipe.gradient_checkpointing": True}
+    if recipe["batch_size"] > 1:
+        yield {"recipe.batch_size": 1, "recipe.accumulate": recipe["accumulate"] * recipe["batch_size"]}
+    if settings["dtype"] == "float32":
+        yield {"dtype": "bfloat16"}
+    if recipe["optimizer"] == "adamw":
+        yield {"recipe.optimizer": "paged_adamw_8bit"}
+
+
+def _lighter_training(settings: Mapping[str, Any]) -> Iterator[Changes]:
+    """Yield changes of how the same LLM trains."""
+    if settings["recipe"]["llm"]["train"] == "full":
+        yield {"recipe.llm.train": "lora", "recipe.llm.from_layer": None}
+    if settings["quant"] == "none":
+        yield {"quant": "nf4"}
+
+
+def _shorter_sequences(settings: Mapping[str, Any]) -> Iterator[Changes]:
+    """Yield fewer frames, and fewer video tokens."""
+    sampler, connector = settings["sampler"], settings["connector"]
+    for key in ("num_frames", "max_frames"):
+        if sampler.get(key, 1) > 8:
+            yield {f"sampler.{key}": sampler[key] // 2}
+    queries = connector.get("num_queries", 0) // 2
+    if settings["ckpt"] is None and queries >= 64 and queries % connector.get("num_groups", 1) == 0:
+        yield {"connector.num_queries": queries}
+
+
+def _smaller_llms(settings: Mapping[str, Any]) -> Iterator[Changes]:
+    """Yield the smaller LLMs of the same family, the largest first."""
+    family = [f"Qwen/Qwen2.5-{size}" for size in ("3B", "1.5B", "0.5B")]
+    path = settings["llm"]["path"]
+    kind = "-Instruct" if path.endswith("-Instruct") else ""
+    larger = path.removesuffix(kind)
+    if settings["ckpt"] is None and larger in family:
+        for smaller in family[family.index(larger) + 1 :]:
+            yield {"llm": f"{smaller}{kind}".partition("/")[2].lower().replace(".", "_").replace("-", "_")}
+
+
+def _structure(settings: Mapping[str, Any]) -> str:
+    """Return what decides the parts and what trains of them, as text; the other settings change no shape."""
+    kinds = ["llm", "vision_tower", "connector", "sampler", "template", "video_reader", "peft", "ckpt", "dtype"]
+    kinds += [kind for kind in OPTIONAL if kind in settings]
+    recipe = {
+        key: settings["recipe"][key]
+        for key in (*trainable.PARTS, trainable.TEXT_DECODER, "lr")
+        if key in settings["recipe"]
+    }
+    quantised = settings["quant"] != "none"
+    return json.dumps({**{kind: settings[kind] for kind in kinds}, "recipe": recipe, "quantised": quantised})
+
+
+@lru_cache(maxsize=64)
+def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[trainable.PartReport]]:
+    """Build a model without weights, and adapt it as training does; with its groups and the what-trains table."""
+    settings = json.loads(structure)
+    options, parts = read_recipe(settings["recipe"])
+    peft = trainable.PeftOptions(**check_options(trainable.PeftOptions, settings["peft"], key="peft"))
+    groups = check(settings)
+    dtype = resolve_dtype(settings["dtype"], CARD)
+    if settings["ckpt"] is None:
+        model = build_skeleton(groups, dtype=dtype)
+    else:
+        name = str(dtype).removeprefix("torch.")
+        choices: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
+        loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
+        model, groups = loaded.model, loaded.groups
+    base(model.llm).is_quantized = settings["quantised"]  # what adapt asks of a real LLM, too
+    with torch.device("meta"):
+        return model, groups, trainable.apply(model, parts, peft, lr=options.lr)

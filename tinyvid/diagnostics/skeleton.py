@@ -1,0 +1,139 @@
+"""A model without its weights: every part with its shapes and names, on the meta device.
+
+Parts are built as ever, from a local directory, the hub's cache, or what timm and open_clip know by themselves. For the
+options of ``conf/`` that only the hub could describe, the table below does, so that an estimate needs no network.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tinyvid.build import build_connector
+from tinyvid.errors import ConfigError
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
+from tinyvid.models.weights import building_on, explain
+from tinyvid.registry import VISION_TOWERS
+
+_QWEN = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": True}
+_QWEN_SIZES: dict[str, dict[str, int]] = {
+    "0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+    "1.5B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+    "3B": {
+        "hidden_size": 2048,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+    },
+}
+_PHI_2 = {
+    "model_type": "phi",
+    "vocab_size": 51_200,
+    "hidden_size": 2560,
+    "intermediate_size": 10_240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "tie_word_embeddings": False,
+}
+_SIGLIP_BASE_224 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+}
+_SIGLIP_SO400M_384 = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+# From the config.json that each of these hub repositories publishes; only what decides shapes.
+KNOWN: dict[str, dict[str, Any]] = {
+    **{f"Qwen/Qwen2.5-{size}{kind}": _QWEN | s for size, s in _QWEN_SIZES.items() for kind in ("", "-Instruct")},
+    "microsoft/phi-2": _PHI_2,
+    "google/siglip-base-patch16-224": _SIGLIP_BASE_224,
+    "google/siglip2-base-patch16-224": _SIGLIP_BASE_224,
+    "google/siglip-so400m-patch14-384": _SIGLIP_SO400M_384,
+    "google/siglip2-so400m-patch14-384": _SIGLIP_SO400M_384,
+}
+
+
+def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtype) -> VideoLLM:
+    """Build the model that component groups describe, without a single weight. It cannot run on data.
+
+    Args:
+        groups: As ``build.check`` returns them; those of the LLM, the tower and the connector are read.
+        dtype: Of the weights.
+
+    Raises:
+        CheckpointError: A part's configuration cannot be found.
+        ConfigError: Options do not fit the parts.
+    """
+    with building_on("meta"):
+        llm = _llm(groups["llm"], dtype)
+        vision_tower = _tower(groups["vision_tower"], dtype)
+        width = llm.get_input_embeddings().weight.shape[1]
+        connector = build_connector(
+            groups["connector"],
+            features=vision_tower.features,
+            llm_dim=width,
+            text_decoder=groups.get("text_decoder"),
+        )
+    return VideoLLM(llm, vision_tower, connector.to(dtype))
+
+
+def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig  # heavy: only to build a model
+
+    path, revision = group["path"], group["revision"]
+    settings = _known(path, revision)
+    if settings is None:
+        settings = explain("llm", path, PretrainedConfig.get_config_dict, path, revision=revision)[0]
+    config = explain("llm", path, AutoConfig.for_model, **settings)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"llm.path={path!r} holds a model of type '{config.model_type}', which is no causal LM")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, dtype=dtype)
+
+
+def _tower(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    settings = _known(group["path"], group["revision"]) if group["name"] == "siglip" else None
+    if settings is None:
+        return VISION_TOWERS.build(group, dtype=dtype)
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = SiglipVisionConfig(**settings)
+    model = SiglipVisionModel(config).to(dtype)
+    return SiglipTower(model, default_image_spec(config), layer=group["layer"], select=group["select"])
+
+
+def _known(path: str, revision: str | None) -> dict[str, Any] | None:
+    """Return the table's configuration of a path that this machine does not hold; ``None`` for all others."""
+    from transformers import PretrainedConfig
+
+    if path not in KNOWN:
+        return None
+    try:
+        PretrainedConfig.get_config_dict(path, revision=revision, local_files_only=True)
+    except OSError:
+        return dict(KNOWN[path])
+    return None

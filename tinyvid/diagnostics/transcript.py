@@ -1,0 +1,65 @@
+"""A laid-out sample as a person reads it: what is prompt, what is learnt, and where which video stands."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from tinyvid.processing.layout import Layout
+from tinyvid.processing.processor import Processor
+from tinyvid.types import IGNORE_INDEX
+from tinyvid.video.open_video import IMAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring tokens of one kind.
+
+    Attributes:
+        kind: ``prompt`` is read, ``reply`` is learnt, ``video`` is filled with video tokens.
+        text: The text, control tokens included, or a description of the video.
+    """
+
+    kind: Literal["prompt", "reply", "video"]
+    text: str
+
+
+def transcript(layout: Layout, processor: Processor) -> list[Stretch]:
+    """Return the stretches of a sample, in order; every token belongs to one.
+
+    Args:
+        layout: What ``Processor.plan`` returns.
+        processor: The same Processor.
+    """
+    learnt, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
+    ids = layout.input_ids.tolist()
+    videos = _videos(layout)
+    stretches: list[Stretch] = []
+    left, description = 0, ""  # tokens of the present video, and what is said of them
+    for (is_video, is_learnt), group in groupby(range(len(ids)), key=lambda place: (filled[place], learnt[place])):
+        places = list(group)
+        if not is_video:
+            text = processor.tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
+            stretches.append(Stretch("reply" if is_learnt else "prompt", text))
+        while is_video and places:  # neighbouring videos share a run of the mask, and one may have several
+            if not left:
+                left, description = next(videos)
+            count = min(left, len(places))
+            stretches.append(Stretch("video", description))
+            places, left, description = places[count:], left - count, "[more of it]"
+    return stretches
+
+
+def _videos(layout: Layout) -> Iterator[tuple[int, str]]:
+    """Yield the tokens and the description of each video slot."""
+    for slot in layout.slots:
+        clip, indices = layout.footage[slot.video], layout.indices[slot.video]
+        count = layout.plans[slot.video].num_tokens
+        name = Path(clip.name).name
+        if Path(name).suffix.lower() in IMAGES:
+            yield count, f"[image {count:,} tokens of {name}]"
+        else:
+            first, last = ((clip.first + number) / clip.meta.fps for number in (indices[0], indices[-1]))
+            frames = f"{len(indices)} frames of {name}, {first:.1f}-{last:.1f} s"
+            yield count, f"[video {count:,} tokens, {frames}]"

@@ -1,0 +1,156 @@
+"""A judge for answers that no rule can compare: a strict form, bounded attempts, and verdicts that are kept.
+
+A verdict is one JSON object with exactly the marks of the rubric, whole numbers where numbers are asked for. What does
+not hold to it is asked for again, at most ``attempts`` times, and then reported as a parse error, never guessed. A
+verdict is kept under a hash of all that it depends on: the judge, the rubric's text, question, answer and reply.
+Backends are in ``tinyvid.evaluation.judging.judges``.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 32  # cases between two writes of verdicts
+_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n?```$", re.DOTALL)
+Chat = Callable[[Sequence[Sequence[Mapping[str, str]]]], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A reply to be judged. ``rubric`` is a name of ``RUBRICS``."""
+
+    question: str
+    answer: str
+    reply: str
+    rubric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says.
+
+    Attributes:
+        value: In [0, 1]; ``None`` if there is no valid verdict.
+        points: The whole-number marks, by name.
+        error: Why there is no valid verdict.
+    """
+
+    value: float | None
+    points: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+class Judge(Protocol):
+    """Judges cases; registered in ``registry.JUDGES``."""
+
+    identity: Mapping[str, Any]  # all that its verdicts depend on, for records and for the key of a verdict
+
+    def supports(self, rubric: Rubric) -> bool:
+        """Return whether it can fill in the marks of a rubric."""
+
+    def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Judge cases, in order.
+
+        Raises:
+            ConfigError: The judge cannot be reached or loaded. Unlike a malformed verdict, that is no result.
+        """
+
+
+def judge_cases(judge: Judge, cases: Sequence[Case], cache: Path) -> list[Verdict]:
+    """Return the verdicts on cases, from the cache where they are known; valid new ones go there as they come."""
+    known = read_verdicts(cache)
+    keys = [key_of(judge, case) for case in cases]
+    new = {key: case for key, case in zip(keys, cases, strict=True) if key not in known}
+    waiting = list(new)
+    for first in range(0, len(waiting), CHUNK):
+        portion = waiting[first : first + CHUNK]
+        verdicts = dict(zip(portion, judge([new[key] for key in portion]), strict=True))
+        known |= verdicts
+        _append(cache, {key: verdict for key, verdict in verdicts.items() if not verdict.error})
+    return [known[key] for key in keys]
+
+
+def key_of(judge: Judge, case: Case) -> str:
+    """Return the hash of all that a verdict depends on."""
+    rubric = RUBRICS[case.rubric]
+    prompt = rubric.prompt(question=case.question, answer=case.answer, reply=case.reply)
+    text = json.dumps([dict(judge.identity), prompt], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def read_verdicts(cache: Path) -> dict[str, Verdict]:
+    """Return the verdicts of a cache by key; lines that a kill has cut are passed over."""
+    verdicts = {}
+    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines() if cache.is_file() else []:
+        try:
+            row = json.loads(line)
+            key = str(row.pop("key"))
+            verdicts[key] = Verdict(**row)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return verdicts
+
+
+def _append(cache: Path, verdicts: Mapping[str, Verdict]) -> None:
+    """Add verdicts; one write each that begins a line of its own, so that processes may share the file."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(cache, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        for key, verdict in verdicts.items():
+            os.write(file, f"\n{json.dumps({'key': key, **asdict(verdict)})}\n".encode())
+    finally:
+        os.close(file)
+
+
+def by_chat(chat: Chat, cases: Sequence[Case], *, attempts: int) -> list[Verdict]:
+    """Judge cases with whatever answers conversations, asking again where the form is not kept.
+
+    Args:
+        chat: Maps conversations (``role``, ``content``) to replies, in order.
+        cases: To be judged.
+        attempts: How often a case is put to the judge at most.
+    """
+    talks: list[list[Mapping[str, str]]] = [[{"role": "user", "content": _prompt(case)}] for case in cases]
+    verdicts: list[Verdict] = [Verdict(None, error="not judged")] * len(cases)
+    waiting = list(range(len(cases)))
+    for _ in range(attempts):
+        for number, reply in zip(waiting, chat([talks[number] for number in waiting]), strict=True):
+            verdicts[number] = parse_verdict(reply, RUBRICS[cases[number].rubric])
+            talks[number] += [
+                {"role": "assistant", "content": reply[:2000]},
+                {"role": "user", "content": f"{verdicts[number].error} Reply with the JSON object and nothing else."},
+            ]
+        waiting = [number for number in waiting if verdicts[number].error]
+        if not waiting:
+            break
+    return verdicts
+
+
+def _prompt(case: Case) -> str:
+    return RUBRICS[case.rubric].prompt(question=case.question, answer=case.answer, reply=case.reply)
+
+
+def parse_verdict(text: str, rubric: Rubric) -> Verdict:
+    """Read a verdict, which must be one JSON object with exactly the marks of the rubric, alone or in a code fence."""
+    fenced = _FENCE.match(text.strip())
+    try:
+        marks = json.loads(fenced[1] if fenced else text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        return Verdict(None, error=f"parse_error: no JSON object ({str(error)[:60]}) in {text[:120]!r}.")
+    if not isinstance(marks, dict) or marks.keys() != rubric.marks.keys():
+        return Verdict(None, error=f"parse_error: the marks must be {list(rubric.marks)}, got {text[:120]!r}.")
+    for name, allowed in rubric.marks.items():
+        if type(marks[name]) is not (int if isinstance(allowed, range) else str) or marks[name] not in allowed:
+            return Verdict(None, error=f"parse_error: {name}={marks[name]!r:.60} is none of {[*allowed]}.")
+    points = {name: float(marks[name]) for name, allowed in rubric.marks.items() if isinstance(allowed, range)}
+    return Verdict(rubric.value(marks), points)

@@ -1,0 +1,1 @@
+"""Reports, pictures, comparisons of runs, and tables for other scorers."""

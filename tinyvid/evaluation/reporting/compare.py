@@ -1,0 +1,213 @@
+"""Runs of a benchmark against each other, on the items that all of them were asked.
+
+Two runs see the same items, so they are compared item by item: by how often only one of them is right (McNemar's exact
+test), and by the interval of the difference when whole videos are resampled. Runs with the same name are repeats, such
+as seeds: their spread says how large a difference chance alone makes.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.evaluation.items import Outcome
+from tinyvid.evaluation.reporting.report import Report
+from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
+from tinyvid.evaluation.scoring.averages import bootstrap, by_group, interval, kinds_of, macro, mcnemar, micro
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: its name in the comparison, its folder, its report and its outcomes by item."""
+
+    name: str
+    folder: Path
+    report: Report
+    outcomes: dict[str, Outcome]
+
+
+def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Run]:
+    """Read finished runs.
+
+    Args:
+        folders: Run folders, at least two.
+        names: One for each; equal names are repeats of each other. What differs between the runs' settings if not
+            given, else the names of the folders.
+
+    Raises:
+        ConfigError: There are too few runs, or another number of names.
+        DataError: A folder holds no finished run, or the runs are of different benchmarks.
+    """
+    if len(folders) < 2:
+        raise ConfigError(f"runs= names {len(folders)} run; give at least two, separated by commas")
+    if names is not None and len(names) != len(folders):
+        raise ConfigError(f"names= holds {len(names)} names for {len(folders)} runs; give one for each")
+    paths = [Path(folder).expanduser() for folder in folders]
+    reports = [Report.load(path) for path in paths]
+    benchmarks = {report.data["benchmark"] for report in reports}
+    if len(benchmarks) > 1:
+        raise DataError(
+            f"the runs are of different benchmarks ({', '.join(sorted(benchmarks))}); compare like with like"
+        )
+    runs = []
+    for name, path, report in zip(names or _names(paths, reports), paths, reports, strict=True):
+        outcomes = {outcome.id: outcome for outcome in read_outcomes(path / ROWS)}
+        if len(outcomes) != report.data["n_total"]:
+            raise DataError(
+                f"{path / ROWS} holds {len(outcomes)} items, its report counts {report.data['n_total']}; run the "
+                "benchmark again in this folder, which completes it"
+            )
+        runs.append(Run(name, path, report, outcomes))
+    return runs
+
+
+def _names(paths: Sequence[Path], reports: Sequence[Report]) -> list[str]:
+    """Return what tells the runs apart in their settings, or their folders' names where nothing does."""
+    settings = [_flat(report.data["settings"]) for report in reports]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
+    told = [", ".join(f"{key}={one.get(key)}" for key in differing) for one in settings]
+    if differing and all(len(name) <= 60 for name in told) and len(set(told)) == len(told):
+        return told
+    folders = [path.resolve().name for path in paths]
+    return folders if len(set(folders)) == len(folders) else [str(path) for path in paths]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings that a person chooses, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and key != "model":
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key not in ("weights", "questions", "model"):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def common_items(runs: Sequence[Run]) -> list[str]:
+    """Return the ids of the items that every run was asked and that have an answer, in the order of the first run.
+
+    Raises:
+        DataError: There are none, or the runs were scored against different answers.
+    """
+    common = [
+        name
+        for name, outcome in runs[0].outcomes.items()
+        if outcome.value is not None and all(name in run.outcomes for run in runs)
+    ]
+    if not common:
+        raise DataError("the runs have no item with an answer in common; were they asked different questions?")
+    for run in runs[1:]:
+        for name in common:
+            answers = runs[0].outcomes[name].answer, run.outcomes[name].answer
+            if answers[0] != answers[1]:
+                raise DataError(
+                    f"item '{name}' has the answer {answers[0]!r} in {runs[0].folder} and {answers[1]!r} in "
+                    f"{run.folder}; the annotation changed between the runs"
+                )
+    return common
+
+
+def compare(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the comparison of runs: all that ``comparison.json`` holds."""
+    common = common_items(runs)
+    chosen = {id(run): [run.outcomes[name] for name in common] for run in runs}
+    first_of = {run.name: run for run in reversed(runs)}  # of repeats the first stands for all in the tests
+    different = [run for run in runs if run is first_of[run.name]]
+    pairs = [
+        {"first": a.name, "second": b.name, **paired(chosen[id(a)], chosen[id(b)])}
+        for number, a in enumerate(different)
+        for b in different[number + 1 :]
+    ]
+    return {
+        "benchmark": runs[0].report.data["benchmark"],
+        "n_common": len(common),
+        "runs": [_run(run, chosen[id(run)]) for run in runs],
+        "repeats": _repeats(runs, {id(run): micro(chosen[id(run)]) for run in runs}),
+        "pairs": pairs,
+        "groups": {kind: _groups(runs, chosen, kind) for kind in kinds_of(chosen[id(runs[0])])},
+        "classes": _classes(runs, chosen),
+    }
+
+
+def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
+    """Return how two runs differ on the same items.
+
+    Values between 0 and 1 (numbers, marks) count as right from 0.5 on in McNemar's test, and as they are in the
+    difference.
+    """
+    differences = [float(b.value or 0) - float(a.value or 0) for a, b in zip(first, second, strict=True)]
+    right = [((a.value or 0) >= 0.5, (b.value or 0) >= 0.5) for a, b in zip(first, second, strict=True)]
+    only_first, only_second = right.count((True, False)), right.count((False, True))
+    low, high = bootstrap(differences, [outcome.video or outcome.id for outcome in first])
+    return {
+        "both": right.count((True, True)),
+        "only_first": only_first,
+        "only_second": only_second,
+        "neither": right.count((False, False)),
+        "same_prediction": sum(a.prediction == b.prediction for a, b in zip(first, second, strict=True)),
+        "difference": sum(differences) / len(differences),
+        "low": low,
+        "high": high,
+        "p": mcnemar(only_first, only_second),
+    }
+
+
+def _run(run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "config_hash": run.report.data["config_hash"],
+        "n_total": run.report.data["n_total"],
+        "n_unparsed": sum(outcome.status == "unparsed" for outcome in outcomes),
+        "n_media_failed": sum(outcome.status == "media_failed" for outcome in outcomes),
+        "exact": sum(outcome.exact for outcome in outcomes) / len(outcomes),
+        "macro": {kind: macro(outcomes, kind) for kind in kinds_of(outcomes)},
+        **_number(outcomes),
+    }
+
+
+def _number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    low, high = interval([outcome.value or 0.0 for outcome in outcomes])
+    return {"value": micro(outcomes), "low": low, "high": high, "n": len(outcomes)}
+
+
+def _repeats(runs: Sequence[Run], values: Mapping[int, float]) -> dict[str, Any]:
+    """Return the spread over the runs of each name that stands several times."""
+    by_name: dict[str, list[float]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(values[id(run)])
+    return {
+        name: {
+            "n": len(repeated),
+            "mean": statistics.fmean(repeated),
+            "low": min(repeated),
+            "high": max(repeated),
+            "deviation": statistics.stdev(repeated),
+        }
+        for name, repeated in by_name.items()
+        if len(repeated) > 1
+    }
+
+
+def _groups(runs: Sequence[Run], chosen: Mapping[int, Sequence[Outcome]], kind: str) -> dict[str, Any]:
+    """Return, for each group, the number of its items and each run's accuracy on them."""
+    of_runs = [by_group(chosen[id(run)], kind) for run in runs]
+    return {
+        name: {"n": len(members), "runs": [_number(groups[name]) for groups in of_runs]}
+        for name, members in of_runs[0].items()
+    }
+
+
+def _classes(runs: Sequence[Run], chosen: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
+    """Return, for each right label of a task of labels, the number of its items and each run's accuracy on them."""
+    confusion = runs[0].report.data["confusion"]
+    classes = {}
+    for label in confusion["labels"] if confusion else ():
+        members = [[outcome for outcome in chosen[id(run)] if outcome.answer == label] for run in runs]
+        if members[0]:
+            classes[label] = {"n": len(members[0]), "runs": [_number(of_run) for of_run in members]}
+    return classes

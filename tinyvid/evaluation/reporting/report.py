@@ -1,0 +1,269 @@
+"""What a run says: counts, accuracies with their intervals, groups, failures by name, and how all of it came about.
+
+``accuracy.all`` counts everything that was not answered as wrong, over the items of the annotation;
+``accuracy.decodable`` leaves out items whose videos could not be read; ``accuracy.exact`` asks that a reply is the
+answer and nothing else. ``chance`` and ``majority`` are what guessing, and always giving the most common answer, would
+score: a result means nothing below them.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyvid.errors import DataError
+from tinyvid.evaluation.items import Benchmark, Item, Outcome, WritesFiles
+from tinyvid.evaluation.reporting.plots import draw_report
+from tinyvid.evaluation.running.record import config_hash, versions
+from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
+
+REPORT = "report.json"
+TEXT = "report.md"
+SHOWN = 20  # failures that the text names before it refers to report.json
+UNREAD = "(unparsed)"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report, as it stands in ``report.json`` of a folder."""
+
+    data: Mapping[str, Any]
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Report":
+        """Read the report of a run's folder.
+
+        Raises:
+            DataError: There is none, or it is damaged.
+        """
+        file = Path(folder).expanduser() / REPORT
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is no report ({error}); give the run_dir of a finished run") from error
+        if not isinstance(data, dict) or "accuracy" not in data:
+            raise DataError(f"{file} is no report of a benchmark; give the run_dir of a finished run")
+        return cls(data, file.parent)
+
+    @property
+    def accuracy(self) -> float:
+        """Of all items, in [0, 1]; NaN if the benchmark states no answers."""
+        value = self.data["accuracy"]["all"]["value"]
+        return math.nan if value is None else float(value)
+
+    def text(self) -> str:
+        """Return the main numbers in a few lines, for a terminal."""
+        data = self.data
+        counts = {"unparsed": data["n_unparsed"], "media failed": data["n_media_failed"]}
+        counts |= {"judge failed": data["n_judge_failed"]}
+        failed = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
+        lines = [f"{data['benchmark']}: {data['n_total']:,} items, {data['n_answered']:,} answered{failed}"]
+        for name, value in (("accuracy", data["accuracy"]["all"]), ("of decodable", data["accuracy"]["decodable"])):
+            if value["value"] is not None and (name == "accuracy" or data["n_media_failed"]):
+                lines.append(
+                    f"{name} {_percent(value['value'])} ({_percent(value['low'])} to {_percent(value['high'])})"
+                )
+        lines += [f"{name} {value:.2f}" for name, value in data["official"].items() if value is not None]
+        return "\n".join([*lines, f"{self.folder / TEXT} has the rest"])
+
+    def metrics(self) -> dict[str, float]:
+        """Return the main numbers by name, for a log."""
+        data = self.data
+        numbers = {"accuracy": self.accuracy, "unparsed": data["n_unparsed"], "media_failed": data["n_media_failed"]}
+        official = {name: value for name, value in data["official"].items() if value is not None}
+        return {f"{data['benchmark']} {name}": float(value) for name, value in {**numbers, **official}.items()}
+
+
+def write_report(
+    folder: Path,
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write ``report.json``, ``report.md``, the plots and the benchmark's own files."""
+    data = summarise(benchmark, items, outcomes, settings)
+    draw_report(folder, data, outcomes)
+    (folder / TEXT).write_text(as_text(data), encoding="utf-8")
+    if isinstance(benchmark, WritesFiles):
+        for name, content in benchmark.files(outcomes).items():
+            (folder / name).write_text(content, encoding="utf-8")
+    partial = folder / f".{REPORT}.partial"
+    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(folder / REPORT)  # last: a folder with a report is complete
+
+
+def summarise(
+    benchmark: Benchmark, items: Sequence[Item], outcomes: Sequence[Outcome], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of ``report.json``."""
+    count = Counter(outcome.status for outcome in outcomes)
+    decodable = [outcome for outcome in outcomes if outcome.status != "media_failed"]
+    exact = [float(outcome.exact) for outcome in graded(outcomes) if not outcome.likelihoods]
+    labels = _labels(items, outcomes)
+    groups = {kind: _groups(outcomes, kind) for kind in kinds_of(outcomes)}
+    if labels:
+        by_answer: dict[str, list[Outcome]] = {label: [] for label in labels}
+        for outcome in graded(outcomes):
+            by_answer[str(outcome.answer)].append(outcome)
+        groups["answer"] = {label: _accuracy(members) for label, members in by_answer.items() if members}
+    return {
+        "benchmark": benchmark.name,
+        "prompt_style": benchmark.prompt_style,
+        "n_total": len(outcomes),
+        "n_answered": count["answered"],
+        "n_unparsed": count["unparsed"],
+        "n_media_failed": count["media_failed"],
+        "n_judge_failed": count["judge_failed"],
+        "n_without_answer": sum(outcome.value is None for outcome in outcomes),
+        "n_of_benchmark": len(benchmark),
+        "accuracy": {
+            "all": _accuracy(outcomes),
+            "decodable": _accuracy(decodable),
+            "exact": _number(exact),
+        },
+        "chance": _chance(items),
+        "majority": _majority(items, outcomes),
+        "macro": {kind: _finite(macro(outcomes, kind)) for kind in kinds_of(outcomes)},
+        "official": {name: _finite(value) for name, value in benchmark.summary(outcomes).items()},
+        "points": dict(mean_points(outcomes)),
+        "groups": groups,
+        "confusion": _confusion(labels, outcomes) if labels else None,
+        "unparsed": [outcome.id for outcome in outcomes if outcome.status == "unparsed"],
+        "media_failed": _reasons(outcomes, "media_failed"),
+        "judge_failed": _reasons(outcomes, "judge_failed"),
+        "first_prompt": [[message.role, message.text] for message in items[0].sample.messages],
+        "settings": dict(settings),
+        "config_hash": config_hash(settings),
+        "versions": versions(),
+    }
+
+
+def _accuracy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        **_number([outcome.value for outcome in outcomes if outcome.value is not None]),
+        "n_answered": sum(outcome.status == "answered" for outcome in outcomes),
+    }
+
+
+def _number(values: Sequence[float]) -> dict[str, Any]:
+    """Return a mean with its interval and how many values it is of."""
+    if not values:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    low, high = interval(values)
+    return {"value": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _groups(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any]:
+    return {name: _accuracy(members) for name, members in by_group(outcomes, kind).items()}
+
+
+def _chance(items: Sequence[Item]) -> float | None:
+    """Return what guessing among the options scores; ``None`` if not every item has options."""
+    if not all(item.options for item in items):
+        return None
+    return sum(1 / len(item.options) for item in items) / len(items)
+
+
+def _majority(items: Sequence[Item], outcomes: Sequence[Outcome]) -> float | None:
+    """Return what the most common answer scores, if always given; ``None`` as for chance."""
+    answers = Counter(outcome.answer for outcome in graded(outcomes))
+    return max(answers.values()) / answers.total() if answers and all(item.options for item in items) else None
+
+
+def _labels(items: Sequence[Item], outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the labels of a task in which every item has the same ones; else none."""
+    sets = {tuple(item.options) for item in items}
+    is_task = len(sets) == 1 and all(item.rule == "label" for item in items) and graded(outcomes)
+    return list(items[0].options) if is_task else []
+
+
+def _confusion(labels: list[str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return how often each label (rows) was called what (columns; the last one is unparsed)."""
+    columns = [*labels, UNREAD]
+    counts = {label: dict.fromkeys(columns, 0) for label in labels}
+    for outcome in graded(outcomes):
+        if outcome.status != "media_failed":
+            counts[str(outcome.answer)][outcome.prediction or UNREAD] += 1
+    return {"labels": labels, "columns": columns, "counts": [[*counts[label].values()] for label in labels]}
+
+
+def _reasons(outcomes: Sequence[Outcome], status: str) -> list[dict[str, str]]:
+    return [{"id": o.id, "video": o.video, "reason": o.reason} for o in outcomes if o.status == status]
+
+
+def as_text(data: Mapping[str, Any]) -> str:
+    """Return a report for people, in Markdown."""
+    style, total, whole = data["prompt_style"], data["n_total"], data["n_of_benchmark"]
+    lines = [f"# {data['benchmark']}, prompt style {style}", ""]
+    lines.append(f"{total:,} items" + (f" of {whole:,}" if whole != total else "") + ":")
+    for name, key in (
+        ("answered", "n_answered"),
+        ("unparsed (counted wrong)", "n_unparsed"),
+        ("media failed (counted wrong)", "n_media_failed"),
+        ("judge failed (counted wrong)", "n_judge_failed"),
+        ("without a public answer", "n_without_answer"),
+    ):
+        lines += [f"- {name}: {data[key]:,}"] if data[key] or key == "n_answered" else []
+    lines += ["", "| accuracy | value | 95 % interval | n |", "|---|---|---|---|"]
+    names = {"all": "over all items", "decodable": "over decodable items", "exact": "reply is the answer, nothing else"}
+    lines += [_row(names[key], value) for key, value in data["accuracy"].items()]
+    for key, text in (("chance", "guessing among the options"), ("majority", "always the most common answer")):
+        if data[key] is not None:
+            lines.append(f"| {text} | {_percent(data[key])} | | |")
+    for title, values in (("Averages of the benchmark", data["official"]), ("Marks of the judge", data["points"])):
+        if values:
+            lines += ["", f"## {title}", "", "| average | value |", "|---|---|"]
+            lines += [f"| {name} | {'none' if value is None else f'{value:.2f}'} |" for name, value in values.items()]
+    for kind, groups in data["groups"].items():
+        lines += ["", f"## By {kind}", "", f"| {kind} | accuracy | 95 % interval | n |", "|---|---|---|---|"]
+        lines += [_row(name, value) for name, value in groups.items()]
+        if data["macro"].get(kind) is not None:
+            lines.append(f"| **mean over {kind}** | {_percent(data['macro'][kind])} | | {len(groups)} |")
+    return "\n".join([*lines, *_text_of_failures(data), *_text_of_settings(data)]) + "\n"
+
+
+def _text_of_failures(data: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if data["unparsed"]:
+        more = len(data["unparsed"]) - SHOWN
+        lines += ["", "## Unparsed", "", ", ".join(map(_escape, data["unparsed"][:SHOWN]))]
+        lines += [f"and {more} more, in {REPORT}"] if more > 0 else []
+    for key, title in (("media_failed", "Media failed"), ("judge_failed", "Judge failed")):
+        if data[key]:
+            lines += ["", f"## {title}", "", "| item | reason |", "|---|---|"]
+            lines += [f"| {_escape(entry['id'])} | {_escape(entry['reason'])} |" for entry in data[key][:SHOWN]]
+            lines += [f"| {len(data[key]) - SHOWN} more | in {REPORT} |"] if len(data[key]) > SHOWN else []
+    return lines
+
+
+def _text_of_settings(data: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## How", "", f"Configuration {data['config_hash']}.", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {_escape(json.dumps(value))} |" for key, value in data["settings"].items()]
+    lines += [f"| versions | {', '.join(f'{name} {number}' for name, number in data['versions'].items())} |"]
+    prompt = "\n".join(f"{role}: {text}" for role, text in data["first_prompt"])
+    fence = "`" * 4
+    return [*lines, "", "The first prompt, before the template:", "", fence, prompt, fence]
+
+
+def _row(name: str, value: Mapping[str, Any]) -> str:
+    if value["value"] is None:
+        return f"| {_escape(name)} | none | | 0 |"
+    bounds = f"{_percent(value['low'])} to {_percent(value['high'])}"
+    return f"| {_escape(name)} | {_percent(value['value'])} | {bounds} | {value['n']:,} |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,211 @@
+"""A run as the table that VLMEvalKit's scorers read (https://github.com/open-compass/VLMEvalKit, ``vlmeval/dataset``).
+
+VLMEvalKit is not needed here, and cannot be installed beside tinyvid: its omegaconf excludes Hydra's. A file holds, for
+each question, the columns of its data set that the scorer reads, and ``prediction``: what the model wrote.
+"""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyvid.data.parsing import LETTERS
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.evaluation.items import Benchmark, Item, Outcome
+from tinyvid.evaluation.reporting.report import Report
+from tinyvid.evaluation.running.annotations import build_benchmark
+from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
+
+# VLMEvalKit's letter for "none of the options": of an empty text and of its own text for failures, some of its scorers
+# make a right answer.
+NO_REPLY = "Z"
+# What pandas takes for a missing value, and VLMEvalKit's MVBench then for a right answer.
+MISSING = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+SECONDS = {"(8s, 15s]": 15, "(15s, 60s]": 60, "(180s, 600s]": 600, "(900s, 3600s]": 3600}  # of LongVideoBench's ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A data set of VLMEvalKit.
+
+    Attributes:
+        dataset: Its name there.
+        row: The columns of an item.
+        suffix: Of the file: a form that the scorer reads.
+    """
+
+    dataset: str
+    row: Callable[[Item], dict[str, Any]]
+    suffix: str = "tsv"
+
+
+def export_run(folder: str | Path, out: str | Path, *, model: str) -> Path:
+    """Write a finished run of ``eval.py`` as ``<out>/<model>_<dataset>.tsv``, for MLVU ``.xlsx``.
+
+    Args:
+        folder: Of the run. The benchmark's annotation must be where it was.
+        out: Folder of the file.
+        model: What to call the model.
+
+    Raises:
+        ConfigError: The model's name is no file name, or no scorer is known for the benchmark as it was run.
+        DataError: The folder holds no finished run of a whole benchmark, or the questions have changed since.
+    """
+    report = Report.load(folder)
+    if not model or Path(model).name != model:
+        raise ConfigError(f"name={model!r} becomes part of a file's name; choose one without folders")
+    options = report.data["settings"].get("options")
+    if not options:
+        raise DataError(f"{report.folder} does not say how its benchmark was built; run it with python eval.py")
+    table = _table(report.data["benchmark"], options)
+    outcomes = {outcome.id: outcome for outcome in read_outcomes(report.folder / ROWS)}
+    rows = rows_of(table, build_benchmark(options), outcomes, where=str(report.folder))
+    path = Path(out).expanduser() / f"{model}_{table.dataset}.{table.suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (_write_xlsx if table.suffix == "xlsx" else _write_tsv)(path, rows)
+    return path
+
+
+def rows_of(table: Table, benchmark: Benchmark, outcomes: Mapping[str, Outcome], *, where: str) -> list[dict[str, Any]]:
+    """Return the rows of a table, in the order of the benchmark.
+
+    Raises:
+        DataError: Items were not asked, or VLMEvalKit would misread the file.
+    """
+    items = [benchmark[index] for index in range(len(benchmark))]
+    missing = [item.id for item in items if item.id not in outcomes]
+    if missing or len(outcomes) != len(items):
+        raise DataError(
+            f"{where} holds {len(outcomes):,} rows of the {len(items):,} items of benchmark '{benchmark.name}', and "
+            f"lacks {len(missing):,}; VLMEvalKit scores whole data sets: run all of it, without limit="
+        )
+    rows = [
+        {"index": index, **table.row(item), "prediction": prediction_of(outcomes[item.id])}
+        for index, item in enumerate(items)
+    ]
+    for column in ("answer", "prediction"):
+        if all(_is_number(row[column]) for row in rows):  # pandas would make numbers of them, which no option equals
+            raise DataError(f"{where}: every {column} is a number, which VLMEvalKit does not compare as text")
+    return rows
+
+
+def prediction_of(outcome: Outcome) -> str:
+    """Return what the scorer is to read: the reply, the letter that likelihoods chose, or the letter for no reply."""
+    reply = outcome.prediction if outcome.likelihoods else outcome.reply
+    if reply is None or not reply.strip():
+        return NO_REPLY
+    return f"{reply}." if reply in MISSING else reply
+
+
+def _table(name: str, options: Mapping[str, Any]) -> Table:
+    """Return the table of a benchmark as it was built.
+
+    Raises:
+        ConfigError: VLMEvalKit has no scorer for it, or none whose form is known.
+    """
+    if name == "videomme":
+        return Table("Video-MME", _videomme)
+    if name == "mvbench":
+        return Table("MVBench_MP4" if options.get("revision") == "video" else "MVBench", _mvbench)
+    if name == "longvideobench" and options.get("split", "val") == "val":
+        return Table("LongVideoBench", _longvideobench)
+    choices = options.get("tasks", "choice") == "choice" and options.get("packing", "official") == "official"
+    if name == "mlvu" and choices:
+        return Table("MLVU_MCQ", _mlvu, suffix="xlsx")
+    raise ConfigError(
+        f"no scorer of VLMEvalKit is known for benchmark '{name}' as it was run; there is one for videomme, mvbench, "
+        "longvideobench (split=val) and mlvu (packing=official, tasks=choice)"
+    )
+
+
+def _videomme(item: Item) -> dict[str, Any]:
+    stem = Path(str(item.sample.videos[0])).stem
+    return {
+        "video": stem,
+        "video_path": f"./video/{stem}.mp4",
+        "duration": item.groups["duration"],
+        "domain": item.groups["domain"],
+        "candidates": [f"{letter}. {text}" for letter, text in item.options.items()],
+        "sub_category": item.groups["sub_category"],
+        "task_type": item.groups["task"],
+        "question": item.question,
+        "answer": item.answer,
+    }
+
+
+def _mvbench(item: Item) -> dict[str, Any]:
+    return {"task_type": item.groups["task"], **_worded(item)}
+
+
+def _mlvu(item: Item) -> dict[str, Any]:
+    task = item.groups["task"]
+    return {"task_type": "needle" if task == "findNeedle" else task, **_worded(item)}  # there called as its file is
+
+
+def _longvideobench(item: Item) -> dict[str, Any]:
+    length = item.groups["duration_group"]
+    return {
+        "video": Path(str(item.sample.videos[0])).stem,
+        "question": item.question,
+        "candidates": list(item.options.values()),
+        "question_category": item.groups["category"],
+        "duration_group": SECONDS.get(length, length),
+        "correct_choice": LETTERS.index(str(item.answer)),
+        "answer": item.answer,
+    }
+
+
+def _worded(item: Item) -> dict[str, Any]:
+    """Return the columns of data sets whose answers are texts, which the scorer looks for among the candidates."""
+    if "".join(item.options) != LETTERS[: len(item.options)]:
+        raise DataError(f"item '{item.id}' has the options {list(item.options)}; VLMEvalKit counts them without gaps")
+    return {
+        "video": Path(str(item.sample.videos[0])).name,
+        "question": item.question,
+        "answer": item.options[str(item.answer)],
+        "candidates": list(item.options.values()),
+    }
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+    partial.replace(path)
+
+
+def _write_xlsx(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell import WriteOnlyCell
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    except ImportError as error:
+        raise ConfigError("this scorer reads .xlsx only; to write it, pip install openpyxl") from error
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append(list(rows[0]))
+    for row in rows:
+        cells = []
+        for value in row.values():
+            text = value if isinstance(value, int) else ILLEGAL_CHARACTERS_RE.sub("", str(value))
+            cells.append(WriteOnlyCell(sheet, value=text))
+            if isinstance(text, str):
+                cells[-1].data_type = "s"  # a reply that begins with "=" is no formula
+        sheet.append(cells)
+    partial = path.with_name(f".{path.name}.partial")
+    book.save(partial)
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Ask every item once: shared decoding, batches, rows on disk, resuming."""

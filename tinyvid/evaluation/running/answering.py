@@ -1,0 +1,182 @@
+"""The model's part of an evaluation: one pass of the tower per video, then its questions in batches."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tinyvid.assistant import Assistant
+from tinyvid.errors import ConfigError
+from tinyvid.evaluation.running.units import Question, Shot
+from tinyvid.processing.batch import Batch, Example
+from tinyvid.types import IGNORE_INDEX
+
+Asked = tuple[Question, int]  # a question, and the number of the shot that it is about
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """T frames of a video as the model takes them: features (T, P, Dv), or the stream of their pixels."""
+
+    num_frames: int
+    features: Tensor | None
+    stream: Iterable[Tensor] | None
+
+
+Clips = tuple[Clip, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says to an item: a reply, or the log-probabilities of its options."""
+
+    index: int
+    reply: str | None = None
+    likelihoods: Mapping[str, float] = field(default_factory=dict)
+
+
+class Answerer:
+    """Ask a model.
+
+    Args:
+        assistant: The model and its Processor.
+        batch_size: Examples that go through the LLM at once.
+        max_new_tokens: Longest reply, in tokens.
+    """
+
+    def __init__(self, assistant: Assistant, *, batch_size: int, max_new_tokens: int) -> None:
+        self.model = assistant.model
+        self.processor = assistant.processor
+        self.batch_size = batch_size
+        self.options = assistant.generation(max_new_tokens)
+
+    def __call__(self, shots: Sequence[Shot]) -> Iterator[Answer]:
+        """Yield the answers to all questions about videos that could be read.
+
+        Raises:
+            ConfigError: The device has too little memory for the batch size.
+        """
+        try:
+            clips = self._clips(shots)
+            asked = [(question, number) for number, shot in enumerate(shots) for question in shot.questions]
+            for portion in _portions([entry for entry in asked if not entry[0].options], self.batch_size):
+                yield from self._replies(portion, clips)
+            yield from self._compare([entry for entry in asked if entry[0].options], clips)
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError(
+                f"the device has too little memory for batch_size={self.batch_size}; what is done is kept, run again "
+                "with a smaller batch_size"
+            ) from error
+
+    @torch.inference_mode()
+    def _clips(self, shots: Sequence[Shot]) -> list[Clips]:
+        """Return, for each shot, its videos: features on the device, or, of what is too long for that, a stream."""
+        examples = [shot.example for shot in shots if shot.example is not None and shot.example.num_frames]
+        if not examples:
+            return [() for _ in shots]
+        batch = self.processor.collate(examples).to(self.model.device)
+        if self.processor.features is not None:
+            batch = self.model.fill_features(batch, self.processor.features)
+        features = iter(self.model.clips(batch))
+        streams = iter(batch.streams or (None,) * len(batch.num_frames))
+        clips: list[Clips] = []
+        for shot in shots:
+            counts = shot.example.num_frames if shot.example else ()
+            of_shot = [(count, next(streams)) for count in counts]
+            clips.append(tuple(Clip(n, next(features) if s is None else None, s) for n, s in of_shot))
+        return clips
+
+    def _replies(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
+        batch = self._batch([question.examples[0] for question, _ in asked], [n for _, n in asked], clips, side="left")
+        ids = self.model.generate(batch, **self.options)
+        for (question, _), row in zip(asked, ids, strict=True):
+            yield Answer(question.index, self.processor.reply(row))
+
+    def _compare(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
+        """Yield the mean log-probability per token of each option.
+
+        Where options differ in their last token only, as letters do, one pass of the LLM tells them all.
+        """
+        passes: list[tuple[Example, Span, int]] = []
+        for question, number in asked:
+            texts = _texts(question)
+            count = 1 if len({text[:-1] for text in texts}) == 1 else len(texts)
+            passes += zip(question.examples[:count], question.spans[:count], [number] * count, strict=True)
+        rows = (row for portion in _portions(passes, self.batch_size) for row in self._log_probs(portion, clips))
+        for question, _ in asked:
+            texts = _texts(question)
+            if len({text[:-1] for text in texts}) == 1:
+                one = next(rows)  # (tokens, vocabulary)
+                before = _total(one[:-1], texts[0][:-1])
+                totals = [before + float(one[-1, text[-1]]) for text in texts]
+            else:
+                totals = [_total(next(rows), text) for text in texts]
+            means = [total / len(text) for total, text in zip(totals, texts, strict=True)]
+            yield Answer(question.index, likelihoods=dict(zip(question.options, means, strict=True)))
+
+    @torch.inference_mode()
+    def _log_probs(self, passes: Sequence[tuple[Example, Span, int]], clips: Sequence[Clips]) -> Iterator[Tensor]:
+        """Yield the log-probabilities (tokens, vocabulary) of each example at the positions of its span."""
+        examples = [_learning(example, span) for example, span, _ in passes]
+        batch = self._batch(examples, [number for _, _, number in passes], clips, side="right")
+        logits = self.model(batch).logits  # (sum of tokens, vocabulary)
+        yield from logits.log_softmax(-1).split([end - start for _, (start, end), _ in passes])
+
+    def _batch(
+        self, examples: Sequence[Example], numbers: Sequence[int], clips: Sequence[Clips], *, side: str
+    ) -> Batch:
+        """Collate examples so that those about the same videos share their features, and their video tokens.
+
+        Args:
+            examples: Without frames.
+            numbers: For each example, which of ``clips`` it is about.
+            clips: The videos of each shot.
+            side: Of the padding.
+        """
+        batch = self.processor.collate(examples, padding_side=side).to(self.model.device)
+        offsets: dict[int, int] = {}
+        shown: list[Clip] = []
+        for number in dict.fromkeys(numbers):
+            offsets[number] = len(shown)
+            shown += clips[number]
+        return replace(
+            batch,
+            slots=tuple(
+                replace(slot, video=offsets[number] + slot.video)
+                for example, number in zip(examples, numbers, strict=True)
+                for slot in example.slots
+            ),
+            num_frames=tuple(clip.num_frames for clip in shown),
+            features=tuple(clip.features for clip in shown),
+            streams=tuple(clip.stream for clip in shown),
+            feature_keys=(),
+        )
+
+
+def _learning(example: Example, span: Span) -> Example:
+    """Return an example whose labels are the tokens of a span alone."""
+    labels = torch.full_like(example.labels, IGNORE_INDEX)
+    labels[span[0] : span[1]] = example.input_ids[span[0] : span[1]]
+    return replace(example, labels=labels)
+
+
+def _texts(question: Question) -> list[tuple[int, ...]]:
+    """Return the tokens of each option."""
+    return [
+        tuple(example.input_ids[start:end].tolist())
+        for example, (start, end) in zip(question.examples, question.spans, strict=True)
+    ]
+
+
+def _total(rows: Tensor, tokens: Sequence[int]) -> float:
+    """Return the log-probability of tokens, given (tokens, vocabulary)."""
+    return sum(float(row[token]) for row, token in zip(rows, tokens, strict=True))
+
+
+def _portions(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(entries), size):
+        yield entries[first : first + size]

@@ -1,0 +1,68 @@
+"""The rows of a run on disk: one per item, written as they come.
+
+``predictions.jsonl`` is all that a kill must not lose. Each process appends to a file of its own, so that no two write
+into one; the first process puts them together, when a run begins and when it ends.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from tinyvid.evaluation.items import Outcome
+
+ROWS = "predictions.jsonl"
+
+
+class Predictions:
+    """The rows of a run folder.
+
+    Args:
+        folder: Of the run.
+        rank: Of this process; 0 is the one that puts rows together.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.folder = folder
+        self.file = folder / (ROWS if rank == 0 else f"predictions.{rank}.jsonl")
+
+    def read(self) -> dict[str, Outcome]:
+        """Return the rows of all processes by id; lines that a kill has cut are passed over."""
+        rows: dict[str, Outcome] = {}
+        for file in self._files():
+            for outcome in read_outcomes(file):
+                rows.setdefault(outcome.id, outcome)
+        return rows
+
+    def append(self, outcomes: Iterable[Outcome]) -> None:
+        """Add rows, in one write."""
+        text = "".join(f"{_line(outcome)}\n" for outcome in outcomes)
+        with self.file.open("ab", buffering=0) as file:
+            file.write(text.encode())
+
+    def rewrite(self, outcomes: Iterable[Outcome]) -> None:
+        """Replace the rows of all processes, whole or not at all. Only the first process may call it."""
+        partial = self.folder / f".{ROWS}.partial"
+        partial.write_text("".join(f"{_line(outcome)}\n" for outcome in outcomes), encoding="utf-8")
+        partial.replace(self.folder / ROWS)
+        for file in self._files()[1:]:
+            file.unlink()
+
+    def _files(self) -> list[Path]:
+        others = sorted(self.folder.glob("predictions.*.jsonl"))
+        return [self.folder / ROWS, *others]
+
+
+def read_outcomes(file: Path) -> list[Outcome]:
+    """Return the rows of a file; a line that is cut or of another kind is passed over."""
+    outcomes = []
+    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
+        try:
+            outcomes.append(Outcome(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return outcomes
+
+
+def _line(outcome: Outcome) -> str:
+    return json.dumps(asdict(outcome), ensure_ascii=True)  # whatever a model replied, the file stays readable

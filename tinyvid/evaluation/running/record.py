@@ -1,0 +1,125 @@
+"""What the rows of a run depend on: recorded before the first one, compared when a run goes on, shown in the report."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tinyvid.assistant import Assistant
+from tinyvid.errors import ConfigError
+from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
+
+RECORD = "run.json"
+SEEN = 16  # values of each weight that a fingerprint covers
+PACKAGES = ("tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "torchcodec")
+
+
+def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], **options: Any) -> dict[str, Any]:
+    """Return all that the rows of a run depend on, besides the videos and versions of libraries.
+
+    Args:
+        assistant: The model.
+        benchmark: The questions.
+        items: The ones that are asked.
+        **options: How: ``score``, ``max_new_tokens``, ``limit``.
+    """
+    groups = assistant.config
+    return {
+        "benchmark": benchmark.name,
+        "prompt_style": benchmark.prompt_style,
+        "questions": digest_items(items),
+        "reads_times": isinstance(benchmark, ReadsTimes),  # what it then adds to a prompt is in no item
+        "weights": fingerprint(assistant.model),
+        "dtype": str(next(assistant.model.llm.parameters()).dtype).removeprefix("torch."),
+        "sampler": groups["sampler"],
+        "template": groups["template"],
+        "reader": assistant.processor.reader.name,
+        "frame_format": None if assistant.processor.frames is None else assistant.processor.frames.format,
+        **options,
+    }
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """Return a short name for the weights of a model, from a few values of each: training changes all of them."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.detach().flatten()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        seen = flat[:: max(1, flat.numel() // SEEN)][:SEEN]
+        digest.update(seen.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def digest_items(items: Sequence[Item]) -> str:
+    """Return a short hash of what is asked: ids, prompts, options, answers, and which stretch of a video is meant."""
+    digest = hashlib.sha256()
+    for item in items:
+        messages = [[message.role, message.text] for message in item.sample.messages]
+        bounds = [[video.start, video.end] for video in item.sample.videos]
+        entry = [item.id, item.rule, messages, item.prefix, dict(item.options), item.answer, bounds, item.rubric]
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()[:16]
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """Return a short hash of settings: two reports with the same one were made the same way."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a run's folder, and record what its rows depend on.
+
+    Raises:
+        ConfigError: The folder holds rows that something else made, or something that is no run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_dir={str(folder)!r} cannot be made: {error}") from error
+    record = folder / RECORD
+    if record.exists():
+        _refuse_changes(record, identity)
+        return
+    partial = folder / f".{RECORD}.partial-{os.getpid()}"
+    others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    if others:
+        raise ConfigError(
+            f"run_dir={str(folder)!r} is no run of a benchmark: it holds {', '.join(others[:5])}, and no {RECORD}; "
+            "choose an empty or a new folder"
+        )
+    partial.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(record)
+
+
+def _refuse_changes(record: Path, identity: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{record} cannot be read ({error}); choose another run_dir") from error
+    after = json.loads(json.dumps(identity))
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if changed:
+        shown = "; ".join(f"{key}: {before.get(key)!r:.120} -> {after.get(key)!r:.120}" for key in changed[:4])
+        raise ConfigError(
+            f"run_dir={str(record.parent)!r} holds a run that differs, and cannot be continued: {shown}; "
+            "choose another run_dir"
+        )

@@ -1,0 +1,232 @@
+"""Run a benchmark: every item asked once, whatever happens on the way, and one report in the end.
+
+Items of a video share its decode and its pass of the tower; decoding runs ahead of the model; processes share the work
+by video. The report follows from the rows in ``predictions.jsonl`` and the annotation alone, so that a run that was
+killed and started again, or spread over processes, reports what one that went through does.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from tinyvid.assistant import Assistant
+from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.evaluation.items import Benchmark, Item, Outcome
+from tinyvid.evaluation.judging.judge import Case, Judge, Verdict, judge_cases
+from tinyvid.evaluation.judging.rubrics import RUBRICS
+from tinyvid.evaluation.reporting.report import Report, write_report
+from tinyvid.evaluation.running.annotations import listed, missing_videos
+from tinyvid.evaluation.running.answering import Answerer
+from tinyvid.evaluation.running.predictions import Predictions
+from tinyvid.evaluation.running.progress import Progress
+from tinyvid.evaluation.running.record import describe, prepare
+from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
+from tinyvid.evaluation.scoring.outcomes import failures_of, is_judged, outcome_of, rescore
+from tinyvid.registry import PositiveInt
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = timedelta(days=7)  # of a process that is done with its videos, for the others
+VERDICTS = "judge.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """How a benchmark is run.
+
+    Attributes:
+        limit: Ask so many items only, evenly spread over the benchmark; ``null`` for all.
+        score: ``reply`` reads what the model writes; ``likelihood`` takes the option that it finds most likely, for
+            items that have options.
+        missing: What happens where videos are not there: ``raise`` before anything is asked, or ``count`` them as
+            failures in the report.
+        batch_size: Items that go through the LLM at once.
+        workers: Threads that decode ahead of the model.
+        max_new_tokens: Longest reply, in tokens.
+        judge_cache: File of a judge's verdicts, to share between runs; ``null`` for one in the run's folder.
+    """
+
+    limit: PositiveInt | None = None
+    score: Score = "reply"
+    missing: Missing = "raise"
+    batch_size: PositiveInt = 8
+    workers: int = 2
+    max_new_tokens: PositiveInt = 128
+    judge_cache: str | None = None
+
+
+def evaluate(
+    assistant: Assistant,
+    benchmark: Benchmark,
+    *,
+    run_dir: str | Path,
+    options: EvaluationOptions = EvaluationOptions(),
+    judge: Judge | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Report:
+    """Ask a model every item of a benchmark, and report.
+
+    The folder gets ``predictions.jsonl``, ``report.json``, ``report.md``, plots and the benchmark's own files. Called
+    again with the same folder, it goes on where it was. Under several processes (torchrun, accelerate launch) every one
+    must call it, and each gets the report.
+
+    Args:
+        assistant: The model.
+        benchmark: The questions; ``build_benchmark`` makes one from a configuration.
+        run_dir: Folder of the run.
+        options: How it is run.
+        judge: Who judges items whose rule is ``judge``.
+        settings: What the report is to say of the model and the benchmark beyond what can be seen here.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: An option is wrong, a judge is needed, or the folder holds another run.
+        DataError: There are no items, videos are missing, or an item does not fit the LLM's context.
+    """
+    folder = Path(run_dir).expanduser()
+    items = choose_items(benchmark, options.limit)
+    check_judge(items, benchmark, judge)
+    check_videos(items, benchmark, options.missing)
+    identity = describe(
+        assistant,
+        benchmark,
+        items,
+        score=options.score,
+        max_new_tokens=options.max_new_tokens,
+        limit=options.limit,
+    )
+    state = PartialState(cpu=assistant.model.device.type == "cpu", timeout=LONGEST_WAIT)
+    rows = Predictions(folder, state.process_index)
+    if state.is_main_process:
+        prepare(folder, identity)
+        # One file, without torn lines; videos that could not be read get another chance.
+        rows.rewrite([row for row in rows.read().values() if row.status != "media_failed"])
+    state.wait_for_everyone()
+    _answer(assistant, benchmark, items, rows, options, state, progress=progress)
+    state.wait_for_everyone()
+    finished = rows.read()
+    verdicts = _judge(judge, items, finished, Path(options.judge_cache or folder / VERDICTS).expanduser(), state)
+    if state.is_main_process:
+        outcomes = [rescore(item, finished[item.id], verdicts.get(item.id)) for item in items]
+        rows.rewrite(outcomes)
+        more = {"batch_size": options.batch_size, "judge": dict(judge.identity) if judge else None}
+        write_report(folder, benchmark, items, outcomes, identity | more | dict(settings or {}))
+    state.wait_for_everyone()
+    return Report.load(folder)
+
+
+def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
+    """Return the items of a run: all of them, or ``limit`` that are evenly spread over the benchmark.
+
+    Raises:
+        DataError: There are no items, or two have the same id.
+    """
+    total = len(benchmark)
+    if total == 0:
+        raise DataError(f"benchmark '{benchmark.name}' has no items")
+    count = min(limit or total, total)
+    items = [benchmark[index * total // count] for index in range(count)]
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise DataError(f"two items of benchmark '{benchmark.name}' have the id '{item.id}'; ids must be unique")
+        seen.add(item.id)
+    return items
+
+
+def check_judge(items: Sequence[Item], benchmark: Benchmark, judge: Judge | None) -> None:
+    """Refuse, before a model is asked, a judge that is absent or cannot give the marks that are asked for.
+
+    Raises:
+        ConfigError: What is the matter.
+    """
+    for name in sorted({item.rubric for item in items if is_judged(item)}):
+        if name not in RUBRICS:
+            raise ConfigError(f"benchmark '{benchmark.name}': rubric '{name}' is unknown. {suggest(name, RUBRICS)}")
+        if judge is None:
+            raise ConfigError(
+                f"benchmark '{benchmark.name}' has open answers that need a judge; choose judge=local judge.path=..., "
+                "judge=openai judge.url=... judge.model=..., or judge=exact"
+            )
+        if not judge.supports(RUBRICS[name]):
+            marks = ", ".join(RUBRICS[name].marks)
+            raise ConfigError(
+                f"benchmark '{benchmark.name}' asks for the marks {marks}, which judge={judge.identity['name']} cannot "
+                "give; choose judge=local or judge=openai"
+            )
+
+
+def check_videos(items: Sequence[Item], benchmark: Benchmark, missing: Missing) -> None:
+    """Look for the videos, before a model is asked.
+
+    Raises:
+        DataError: Some are missing, and that is not to be counted.
+    """
+    absent = missing_videos(items)
+    if not absent:
+        return
+    if missing == "raise":
+        raise DataError(
+            f"{len(absent)} videos of benchmark '{benchmark.name}' are missing: {listed(absent)}; they come from "
+            f"{benchmark.source}. Fetch them, correct benchmark.root, or give missing=count to report them as failures"
+        )
+    logger.warning("%d videos are missing and count as failures: %s", len(absent), listed(absent))
+
+
+def _answer(
+    assistant: Assistant,
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    rows: Predictions,
+    options: EvaluationOptions,
+    state: PartialState,
+    *,
+    progress: bool,
+) -> None:
+    """Ask this process's share of what is not yet answered."""
+    done = rows.read()
+    state.wait_for_everyone()  # before any process adds to what others read
+    units = plan_units(items, options.batch_size)[state.process_index :: state.num_processes]
+    units = [unit for unit in units if any(items[index].id not in done for video in unit for index in video)]
+    answerer = Answerer(assistant, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
+    prepare_unit = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score)
+    waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
+    shown = progress and state.is_main_process
+    with Progress(waiting, name=benchmark.name, done=[*done.values()], shown=shown) as bar:
+        for shots in ahead(prepare_unit, units, options.workers):
+            shot_of = {question.index: shot for shot in shots for question in shot.questions}
+            new = failures_of(shots, items)
+            for answer in answerer(shots):
+                new.append(outcome_of(items[answer.index], answer, shot_of[answer.index]))
+            # A unit that a kill cut in two is asked whole again, in the same batches; only what is new is written.
+            new = [outcome for outcome in new if outcome.id not in done]
+            rows.append(new)
+            bar.add(new)
+
+
+def _judge(
+    judge: Judge | None, items: Sequence[Item], rows: Mapping[str, Outcome], cache: Path, state: PartialState
+) -> dict[str, Verdict]:
+    """Return the verdicts on all replies that need one, by the items' ids; the processes share the work."""
+    asked = [item for item in items if is_judged(item) and rows[item.id].prediction is not None]
+    if judge is None or not asked:
+        return {}
+    mine = asked[state.process_index :: state.num_processes]
+    cases = [
+        Case(
+            item.question or item.sample.messages[-1].text, str(item.answer), str(rows[item.id].prediction), item.rubric
+        )
+        for item in mine
+    ]
+    verdicts = [(item.id, verdict) for item, verdict in zip(mine, judge_cases(judge, cases, cache), strict=True)]
+    return dict(gather_object(verdicts) if state.num_processes > 1 else verdicts)

@@ -1,0 +1,1 @@
+"""From a reply to a value in [0, 1], and from values to averages with intervals."""

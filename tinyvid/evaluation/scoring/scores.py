@@ -1,0 +1,177 @@
+"""From a reply to a value in [0, 1], by named rules. Every rule reads the end of the reply, and none guesses.
+
+``choice``
+    The letter of ``extract_choice``.
+``label``
+    One of the options by its text: the whole reply, or what is stated as the answer, or the only option that is named.
+``number``
+    Mean relative accuracy (VSI-Bench, arXiv:2412.14171): the share of thresholds t in 0.50, 0.55, ... 0.95 for which
+    ``|predicted - right| / |right| <= 1 - t``, ties included.
+``yes_no``
+    The first word, or what is stated as the answer, or the only one of both words; "know" is not "no".
+``contains``
+    Strict containment: the words of the right answer stand in the reply in one piece, as whole words. Not the other
+    way round, so that an empty or a one-letter reply is never right.
+``exact``
+    Equal up to case, outer punctuation and a leading article.
+``judge``
+    Left to a judge; see ``tinyvid.evaluation.judging.judge``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tinyvid.evaluation.items import Item
+from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
+from tinyvid.evaluation.scoring.replies import final_part, plain, wording
+
+THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]  # 0.50 to 0.95 by 0.05, exact where floats are not
+NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?(?!\d)", re.IGNORECASE
+)
+SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+SMALL += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SPELLED = re.compile(
+    rf"\b(?:({'|'.join(TENS)})(?:[- ]({'|'.join(SMALL[1:10])}))?|({'|'.join(SMALL)}))\b", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a rule makes of a reply.
+
+    Attributes:
+        prediction: What was read; ``None`` if nothing can be.
+        value: In [0, 1]; ``None`` if the item states no answer, or a judge decides.
+        exact: The reply is the answer and nothing else.
+    """
+
+    prediction: str | None
+    value: float | None
+    exact: bool = False
+
+
+def read(item: Item, reply: str) -> Reading:
+    """Score a reply by the item's rule. Deterministic; what cannot be read has the value 0."""
+    prediction = predict(item, reply)
+    if item.answer is None or item.rule == "judge":
+        return Reading(prediction, None)
+    if prediction is None:
+        return Reading(None, 0.0)
+    exact = wording(reply) == wording(item.options[item.answer] if item.rule == "label" else item.answer)
+    return Reading(prediction, _value(item, prediction, item.answer), exact)
+
+
+def predict(item: Item, reply: str) -> str | None:
+    """Return what is read from a reply, or ``None``."""
+    if item.rule == "choice":
+        return extract_choice(reply, item.options)
+    if item.rule == "label":
+        return extract_label(reply, item.options)
+    if item.rule == "number":
+        number = extract_number(reply)
+        return None if number is None else str(int(number) if number.denominator == 1 else float(number))
+    if item.rule == "yes_no":
+        return extract_yes_no(reply)
+    return plain(final_part(reply)) or None
+
+
+def _value(item: Item, prediction: str, answer: str) -> float:
+    if item.rule == "number":
+        right = extract_number(answer)
+        return mean_relative_accuracy(Fraction(prediction), right) if right is not None else 0.0
+    if item.rule == "contains":
+        return float(contains(prediction, answer))
+    if item.rule in ("exact", "yes_no"):
+        return float(wording(prediction) == wording(answer))
+    return float(prediction == answer)
+
+
+def extract_label(reply: str, options: Mapping[str, str]) -> str | None:
+    """Return the key of the option whose text a reply gives, or ``None``.
+
+    Of several options that are named, none is taken, unless one of them is stated as the answer. "Road Accident" does
+    not name "Accident".
+    """
+    text = plain(final_part(reply))
+    keys = {wording(label): key for key, label in options.items() if wording(label)}
+    for piece in (text, *reversed(_stated(text)), text.split("\n")[-1]):
+        if wording(piece) in keys:
+            return keys[wording(piece)]
+    for piece in (*reversed(_stated(text)), text):
+        named = _named(wording(piece), keys)
+        if named:
+            return keys[named[0]] if len(named) == 1 else None
+    return None
+
+
+def _stated(text: str) -> list[str]:
+    """Return what stands after each "the answer is", up to the end of the line."""
+    return [text[match.end() :].lstrip().partition("\n")[0] for match in STATEMENT.finditer(text)]
+
+
+def _named(text: str, labels: Mapping[str, str]) -> list[str]:
+    """Return the labels that stand in a text as whole words, longer ones before what they contain."""
+    found = []
+    for label in sorted(labels, key=len, reverse=True):
+        pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
+        if re.search(pattern, text):
+            found.append(label)
+            text = re.sub(pattern, "|", text)
+    return found
+
+
+def extract_number(reply: str) -> Fraction | None:
+    """Return the number that a reply gives: the first one after the last "answer:", or the only one of its last line.
+
+    Digits with commas and decimals, and words up to ninety-nine.
+    """
+    text = plain(final_part(reply))
+    for piece in reversed(_stated(text)):
+        numbers = _numbers(piece)
+        if numbers:
+            return numbers[0]
+    numbers = list(dict.fromkeys(_numbers(text.split("\n")[-1])))
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def _numbers(text: str) -> list[Fraction]:
+    """Return the numbers in a text, in order."""
+    spelled = [(m.start(), Fraction(_spelled(*m.groups()))) for m in _SPELLED.finditer(text)]
+    digits = [(m.start(), Fraction(m[0].replace(",", ""))) for m in NUMBER.finditer(text)]
+    return [number for _, number in sorted(spelled + digits)]
+
+
+def _spelled(ten: str | None, one: str | None, small: str | None) -> int:
+    if small:
+        return SMALL.index(small.lower())
+    assert ten is not None  # the pattern matches one or the other
+    return 10 * (TENS.index(ten.lower()) + 2) + (SMALL.index(one.lower()) if one else 0)
+
+
+def mean_relative_accuracy(predicted: Fraction, right: Fraction) -> float:
+    """Return the share of thresholds that a number meets; of a right answer of zero, whether it is zero."""
+    if right == 0:
+        return float(predicted == 0)
+    error = abs(predicted - right) / abs(right)
+    return sum(error <= 1 - threshold for threshold in THRESHOLDS) / len(THRESHOLDS)
+
+
+def extract_yes_no(reply: str) -> str | None:
+    """Return ``yes`` or ``no``, or ``None``."""
+    text = plain(final_part(reply))
+    for piece in (*reversed(_stated(text)), text, text.split("\n")[-1]):
+        first = re.match(r"\W*(yes|no)(?!\w)(?!\s+(?:one|idea|doubt|matter)\b)", piece, re.IGNORECASE)
+        if first:
+            return first[1].lower()
+    words = {word.lower() for word in re.findall(r"(?<!\w)(?:yes|no)(?!\w)", text, re.IGNORECASE)}
+    return words.pop() if words == {"yes"} else None  # "no" inside a sentence negates whatever it likes
+
+
+def contains(reply: str, answer: str) -> bool:
+    """Return whether the words of ``answer`` stand in ``reply`` in one piece, as whole words."""
+    words = wording(answer)
+    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", wording(reply)) is not None

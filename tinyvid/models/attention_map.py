@@ -1,0 +1,131 @@
+"""Which patches of each frame the context token looked at: as numbers, and drawn over the frames as one PNG.
+
+Only connectors that have such a token (``llamavid``) can be asked. Frames are shown as the vision tower sees them.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.processing.processor import Processor
+from tinyvid.types import ImageSpec, Sample
+
+MAX_FRAMES = 64  # on one sheet; of more, evenly spaced ones are drawn
+CAPTION = 14  # pixels under a frame
+MARGIN = 4  # pixels between frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMap:
+    """What one question looked at in one video.
+
+    Attributes:
+        question: The text of the user's turn.
+        weights: float32 (T, rows, columns), of patches; those of a frame sum to 1.
+        frames: uint8 (T, S, S, 3), as the vision tower sees them.
+        times: float (T,), seconds from the beginning of the stretch.
+    """
+
+    question: str
+    weights: np.ndarray
+    frames: np.ndarray
+    times: np.ndarray
+
+    def save(self, path: str | Path, *, columns: int = 8, side: int = 224) -> list[int]:
+        """Draw the map over its frames, and write a contact sheet as PNG.
+
+        A frame is darkened where little was looked at; the brightest patch of each frame is shown as it is.
+
+        Args:
+            path: The PNG file; an existing one is replaced.
+            columns: Frames in a row.
+            side: Of a drawn frame, in pixels.
+
+        Returns:
+            The frames that are drawn: all, or 64 evenly spaced ones.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        count = len(self.frames)
+        drawn = sorted({round(i) for i in np.linspace(0, count - 1, min(count, MAX_FRAMES))})
+        columns = min(columns, len(drawn))
+        cell = (side + MARGIN, side + CAPTION + MARGIN)
+        sheet = Image.new("RGB", (columns * cell[0] + MARGIN, math.ceil(len(drawn) / columns) * cell[1] + MARGIN))
+        pen = ImageDraw.Draw(sheet)
+        for place, number in enumerate(drawn):
+            row, column = divmod(place, columns)
+            corner = (MARGIN + column * cell[0], MARGIN + row * cell[1])
+            sheet.paste(self._lit(number, side), corner)
+            pen.text((corner[0], corner[1] + side), f"{self.times[number]:.1f} s  frame {number}", fill="white")
+        try:
+            sheet.save(path, format="PNG")
+        except OSError as error:
+            raise DataError(f"the attention map cannot be written to {str(path)!r}: {error}") from error
+        return drawn
+
+    def _lit(self, number: int, side: int) -> Image.Image:
+        weights = self.weights[number]
+        light = Image.fromarray(np.uint8(255 * weights / max(weights.max(), 1e-12)))
+        frame = Image.fromarray(self.frames[number]).resize((side, side), Image.Resampling.BICUBIC)
+        dark = Image.eval(frame, lambda value: value // 5)
+        return Image.composite(frame, dark, light.resize((side, side), Image.Resampling.NEAREST))
+
+
+@torch.inference_mode()
+def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> list[AttentionMap]:
+    """Return what each question of a sample looked at: one map per video slot, in order of the sequence.
+
+    Args:
+        model: With a connector that has a context token.
+        processor: The model's.
+        sample: With at least one video.
+
+    Raises:
+        ConfigError: The connector has no context token, or the patches of the tower fill no rectangle.
+        DataError: The sample has no video.
+        VideoError: A video cannot be read.
+    """
+    attention = getattr(model.connector, "attention", None)
+    if attention is None:
+        raise ConfigError(
+            "an attention map shows what a question looked at; this connector does not read it, connector=llamavid does"
+        )
+    grid = model.vision_tower.features.grid
+    if grid is None:
+        raise ConfigError("the patches of this tower fill no rectangle; vision_tower.select=all if it is 'patch'")
+    layout = processor.plan(sample)
+    if not layout.slots:
+        raise DataError("an attention map needs a video; this sample has none")
+    batch = processor.collate([processor(sample)]).to(model.device)
+    if any(stream is not None for stream in batch.streams):
+        raise ConfigError("the video is too long to be held at once; draw a stretch of it with start= and end=")
+    if batch.pixels is None or len(batch.pixels) != sum(batch.num_frames):
+        raise ConfigError("the frames are not decoded because their features are cached; switch cache.features off")
+    clips = model.clips(batch)
+    pixels = batch.pixels.split(list(batch.num_frames))
+    maps = []
+    for slot in batch.slots:
+        weights = attention(clips[slot.video], model.question(slot)).float().cpu().numpy()  # (T, P)
+        maps.append(
+            AttentionMap(
+                question=slot.question,
+                weights=weights.reshape(-1, *grid),
+                frames=visible(pixels[slot.video], processor.image),
+                times=np.array(layout.indices[slot.video]) / layout.footage[slot.video].meta.fps,
+            )
+        )
+    return maps
+
+
+def visible(pixels: torch.Tensor, image: ImageSpec) -> np.ndarray:
+    """Return normalised pixels (T, 3, S, S) as frames that can be looked at, uint8 (T, S, S, 3)."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (image.mean, image.std))
+    values = (pixels * std + mean).clamp(0, 1) * 255
+    return values.round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,73 @@
+"""The connector of LLaVA: every patch becomes a video token, after optional pooling over the grid of its frame."""
+
+import itertools
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinyvid.errors import ConfigError
+from tinyvid.models.connectors.blocks import init_linear
+from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
+from tinyvid.types import FeatureSpec, TokenBudget
+
+
+@CONNECTORS.register("mlp")
+class MLP(nn.Module):
+    """Translate each patch into a video token with a small MLP; the number of tokens grows with the frames.
+
+    Source: Liu et al., LLaVA-1.5, arXiv:2310.03744 (``depth`` 2, no pooling).
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        depth: Linear layers, with GELU between them.
+        pool: Side, in patches, of the squares that are averaged into one token; 1 keeps every patch.
+
+    Raises:
+        ConfigError: The tower's grid cannot be cut into such squares.
+    """
+
+    reads_question = False
+    framewise = True
+
+    def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: NumLayers = 2, pool: PositiveInt = 1) -> None:
+        super().__init__()
+        if pool > 1:
+            _check_pool(features, pool)
+        self.grid = features.grid
+        self.pool = pool
+        self.budget = TokenBudget(per_frame=features.num_patches // pool**2)
+        widths = [features.dim, *[llm_dim] * depth]
+        linears = [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
+        self.layers = nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
+        self.apply(init_linear)
+
+    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+        """Map the features of one clip to video tokens.
+
+        Args:
+            features: (T, P, Dv).
+            question: Not read.
+
+        Returns:
+            (T * P / pool^2, D), frame by frame, each row by row.
+        """
+        if self.pool > 1 and self.grid is not None:
+            maps = features.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
+            features = F.avg_pool2d(maps, self.pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)
+        return self.layers(features.flatten(0, 1))
+
+
+def _check_pool(features: FeatureSpec, pool: int) -> None:
+    if features.grid is None:
+        raise ConfigError(
+            f"connector 'mlp': connector.pool={pool} needs a rectangle of patches, but the {features.num_patches} "
+            "patches of this tower do not fill one; use connector.pool=1, or vision_tower.select=all if it is 'patch'"
+        )
+    rows, columns = features.grid
+    if rows % pool or columns % pool:
+        fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]
+        raise ConfigError(
+            f"connector 'mlp': connector.pool={pool} does not divide the tower's grid of {rows} x {columns} patches; "
+            f"values that do: {', '.join(map(str, fitting))}"
+        )

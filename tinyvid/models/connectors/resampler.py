@@ -1,0 +1,145 @@
+"""The two resamplers of TinyLLaVA-Video: a fixed number of video tokens, whatever the number of frames.
+
+``naive`` lets every query look at the whole video; ``group`` cuts the video into groups that are summarised one by one.
+Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names equal those of its published weights.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.errors import ConfigError
+from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, Sinusoids, init_linear, perceiver_layers, refine
+from tinyvid.models.connectors.mixer import TemporalMixer
+from tinyvid.registry import CONNECTORS, AtLeast, NumLayers, PositiveInt
+from tinyvid.types import FeatureSpec, TokenBudget
+
+LayerCount = Annotated[int, AtLeast(0)]
+
+
+@CONNECTORS.register("naive")
+class NaiveResampler(nn.Module):
+    """Summarise a whole video with learnt queries, all of which look at all patches.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        num_queries: Video tokens of a clip.
+        depth: Perceiver blocks.
+    """
+
+    reads_question = False
+
+    def __init__(
+        self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: NumLayers = 3
+    ) -> None:
+        super().__init__()
+        self.budget = TokenBudget(fixed=num_queries)
+        self.latents = nn.Parameter(torch.randn(num_queries, llm_dim))
+        self.linear = nn.Linear(features.dim, llm_dim)
+        self.layers = perceiver_layers(llm_dim, depth)
+        self.norm = nn.LayerNorm(llm_dim)
+        self.positions = Sinusoids(llm_dim)
+        self.apply(init_linear)
+
+    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+        """Map the features of one clip to video tokens.
+
+        Args:
+            features: (T, P, Dv).
+            question: Not read.
+
+        Returns:
+            (num_queries, D).
+        """
+        media = self.linear(features.flatten(0, 1))  # (T * P, D)
+        media = media + self.positions(len(media), like=media)
+        latents = refine(self.layers, self.latents[None], media[None])  # one group: (1, num_queries, D)
+        return self.norm(latents[0])
+
+
+@CONNECTORS.register("group")
+class GroupResampler(nn.Module):
+    """Cut a video into groups of consecutive patches and summarise each with the same few queries.
+
+    The groups differ in length by one patch at most, the first ones being the longer; when the number of frames is
+    divisible by the number of groups, cuts fall between frames. Positions are added to the video tokens. A group knows
+    nothing of the others unless ``mixer_layers`` lets the tokens look at each other (``mixer.TemporalMixer``): what
+    moves, in which direction, and what happens first are then in the tokens, where a small LLM finds them.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        num_queries: Video tokens of a clip, divisible by ``num_groups``.
+        num_groups: Groups of a clip.
+        depth: Perceiver blocks.
+        heads: Attention heads of a block, and of a layer of the mixer.
+        head_dim: Width of a head.
+        mixer_layers: Layers in which the tokens of all groups look at each other; 0 for none, as published.
+
+    Raises:
+        ConfigError: ``num_queries`` is not divisible by ``num_groups``.
+    """
+
+    reads_question = False
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSpec,
+        llm_dim: int,
+        num_queries: PositiveInt = 512,
+        num_groups: PositiveInt = 16,
+        depth: NumLayers = 3,
+        heads: PositiveInt = HEADS,
+        head_dim: PositiveInt = HEAD_DIM,
+        mixer_layers: LayerCount = 0,
+    ) -> None:
+        super().__init__()
+        if num_queries % num_groups:
+            below = num_queries // num_groups * num_groups
+            nearest = " or ".join(str(n) for n in (below, below + num_groups) if n)
+            raise ConfigError(
+                f"connector 'group': connector.num_queries={num_queries} is not divisible by "
+                f"connector.num_groups={num_groups}; the nearest num_queries that are: {nearest}"
+            )
+        self.num_groups = num_groups
+        self.budget = TokenBudget(fixed=num_queries)
+        self.latents = nn.Parameter(torch.randn(num_queries // num_groups, llm_dim))  # q queries, shared by the groups
+        self.linear = nn.Linear(features.dim, llm_dim)
+        self.layers = perceiver_layers(llm_dim, depth, heads=heads, head_dim=head_dim)
+        self.norm = nn.LayerNorm(llm_dim)
+        self.positions = Sinusoids(llm_dim)
+        self.mixer = (
+            TemporalMixer(llm_dim, layers=mixer_layers, heads=heads, head_dim=head_dim) if mixer_layers else None
+        )
+        self.apply(init_linear)
+
+    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+        """Map the features of one clip to video tokens.
+
+        Args:
+            features: (T, P, Dv).
+            question: Not read.
+
+        Returns:
+            (num_queries, D).
+        """
+        media = self.linear(features.flatten(0, 1))  # (T * P, D)
+        tokens = [self._summarise(groups) for groups in self._cut(media)]
+        out = self.norm(torch.cat(tokens))
+        out = out + self.positions(len(out), like=out)
+        return out if self.mixer is None else self.mixer(out.unflatten(0, (self.num_groups, -1))).flatten(0, 1)
+
+    def _cut(self, media: Tensor) -> list[Tensor]:
+        """Split (N, D) into groups of equal length: (G, N / G, D), or the longer groups and then the shorter ones."""
+        short, num_long = divmod(len(media), self.num_groups)
+        lengths = [(num_long, short + 1), (self.num_groups - num_long, short)]
+        parts = media.split([count * length for count, length in lengths])
+        return [part.view(*shape, media.shape[1]) for part, shape in zip(parts, lengths, strict=True) if shape[0]]
+
+    def _summarise(self, media: Tensor) -> Tensor:
+        """Map groups (g, n, D) to their video tokens (g * q, D)."""
+        latents = self.latents.expand(len(media), -1, -1)  # (g, q, D)
+        return refine(self.layers, latents, media).flatten(0, 1)

@@ -1,0 +1,149 @@
+"""Load a causal LLM and its tokenizer: dtype, attention implementation, 4- and 8-bit weights, all at load time.
+
+Weights come from a directory, from a hub id, or from tensors already in memory (another project's checkpoint). No
+remote code runs, and the vocabulary is never resized.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.models.llms.rope import Rope, check_positions, scale_positions
+from tinyvid.models.weights import explain, load_pretrained, read_config
+from tinyvid.protocols import LanguageModel
+
+Attention = Literal["sdpa", "flash_attention_2", "eager"]
+NO_CODE = {"trust_remote_code": False}  # left unsaid, transformers would ask on the terminal, and wait
+QUANTS = ("none", "nf4", "int8")
+
+
+def load(
+    *,
+    path: str,
+    revision: str | None,
+    tokenizer: str | None,
+    attention: str,
+    max_length: int,
+    rope: Rope,
+    model_type: str | None,
+    dtype: torch.dtype,
+    quant: str,
+    device: str,
+) -> LanguageModel:
+    """Load an LLM from a directory or a hub id.
+
+    Args:
+        path: Directory in the layout of transformers, or hub id.
+        revision: Commit, branch or tag on the hub.
+        tokenizer: Directory or hub id of the tokenizer, where it does not lie with the weights.
+        attention: Attention implementation of transformers.
+        max_length: Longest sequence, in tokens.
+        rope: How positions beyond those it was trained with are reached.
+        model_type: The ``model_type`` that the configuration must state; ``None`` for any.
+        dtype: Of the weights, and of the computation where they are quantised.
+        quant: ``none``, ``nf4`` or ``int8``.
+        device: Where the weights go.
+
+    Raises:
+        ConfigError: The model is of another family, or its context is shorter than ``max_length``.
+        CheckpointError: The path cannot be reached, or its weights are incomplete.
+    """
+    from transformers import AutoConfig  # heavy: only when a model is loaded
+
+    read_config("llm", path, revision=revision)
+    config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision, **NO_CODE)
+    if model_type is not None and config.model_type != model_type:
+        raise ConfigError(
+            f"llm.path={path!r} holds a model of type '{config.model_type}', this llm needs '{model_type}'; "
+            "choose llm=auto for any causal LM of transformers"
+        )
+    scale_positions(config, rope)
+    return from_weights(
+        config,
+        path=path,
+        revision=revision,
+        tokenizer=load_tokenizer(tokenizer or path, revision=None if tokenizer else revision),
+        attention=attention,
+        max_length=max_length,
+        dtype=dtype,
+        quant=quant,
+        device=device,
+    )
+
+
+def from_weights(
+    config: Any,
+    *,
+    path: str,
+    revision: str | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+    tokenizer: Any,
+    attention: str,
+    max_length: int,
+    dtype: torch.dtype,
+    quant: str,
+    device: str,
+) -> LanguageModel:
+    """Build an LLM from its configuration and the weights in ``path``, or in ``state_dict`` if given; see ``load``."""
+    check_positions(config, max_length)
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
+
+    # The class itself rather than AutoModelForCausalLM, which would look for code beside the weights.
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"llm.path={path!r} holds a model of type '{config.model_type}', which is no causal LM")
+    model = load_pretrained(
+        "llm",
+        path,
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
+        config=config,
+        state_dict=None if state_dict is None else dict(state_dict),
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=attention,
+        quantization_config=_quantization(quant, dtype),
+        device_map={"": device},
+    )
+    # A base model's own generation settings (sampling, repetition penalty) would leak into every reply.
+    model.generation_config = GenerationConfig()
+    return LanguageModel(model=model.eval(), tokenizer=tokenizer, max_length=max_length)
+
+
+def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None) -> Any:
+    """Load a tokenizer from a directory or a hub id.
+
+    Args:
+        path: Where it lies.
+        revision: Commit, branch or tag on the hub.
+        config: Configuration of the LLM, where the directory holds another project's.
+
+    Raises:
+        CheckpointError: There is no tokenizer that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    extra = {} if config is None else {"config": config}
+    return explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
+
+
+def _quantization(quant: str, dtype: torch.dtype) -> Any:
+    if quant == "none":
+        return None
+    if quant not in QUANTS:
+        raise ConfigError(f"quant={quant!r} is unknown. {suggest(quant, QUANTS)}")
+    try:
+        import bitsandbytes  # noqa: F401 - optional at run time: only for those who quantise
+    except ImportError as error:
+        raise ConfigError(f"quant={quant} needs bitsandbytes: pip install bitsandbytes") from error
+    from transformers import BitsAndBytesConfig
+
+    if quant == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,39 @@
+"""Start the text half of a model of transformers from a directory or the hub, its sizes held against the options."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tinyvid.errors import ConfigError
+from tinyvid.models.weights import load_pretrained, read_config, without_weights
+
+
+def start_from(
+    path: str | None, model_class: Any, config: Any, *, compare: Mapping[str, str], section: str = ""
+) -> Any:
+    """Return the model of ``config``, with the weights of ``path``, or new ones if it is ``None``.
+
+    Args:
+        path: Directory in the layout of transformers, or hub id.
+        model_class: A model class of transformers.
+        config: Its configuration, made from the options.
+        compare: Options of the text decoder by the key of ``config`` that they set, to be equal to those in ``path``.
+        section: Key of the configuration in ``path`` under which the text half stands, where it is part of a whole.
+
+    Raises:
+        ConfigError: ``path`` holds a model of other sizes.
+        CheckpointError: ``path`` cannot be reached, or its weights do not fit.
+    """
+    if path is None or without_weights():
+        return model_class(config)
+    stored = read_config("text_decoder", path)
+    stored = {**model_class.config_class().to_dict(), **stored.get(section, stored)}
+    wrong = [
+        f"text_decoder.{option}={getattr(config, key)} where it has {stored[key]}"
+        for key, option in compare.items()
+        if stored[key] != getattr(config, key)
+    ]
+    if wrong:
+        raise ConfigError(f"text_decoder.path={path!r} holds a model of other sizes: {', '.join(wrong)}")
+    return load_pretrained("text_decoder", path, model_class, config=config, dtype=torch.get_default_dtype())

@@ -1,0 +1,120 @@
+"""The small text decoder: the words as the LLM embeds them, and a few layers that look at the frame."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinyvid.errors import ConfigError
+from tinyvid.registry import TEXT_DECODERS, NumLayers, PositiveInt
+from tinyvid.types import FeatureSpec, Question
+
+
+class Attention(nn.Module):
+    """Let rows gather from others, or from each other.
+
+    Args:
+        dim: R, width of both.
+        num_heads: Heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, rows: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map rows (T, L, R) and what they look at (T, N, R), of which those outside ``mask`` (N,) are not seen."""
+        parts = (self.query(rows), *self.key_value(others).chunk(2, dim=-1))
+        query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in parts)  # (T, heads, ., Rh)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """A pre-norm Transformer decoder layer: the words see each other, then the patches, then each for itself.
+
+    Args:
+        dim: R, width of words and patches.
+        num_heads: Heads of each attention.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.words, self.patches = Attention(dim, num_heads), Attention(dim, num_heads)
+        self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """Refine rows (T, L, R), of which ``mask`` (L,) are real, with patches (T, P, R)."""
+        before_words, before_patches, before_feed = self.norms
+        normed = before_words(rows)
+        rows = rows + self.words(normed, normed, mask.expand(1, 1, 1, -1))
+        rows = rows + self.patches(before_patches(rows), patches)
+        return rows + self.feed(before_feed(rows))
+
+
+@TEXT_DECODERS.register("llm_embed")
+class LLMEmbed(nn.Module):
+    """Let the LLM's embeddings of a question look at a frame: one row per token, no second tokenizer, all of it new.
+
+    The embeddings themselves belong to the LLM and get no gradient from here.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        dim: R, width of a row.
+        depth: Layers.
+        num_heads: Heads of each attention.
+        max_length: Most tokens of a question; a longer one loses its beginning.
+
+    Raises:
+        ConfigError: ``dim`` is not divisible by ``num_heads``.
+    """
+
+    reads_embeddings = True
+    pretrained = False
+    vocab_size = None
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSpec,
+        llm_dim: int,
+        dim: PositiveInt = 512,
+        depth: NumLayers = 2,
+        num_heads: PositiveInt = 8,
+        max_length: PositiveInt = 256,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ConfigError(f"text_decoder.dim={dim} is not divisible by text_decoder.num_heads={num_heads}")
+        self.dim = dim
+        self.max_length = max_length
+        self.words = nn.Linear(llm_dim, dim)
+        self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.patches = nn.Sequential(nn.Linear(features.dim, dim), nn.LayerNorm(dim))
+        self.layers = nn.ModuleList(Layer(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
+        """Return one row per token of the question for each frame.
+
+        Args:
+            features: (T, P, Dv).
+            question: With ``embeddings`` (L, D).
+
+        Returns:
+            Rows (T, L, R), and which are real, bool (L,).
+        """
+        assert question.embeddings is not None  # the model fills them in: reads_embeddings
+        mask, length = question.real, len(question.embeddings)
+        if length == 0:
+            return features.new_zeros(len(features), 0, self.dim), mask
+        rows = self.words(question.embeddings) + self.positions[:length]  # (L, R)
+        rows = rows.expand(len(features), -1, -1)  # (T, L, R)
+        patches = self.patches(features)  # (T, P, R)
+        for layer in self.layers:
+            rows = layer(rows, mask, patches)
+        return self.norm(rows), mask

@@ -1,0 +1,111 @@
+"""Read a Q-Former out of the files of InstructBLIP or LLaMA-VID, renaming what transformers names differently."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tinyvid.errors import CheckpointError
+from tinyvid.models.weights import load_strict, read_tensors, shard_names
+
+logger = logging.getLogger(__name__)
+
+# Name in a file -> name in ``qformer.QFormer``; each project's own.
+PREFIXES = {
+    "vlm_att_encoder.bert.": "model.",
+    "vlm_att_query": "queries",
+    "vlm_att_ln.": "norm.",
+    "vlm_att_bert_proj.": "project.",
+    "Qformer.bert.": "model.",
+    "query_tokens": "queries",
+    "ln_vision.": "norm.",
+}
+_LAYER = re.compile(r"^model\.encoder\.layer\.(\d+)\.")
+
+
+def read_qformer(decoder: nn.Module, path: str) -> None:
+    """Put the weights of a file or folder into a Q-Former; keys and shapes must fit.
+
+    Only what bears one of the names of ``PREFIXES`` is read: the files hold much more. Layers beyond the decoder's are
+    left out, and a projection of patches that the file lacks stays new; both are logged.
+
+    Args:
+        decoder: A ``qformer.QFormer``; changed in place.
+        path: The file or folder.
+
+    Raises:
+        CheckpointError: There is nothing to read, or it does not fit.
+    """
+    place = Path(path).expanduser()
+    tensors = rename(read_selected(place, tuple(PREFIXES)))
+    if not tensors:
+        raise CheckpointError(
+            f"{place} holds no Q-Former: no weight is called {', '.join(f'{prefix}*' for prefix in PREFIXES)}"
+        )
+    own = decoder.state_dict()
+    depth = 1 + max(int(found[1]) for key in own if (found := _LAYER.match(key)))
+    beyond = {key for key in tensors if (found := _LAYER.match(key)) and int(found[1]) >= depth}
+    if beyond:
+        logger.info("%s: of its layers, the Q-Former takes the first %d", place, depth)
+    new = {key for key in own if key.startswith("project.")} - tensors.keys()
+    if new:
+        logger.info("%s brings no projection from this tower's patches; it is new: train it", place)
+    fitting = {key: value for key, value in tensors.items() if key not in beyond}
+    load_strict(decoder, fitting | {key: own[key] for key in new}, part="text_decoder", where=place)
+
+
+def read_selected(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the tensors whose names, but for ``model.`` in front, begin with one of ``prefixes``; ``{}`` for none.
+
+    Args:
+        path: A file of tensors, or a folder: the layout of transformers, of whose shards only those that matter are
+            opened, or one that holds ``mm_projector.bin``.
+        prefixes: Beginnings of names.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or a pickle of more than tensors, or an index leaves the folder.
+    """
+
+    def wanted(name: str) -> bool:
+        return name.removeprefix("model.").startswith(prefixes)
+
+    selected: dict[str, Tensor] = {}
+    for file in _files(path, wanted):
+        selected |= {key: value for key, value in read_tensors(file, under="model").items() if wanted(key)}
+    return selected
+
+
+def _files(path: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    for name in ("model.safetensors", "pytorch_model.bin", "mm_projector.bin"):
+        if (path / name).is_file():
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            shard_names(index)  # refuses names that leave the folder
+            places = json.loads(index.read_text())["weight_map"]
+            return sorted({path / shard for key, shard in places.items() if wanted(key)})
+    raise CheckpointError(
+        f"{path} holds no weights; expected model.safetensors, pytorch_model.bin, shards of them, or mm_projector.bin"
+    )
+
+
+def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of InstructBLIP or LLaMA-VID under the names of ``qformer.QFormer``; others keep theirs."""
+    renamed = {}
+    for key, value in tensors.items():
+        name = key.removeprefix("model.")
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if not name.endswith("position_ids"):  # a buffer that older versions of transformers saved
+            renamed[key if prefix is None else _of_transformers(PREFIXES[prefix] + name.removeprefix(prefix))] = value
+    return renamed
+
+
+def _of_transformers(name: str) -> str:
+    return name.replace("attention.self.", "attention.attention.").replace(
+        "embeddings.LayerNorm", "embeddings.layernorm"
+    )

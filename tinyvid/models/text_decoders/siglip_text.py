@@ -1,0 +1,101 @@
+"""The text half of SigLIP as a text decoder: it knows words by what they look like, and sees no frame."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinyvid.errors import ConfigError
+from tinyvid.models.text_decoders.hub_weights import start_from
+from tinyvid.registry import TEXT_DECODERS, NumLayers, PositiveInt
+from tinyvid.types import FeatureSpec, Question
+
+
+@TEXT_DECODERS.register("siglip_text")
+class SiglipText(nn.Module):
+    """Read the question with SigLIP's text tower: one row per token, the same for every frame.
+
+    SigLIP was trained on texts that are padded to its 64 positions, with the padding in sight; so they are here,
+    inside, and the rows of the padding are dropped. Source: Zhai et al., arXiv:2303.15343.
+
+    Args:
+        features: Not read.
+        llm_dim: Not read.
+        path: SigLIP to start from, whole or its text half, a directory or a hub id; ``null`` for new weights.
+        tokenizer: Directory or hub id of its tokenizer.
+        dim: R, width of a row.
+        num_layers: Layers.
+        num_heads: Heads of each attention.
+        mlp_dim: Width inside the feed-forward blocks.
+        vocab_size: Rows of the table of words.
+        max_length: Its positions; a longer question loses its beginning.
+        pad_id: Token that fills up the positions.
+
+    Raises:
+        ConfigError: ``pad_id`` is no token, or ``path`` holds a model of other sizes.
+        CheckpointError: ``path`` cannot be reached, or its weights do not fit.
+    """
+
+    reads_embeddings = False
+    pretrained = True
+
+    def __init__(  # noqa: PLR0913 - sizes, which a checkpoint must state
+        self,
+        *,
+        features: FeatureSpec,
+        llm_dim: int,
+        path: str | None = "google/siglip-base-patch16-224",
+        tokenizer: str | None = "google/siglip-base-patch16-224",
+        dim: PositiveInt = 768,
+        num_layers: NumLayers = 12,
+        num_heads: PositiveInt = 12,
+        mlp_dim: PositiveInt = 3072,
+        vocab_size: PositiveInt = 32000,
+        max_length: PositiveInt = 64,
+        pad_id: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= pad_id < vocab_size:
+            raise ConfigError(f"text_decoder.pad_id={pad_id} is none of the {vocab_size} tokens")
+        from transformers import SiglipTextConfig, SiglipTextModel
+
+        config = SiglipTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=dim,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=mlp_dim,
+            max_position_embeddings=max_length,
+            projection_size=dim,
+            pad_token_id=pad_id,
+        )
+        whole = {"_keys_to_ignore_on_load_unexpected": [r"^vision_model\.", r"^logit_(scale|bias)$", r"position_ids$"]}
+        text_half = type(SiglipTextModel.__name__, (SiglipTextModel,), whole)
+        self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
+        self.tokenizer = tokenizer
+        self.pad_id = pad_id
+        self.model = start_from(path, text_half, config, compare=_OPTIONS, section="text_config")
+
+    def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
+        """Return one row per token of the question, the same ones for each frame.
+
+        Args:
+            features: (T, P, Dv).
+            question: With ``ids`` (L,) of this decoder's tokenizer.
+
+        Returns:
+            Rows (T, L, R), and which are real, bool (L,).
+        """
+        length = len(question.ids)
+        ids = question.ids.masked_fill(~question.real, self.pad_id)
+        ids = F.pad(ids, (0, self.max_length - length), value=self.pad_id)
+        rows = self.model(input_ids=ids[None]).last_hidden_state[:, :length]  # (1, L, R)
+        return rows.expand(len(features), -1, -1), question.real
+
+
+_OPTIONS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "mlp_dim",
+    "max_position_embeddings": "max_length",
+}

@@ -1,0 +1,229 @@
+"""The image towers of open_clip that are vision transformers: CLIP, SigLIP and others. Text towers are not kept."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.errors import CheckpointError, ConfigError, suggest
+from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized, square
+from tinyvid.models.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
+from tinyvid.registry import VISION_TOWERS
+from tinyvid.types import FeatureSpec, ImageSpec
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+_HUB = "hf-hub:"
+_LOCAL = "local-dir:"
+_VISUAL = "visual."  # where the image tower stands among the weights of a CLIP
+
+
+@VISION_TOWERS.register("open_clip")
+def open_clip(
+    *, path: str, revision: str | None = None, layer: int = -2, resize: Resize = "auto", dtype: torch.dtype
+) -> "OpenClipTower":
+    """Load the image tower of a model of open_clip.
+
+    Args:
+        path: Architecture and tag of its weights (``ViT-B-16-SigLIP:webli``), ``hf-hub:<id>``, or a directory with
+            ``open_clip_config.json`` and weights.
+        revision: Commit, branch or tag, for a hub id.
+        layer: Which hidden state the features are; -2 is the output of the last but one block.
+        resize: How frames become square; ``auto`` follows open_clip's metadata, which for CLIP cuts off the sides.
+        dtype: Of the weights.
+
+    Raises:
+        ConfigError: The architecture or tag is unknown, has no patch tokens, or ``layer`` is out of range.
+        CheckpointError: The path cannot be reached, or its weights do not fit.
+    """
+    try:
+        import open_clip  # heavy: only for those who chose it
+    except ImportError as error:
+        raise ConfigError(
+            "vision_tower 'open_clip' needs the package open_clip: pip install open_clip_torch"
+        ) from error
+
+    if Path(path.removeprefix(_LOCAL)).is_dir() or path.startswith(_HUB):
+        config_file, weights = _locate(path, revision)
+        config = _read_config(config_file)
+        features = _probe(config, layer, path)
+        model = _build(config, path)
+        tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(weights).items() if k.startswith(_VISUAL)}
+        load_strict(model, tensors, part="vision_tower", where=weights)
+    else:
+        architecture, tag = _architecture_and_tag(path, revision)
+        config = {"model_cfg": open_clip.get_model_config(architecture)}
+        features = _probe(config, layer, path)
+        if without_weights():
+            model, stored = _build(config, path), open_clip.get_pretrained_cfg(architecture, tag)
+            config["preprocess_cfg"] = {key: stored[key] for key in _PREPROCESSING if key in stored}
+        else:
+            load = open_clip.create_model
+            model = explain("vision_tower", path, load, architecture, pretrained=tag, require_pretrained=True).visual
+            config["preprocess_cfg"] = model.preprocess_cfg
+    image = resized(_image_spec(config, model, path), resize)
+    return OpenClipTower(model.eval().to(dtype=dtype), config, image, features, layer=layer)
+
+
+class OpenClipTower(nn.Module):
+    """Patch features of an image tower of open_clip: one hidden state, without class token and final norm.
+
+    Args:
+        model: The ``visual`` part of a model of open_clip.
+        config: ``model_cfg`` and ``preprocess_cfg``, as in ``open_clip_config.json``.
+        image: What pixels must look like.
+        features: What comes out.
+        layer: See ``open_clip``.
+    """
+
+    def __init__(
+        self, model: Any, config: Mapping[str, Any], image: ImageSpec, features: FeatureSpec, *, layer: int = -2
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.image = image
+        self.features = features
+        self.num_blocks = blocks_to_run(layer, len(_blocks(model)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
+        return _intermediate(self.model, pixels, self.num_blocks, "NLC")
+
+    def save(self, directory: Path) -> None:
+        """Write the image tower in the layout of open_clip, without the text tower."""
+        from safetensors.torch import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG).write_text(json.dumps(self.config, indent=2), encoding="utf-8")
+        tensors = {f"{_VISUAL}{key}": value.contiguous() for key, value in self.model.state_dict().items()}
+        save_file(tensors, directory / WEIGHTS[0])
+
+
+def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
+    """Return the files of configuration and weights of a directory or a hub id."""
+    folder = Path(path.removeprefix(_LOCAL))
+    if folder.is_dir():
+        weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+        if not weights or not (folder / CONFIG).is_file():
+            raise CheckpointError(f"vision_tower.path={path!r} must hold {CONFIG} and one of {', '.join(WEIGHTS)}")
+        return folder / CONFIG, weights[0]
+    from open_clip.pretrained import download_pretrained_from_hf as download
+
+    name = path.removeprefix(_HUB)
+    config = explain("vision_tower", path, download, name, filename=CONFIG, revision=revision)
+    return Path(config), Path(explain("vision_tower", path, download, name, revision=revision))
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config["model_cfg"]["vision_cfg"]["timm_model_pretrained"] = False  # the weights lie beside the file
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no configuration of open_clip: {error!r}") from error
+    refuse_endless("vision_tower", file, config)
+    return config
+
+
+def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
+    import open_clip
+
+    architecture, _, tag = path.partition(":")
+    if "/" in path or "\\" in path or architecture == _LOCAL.rstrip(":"):
+        raise CheckpointError(
+            f"vision_tower.path={path!r} is no directory here; write '{_HUB}<id>' for a model of the hub, "
+            "or an architecture of open_clip with a tag, such as ViT-B-16-SigLIP:webli"
+        )
+    if revision:
+        raise ConfigError(
+            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
+        )
+    if architecture not in open_clip.list_models():
+        raise ConfigError(
+            f"vision_tower.path={path!r}: open_clip has no architecture {architecture!r}. "
+            f"{suggest(architecture, open_clip.list_models())}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise ConfigError(
+            f"vision_tower.path={path!r}: the tag of the weights, {tag!r}, is not among those of {architecture}: "
+            f"{', '.join(tags) or 'none; give a directory or a hub id'}. Write {architecture}:<tag>"
+        )
+    wants, has = (
+        bool(settings.get("quick_gelu", False))
+        for settings in (open_clip.get_pretrained_cfg(architecture, tag), open_clip.get_model_config(architecture))
+    )
+    if wants != has:
+        raise ConfigError(
+            f"vision_tower.path={path!r}: these weights were trained {'with' if wants else 'without'} QuickGELU, "
+            f"this architecture runs {'with' if has else 'without'}; choose the architecture "
+            f"{architecture + '-quickgelu' if wants else architecture.removesuffix('-quickgelu')}"
+        )
+    return architecture, tag
+
+
+def _build(config: Mapping[str, Any], path: str) -> Any:
+    """Build the image tower alone, without weights."""
+    from open_clip.model import _build_vision_tower  # the public way builds the text tower along with it
+
+    settings = config["model_cfg"]
+    try:
+        return _build_vision_tower(
+            settings["embed_dim"], dict(settings["vision_cfg"]), settings.get("quick_gelu", False)
+        )
+    except (TypeError, KeyError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"vision_tower.path={path!r}: its vision_cfg builds no tower: {error!r}") from error
+
+
+def _probe(config: Mapping[str, Any], layer: int, path: str) -> FeatureSpec:
+    """Return the shape of the features, found by running a tower without weights on the meta device."""
+    with torch.device("meta"):
+        model = _build(config, path)
+        side = square(model.image_size, f"vision_tower.path={path!r}")
+        pixels = torch.empty(1, 3, side, side)
+    try:
+        num_blocks = len(_blocks(model))
+        tokens = _intermediate(model, pixels, num_blocks, "NLC")  # (1, P, Dv)
+        maps = _intermediate(model, pixels, num_blocks, "NCHW")  # (1, Dv, h, w)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"vision_tower.path={path!r}: this image tower ({type(model).__name__}) returns no patch tokens; "
+            "choose one that is a vision transformer, such as ViT-B-16-SigLIP:webli"
+        ) from error
+    blocks_to_run(layer, num_blocks)
+    return FeatureSpec(dim=tokens.shape[2], num_patches=tokens.shape[1], grid=(maps.shape[2], maps.shape[3]))
+
+
+def _blocks(model: Any) -> Any:
+    return model.trunk.blocks if hasattr(model, "trunk") else model.transformer.resblocks
+
+
+def _intermediate(model: Any, pixels: Tensor, num_blocks: int, layout: str) -> Tensor:
+    return model.forward_intermediates(
+        pixels,
+        indices=[num_blocks - 1],
+        normalize_intermediates=False,
+        stop_early=True,
+        output_fmt=layout,
+        intermediates_only=True,
+    )["image_intermediates"][0]
+
+
+def _image_spec(config: Mapping[str, Any], model: Any, path: str) -> ImageSpec:
+    from open_clip.transform import PreprocessCfg
+
+    settings = asdict(PreprocessCfg()) | dict(config.get("preprocess_cfg") or {})
+    if settings["interpolation"] not in ("bicubic", "bilinear"):
+        raise ConfigError(f"vision_tower.path={path!r}: interpolation {settings['interpolation']!r} is not supported")
+    return ImageSpec(
+        size=square(model.image_size, f"vision_tower.path={path!r}"),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings["interpolation"],
+        resize={"squash": "stretch", "longest": "pad"}.get(settings["resize_mode"], "crop"),  # type: ignore[arg-type]
+    )

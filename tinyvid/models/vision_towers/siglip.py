@@ -1,0 +1,172 @@
+"""SigLIP through transformers."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized
+from tinyvid.models.weights import load_pretrained, read_config
+from tinyvid.registry import VISION_TOWERS
+from tinyvid.types import FeatureSpec, ImageSpec
+
+logger = logging.getLogger(__name__)
+
+PREPROCESSOR = "preprocessor_config.json"
+_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+@VISION_TOWERS.register("siglip")
+def siglip(
+    *,
+    path: str,
+    revision: str | None = None,
+    layer: int = -2,
+    select: Literal["all", "patch"] = "all",
+    resize: Resize = "auto",
+    dtype: torch.dtype,
+) -> "SiglipTower":
+    """Load a SigLIP tower from a directory or the hub.
+
+    Args:
+        path: Directory in the layout of transformers, or hub id; the whole SigLIP or its vision half.
+        revision: Commit, branch or tag on the hub.
+        layer: Which hidden state the features are; -2 is the output of the last but one block.
+        select: ``all`` patches, or all but the first one (``patch``), as TinyLLaVA-Video was trained.
+        resize: How frames become square; ``auto`` follows the model's preprocessor_config.json.
+        dtype: Of the weights.
+
+    Raises:
+        ConfigError: ``path`` is no SigLIP, or ``layer`` is out of range.
+        CheckpointError: The path cannot be reached, or its weights do not fit.
+    """
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # heavy: only when a tower is loaded
+
+    stored = read_config("vision_tower", path, revision=revision)
+    if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
+        raise ConfigError(
+            f"vision_tower.path={path!r} holds a model of type {stored.get('model_type')!r}, which is no SigLIP; "
+            "the towers 'timm' and 'open_clip' load other vision transformers"
+        )
+    config = SiglipVisionConfig(**stored.get("vision_config", stored))
+    blocks_to_run(layer, config.num_hidden_layers)
+    # The text half of a whole SigLIP is left in its file without the warning that names each of its tensors.
+    unread = {"_keys_to_ignore_on_load_unexpected": [r"^text_model\.", r"^logit_(scale|bias)$"]}
+    vision_half = type(SiglipVisionModel.__name__, (SiglipVisionModel,), unread)
+    model = load_pretrained("vision_tower", path, vision_half, config=config, revision=revision, dtype=dtype)
+    image = resized(_read_image_spec(path, revision, config), resize)
+    return SiglipTower(model, image, layer=layer, select=select)
+
+
+class SiglipTower(nn.Module):
+    """Patch features of SigLIP: one hidden state, without the final norm.
+
+    Args:
+        model: A ``SiglipVisionModel`` of transformers.
+        image: What pixels must look like.
+        layer: See ``siglip``.
+        select: See ``siglip``.
+
+    Raises:
+        ConfigError: ``layer`` is out of range.
+    """
+
+    def __init__(
+        self, model: Any, image: ImageSpec, *, layer: int = -2, select: Literal["all", "patch"] = "all"
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.image = image
+        self.num_blocks = blocks_to_run(layer, model.config.num_hidden_layers)
+        self.skip = 1 if select == "patch" else 0
+        side = model.config.image_size // model.config.patch_size
+        self.features = FeatureSpec(
+            dim=model.config.hidden_size,
+            num_patches=side * side - self.skip,
+            grid=None if self.skip else (side, side),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
+        vision = getattr(self.model, "vision_model", self.model)  # a level that older transformers 5 still have
+        hidden = vision.embeddings(pixels)  # (N, P, Dv)
+        for block in vision.encoder.layers[: self.num_blocks]:
+            hidden = block(hidden, attention_mask=None)
+        return hidden[:, self.skip :]
+
+    def save(self, directory: Path) -> None:
+        """Write the vision half in the layout of transformers, with its preprocessor_config.json."""
+        self.model.save_pretrained(directory)
+        (directory / PREPROCESSOR).write_text(json.dumps(_to_processor(self.image), indent=2), encoding="utf-8")
+
+
+def default_image_spec(config: Any) -> ImageSpec:
+    """Return what SigLIP was trained on: frames stretched to the square, values in [-1, 1].
+
+    Args:
+        config: A ``SiglipVisionConfig``; it gives the size.
+    """
+    return ImageSpec(size=config.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def _read_image_spec(path: str, revision: str | None, config: Any) -> ImageSpec:
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
+    except OSError:  # the weights of this path have been read, so it is only this file that is absent
+        logger.warning("%s has no %s; frames are prepared as for SigLIP's own training", path, PREPROCESSOR)
+        return default_image_spec(config)
+    return _from_processor(processor, config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
+
+
+def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> ImageSpec:
+    """Translate the settings of an image processor of transformers; absent ones are SigLIP's defaults."""
+    default = default_image_spec(config)
+    size = processor.get("size") or {}
+    side, resize, crop_pct = config.image_size, default.resize, 1.0
+    if "shortest_edge" in size:
+        crop = processor.get("crop_size") or {}
+        side, resize = crop.get("height"), "crop"
+        crop_pct = (side or 0) / size["shortest_edge"]
+    elif size:
+        side = size.get("height") if size.get("height") == size.get("width") else None
+    if side != config.image_size:
+        raise CheckpointError(f"{where}: size {size} does not lead to the tower's {config.image_size} pixels")
+    steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
+    if steps or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-4:
+        raise CheckpointError(
+            f"{where}: {steps or 'rescale_factor'} cannot be reproduced; frames are always rescaled "
+            "to [0, 1], resized and normalised"
+        )
+    if processor.get("resample", 3) not in _FILTERS:
+        raise CheckpointError(f"{where}: resample={processor['resample']} is neither 2 (bilinear) nor 3 (bicubic)")
+    return ImageSpec(
+        size=side,
+        mean=tuple(processor.get("image_mean", default.mean)),
+        std=tuple(processor.get("image_std", default.std)),
+        interpolation=_FILTERS[processor.get("resample", 3)],
+        resize=resize,
+        crop_pct=crop_pct,
+    )
+
+
+def _to_processor(image: ImageSpec) -> dict[str, Any]:
+    square = {"height": image.size, "width": image.size}
+    cut = {"size": {"shortest_edge": round(image.size / image.crop_pct)}, "do_center_crop": True, "crop_size": square}
+    return {
+        "image_processor_type": "SiglipImageProcessor",
+        **(cut if image.resize == "crop" else {"size": square}),
+        "image_mean": list(image.mean),
+        "image_std": list(image.std),
+        "resample": next(number for number, name in _FILTERS.items() if name == image.interpolation),
+        "rescale_factor": 1 / 255,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+    }

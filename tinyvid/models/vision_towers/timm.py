@@ -1,0 +1,168 @@
+"""Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT and whatever else returns patch tokens."""
+
+import difflib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized, square
+from tinyvid.models.weights import explain, load_strict, read_weights, refuse_endless, without_weights
+from tinyvid.registry import VISION_TOWERS
+from tinyvid.types import FeatureSpec, ImageSpec
+
+_HUB = "hf-hub:"
+_LOCAL = "local-dir:"
+
+
+@VISION_TOWERS.register("timm")
+def timm(
+    *, path: str, revision: str | None = None, layer: int = -2, resize: Resize = "auto", dtype: torch.dtype
+) -> "TimmTower":
+    """Load a vision transformer of timm.
+
+    Args:
+        path: Architecture with the tag of its weights (``vit_base_patch16_siglip_224.webli``), ``hf-hub:<id>``, or a
+            directory with ``config.json`` and ``model.safetensors`` as ``timm.models.save_for_hf`` writes them.
+        revision: Commit, branch or tag, for a hub id.
+        layer: Which hidden state the features are; -2 is the output of the last but one block.
+        resize: How frames become square; ``auto`` follows timm's metadata, which often cuts off the sides.
+        dtype: Of the weights.
+
+    Raises:
+        ConfigError: The architecture is unknown or has no patch tokens, or ``layer`` is out of range.
+        CheckpointError: The path cannot be reached, or its weights do not fit.
+    """
+    try:
+        import timm  # heavy: only for those who chose it
+    except ImportError as error:
+        raise ConfigError("vision_tower 'timm' needs the package timm: pip install timm") from error
+
+    name = _source(path, revision)
+    with torch.device("meta"):  # the shape of everything, before a weight is read
+        model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
+    data = timm.data.resolve_model_data_config(model)
+    side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
+    features = _probe(model, side, layer, path)
+
+    stored_elsewhere = not name.startswith(_LOCAL) and not without_weights()
+    model = explain("vision_tower", path, timm.create_model, name, pretrained=stored_elsewhere)
+    if name.startswith(_LOCAL):
+        folder = Path(name.removeprefix(_LOCAL))
+        load_strict(model, read_weights(folder), part="vision_tower", where=folder)
+    model.reset_classifier(0)
+    image = resized(_image_spec(data, side, path), resize)
+    return TimmTower(model.eval().to(dtype=dtype), image, features, layer=layer)
+
+
+class TimmTower(nn.Module):
+    """Patch features of a vision transformer of timm: one hidden state, without the final norm.
+
+    Args:
+        model: A model of timm with ``blocks`` and ``forward_intermediates``.
+        image: What pixels must look like.
+        features: What comes out.
+        layer: See ``timm``.
+    """
+
+    def __init__(self, model: Any, image: ImageSpec, features: FeatureSpec, *, layer: int = -2) -> None:
+        super().__init__()
+        self.model = model
+        self.image = image
+        self.features = features
+        self.num_blocks = blocks_to_run(layer, len(model.blocks))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
+        return _intermediate(self.model, pixels, self.num_blocks, "NLC")
+
+    def save(self, directory: Path) -> None:
+        """Write the tower, without classifier, in the layout of timm."""
+        from timm.models import save_for_hf
+
+        save_for_hf(self.model, str(directory), model_args={"num_classes": 0}, safe_serialization=True)
+
+
+def _source(path: str, revision: str | None) -> str:
+    """Return the name under which timm creates what ``path`` means."""
+    folder = Path(path.removeprefix(_LOCAL))
+    if folder.is_dir():
+        with suppress(OSError, ValueError):  # timm itself says what is wrong with the file
+            refuse_endless("vision_tower", path, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return f"{_LOCAL}{folder}"
+    if path.startswith(_HUB):
+        return f"{path}@{revision}" if revision else path
+    if "/" in path or "\\" in path or path.startswith(_LOCAL):
+        raise CheckpointError(
+            f"vision_tower.path={path!r} is no directory here; write '{_HUB}<id>' for a model of the hub, "
+            "or the name of an architecture of timm"
+        )
+    if revision:
+        raise ConfigError(
+            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
+        )
+    _check_architecture(path)
+    return path
+
+
+def _check_architecture(path: str) -> None:
+    import timm
+
+    architecture, _, tag = path.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ConfigError(
+            f"vision_tower.path={path!r}: timm has no architecture {architecture!r}"
+            f"{'. Did you mean ' + ', '.join(near) + '?' if near else ''}"
+            " All names: python -c \"import timm; print(timm.list_models('vit*'))\""
+        )
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if not tags or (tag and tag not in tags):
+        raise ConfigError(
+            f"vision_tower.path={path!r}: timm has no such weights. "
+            f"Tags of {architecture!r}: {', '.join(sorted(tags)) or 'none; give a directory or a hub id'}"
+        )
+
+
+def _probe(model: Any, side: int, layer: int, path: str) -> FeatureSpec:
+    """Return the shape of the features of a model without weights, found by running it on the meta device."""
+    pixels = torch.empty(1, 3, side, side, device="meta")
+    try:
+        num_blocks = len(model.blocks)
+        tokens = _intermediate(model, pixels, num_blocks, "NLC")  # (1, P, Dv)
+        maps = _intermediate(model, pixels, num_blocks, "NCHW")  # (1, Dv, h, w)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"vision_tower.path={path!r}: this model of timm ({type(model).__name__}) returns no patch tokens; "
+            "choose a plain vision transformer, such as vit_base_patch16_siglip_224"
+        ) from error
+    blocks_to_run(layer, num_blocks)
+    return FeatureSpec(dim=tokens.shape[2], num_patches=tokens.shape[1], grid=(maps.shape[2], maps.shape[3]))
+
+
+def _intermediate(model: Any, pixels: Tensor, num_blocks: int, layout: str) -> Tensor:
+    return model.forward_intermediates(
+        pixels,
+        indices=[num_blocks - 1],
+        norm=False,
+        stop_early=True,
+        output_fmt=layout,
+        intermediates_only=True,
+    )[0]
+
+
+def _image_spec(data: dict[str, Any], side: int, path: str) -> ImageSpec:
+    if data["interpolation"] not in ("bicubic", "bilinear"):
+        raise ConfigError(f"vision_tower.path={path!r}: interpolation {data['interpolation']!r} is not supported")
+    return ImageSpec(
+        size=side,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        resize={"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop"),  # type: ignore[arg-type]
+        crop_pct=data["crop_pct"],
+    )

@@ -1,0 +1,230 @@
+"""A sample as a sequence of tokens, nothing decoded yet: what the Processor lays out, and how the pieces are joined."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.processing.batch import Example
+from tinyvid.processing.planner import Plans, VideoPlan
+from tinyvid.text.frame_text import FrameText, Run
+from tinyvid.text.subtitles import place, read_subtitles
+from tinyvid.types import IGNORE_INDEX, Cue, Message, Sample, Segment, Slot, TokenBudget, Video
+from tinyvid.video.open_video import Footage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A sample laid out, nothing decoded yet; fields as in ``Example``.
+
+    Attributes:
+        footage: The sample's videos, opened.
+        plans: For each video, the frames that are looked at, and why.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    video_mask: Tensor
+    slots: tuple[Slot, ...]
+    footage: tuple[Footage, ...]
+    plans: Plans
+    blocks: Tensor | None = None
+
+    @property
+    def indices(self) -> tuple[tuple[int, ...], ...]:
+        """For each video, the frames that are looked at, counted from the beginning of its stretch."""
+        return tuple(plan.indices for plan in self.plans)
+
+    @property
+    def num_frames(self) -> tuple[int, ...]:
+        """T of each video."""
+        return tuple(len(chosen) for chosen in self.indices)
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens up to the last one of a video: what samples about the same videos have in common."""
+        places = self.video_mask.nonzero()
+        return int(places[-1]) + 1 if len(places) else 0
+
+    def without_frames(self, id: str) -> Example:
+        """Return the example of this name that the layout becomes, its videos still to be filled in."""
+        return Example(
+            input_ids=self.input_ids,
+            labels=self.labels,
+            video_mask=self.video_mask,
+            pixels=None,
+            num_frames=self.num_frames,
+            slots=self.slots,
+            id=id,
+            blocks=self.blocks,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Neighbouring tokens of one kind: ``ids`` of a text that is read or ``learnt``, or ``num_video`` video tokens."""
+
+    ids: Sequence[int] = ()
+    learnt: bool = False
+    num_video: int = 0
+
+
+def pieces_of(
+    segments: Sequence[Segment],
+    slots: Sequence[Slot],
+    runs: Mapping[int, Sequence[Run]],
+    plans: Plans,
+    tokenize: Callable[[list[str]], list[list[int]]],
+) -> list[Piece]:
+    """Return a conversation in pieces: its segments, with videos cut where text stands between their frames.
+
+    Args:
+        segments: From the template.
+        slots: One per segment of a video, in order.
+        runs: For each video its frames and what is written between them; one without text is one run.
+        plans: For each video what the connector makes of it.
+        tokenize: Turns texts into ids.
+    """
+    pieces: list[Piece] = []
+    waiting = iter(slots)
+    for segment in segments:
+        if segment.kind != "video":
+            pieces.append(Piece(tokenize([segment.text])[0], learnt=segment.kind == "reply"))
+            continue
+        video = next(waiting).video
+        plan = plans[video]
+        if not any(run.text for run in runs[video]):
+            pieces.append(Piece(num_video=plan.num_tokens))
+            continue
+        texts = [run.text for run in runs[video]]
+        for ids, run in zip(tokenize(texts), runs[video], strict=True):
+            pieces += [Piece(ids), Piece(num_video=plan.budget.per_frame * run.num_frames)]
+    return pieces
+
+
+def joined(pieces: Sequence[Piece], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, labels and the mask of video tokens, each (L,), of pieces end to end."""
+    ids: list[int] = []
+    labels: list[int] = []
+    mask: list[bool] = []
+    for piece in pieces:
+        new = [pad_id] * piece.num_video + list(piece.ids)
+        ids += new
+        labels += new if piece.learnt else [IGNORE_INDEX] * len(new)
+        mask += [piece.num_video > 0] * len(new)
+    return torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool)
+
+
+def cues_of(video: Video, style: FrameText) -> tuple[Cue, ...]:
+    """Return the subtitles of a video, in order of their start; none where they are not written.
+
+    Raises:
+        DataError: The subtitle file cannot be read.
+    """
+    if video.subtitles is None or not style.shows_subtitles:
+        return ()
+    if isinstance(video.subtitles, str | Path):
+        return read_subtitles(video.subtitles)
+    return tuple(sorted(video.subtitles, key=lambda cue: cue.start))
+
+
+def check_style(style: FrameText, budget: TokenBudget) -> None:
+    """Raise ``ConfigError`` when text is to stand between frames that a connector makes tokens of together."""
+    if style.parts_frames and budget.fixed:
+        raise ConfigError(
+            f"template.frame={style.style!r} writes text between frames, and this connector makes {budget.fixed} "
+            "tokens of all frames together; use connector=mlp or llamavid, or template.frame='{video}{subtitle}'"
+        )
+
+
+def runs_of(video: Video, footage: Footage, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[Run]:
+    """Return the frames of a video with what is written between them.
+
+    Raises:
+        DataError: There is something to write, and the connector does not make tokens of each frame.
+    """
+    if not cues and not style.parts_frames:
+        return [Run("", len(plan.indices))]
+    times = footage.times(plan.indices)
+    runs = style(times, place(cues, times, start=video.start, end=video.end))
+    if plan.budget.fixed and any(run.text for run in runs):
+        raise DataError(
+            f"{video}: subtitles stand between frames, and this connector makes {plan.budget.fixed} tokens of all "
+            "frames together; use connector=mlp or llamavid, or template.frame='{video}' to leave subtitles out"
+        )
+    return runs
+
+
+def videos_per_message(messages: Sequence[Message], num_videos: int, *, every_turn: bool) -> list[list[int]]:
+    """Return, for each message, the indices of the videos that stand in front of its text.
+
+    Args:
+        messages: The conversation; ``Message.videos`` counts the videos that a user turn introduces.
+        num_videos: Videos of the sample.
+        every_turn: Show a user turn every video introduced so far, not only the new ones.
+
+    Raises:
+        DataError: The counts do not add up to ``num_videos``, or a video stands with another role than the user.
+    """
+    counts = [message.videos or 0 for message in messages]
+    users = [number for number, message in enumerate(messages) if message.role == "user"]
+    if all(message.videos is None for message in messages) and users:
+        counts[users[0]] = num_videos
+    if sum(counts) != num_videos:
+        raise DataError(f"the messages show {sum(counts)} videos, the sample has {num_videos}")
+    shown: list[list[int]] = []
+    seen = 0
+    for message, count in zip(messages, counts, strict=True):
+        if count and message.role != "user":
+            raise DataError(f"a video stands with a message of role '{message.role}'; only user turns show videos")
+        first = 0 if every_turn and message.role == "user" else seen
+        seen += count
+        shown.append(list(range(first, seen)))
+    return shown
+
+
+def same_videos(sample: Sample, other: Sample) -> bool:
+    """Tell whether two samples show the same videos; arrays are the same if they are one object."""
+
+    def described(video: Video) -> tuple[object, ...]:
+        source = video.source if isinstance(video.source, str | Path) else id(video.source)
+        subtitles = video.subtitles if isinstance(video.subtitles, str | Path | None) else id(video.subtitles)
+        return source, video.start, video.end, video.fps, subtitles
+
+    return list(map(described, sample.videos)) == list(map(described, other.videos))
+
+
+def check_prefix(layout: Layout, first: Layout) -> None:
+    """Refuse to pack a sample that does not begin as the first one does, or that learns from the prefix."""
+    shared = first.num_shared
+    if layout.footage is not first.footage or not shared:
+        raise DataError("packed samples must all show the same videos, at least one; group the rows by video")
+    if layout.num_shared != shared or not torch.equal(layout.input_ids[:shared], first.input_ids[:shared]):
+        raise DataError("packed samples must have the same text in front of the videos; a system message differs")
+    if (layout.labels[: shared + 1] != IGNORE_INDEX).any():
+        raise DataError(
+            "a reply begins right behind the video, or in front of it, so that it cannot be packed; choose a template "
+            "that puts text between the video and the reply, or set recipe.pack=1"
+        )
+
+
+def packed(layouts: Sequence[Layout]) -> Layout:
+    """Return layouts that share what comes up to their last video as one, the rest of each behind it."""
+    first = layouts[0]
+    shared = first.num_shared
+    rests = [slice(0, None), *[slice(shared, None)] * (len(layouts) - 1)]
+
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(layout, name)[rest] for layout, rest in zip(layouts, rests, strict=True)])
+
+    lengths = torch.tensor([shared, *[len(layout.input_ids) - shared for layout in layouts]])
+    return replace(
+        first,
+        input_ids=join("input_ids"),
+        labels=join("labels"),
+        video_mask=join("video_mask"),
+        blocks=torch.arange(len(lengths)).repeat_interleave(lengths),
+    )

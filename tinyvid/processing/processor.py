@@ -1,0 +1,330 @@
+"""From a sample to tensors: the one road that training, benchmarks and inference share.
+
+The order is metadata, frame indices, layout, length check, and only then decoding: a sample that does not fit is
+refused before a frame is read. Nothing is cut after layout. The Processor holds no model, so DataLoader workers can
+carry it.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinyvid.caches import FeatureCache, FrameCache
+from tinyvid.errors import ConfigError, DataError, TinyvidError
+from tinyvid.processing.batch import Batch, Example
+from tinyvid.processing.collate import collate
+from tinyvid.processing.layout import (
+    Layout,
+    Piece,
+    check_prefix,
+    check_style,
+    cues_of,
+    joined,
+    packed,
+    pieces_of,
+    runs_of,
+    same_videos,
+    videos_per_message,
+)
+from tinyvid.processing.planner import Plans, VideoPlan, fit
+from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoReader
+from tinyvid.text.questions import QuestionReader
+from tinyvid.types import Cue, ImageSpec, Message, Overflow, Sample, Slot, TokenBudget, Video
+from tinyvid.video.lazy_pixels import PixelStream
+from tinyvid.video.open_video import Footage, open_video
+from tinyvid.video.pixels import normalise, resize, to_pixels
+
+logger = logging.getLogger(__name__)
+
+STREAM_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
+
+
+class Processor:
+    """Turn a sample into an example: choose frames, lay the sequence out, decode.
+
+    Args:
+        tokenizer: The LLM's.
+        template: How a conversation is written.
+        sampler: Which frames are read.
+        reader: What reads video files.
+        image: What the vision tower wants its pixels to be.
+        budget: How many video tokens the connector makes of a clip.
+        reads_question: Whether the connector reads the question: then every user turn has its own video slots.
+        max_length: Longest sequence, in tokens.
+        questions: Turns a question into tokens for the connector's text decoder, where it has one.
+        framewise: Whether the connector takes a clip in pieces: one with many pixels is then decoded as it is used.
+        smaller: Tokens per frame that the connector can make instead of its budget's, in falling order.
+
+    Attributes:
+        stream_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
+        frames: Where resized frames are kept, or ``None``.
+        features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
+            ``VideoLLM.fill_features`` adds to them.
+        control_tokens: Strings that no message may contain: whatever the tokenizer treats as special.
+        ends: Strings that end the text of a reply.
+
+    Raises:
+        ConfigError: The template needs a control token that the tokenizer does not know.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a sample meets on its way
+        self,
+        *,
+        tokenizer: Any,
+        template: ChatTemplate,
+        sampler: FrameSampler | LookingSampler,
+        reader: VideoReader,
+        image: ImageSpec,
+        budget: TokenBudget,
+        reads_question: bool,
+        max_length: int,
+        questions: QuestionReader | None = None,
+        framewise: bool = False,
+        smaller: Sequence[int] = (),
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.sampler: Any = sampler  # as protocols.FrameSampler or LookingSampler
+        self.reader = reader
+        self.image = image
+        self.budget = budget
+        self.reads_question = reads_question
+        self.max_length = max_length
+        self.questions = questions
+        self.framewise = framewise
+        self.smaller = tuple(smaller)
+        self.stream_bytes = STREAM_BYTES
+        check_style(template.frame, budget)
+        self.frames: FrameCache | None = None
+        self.features: FeatureCache | None = None
+        self.pad_id = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in template.control_tokens if token not in vocabulary]
+        if missing:
+            raise ConfigError(
+                f"the template needs the control tokens {missing}, which the tokenizer of this LLM does not have "
+                f"(it has {tokenizer.all_special_tokens}); choose another template"
+            )
+        # Some tokenizers name few of their special tokens: Llama 3's <|eot_id|> is in none of the named roles.
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self.control_tokens = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
+        self.ends = (*template.stop, *sorted(self.control_tokens))
+
+    def __call__(self, sample: Sample, *, reserve: int = 0) -> Example:
+        """Lay a sample out and decode its frames.
+
+        A conversation that ends with the user's turn becomes a prompt to answer; one that ends with the assistant's
+        becomes an example to learn, with labels on the replies and their end markers.
+
+        Args:
+            sample: What to process.
+            reserve: Tokens to keep free for a reply.
+
+        Raises:
+            DataError: The conversation is malformed, or too long for ``max_length``; nothing was decoded.
+            VideoError: A video cannot be read.
+        """
+        with _naming(sample):
+            return self._decode(sample, self._lay_out(sample, reserve))
+
+    def pack(self, samples: Sequence[Sample]) -> Example:
+        """Lay several samples about the same videos out as one example to learn, in which they share the videos.
+
+        The sequence is what the samples have in common, up to the last video, and then the rest of each. A sample
+        sees the common prefix and itself, at the positions that it has alone, so that a packed example teaches what
+        its samples teach one by one, while the videos go through connector and LLM once.
+
+        Args:
+            samples: At least one. Their ids, joined, name the example.
+
+        Raises:
+            ConfigError: The connector reads the question, so that each question makes video tokens of its own.
+            DataError: The samples show other videos, or other text in front of them, or as when called one by one.
+            VideoError: A video cannot be read.
+        """
+        with _naming(samples[0]):
+            return self._decode(samples[0], self.plan_pack(samples), id="+".join(sample.id for sample in samples))
+
+    def _decode(self, sample: Sample, layout: Layout, id: str | None = None) -> Example:
+        keys = tuple(map(self._feature_key, sample.videos, layout.footage, layout.indices))
+        features = tuple(None if self.features is None else self.features.read(key) for key in keys)
+        streams = tuple(
+            self._stream(video, chosen) if known is None else None
+            for video, chosen, known in zip(sample.videos, layout.indices, features, strict=True)
+        )
+        clips = zip(sample.videos, layout.footage, layout.indices, features, streams, strict=True)
+        pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, *other in clips if other == [None, None]]
+        return replace(
+            layout.without_frames(sample.id if id is None else id),
+            pixels=torch.cat(pixels) if pixels else None,  # (sum of T, 3, S, S)
+            features=features,
+            feature_keys=keys,
+            streams=streams,
+        )
+
+    def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
+        """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
+        with _naming(sample):
+            return self._lay_out(sample, reserve)
+
+    def plan_pack(self, samples: Sequence[Sample]) -> Layout:
+        """Lay samples out as ``pack`` does, without decoding. Errors as there."""
+        if self.reads_question:
+            raise ConfigError(
+                "this connector reads the question, so that questions cannot share video tokens; set recipe.pack=1"
+            )
+        if not samples:
+            raise DataError("a packed example needs at least one sample")
+        layouts: list[Layout] = []
+        for sample in samples:
+            with _naming(sample):
+                same = same_videos(sample, samples[0])
+                layouts.append(self._lay_out(sample, 0, layouts[0] if layouts and same else None))
+                check_prefix(layouts[-1], layouts[0])
+        return packed(layouts)
+
+    def collate(self, examples: Sequence[Example], *, padding_side: str = "right") -> Batch:
+        """Pad examples to one length; see ``tinyvid.processing.collate``."""
+        return collate(examples, pad_id=self.pad_id, padding_side=padding_side)
+
+    def reply(self, ids: Tensor) -> str:
+        """Return the text of a reply from the ids that the model generated, without its end marker."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        for end in self.ends:
+            text = text.partition(end)[0]
+        return text.strip()
+
+    def _lay_out(self, sample: Sample, reserve: int, known: Layout | None = None) -> Layout:
+        """Lay a sample out; ``known`` is the layout of another sample with the same videos."""
+        self._refuse_control_tokens(sample.messages)
+        footage = known.footage if known else tuple(open_video(video, self.reader) for video in sample.videos)
+        cues = [cues_of(video, self.template.frame) for video in sample.videos]
+        for subtitles in cues:
+            self._refuse_control_tokens(subtitles)
+        plans = known.plans if known else tuple(map(self._choose, footage))
+        layout = self._typeset(sample, footage, plans, cues)
+        room = self.max_length - reserve
+        overflow: Overflow = getattr(self.sampler, "overflow", "refuse")
+        if len(layout.input_ids) > room and overflow != "refuse" and not known:
+
+            def fits(plans: Plans) -> bool:
+                return len(self._typeset(sample, footage, plans, cues).input_ids) <= room
+
+            fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.smaller)
+            if fitting is not None:
+                layout = self._typeset(sample, footage, fitting, cues)
+                logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
+        self.check_length(len(layout.input_ids), int(layout.video_mask.sum()), reserve)
+        return layout
+
+    def _choose(self, footage: Footage) -> VideoPlan:
+        """Return which frames of a video the sampler wants."""
+        if getattr(self.sampler, "looks", False):
+            choice = self.sampler(footage.meta, footage.look)
+            indices, reason = tuple(choice.indices), choice.reason
+        else:
+            indices, reason = tuple(self.sampler(footage.meta)), ""
+        return VideoPlan(indices, len(indices), footage.meta.duration, self.budget, reason)
+
+    def _typeset(
+        self, sample: Sample, footage: Sequence[Footage], plans: Plans, cues: Sequence[Sequence[Cue]]
+    ) -> Layout:
+        """Write a sample out with the frames that ``plans`` name, however long it gets."""
+        shown = videos_per_message(sample.messages, len(footage), every_turn=self.reads_question)
+        segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
+        asked = [plan.budget.per_frame if plan.budget != self.budget else None for plan in plans]
+        slots = tuple(
+            Slot(video, message.text, self.questions(message.text) if self.questions else (), asked[video])
+            for message, videos in zip(sample.messages, shown, strict=True)
+            for video in videos
+        )
+        described = zip(sample.videos, footage, plans, cues, strict=True)
+        runs = {number: runs_of(*parts, self.template.frame) for number, parts in enumerate(described)}
+        pieces = [Piece(self._first_ids()), *pieces_of(segments, slots, runs, plans, self._tokenize)]
+        return Layout(*joined(pieces, self.pad_id), slots=slots, footage=tuple(footage), plans=plans)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        # Not verbose: it would warn of lengths that it was trained with, which check_length knows better.
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+
+    def _first_ids(self) -> list[int]:
+        """Return the id that the tokenizer puts in front of a text, if it puts one."""
+        first = self.tokenizer("a").input_ids[:1]
+        return first if first and first[0] == self.tokenizer.bos_token_id else []
+
+    def fold(self, text: str) -> str:
+        """Return a text as the tokenizer sees it: NFKC, say, makes a control token of a look-alike."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return backend.normalizer.normalize_str(text) if backend is not None and backend.normalizer else text
+
+    def find_control_tokens(self, text: str) -> list[tuple[str, int]]:
+        """Return the control tokens that a text would be read to contain, each with the character where it begins."""
+        folded = self.fold(text)
+        places = {token: text.find(token) if token in text else folded.find(token) for token in self.control_tokens}
+        return sorted((token, place) for token, place in places.items() if place >= 0)
+
+    def _refuse_control_tokens(self, texts: Sequence[Message | Cue]) -> None:
+        for number, item in enumerate(texts):
+            for token, place in self.find_control_tokens(item.text):
+                what = f"message {number} ({item.role})" if isinstance(item, Message) else f"subtitle {number}"
+                raise DataError(
+                    f"{what} contains the control token {token!r} at character {place}, "
+                    "which would be read as an instruction; remove it"
+                )
+
+    def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:
+        """Raise ``DataError`` when a sequence does not fit ``max_length``.
+
+        Args:
+            length: All tokens.
+            num_video: Video tokens among them.
+            reserve: Tokens to keep free for a reply.
+        """
+        if length + reserve <= self.max_length:
+            return
+        reply = f" + {reserve:,} reply" if reserve else ""
+        raise DataError(
+            f"{num_video:,} video + {length - num_video:,} text{reply} tokens = {length + reserve:,} exceed the limit "
+            f"llm.max_length={self.max_length:,}; shorten the text, lower connector.num_queries or the frames of the "
+            "sampler (sampler.num_frames, sampler.max_frames), lower max_new_tokens, or raise llm.max_length if the "
+            "LLM allows it"
+        )
+
+    def _feature_key(self, video: Video, footage: Footage, indices: Sequence[int]) -> str | None:
+        if self.features is None:
+            return None
+        numbers = footage.numbers(indices)
+        return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
+
+    def _stream(self, video: Video, indices: tuple[int, ...]) -> PixelStream | None:
+        """Return the pixels of a clip as a stream, where they are too many to be held and may come in pieces."""
+        stream = PixelStream(video, indices, self.reader, self.image)
+        return stream if self.framewise and stream.nbytes > self.stream_bytes else None
+
+    def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
+        """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""
+        if self.frames is None:
+            return torch.cat([to_pixels(clip.frames, self.image) for clip in footage.pieces(indices)])
+        key = self.frames.key(video.source, footage.numbers(indices), self.image, self.reader.name)
+        resized = self.frames.get(key, lambda: resize(footage.read(indices).frames, self.image))
+        return normalise(resized, self.image)
+
+
+@contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Put the sample's id in front of an error's message, unless it is there already."""
+    try:
+        yield
+    except TinyvidError as error:
+        if not sample.id or sample.id in str(error):
+            raise
+        raise type(error)(f"sample '{sample.id}': {error}") from error
+
+
+def _first_set(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,1 @@
+"""From a conversation to text: chat templates, text next to frames, subtitles, questions."""

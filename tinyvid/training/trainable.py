@@ -1,0 +1,274 @@
+"""What trains: freeze, train in full, train from a layer on, or add LoRA, part by part; and the table that shows it.
+
+Weights that train are float32, whatever the dtype of the frozen rest, so that small updates are not lost to rounding.
+LoRA is peft's, so an adapter loads with peft alone; QLoRA is LoRA on an LLM that was loaded with ``quant=nf4``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tinyvid.errors import ConfigError, suggest
+from tinyvid.models.adapters import base, is_adapted
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.registry import PositiveFloat, PositiveInt
+
+PARTS = ("llm", "vision_tower", "connector")
+TEXT_DECODER = "text_decoder"  # lies inside the connector, and trains as a part of its own if its weights come trained
+LAYER = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class PartOptions:
+    """How one part trains.
+
+    Attributes:
+        train: ``frozen``, ``full``, or ``lora``.
+        from_layer: With ``full``: train only the layers from this one on, counted from 0; ``null`` for everything.
+        lr: Learning rate of the part; the recipe's if ``null``.
+        freeze: Modules of the part that stay frozen, and get no adapter, although the part trains; by name.
+    """
+
+    train: Literal["frozen", "full", "lora"] = "frozen"
+    from_layer: int | None = None
+    lr: PositiveFloat | None = None
+    freeze: list[str] = ()  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class PeftOptions:
+    """The adapter of the parts that train with LoRA, in the words of peft.
+
+    Attributes:
+        rank: r, the width of the update.
+        alpha: The update is scaled by alpha / r, or by alpha / sqrt(r) with ``use_rslora``.
+        dropout: In front of the update, while training.
+        targets: Names of the linear layers; ``null`` for every linear layer but the LM head.
+        use_rslora: Rank-stabilised scaling (arXiv:2312.03732).
+        use_dora: Weight-decomposed updates (arXiv:2402.09353).
+    """
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: float = 0.05
+    targets: list[str] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """One line of the what-trains table."""
+
+    part: str
+    how: str
+    parameters: int
+    trainable: int
+    dtype: str
+    lr: float | None
+
+
+def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, *, lr: float) -> list[PartReport]:
+    """Freeze and unfreeze the parts of a model, add adapters, and return the what-trains table.
+
+    Args:
+        model: Changed in place.
+        parts: For each of ``llm``, ``vision_tower`` and ``connector``; ``text_decoder`` too, unless it stays frozen.
+        peft: For parts with ``train=lora``.
+        lr: Learning rate of parts that state none.
+
+    Raises:
+        ConfigError: Nothing trains, a quantised part is to train in full, or ``from_layer``, ``freeze`` or ``targets``
+            match nothing.
+    """
+    for name in PARTS:
+        setattr(model, name, _adapt(name, getattr(model, name), parts[name], peft))
+    _adapt_text_decoder(model, parts.get(TEXT_DECODER, PartOptions()))
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError("nothing trains: every part is frozen; set recipe.connector.train=full, for example")
+    return [
+        _report(name, getattr(model, name, None), list(own.values()), parts.get(name, PartOptions()), lr)
+        for name, own in _parameters(model).items()
+    ]
+
+
+def text_decoder(model: VideoLLM) -> Any | None:
+    """Return the text decoder that trains as a part of its own: the connector's, if its weights come trained."""
+    decoder = getattr(model.connector, TEXT_DECODER, None)
+    return decoder if decoder is not None and decoder.pretrained else None
+
+
+def _parameters(model: VideoLLM) -> dict[str, dict[str, nn.Parameter]]:
+    """Return the parameters of each part by name; those of a text decoder that is a part are not the connector's."""
+    parts = {name: dict(getattr(model, name).named_parameters()) for name in PARTS}
+    if (decoder := text_decoder(model)) is not None:
+        parts[TEXT_DECODER] = dict(decoder.named_parameters())
+        within = {id(p) for p in parts[TEXT_DECODER].values()}
+        parts["connector"] = {key: p for key, p in parts["connector"].items() if id(p) not in within}
+    return parts
+
+
+def _adapt_text_decoder(model: VideoLLM, options: PartOptions) -> None:
+    decoder = text_decoder(model)
+    if options.train == "lora":
+        raise ConfigError(f"recipe.{TEXT_DECODER}.train=lora is not offered; use full or frozen")
+    if decoder is not None:
+        _adapt(TEXT_DECODER, decoder, options, PeftOptions())
+    elif options.train == "full":
+        raise ConfigError(
+            f"recipe.{TEXT_DECODER}.train=full, but this model has no text decoder that trains apart from its "
+            "connector: use recipe.connector.train=full"
+        )
+
+
+def parameter_groups(
+    model: VideoLLM, parts: Mapping[str, PartOptions], *, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return the optimiser's groups: per part, one with weight decay and one without (biases, norms, vectors)."""
+    groups = []
+    for name, own in _parameters(model).items():
+        trained = [p for p in own.values() if p.requires_grad]
+        rate = parts.get(name, PartOptions()).lr or lr
+        for decay, chosen in (
+            (weight_decay, [p for p in trained if p.ndim >= 2]),
+            (0.0, [p for p in trained if p.ndim < 2]),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay, "name": f"{name}/{decay:g}"})
+    return groups
+
+
+def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
+    if options.train == "lora":
+        module = _with_lora(name, module, options, peft)
+    elif is_adapted(module):
+        raise ConfigError(f"recipe.{name}.train={options.train}, but the {name} carries a LoRA adapter; merge it first")
+    else:
+        module.requires_grad_(False)
+        if options.train == "full":
+            _unfreeze(name, module, options.from_layer)
+    for child in options.freeze:
+        _freeze_child(name, base(module), child)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return module
+
+
+def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
+    """Return a part of which only the adapter trains: a new one, or the one that it carries."""
+    if options.from_layer is not None:
+        raise ConfigError(f"recipe.{name}.from_layer={options.from_layer} needs recipe.{name}.train=full, not lora")
+    if not is_adapted(module):
+        module = _add_lora(name, module, peft, options.freeze)
+    elif (rank := module.active_peft_config.r) != peft.rank:
+        raise ConfigError(
+            f"peft.rank={peft.rank}, but the {name} carries an adapter of rank {rank}; set peft.rank={rank}"
+        )
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in key)
+    return module
+
+
+def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:
+    if getattr(module, "is_quantized", False):
+        raise ConfigError(f"recipe.{name}.train=full, but its weights are quantised; use train=lora, or quant=none")
+    if from_layer is None:
+        module.requires_grad_(True)
+        return
+    numbers = {key: int(found[1]) for key, _ in module.named_parameters() if (found := LAYER.search(f".{key}"))}
+    deepest = max(numbers.values(), default=-1)
+    if not 0 <= from_layer <= deepest:
+        raise ConfigError(
+            f"recipe.{name}.from_layer={from_layer} is out of range: the {name} has layers 0 .. {deepest}"
+        )
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_(numbers.get(key, -1) >= from_layer)
+
+
+def _freeze_child(name: str, module: nn.Module, child: str) -> None:
+    children = dict(module.named_children())
+    if child not in children:
+        raise ConfigError(f"recipe.{name}.freeze={child!r} is no module of the {name}. {suggest(child, children)}")
+    children[child].requires_grad_(False)
+
+
+def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str]) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes: only for those who train with it
+
+    decoder = getattr(module, TEXT_DECODER, None)  # trains as a part of its own, or not at all
+    spared = [*freeze, *([TEXT_DECODER] if decoder is not None and decoder.pretrained else [])]
+    targets = _targets(name, module, options.targets, spared)
+    # peft also takes layers whose names end like a target's: "mixer.layers.0.key" where "layers.0.key" is meant.
+    below = [key for key, _ in module.named_modules() if key.partition(".")[0] in spared]
+    mistaken = [key for key in below if any(f".{key}".endswith(f".{target}") for target in targets)]
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets,
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
+        exclude_modules=mistaken or None,
+        task_type=TaskType.CAUSAL_LM if name == "llm" else None,
+    )
+    return get_peft_model(module, config)
+
+
+def _targets(name: str, module: nn.Module, wanted: list[str] | None, spared: Sequence[str]) -> list[str]:
+    """Return the linear layers that get an adapter: by last name where that means no other module, else in full."""
+    leaves: dict[str, dict[str, bool]] = {}
+    for key, child in module.named_modules():
+        # bitsandbytes' layers derive from nn.Linear, so quantised models need no case of their own.
+        is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in spared
+        leaves.setdefault(key.rpartition(".")[2], {})[key] = is_wanted
+    linear = {leaf: keys for leaf, keys in leaves.items() if any(keys.values()) and leaf != "lm_head"}
+    unknown = [target for target in wanted or [] if target not in linear]
+    if unknown:
+        raise ConfigError(f"peft.targets={unknown} match no linear layer of the {name}; it has {sorted(linear)}")
+    if not linear:
+        raise ConfigError(f"recipe.{name}.freeze={[*spared]} leaves no linear layer of the {name} that could train")
+    chosen = {leaf: linear[leaf] for leaf in wanted or linear}
+    return sorted(
+        target
+        for leaf, keys in chosen.items()
+        for target in ([leaf] if all(keys.values()) else [key for key, is_wanted in keys.items() if is_wanted])
+    )
+
+
+def _report(
+    name: str, module: nn.Module | None, parameters: list[nn.Parameter], options: PartOptions, lr: float
+) -> PartReport:
+    trainable = [p for p in parameters if p.requires_grad]
+    how = options.train if options.from_layer is None else f"from layer {options.from_layer}"
+    if options.train == "lora" and getattr(module, "is_quantized", False):
+        how = "qlora"
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in (trainable or parameters)})
+    return PartReport(
+        part=name,
+        how=how,
+        parameters=sum(_count(p) for p in parameters),
+        trainable=sum(p.numel() for p in trainable),
+        dtype=", ".join(dtypes),
+        lr=(options.lr or lr) if trainable else None,
+    )
+
+
+def _count(parameter: torch.Tensor) -> int:
+    """Count what a parameter stands for: bitsandbytes packs two 4-bit values into a byte."""
+    quantised = getattr(parameter, "quant_state", None)
+    return int(torch.Size(quantised.shape).numel()) if quantised is not None else parameter.numel()
+
+
+def table(reports: list[PartReport]) -> str:
+    """Return the what-trains table as text, totals last."""
+    total = PartReport("total", "", sum(r.parameters for r in reports), sum(r.trainable for r in reports), "", None)
+    lines = [f"{'part':<14}{'training':<16}{'parameters':>16}{'trainable':>16}  {'dtype':<18}{'learning rate':>14}"]
+    for row in [*reports, total]:
+        rate = "" if row.lr is None else f"{row.lr:g}"
+        lines.append(f"{row.part:<14}{row.how:<16}{row.parameters:>16,}{row.trainable:>16,}  {row.dtype:<18}{rate:>14}")
+    return "\n".join(lines)

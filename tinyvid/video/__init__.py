@@ -1,0 +1,1 @@
+"""From a video file to pixels: readers, sampling of frames, and the only resize and normalization."""

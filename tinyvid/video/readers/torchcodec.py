@@ -1,0 +1,91 @@
+"""The reader on torchcodec: PyTorch's own decoder, for those who have its wheel and a shared FFmpeg."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyvid.errors import ConfigError, VideoError
+from tinyvid.registry import VIDEO_READERS, PositiveInt
+from tinyvid.types import Clip, VideoMeta
+from tinyvid.video.readers.index import FrameIndex, check_indices, index_of
+
+
+@VIDEO_READERS.register("torchcodec")
+class TorchCodecReader:
+    """Decode with torchcodec, whose frame table is checked against tinyvid's own.
+
+    Args:
+        threads: Decoding threads of one read.
+
+    Raises:
+        ConfigError: torchcodec, or the FFmpeg libraries that it needs, are not installed.
+    """
+
+    name = "torchcodec"
+
+    def __init__(self, *, threads: PositiveInt = 2) -> None:
+        self.threads = threads
+        _decoder_class()
+
+    def probe(self, path: Path) -> VideoMeta:
+        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
+        return index_of(Path(path)).meta
+
+    def times(self, path: Path) -> np.ndarray:
+        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
+        return index_of(Path(path)).times
+
+    def read(self, path: Path, indices: Sequence[int]) -> Clip:
+        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
+        path = Path(path)
+        index = index_of(path)
+        numbers = check_indices(path, indices, index)
+        if not index.timed:
+            raise VideoError(
+                f"{path}: the file states no times, so torchcodec cannot find its frames; "
+                "choose video_reader=pyav or remux it into MP4"
+            )
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        frames = self._decode(path, unique, index)
+        return Clip(frames[inverse], index.times[numbers].astype(np.float32))
+
+    def _decode(self, path: Path, numbers: np.ndarray, index: FrameIndex) -> np.ndarray:
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognised by their times."""
+        try:
+            decoder = _decoder_class()(
+                os.path.abspath(path),
+                stream_index=index.stream,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=self.threads,
+                seek_mode="exact",
+            )
+            batch = decoder.get_frames_at(numbers.tolist())
+            first = decoder.metadata.begin_stream_seconds
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise VideoError(
+                f"{path}: frames {numbers[0]} to {numbers[-1]} of {index.meta.num_frames} cannot be decoded "
+                f"({str(error).splitlines()[0]}); the file is damaged. Encode or download it again"
+            ) from error
+        late = np.abs(batch.pts_seconds.numpy() - first - index.times[numbers]).max()
+        if late > 0.5 / index.meta.fps:
+            raise VideoError(f"{path}: torchcodec returns frames {late:.3f} s off; choose video_reader=pyav")
+        return batch.data.numpy()
+
+
+def _decoder_class() -> Any:
+    """Return torchcodec's decoder, imported on use: it takes seconds."""
+    try:
+        import torchcodec
+        from torchcodec.decoders import VideoDecoder
+
+        if getattr(torchcodec, "ffmpeg_major_version", True) is None:
+            raise ImportError("it found no shared FFmpeg libraries")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"video_reader 'torchcodec' cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            "`pip install tinyvid[torchcodec]` and install a shared FFmpeg, or choose video_reader=pyav"
+        ) from error
+    return VideoDecoder

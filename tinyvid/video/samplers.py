@@ -1,0 +1,250 @@
+"""Which frames of a clip to look at: pure rules from what is known of the clip to frame indices, without decoding.
+
+``content`` alone looks before it chooses, at small copies of frames that it is handed one by one.
+
+Symbols: N frames in the clip, n frames asked for. Indices count from the first frame of the stretch that ``start`` and
+``end`` leave, so every rule honours them. Published scores depend on the rule: choose the one that a benchmark used.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from tinyvid.errors import ConfigError
+from tinyvid.registry import SAMPLERS, PositiveFloat, PositiveInt
+from tinyvid.types import Choice, Overflow, VideoMeta
+
+
+@SAMPLERS.register("uniform")
+class Uniform:
+    """Take frames evenly from the first to the last: ``floor(i * (N - 1) / (n - 1))``.
+
+    The rule of TinyLLaVA-Video's training and of most video models. A clip shorter than ``num_frames`` repeats frames.
+
+    Args:
+        num_frames: Frames to take.
+        unique: Take each frame once, so that a short clip gives fewer frames (TinyLLaVA-Video on Video-MME and MLVU).
+
+    Raises:
+        ConfigError: ``num_frames`` is not positive.
+    """
+
+    def __init__(self, *, num_frames: PositiveInt = 16, unique: bool = False) -> None:
+        _check_positive("uniform", num_frames=num_frames)
+        self.num_frames = num_frames
+        self.unique = unique
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return ``num_frames`` indices, or fewer where ``unique`` and the clip is short."""
+        indices = _ends(meta.num_frames, self.num_frames)
+        return sorted(set(indices)) if self.unique else indices
+
+
+@SAMPLERS.register("fps")
+class Fps:
+    """Take a number of frames per second of video, up to a cap.
+
+    ``spacing=rate`` takes the frame on screen at 0, 1/fps, 2/fps, ... seconds, on the average clock of the clip; where
+    the clip has a lower rate than asked for, it takes every frame once. ``spacing=ends`` takes
+    ``max(1, int(duration * fps))`` frames evenly from the first to the last, which is what TinyLLaVA-Video calls 1 fps.
+    Beyond ``max_frames``, both spread ``max_frames`` evenly from the first to the last.
+
+    Args:
+        fps: Frames to take per second of video.
+        max_frames: Most frames to take.
+        spacing: ``rate`` or ``ends``.
+        overflow: What happens where the frames do not fit the LLM's context: ``refuse``; ``fewer_frames``, evenly of
+            those chosen; or ``fewer_tokens`` of each, where the connector can.
+
+    Raises:
+        ConfigError: ``fps`` or ``max_frames`` is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        fps: PositiveFloat = 1.0,
+        max_frames: PositiveInt = 64,
+        spacing: Literal["rate", "ends"] = "rate",
+        overflow: Overflow = "refuse",
+    ) -> None:
+        _check_positive("fps", fps=fps, max_frames=max_frames)
+        if spacing not in ("rate", "ends"):
+            raise ConfigError(f"sampler 'fps': spacing={spacing!r} is unknown; use 'rate' or 'ends'")
+        self.fps = fps
+        self.max_frames = max_frames
+        self.spacing = spacing
+        self.overflow = overflow
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return at least one and at most ``max_frames`` indices."""
+        if self.spacing == "ends":
+            return _ends(meta.num_frames, min(self.max_frames, max(1, int(meta.duration * self.fps))))
+        ticks = _ticks(meta, self.fps)
+        return _ends(meta.num_frames, self.max_frames) if len(ticks) > self.max_frames else ticks
+
+
+@SAMPLERS.register("midpoint")
+class Midpoint:
+    """Cut the clip into equal segments and take the middle of each: ``int(s / 2 + round(s * i))``, ``s = (N - 1) / n``.
+
+    The rule of MVBench; a clip shorter than ``num_frames`` repeats frames.
+
+    Args:
+        num_frames: Frames to take.
+
+    Raises:
+        ConfigError: ``num_frames`` is not positive.
+    """
+
+    def __init__(self, *, num_frames: PositiveInt = 16) -> None:
+        _check_positive("midpoint", num_frames=num_frames)
+        self.num_frames = num_frames
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return ``num_frames`` indices."""
+        segment = (meta.num_frames - 1) / self.num_frames
+        # Python and numpy both round halves to even.
+        return [int(segment / 2 + round(segment * i)) for i in range(self.num_frames)]
+
+
+@SAMPLERS.register("stepping")
+class Stepping:
+    """Step through the clip from its first frame: ``i * (N // n)`` with ``n = min(num_frames, int(duration))``.
+
+    The rule of LongVideoBench: at most one frame per second, the end of the last step never seen. A clip under one
+    second gives its first frame.
+
+    Args:
+        num_frames: Most frames to take.
+
+    Raises:
+        ConfigError: ``num_frames`` is not positive.
+    """
+
+    def __init__(self, *, num_frames: PositiveInt = 16) -> None:
+        _check_positive("stepping", num_frames=num_frames)
+        self.num_frames = num_frames
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return at least one and at most ``num_frames`` indices."""
+        count = min(self.num_frames, max(1, int(meta.duration)), meta.num_frames)
+        return [i * (meta.num_frames // count) for i in range(count)]
+
+
+@SAMPLERS.register("content")
+class Content:
+    """Take frames where the picture changes: a frame for each ``change`` of it, up to a cap.
+
+    Looks at ``fps`` frames per second. The difference of two neighbours is the mean absolute difference of small
+    copies, from 0 to 1, and counts as ``change`` at most: a cut earns one frame, however hard. The frames stand at
+    equal steps of a clock that goes with the changes for ``1 - even`` of its way and with time for the rest, so that
+    quiet stretches are seen, too. A clip that earns no more than ``min_frames`` gives so many evenly, as a still one
+    does.
+
+    Args:
+        fps: Frames per second that are looked at, and most that are taken.
+        max_frames: Most frames to take.
+        min_frames: Fewest frames to take of a clip that has as many.
+        change: Change that earns a frame, in (0, 1].
+        even: Share of the frames that time earns, from 0 (change alone) to 1 (even spacing).
+        overflow: As of ``fps``.
+
+    Raises:
+        ConfigError: An option is out of range, or ``min_frames`` exceeds ``max_frames``.
+    """
+
+    looks = True
+
+    def __init__(
+        self,
+        *,
+        fps: PositiveFloat = 1.0,
+        max_frames: PositiveInt = 64,
+        min_frames: PositiveInt = 4,
+        change: PositiveFloat = 0.05,
+        even: float = 0.25,
+        overflow: Overflow = "refuse",
+    ) -> None:
+        _check_positive("content", fps=fps, max_frames=max_frames, min_frames=min_frames, change=change)
+        if min_frames > max_frames:
+            raise ConfigError(f"sampler 'content': min_frames={min_frames} exceeds max_frames={max_frames}; lower it")
+        if change > 1 or not 0 <= even <= 1:
+            raise ConfigError(
+                f"sampler 'content': change={change:g} and even={even:g} must be at most 1, even at least 0"
+            )
+        self.fps = fps
+        self.max_frames = max_frames
+        self.min_frames = min_frames
+        self.change = change
+        self.even = even
+        self.overflow = overflow
+
+    def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
+        """Return at least one and at most ``max_frames`` different indices.
+
+        Args:
+            meta: What is known of the clip.
+            look: Yields small copies of frames, uint8 (h, w, 3), one after the other.
+        """
+        seen = _ticks(meta, self.fps)
+        if len(seen) <= self.min_frames:
+            return Choice(seen, f"every one of {len(seen)} frames at {self.fps:g} frames/s")
+        changes = np.minimum([_difference(*pair) for pair in pairwise(look(seen))], self.change)  # (n - 1,)
+        total = float(changes.sum())
+        earned = 1 + math.floor(total / self.change + 1e-9)
+        looked = f"of {len(seen):,} looked at, whose changes add up to {total:.3g}"
+        if earned <= self.min_frames:
+            chosen = _ends(len(seen), self.min_frames)
+            return Choice([seen[i] for i in chosen], f"{len(chosen)} frames {looked}: evenly, for want of change")
+        count = min(earned, self.max_frames)
+        steps = (1 - self.even) * changes / total + self.even / len(changes)
+        chosen = _equal_steps(steps, count)
+        capped = f", capped from {earned:,}" if count < earned else ""
+        return Choice([seen[i] for i in chosen], f"{count:,} frames {looked}: by change{capped}")
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the mean absolute difference of two frames (h, w, 3), from 0 to 1."""
+    return float(np.abs(after.astype(np.int16) - before).mean()) / 255
+
+
+def _equal_steps(steps: np.ndarray, count: int) -> list[int]:
+    """Return ``count`` different points out of n at equal distances, both ends included if there are two.
+
+    Args:
+        steps: (n - 1,), from each point to the next; not all zero.
+        count: At most n.
+    """
+    places = np.concatenate([[0.0], np.cumsum(steps)])  # (n,)
+    wanted = np.linspace(0, places[-1], count)
+    nearest = np.searchsorted(places, wanted - 1e-12 * places[-1])
+    chosen: list[int] = []
+    for number, place in enumerate(nearest):  # where several fall on one point, the next ones make room
+        least = chosen[-1] + 1 if chosen else 0
+        chosen.append(min(max(int(place), least), len(places) - count + number))
+    return chosen
+
+
+def _ticks(meta: VideoMeta, fps: float) -> list[int]:
+    """Return the frames on screen at 0, 1/fps, 2/fps, ... seconds; every frame once where the clip is slower."""
+    # A hundred-thousandth of a frame absorbs the rounding of N / fps * fps.
+    count = min(max(1, math.ceil(meta.duration * fps - 1e-5)), meta.num_frames)
+    if fps >= meta.fps:
+        return list(range(count))
+    return [min(math.floor(k * meta.fps / fps + 1e-5), meta.num_frames - 1) for k in range(count)]
+
+
+def _ends(total: int, count: int) -> list[int]:
+    """Return ``count`` indices evenly from 0 to ``total - 1``, both included, rounded down."""
+    return [int(i) for i in np.linspace(0, total - 1, count, dtype=int)]
+
+
+def _check_positive(name: str, **values: float) -> None:
+    """Refuse what the registry refuses, for those who call a constructor themselves."""
+    for option, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"sampler '{name}': {option}={value!r} must be positive; ask for at least one frame")
