@@ -22,7 +22,7 @@ from tinyvid.registry import JUDGES, VIDEO_READERS, check_options
 from tinyvid.video.open_video import IMAGES, open_video
 
 ONLY_SHAPES = (
-    "This is the default model, which knows only coloured shapes that move (docs/shapes.md); "
+    "This is the default model, which knows only colored shapes that move (docs/shapes.md); "
     'another one: python eval.py ckpt=DIR video=FILE question="..."'
 )
 FREE_TEXT = ("ckpt", "video", "image", "question", "attention_map", "convert_to", "benchmark.root")

@@ -84,7 +84,7 @@ class MVBench:
     """
 
     name = "mvbench"
-    source = "https://huggingface.co/datasets/OpenGVLab/MVBench (its zip files into video/; NTU RGB+D needs a licence)"
+    source = "https://huggingface.co/datasets/OpenGVLab/MVBench (its zip files into video/; NTU RGB+D needs a license)"
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class Shapes:
         clips: How many.
         questions: Of each clip.
         seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``iid``: clips as the default model was trained on, new ones; ``unseen``: each has a pair of colour and
+        split: ``iid``: clips as the default model was trained on, new ones; ``unseen``: each has a pair of color and
             shape that ``hold_out`` leaves out.
         hold_out: Leave these pairs out of ``iid``.
         families: Of questions; all but those that are kept for skills of one's own if null.

@@ -89,7 +89,7 @@ def matmul_peak() -> float:
 
 
 def small_model(sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Return a model whose LLM and connector train in full, its Processor, and the optimiser."""
+    """Return a model whose LLM and connector train in full, its Processor, and the optimizer."""
     import torch
     from transformers import SiglipVisionConfig, SiglipVisionModel
 

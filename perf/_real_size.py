@@ -39,7 +39,6 @@ def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
-    import tinyvid.models.connectors  # noqa: F401 - fills the registry
     from tinyvid.models.llms.loading import from_weights
     from tinyvid.models.video_llm import VideoLLM
     from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
@@ -88,7 +87,7 @@ def random_weights(config: Any) -> dict[str, Any]:
 
 
 def optimizer_for(method: str, model: Any, parts: Any) -> Any:
-    """Return the optimiser of the method's experiment; in 8 bits only where bitsandbytes has it, on CUDA."""
+    """Return the optimizer of the method's experiment; in 8 bits only where bitsandbytes has it, on CUDA."""
     import torch
 
     from tinyvid.training.trainable import parameter_groups
@@ -102,7 +101,7 @@ def optimizer_for(method: str, model: Any, parts: Any) -> Any:
 
 
 def make_batch(model: Any, sizes: dict[str, Any], batch_size: int, *, cached: bool) -> Any:
-    """Return random samples: one clip each, then text whose end is to be learnt."""
+    """Return random samples: one clip each, then text whose end is to be learned."""
     import torch
 
     from tinyvid.processing.batch import Batch

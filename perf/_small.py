@@ -15,7 +15,6 @@ def language_model(config: dict[str, int]) -> Any:
 
 def connector_for(llm: Any, *, dim: int, num_patches: int, queries: int, depth: int) -> Any:
     """Return a group connector between a tower and an LLM."""
-    import tinyvid.models.connectors  # noqa: F401 - fills the registry
     from tinyvid.registry import CONNECTORS
     from tinyvid.types import FeatureSpec
 
@@ -38,7 +37,6 @@ def tokenizer_for(end: str) -> Any:
 
 def processor_for(image: Any, connector: Any, *, num_frames: int) -> Any:
     """Return a Processor with the default reader and template, and a tokenizer of one token per byte."""
-    import tinyvid.build  # noqa: F401 - fills the registries
     from tinyvid import compose
     from tinyvid.processing.processor import Processor
     from tinyvid.registry import SAMPLERS, TEMPLATES, VIDEO_READERS

@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-import tinyvid.models.connectors  # noqa: F401 - fills the registry
 from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, sinusoid_table
 from tinyvid.registry import CONNECTORS
 from tinyvid.types import FeatureSpec
@@ -49,7 +48,7 @@ def plain_attention(block: nn.Module, latents: Tensor, media: Tensor) -> Tensor:
 
 
 def plain_blocks(connector: nn.Module, media: Tensor) -> Tensor:
-    """Summarise one group: media (N, D) to (q, D)."""
+    """Summarize one group: media (N, D) to (q, D)."""
     latents = connector.latents
     for attention, feed in connector.layers:
         latents = plain_attention(attention, latents, media) + latents

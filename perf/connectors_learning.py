@@ -49,7 +49,7 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     }
 
 
-def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return what the last line says."""
     report = {}
     for name, repeats in runs.items():
@@ -117,7 +117,7 @@ def main() -> None:
     for folder in folders:
         name, run = read_run(folder)
         runs[name].append(run)
-    report = summarise(runs)
+    report = summarize(runs)
     print(as_table(report))
     if args.out:
         draw(runs, args.out)

@@ -179,7 +179,6 @@ def whole_clip(path: str, as_float: bool) -> dict[str, float]:
 
 def build(name: str) -> Any:
     """Return a reader with its default options."""
-    import tinyvid.video.readers  # noqa: F401 - fills the registry
     from tinyvid.registry import VIDEO_READERS
 
     return VIDEO_READERS.build({"name": name})

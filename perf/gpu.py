@@ -1,9 +1,9 @@
-"""Memory, speed and model FLOPs utilisation of LoRA and QLoRA at real size, on one CUDA device.
+"""Memory, speed and model FLOPs utilization of LoRA and QLoRA at real size, on one CUDA device.
 
 Builds Qwen2.5-3B, SigLIP-so400m-384 and the group connector (16 groups, 512 queries) from their sizes, with random
 weights: nothing is downloaded, and neither time nor memory depends on what the weights are. A step is the training
 program's on a batch of samples with 16 frames, 512 video and 150 text tokens, 60 of them labels: forward under autocast
-to bfloat16, backward with gradient checkpointing of the LLM, clipping, optimiser. LoRA sits on every linear layer of
+to bfloat16, backward with gradient checkpointing of the LLM, clipping, optimizer. LoRA sits on every linear layer of
 the LLM, the connector trains in full, the tower is frozen. `uncached` runs the tower, `cached` is given its features.
 
     lora     weights in bfloat16, rank 32, AdamW                   (experiment=lora_24gb)
@@ -16,7 +16,7 @@ not fit says so. `peak` is the most that torch reserved plus that context, which
 MFU is operations by time by the card's dense bfloat16 peak. Counted are, of the LLM, 2 per weight and token of its
 linear layers and of causal attention, three times: forward, forward again (checkpointing), gradient of the
 activations; frozen weights have no gradient. The head runs at the labels, without the second forward. The connector
-counts three times its forward, the tower once. Adapters and the optimiser are not counted. `without recompute`
+counts three times its forward, the tower once. Adapters and the optimizer are not counted. `without recompute`
 leaves out the second forward, which is work but no progress.
 
 The last line is one JSON object: the device, the smallest `lora_peak_gb` and `qlora_peak_gb` at batch 1 and the best

@@ -1,7 +1,7 @@
 """Does the question help the connector? A learning check on generated clips.
 
-A clip of two frames shows ten things, one of each colour, each of one of four shapes, moving from place to place. The
-question names a colour, the answer is the shape: one word of four, so chance is 0.25. The vision tower is frozen and
+A clip of two frames shows ten things, one of each color, each of one of four shapes, moving from place to place. The
+question names a color, the answer is the shape: one word of four, so chance is 0.25. The vision tower is frozen and
 random; connector and LLM, a random Qwen2 of two layers, learn together from the same samples in the same order. Every
 connector has two tokens a frame:
 
@@ -9,7 +9,7 @@ connector has two tokens a frame:
     withheld  the same connector, its text decoder shown the same empty phrase in place of every question
     naive     a resampler with twice as many queries as there are frames, which never sees the question
 
-The LLM reads the question in all three. Accuracy is that of the first word of the reply, on clips not learnt from.
+The LLM reads the question in all three. Accuracy is that of the first word of the reply, on clips not learned from.
 The last line is one JSON object: `accuracy` of each connector by seed, `margin`, the mean over seeds of llamavid's
 accuracy less that of the better of the other two, and `least_margin`, the smallest of them over the seeds.
 """
@@ -34,7 +34,7 @@ from tinyvid.registry import SAMPLERS, TEMPLATES, VIDEO_READERS
 from tinyvid.text.questions import QuestionReader
 from tinyvid.types import FeatureSpec, ImageSpec
 
-COLOURS = {
+COLORS = {
     "red": (220, 40, 40),
     "green": (40, 200, 60),
     "blue": (50, 80, 230),
@@ -49,7 +49,7 @@ COLOURS = {
 SHAPES = ("disc", "square", "cross", "bar")
 NUM_FRAMES, GRID, CELL = 2, 4, 16  # frames of a clip, cells of a side, pixels of a cell
 PATCH = CELL  # pixels of a patch: one shows one thing
-WORDS = ("what", "shape", "is", "the", "thing", "?", *COLOURS, *SHAPES, "anything", "answer", "<end>")
+WORDS = ("what", "shape", "is", "the", "thing", "?", *COLORS, *SHAPES, "anything", "answer", "<end>")
 WIDTH, LLM_DIM = 128, 64
 CONNECTORS: dict[str, dict[str, Any]] = {
     "llamavid": {"name": "llamavid"},
@@ -79,8 +79,8 @@ class RandomTower(nn.Module):
 
 
 def draw(chance: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
-    """Return a clip, uint8 (T, S, S, 3), and the shape of each colour's thing."""
-    shapes = {colour: str(chance.choice(SHAPES)) for colour in COLOURS}
+    """Return a clip, uint8 (T, S, S, 3), and the shape of each color's thing."""
+    shapes = {color: str(chance.choice(SHAPES)) for color in COLORS}
     frames = np.full((NUM_FRAMES, GRID * CELL, GRID * CELL, 3), 20, dtype=np.uint8)
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
     masks = {
@@ -91,10 +91,10 @@ def draw(chance: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
     }
     for frame in frames:
         cells = chance.permutation(GRID * GRID)
-        for cell, (colour, shape) in zip(cells, shapes.items(), strict=False):
+        for cell, (color, shape) in zip(cells, shapes.items(), strict=False):
             row, column = divmod(int(cell), GRID)
             view = frame[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-            view[masks[shape]] = COLOURS[colour]
+            view[masks[shape]] = COLORS[color]
     return frames, shapes
 
 
@@ -131,8 +131,8 @@ def make_processor(connector: Any) -> Processor:
     )
 
 
-class VectorisedVideoLLM(VideoLLM):
-    """A model that shows its connector all clips of a batch in one vectorised call; the numbers are those of a loop."""
+class VectorizedVideoLLM(VideoLLM):
+    """A model that shows its connector all clips of a batch in one vectorized call; the numbers are those of a loop."""
 
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
@@ -168,7 +168,7 @@ def make_model(name: str, seed: int) -> VideoLLM:
     llm = Qwen2ForCausalLM(config)
     decoder = DECODER if CONNECTORS[name]["name"] == "llamavid" else None
     connector = build_connector(CONNECTORS[name], features=tower.features, llm_dim=LLM_DIM, text_decoder=decoder)
-    return VectorisedVideoLLM(llm, tower, connector)
+    return VectorizedVideoLLM(llm, tower, connector)
 
 
 def make_examples(processor: Processor, tower: Any, count: int, chance: np.random.Generator) -> list[Example]:
@@ -176,8 +176,8 @@ def make_examples(processor: Processor, tower: Any, count: int, chance: np.rando
     examples = []
     for _ in range(count):
         frames, shapes = draw(chance)
-        colour = str(chance.choice(list(COLOURS)))
-        turns = [Message("user", f"what shape is the {colour} thing ?"), Message("assistant", shapes[colour])]
+        color = str(chance.choice(list(COLORS)))
+        turns = [Message("user", f"what shape is the {color} thing ?"), Message("assistant", shapes[color])]
         example = processor(Sample(turns, video=frames))
         assert example.pixels is not None
         with torch.no_grad():
@@ -234,7 +234,7 @@ def main() -> None:
     """Train every connector with every seed, and print the accuracies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each connector")
-    parser.add_argument("--steps", type=int, default=600, help="optimiser steps of a run")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of a run")
     parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--train", type=int, default=6000, help="clips to learn from")

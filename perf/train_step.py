@@ -1,4 +1,4 @@
-"""What a training step saves: logits where they are learnt from, tower features and frames that are kept.
+"""What a training step saves: logits where they are learned from, tower features and frames that are kept.
 
 Four measurements on the CPU, on small random models and clips that the script writes.
 
@@ -8,7 +8,7 @@ logits    One step (forward and backward) with 512 video and 150 text tokens, 60
           embeddings and head are frozen, as under LoRA. Logits memory is the most that torch holds from the moment the
           head starts until its gradient has reached the hidden states, less what it held at that start; `computed`
           is three float32 tensors of positions by vocabulary: log-probabilities, their gradient, that of the logits.
-caching   Epochs over 16 clips with and without a warm feature cache: Processor, tower, connector, LLM, optimiser. The
+caching   Epochs over 16 clips with and without a warm feature cache: Processor, tower, connector, LLM, optimizer. The
           tower and the LLM, which trains in full, do comparable work. What a cache can save is the tower's share of
           the floating-point operations, which torch counts during one step of each kind.
 loading   What the Processor delivers from 360p clips of 10 s: 16 frames of 384 pixels, decoded, from the frames

@@ -134,7 +134,7 @@ def report(console: Console, findings: Findings, limit: int, *, max_shown: int) 
     if findings.totals:
         console.print(_lengths(findings, limit))
         console.print(_histogram(findings.totals, limit))
-        console.print(f"{findings.labels:,} tokens are learnt in an epoch", highlight=False)
+        console.print(f"{findings.labels:,} tokens are learned in an epoch", highlight=False)
     if not findings.faults:
         console.print(f"no faults in {findings.rows:,} rows", style="green", highlight=False)
         return
@@ -148,11 +148,11 @@ def report(console: Console, findings: Findings, limit: int, *, max_shown: int) 
 
 
 def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
-    """Print samples as the model sees them; what is learnt is green, or between ``{+`` and ``+}`` without colours."""
+    """Print samples as the model sees them; what is learned is green, or between ``{+`` and ``+}`` without colors."""
     plain = console.no_color or not console.is_terminal
     if rows:
-        learnt = "stands between {+ and +}" if plain else "is green"
-        console.print(f"the first rows as the model sees them; what is learnt {learnt}", highlight=False, markup=False)
+        learned = "stands between {+ and +}" if plain else "is green"
+        console.print(f"the first rows as the model sees them; learned text {learned}", highlight=False, markup=False)
     for index in rows:
         layout = checks.plan(index)
         console.rule(Text(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens"), align="left")

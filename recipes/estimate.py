@@ -33,7 +33,7 @@ def check_sample(settings: dict[str, Any]) -> None:
     """Refuse an assumed sample that cannot be.
 
     Raises:
-        ConfigError: A number is not positive, or more tokens are learnt than there are.
+        ConfigError: A number is not positive, or more tokens are learned than there are.
     """
     for key in ("duration", "fps", "text_tokens", "label_tokens", "card_gb"):
         value = settings[key]
@@ -59,7 +59,7 @@ def tokens(result: Estimate, settings: dict[str, Any]) -> str:
     plan = result.tokens
     text = (
         f"sample: {settings['duration']:g} s at {settings['fps']:g} frames/s -> {plan.frames} frames -> "
-        f"{plan.video:,} video + {plan.text:,} text = {plan.length:,} tokens, of which {plan.labels:,} are learnt"
+        f"{plan.video:,} video + {plan.text:,} text = {plan.length:,} tokens, of which {plan.labels:,} are learned"
     )
     if plan.length > plan.limit:
         text += f"\n  too long: llm.max_length={plan.limit:,}; training would refuse this sample"

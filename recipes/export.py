@@ -84,10 +84,10 @@ def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
     """Merge the adapters of a model, which is used up, cast its parts, and have all of them stored.
 
     Raises:
-        CheckpointError: The LLM is quantised.
+        CheckpointError: The LLM is quantized.
     """
     if getattr(adapters.base(loaded.model.llm), "is_quantized", False):
-        raise CheckpointError("the LLM is quantised: its weights cannot be stored or merged; load with quant=none")
+        raise CheckpointError("the LLM is quantized: its weights cannot be stored or merged; load with quant=none")
     for part in PARTS:
         setattr(loaded.model, part, adapters.merged(getattr(loaded.model, part)).to(dtypes[part]))
     return replace(loaded, stored=frozenset(native.PARTS))

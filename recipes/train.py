@@ -38,7 +38,7 @@ from tinyvid.training.trainer import PARTIAL
 logger = logging.getLogger("tinyvid.train")
 
 FREE_TEXT = ("ckpt",)
-# Keys that a resumed run may change, because they do not change what is learnt.
+# Keys that a resumed run may change, because they do not change what is learned.
 FREE_ON_RESUME = (
     "resume",
     "device",

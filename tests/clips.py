@@ -119,7 +119,7 @@ def footage(name: str) -> Path:
 
 
 def _turned(frame: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn a frame so that a player that honours ``rotation`` shows it upright; keep the size of the stream."""
+    """Turn a frame so that a player that honors ``rotation`` shows it upright; keep the size of the stream."""
     turned = np.rot90(frame, -rotation // 90)
     if turned.shape != frame.shape:
         rows = np.arange(HEIGHT) * turned.shape[0] // HEIGHT

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-import tinyvid.build  # noqa: F401 - fills the registries
 from tests.goldens import DATA
 from tinyvid.build import build_connector
 from tinyvid.types import FeatureSpec, Question

@@ -42,7 +42,7 @@ def write_rows(folder: Path, count: int = 8, name: str = "rows.jsonl") -> Path:
     kinds: list[dict[str, Any]] = [
         {"video": "clip_0.mp4", "conversations": turns("<video>\nWhat is it?", "The first clip.")},
         {"conversations": turns("Hello?", "Hi there, how are you?")},
-        {"image": "red.png", "conversations": turns("<image>\nColour?", "Red.")},
+        {"image": "red.png", "conversations": turns("<image>\nColor?", "Red.")},
         {"video": "clip_1.mp4", "clip": [0.1, 0.6], "conversations": turns("What is it?", "The second, cut short.")},
         {"video": "clip_2.mp4", "conversations": turns("Which?"), "options": ["cat", "dog", "cow"], "answer_index": 1},
     ]

@@ -115,9 +115,9 @@ class Assistant:
         folder = local_folder(DEFAULT if path is None else str(path), revision)
         if (folder / native.MANIFEST).is_file():
             load = native.load
-        elif tinyllava_video.recognises(folder):
+        elif tinyllava_video.recognizes(folder):
             load = tinyllava_video.load
-        elif llama_vid.recognises(folder):
+        elif llama_vid.recognizes(folder):
             load = llama_vid.load
         else:
             found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
@@ -132,7 +132,7 @@ class Assistant:
         """Write a checkpoint directory, whole or not at all, that ``from_pretrained`` reads.
 
         Raises:
-            CheckpointError: The directory exists and is not empty, or weights to be stored are quantised.
+            CheckpointError: The directory exists and is not empty, or weights to be stored are quantized.
         """
         native.save(self.loaded, Path(path))
 

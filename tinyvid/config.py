@@ -102,13 +102,13 @@ def _group_options(group: str) -> list[str]:
 
 @contextmanager
 def _hydra() -> Iterator[Hydra]:
-    """Initialise Hydra on ``conf/``, and leave a program that runs under ``hydra.main`` as it was."""
+    """Initialize Hydra on ``conf/``, and leave a program that runs under ``hydra.main`` as it was."""
     singleton = GlobalHydra.instance()
     outer = singleton.hydra
     singleton.clear()
     try:
         with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            assert singleton.hydra is not None  # initialised in the line above
+            assert singleton.hydra is not None  # initialized in the line above
             yield singleton.hydra
     finally:
         singleton.clear()

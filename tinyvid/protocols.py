@@ -15,7 +15,7 @@ The road from a file to an answer::
 
 A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML is looked up in
 ``registry.CONNECTORS`` and built by calling the class with those options. Nothing here is inherited from; a class
-fulfils a contract by having its members.
+fulfills a contract by having its members.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -49,6 +49,7 @@ class Registry:
 
     Args:
         kind: Name of the kind: the configuration group and the entry-point group ``tinyvid.<kind>``.
+        home: Module that registers the built-in entries; imported at the first look-up of a name.
         runtime: Constructor parameters that the program supplies and a configuration must not.
 
     Example:
@@ -57,8 +58,9 @@ class Registry:
         4
     """
 
-    def __init__(self, kind: str, *, runtime: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, *, home: str | None = None, runtime: tuple[str, ...] = ()) -> None:
         self.kind = kind
+        self.home = home
         self.runtime = runtime
         self._entries: dict[str, Callable[..., Any]] = {}
         self._deferred: dict[str, str] = {}
@@ -87,6 +89,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return every name that can be chosen, built in or from an installed plugin, sorted."""
+        self._load_home()
         return sorted({*self._entries, *self._deferred, *self._plugins()})
 
     def get(self, name: str) -> Callable[..., Any]:
@@ -96,9 +99,10 @@ class Registry:
             ConfigError: There is no such name.
             PluginError: A plugin claims a taken name, or cannot be imported.
         """
-        plugin = self._plugins().get(name) if isinstance(name, str) else None
+        self._load_home()
         if isinstance(name, str) and name in self._deferred:
             importlib.import_module(self._deferred[name])
+        plugin = self._plugins().get(name) if isinstance(name, str) else None
         if plugin is None:
             if not isinstance(name, str) or name not in self._entries:
                 raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(str(name), self.names())}")
@@ -147,6 +151,10 @@ class Registry:
         """Check ``config`` and call its entry with the options and the runtime arguments."""
         options = self.check(config, key=key)
         return self.get(config["name"])(**options, **runtime)
+
+    def _load_home(self) -> None:
+        if self.home is not None:
+            importlib.import_module(self.home)
 
     def _plugins(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=f"tinyvid.{self.kind}")}
@@ -278,13 +286,13 @@ def _package(plugin: EntryPoint) -> str:
     return plugin.dist.name if plugin.dist else plugin.value
 
 
-LLMS = Registry("llm", runtime=("dtype", "quant", "device"))
-VISION_TOWERS = Registry("vision_tower", runtime=("dtype",))
-CONNECTORS = Registry("connector", runtime=("features", "llm_dim", "text_decoder"))
-TEXT_DECODERS = Registry("text_decoder", runtime=("features", "llm_dim"))
-SAMPLERS = Registry("sampler")
-TEMPLATES = Registry("template")
-VIDEO_READERS = Registry("video_reader")
-DATASETS = Registry("data")
-BENCHMARKS = Registry("benchmark")
-JUDGES = Registry("judge")
+LLMS = Registry("llm", home="tinyvid.models.llms", runtime=("dtype", "quant", "device"))
+VISION_TOWERS = Registry("vision_tower", home="tinyvid.models.vision_towers", runtime=("dtype",))
+CONNECTORS = Registry("connector", home="tinyvid.models.connectors", runtime=("features", "llm_dim", "text_decoder"))
+TEXT_DECODERS = Registry("text_decoder", home="tinyvid.models.text_decoders", runtime=("features", "llm_dim"))
+SAMPLERS = Registry("sampler", home="tinyvid.video.samplers")
+TEMPLATES = Registry("template", home="tinyvid.text.templates")
+VIDEO_READERS = Registry("video_reader", home="tinyvid.video.readers")
+DATASETS = Registry("data", home="tinyvid.data.datasets")
+BENCHMARKS = Registry("benchmark", home="tinyvid.evaluation.builtin")
+JUDGES = Registry("judge", home="tinyvid.evaluation.judging.judges")

@@ -1,4 +1,4 @@
-"""The data that flows between parts: small frozen dataclasses, no behaviour beyond checking themselves.
+"""The data that flows between parts: small frozen dataclasses, no behavior beyond checking themselves.
 
 Shapes use the letters of the legend in ``tinyvid.protocols``. Seconds, pixels, frames and tokens are stated on
 each field. Read top to bottom: what a user gives, what a reader returns, what parts promise. What the model eats is in
@@ -215,9 +215,9 @@ class ImageSpec:
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
         interpolation: Resampling filter.
-        resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and cuts the centre,
-            ``pad`` scales the long side and fills with the mean colour.
-        crop_pct: Share of the resized side that a last centre cut keeps; 1 cuts nothing.
+        resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and cuts the center,
+            ``pad`` scales the long side and fills with the mean color.
+        crop_pct: Share of the resized side that a last center cut keeps; 1 cuts nothing.
     """
 
     size: int

@@ -2,7 +2,7 @@
 
     python examples/custom_dataset/make_clips.py OUT
 
-writes OUT/clip_0000.mp4 and so on, in each of which a coloured shape bounces, and OUT/labels.csv: how often. To count
+writes OUT/clip_0000.mp4 and so on, in each of which a colored shape bounces, and OUT/labels.csv: how often. To count
 that is a skill that the model which comes with tinyvid was never taught (docs/shapes.md).
 """
 

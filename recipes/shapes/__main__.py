@@ -1,7 +1,7 @@
 """Make the default model, which knows the shapes world, from nothing: clips, parts with random weights, four stages.
 
     python -m recipes.shapes                       # runs/shapes; about 90 minutes on two CPU cores
-    python -m recipes.shapes --size smoke          # about two minutes, a model that has learnt something
+    python -m recipes.shapes --size smoke          # about two minutes, a model that has learned something
     python -m recipes.shapes --out DIR --seed 1 --device cuda
 
 A stage that is in the folder already is not repeated, so the same command goes on after a kill. The folder holds the
@@ -40,7 +40,7 @@ def main() -> None:
                         help="of matrix products; auto is bfloat16 where the hardware has it (auto)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes that make clips and questions (2)")
     parser.add_argument("--hold-out", action="store_true",
-                        help="leave four pairs of colour and shape out, and measure on them in the end")  # fmt: skip
+                        help="leave four pairs of color and shape out, and measure on them in the end")  # fmt: skip
     parser.add_argument("--ship", type=Path, help="copy the finished model, with card and demo clip, to this folder")
     parser.add_argument("--footage", type=Path, nargs="+", default=(),
                         help="with --ship: videos without shapes; the card says what is seen in them")  # fmt: skip

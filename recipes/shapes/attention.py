@@ -55,8 +55,8 @@ def guidance(llm: Any, batch: Batch, asked: Tensor, described: Tensor, options: 
         described: (B, K), the shape that a video token describes, -1 for none.
         options: bool (B, L), the words of right options.
     """
-    learnt = batch.labels != IGNORE_INDEX
-    row, place = (learnt[:, 1:] & ~learnt[:, :-1]).nonzero(as_tuple=True)  # the last token of each prompt
+    learned = batch.labels != IGNORE_INDEX
+    row, place = (learned[:, 1:] & ~learned[:, :-1]).nonzero(as_tuple=True)  # the last token of each prompt
     block = batch.blocks[row, place]  # type: ignore[index]
     of_option = options[row] & (batch.blocks[row] == block[:, None])  # type: ignore[index]  # (M, L)
     shapes, tokens = asked[row, block - 1], described[row]  # (M, N), (M, K)

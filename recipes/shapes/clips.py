@@ -21,7 +21,7 @@ from tinyvid.registry import SAMPLERS, VIDEO_READERS
 from tinyvid.types import ImageSpec, Video
 from tinyvid.video.open_video import open_video
 from tinyvid.video.pixels import resize
-from tinyvid.worlds.shapes import COLOURS, HELD_OUT, Scene, render, sample_scene, sampled_times
+from tinyvid.worlds.shapes import COLORS, HELD_OUT, Scene, render, sample_scene, sampled_times
 
 SIDE = 64  # pixels of a frame that the tower sees
 SPEC = ImageSpec(size=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
@@ -107,14 +107,14 @@ def describe(scene: Scene, file: File) -> dict[str, np.ndarray]:
     """Return what a clip shows, as arrays over ``NUM_FRAMES`` frames and ``MAX_SHAPES`` places for shapes.
 
     Returns:
-        ``visible`` (T, N), ``colour`` (T, N) as indices, ``centre`` (T, N, 2) of the picture, ``radius`` (T, N, 2) of
+        ``visible`` (T, N), ``color`` (T, N) as indices, ``center`` (T, N, 2) of the picture, ``radius`` (T, N, 2) of
         the picture's width and height, and what ``facts`` returns.
     """
     tracks = scene.track(file.moments, aspect=file.width / file.height)
     count = len(scene.shapes)
-    names = list(COLOURS)
-    first = np.array([names.index(shape.colour) for shape in scene.shapes])
-    last = np.array([names.index(shape.last_colour) for shape in scene.shapes])
+    names = list(COLORS)
+    first = np.array([names.index(shape.color) for shape in scene.shapes])
+    last = np.array([names.index(shape.last_color) for shape in scene.shapes])
     short = min(file.width, file.height)
     radius = tracks.radius[..., None] * np.array([short / file.width, short / file.height])
 
@@ -126,8 +126,8 @@ def describe(scene: Scene, file: File) -> dict[str, np.ndarray]:
 
     return {
         "visible": padded(tracks.visible, "bool"),
-        "colour": padded(np.where(tracks.recoloured, last, first), "int8"),
-        "centre": padded(tracks.centre, "float32"),
+        "color": padded(np.where(tracks.recolored, last, first), "int8"),
+        "center": padded(tracks.center, "float32"),
         "radius": padded(radius, "float32"),
         **facts(scene, file.width / file.height, file.moments),
     }
@@ -136,8 +136,8 @@ def describe(scene: Scene, file: File) -> dict[str, np.ndarray]:
 ARRAYS = {
     "frames": ("uint8", (NUM_FRAMES, SIDE, SIDE, 3)),
     "visible": ("bool", (NUM_FRAMES, MAX_SHAPES)),
-    "colour": ("int8", (NUM_FRAMES, MAX_SHAPES)),
-    "centre": ("float32", (NUM_FRAMES, MAX_SHAPES, 2)),
+    "color": ("int8", (NUM_FRAMES, MAX_SHAPES)),
+    "center": ("float32", (NUM_FRAMES, MAX_SHAPES, 2)),
     "radius": ("float32", (NUM_FRAMES, MAX_SHAPES, 2)),
     **dict.fromkeys(CHOICES, ("int8", (MAX_SHAPES,))),
     **{name: ("float32", (MAX_SHAPES, width)) for name, width in NUMBERS.items()},

@@ -3,16 +3,16 @@
 import numpy as np
 
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES
-from tinyvid.worlds.shapes import COLOURS, KINDS, MOTIONS, Scene, Shape
+from tinyvid.worlds.shapes import COLORS, KINDS, MOTIONS, Scene, Shape
 from tinyvid.worlds.shapes.wording import life_events
 
-EVENTS = ("nothing", "appear", "disappear", "recolour")
+EVENTS = ("nothing", "appear", "disappear", "recolor")
 NONE = -1  # a target that a shape does not have
 
 # Numbers of answers, of facts that are one of several.
 CHOICES = {
-    "first_colour": len(COLOURS),
-    "last_colour": len(COLOURS),
+    "first_color": len(COLORS),
+    "last_color": len(COLORS),
     "kind": len(KINDS),
     "motion": len(MOTIONS),
     "second_motion": len(MOTIONS),
@@ -20,23 +20,23 @@ CHOICES = {
     "event": len(EVENTS),
     "rank": 4,  # of its event among all events: none, first, second, third
     "frame": NUM_FRAMES + 1,  # the first of the frames that the event is seen in; the last number is none
-    "passes_colour": len(COLOURS),  # of the shape that it passes, and so on
+    "passes_color": len(COLORS),  # of the shape that it passes, and so on
     "passes_kind": len(KINDS),
     "passes": 2,
     "is_passed": 2,
-    "collides_colour": len(COLOURS),
+    "collides_color": len(COLORS),
     "collides_kind": len(KINDS),
     "collides": 2,
     "count": MAX_SHAPES + 1,
     "start_count": MAX_SHAPES + 1,
     "end_count": MAX_SHAPES + 1,
     "same_kind": MAX_SHAPES + 1,
-    "same_colour": MAX_SHAPES + 1,
+    "same_color": MAX_SHAPES + 1,
     "start_visible": 2,
     "end_visible": 2,
 }
 # Widths of facts that are numbers; not a number where a shape does not have them.
-NUMBERS = {"time": 1, "start_centre": 2, "end_centre": 2}
+NUMBERS = {"time": 1, "start_center": 2, "end_center": 2}
 
 
 def facts(scene: Scene, aspect: float, moments: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,21 +61,21 @@ def facts(scene: Scene, aspect: float, moments: np.ndarray) -> dict[str, np.ndar
         for place, when in enumerate(("start", "end")):
             found[f"{when}_visible"][index] = edges.visible[place, index]
             if edges.visible[place, index]:
-                found[f"{when}_centre"][index] = edges.centre[place, index]
+                found[f"{when}_center"][index] = edges.center[place, index]
     return found
 
 
 def _of_shape(scene: Scene, shape: Shape) -> dict[str, int]:
-    colours = [other.colour for other in scene.shapes]
+    colors = [other.color for other in scene.shapes]
     return {
-        "first_colour": COLOURS.index(shape.colour),
-        "last_colour": COLOURS.index(shape.last_colour),
+        "first_color": COLORS.index(shape.color),
+        "last_color": COLORS.index(shape.last_color),
         "kind": KINDS.index(shape.kind),
         "motion": MOTIONS.index(shape.motion),
         "second_motion": MOTIONS.index(shape.second_motion) if shape.second_motion else NONE,
         "has_second": shape.second_motion is not None,
         "same_kind": sum(other.kind == shape.kind for other in scene.shapes),
-        "same_colour": colours.count(shape.colour),
+        "same_color": colors.count(shape.color),
     }
 
 
@@ -94,5 +94,5 @@ def _of_events(scene: Scene, index: int, moments: np.ndarray) -> dict[str, int |
         if event.kind == "pass" and event.other == index:
             found["is_passed"] = 1
             continue
-        found |= {verb: 1, f"{verb}_colour": COLOURS.index(partner.colour), f"{verb}_kind": KINDS.index(partner.kind)}
+        found |= {verb: 1, f"{verb}_color": COLORS.index(partner.color), f"{verb}_kind": KINDS.index(partner.kind)}
     return found

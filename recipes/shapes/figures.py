@@ -14,7 +14,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import tinyvid.video.readers  # noqa: F401 - fills the registry
 from tinyvid.evaluation import Report
 from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
@@ -25,7 +24,7 @@ from tinyvid.worlds.shapes import DEFAULT_FAMILIES
 
 BLIND = {"black": "black", "other": "another clip"}
 CLIPS, WRONG, FRAMES = 8, 4, 6  # of the contact sheet
-COLOURS = ("tab:blue", "black", "tab:gray")
+COLORS = ("tab:blue", "black", "tab:gray")
 
 
 def percent(row: dict[str, Any]) -> str:
@@ -80,7 +79,7 @@ def draw_families(reports: dict[str, Report], path: Path) -> None:
         ]
         places = [place + (number - 1) * height for place in range(len(rows))]
         label = BLIND.get(run, "the clip")
-        axes.barh(places, values, height, xerr=errors, color=COLOURS[number], alpha=0.8, ecolor="tab:red", label=label)
+        axes.barh(places, values, height, xerr=errors, color=COLORS[number], alpha=0.8, ecolor="tab:red", label=label)
     axes.set_yticks(range(len(DEFAULT_FAMILIES)), DEFAULT_FAMILIES)
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="right replies, %, with 95 % intervals")
@@ -106,8 +105,8 @@ def draw_clips(run: Path, path: Path) -> None:
             axes.axis("off")
         question = questions_of(Path(outcome.video).parents[2])[outcome.id.partition("/")[2]]
         told = f"{question}\n> {outcome.reply}" + ("" if outcome.value else f"\n(right: {outcome.answer})")
-        colour = "black" if outcome.value else "tab:red"
-        row[-1].text(0, 0.5, wrapped(told), va="center", fontsize=8, color=colour)
+        color = "black" if outcome.value else "tab:red"
+        row[-1].text(0, 0.5, wrapped(told), va="center", fontsize=8, color=color)
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 

@@ -107,7 +107,7 @@ def fit(
         engine: Holds what trains.
         compute: From a replica and a share of a batch to the loss and what to show.
         shares_of: From the step to the shares of its batch.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         lr: Highest learning rate.
         weight_decay: Of matrices.
         slow: Words in the names of weights that learn at a share of the learning rate.

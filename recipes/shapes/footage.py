@@ -3,7 +3,7 @@
     python -m recipes.shapes.footage bikes.mp4 bigbuckbunny.mp4          # the model that comes with tinyvid
     python -m recipes.shapes.footage bikes.mp4 --ckpt runs/shapes/model
 
-Each clip is asked for every pair of colour and shape whether it is there, where "no" is right, and how many objects
+Each clip is asked for every pair of color and shape whether it is there, where "no" is right, and how many objects
 there are, to which no answer is.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from recipes.shapes.progress import progress
 from tinyvid import Assistant, Message, Sample
 from tinyvid.evaluation.scoring.averages import wilson
-from tinyvid.worlds.shapes import COLOURS, KINDS
+from tinyvid.worlds.shapes import COLORS, KINDS
 from tinyvid.worlds.shapes.wording import with_article
 
 Findings = dict[str, Any]
@@ -23,7 +23,7 @@ Findings = dict[str, Any]
 
 def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
     """Return how often the model sees one of its shapes in clips without any, and how many objects it counts."""
-    questions = [f"Is there {with_article(f'{colour} {kind}')} in the video?" for colour in COLOURS for kind in KINDS]
+    questions = [f"Is there {with_article(f'{color} {kind}')} in the video?" for color in COLORS for kind in KINDS]
     replies: list[str] = []
     counted: list[str] = []
     with progress("footage", len(clips)) as tick:
@@ -39,10 +39,10 @@ def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
 def told(found: Findings) -> str:
     """Return the findings as a paragraph for the card."""
     low, high = wilson(found["yes"], found["asked"])
-    pairs, clips = len(COLOURS) * len(KINDS), found["clips"]
+    pairs, clips = len(COLORS) * len(KINDS), found["clips"]
     return (
         f"Of real footage it says what it has words for. Asked of {clips} clips without any such shape whether each of "
-        f"its {pairs}\ncoloured shapes is in the video, it said yes {found['yes']} of {found['asked']} times "
+        f"its {pairs}\ncolored shapes is in the video, it said yes {found['yes']} of {found['asked']} times "
         f"({100 * low:.0f} - {100 * high:.0f} %, where 0 is right), and asked for the\nnumber of objects it said "
         f"{', '.join(found['counted'])}.\n"
     )

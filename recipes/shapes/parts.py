@@ -20,7 +20,7 @@ def make_tower(folder: Path, size: Size, *, seed: int) -> None:
     torch.manual_seed(seed)
     config = SiglipVisionConfig(**size.vision)
     model = SiglipVisionModel(config)
-    initialise(model)
+    initialize(model)
     SiglipTower(model, default_image_spec(config), layer=-1).save(folder)
 
 
@@ -32,13 +32,13 @@ def make_llm(folder: Path, size: Size, texts: Iterable[str], *, seed: int) -> No
     torch.manual_seed(seed)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **size.llm, **ends))
-    initialise(model)
+    initialize(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def make_tokenizer(texts: Iterable[str]) -> Any:
-    """Return a byte-level BPE tokenizer that has learnt every word of ``texts`` as one token; digits stand alone."""
+    """Return a byte-level BPE tokenizer that has learned every word of ``texts`` as one token; digits stand alone."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,7 +64,7 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
     )
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Start linear layers at the width's scale, outputs of blocks at half of it, and tables of embeddings at 0.08.
 
     The customary 0.02 is made for wide models; at a width of 100 or 200 it delays learning.

@@ -23,11 +23,11 @@ draw_clip = functools.cache(clips.draw_clip)  # a scene takes longer to draw tha
 
 
 def corpus(seed: int) -> list[str]:
-    """Return text in which every word of the world occurs, also those of skills that may be learnt later."""
-    texts = [f" {colour} {plural}" for colour in RGB for plural in ("circles", "squares", "triangles", "crosses")]
+    """Return text in which every word of the world occurs, also those of skills that may be learned later."""
+    texts = [f" {color} {plural}" for color in RGB for plural in ("circles", "squares", "triangles", "crosses")]
     for index in range(600):
         rng = np.random.default_rng([seed, 5, index])
-        scene = sample_scene(rng, colours=tuple(RGB))
+        scene = sample_scene(rng, colors=tuple(RGB))
         for question in ask(scene, rng, num=12, families=dict.fromkeys(FAMILIES, 1.0), duration=draw_duration(rng)):
             texts += [f" {question.text}", f" {question.reply}"]
     return texts
@@ -59,8 +59,8 @@ def questions_of(
     )
     if not size.hold_out:
         return questions
-    # That a pair never occurs would be learnt as well: "is there a red cross" would always be answered with "no".
-    names = [f"{colour} {kind}" for colour, kind in HELD_OUT]
+    # That a pair never occurs would be learned as well: "is there a red cross" would always be answered with "no".
+    names = [f"{color} {kind}" for color, kind in HELD_OUT]
     return [question for question in questions if not any(name in question.text for name in names)]
 
 

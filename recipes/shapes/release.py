@@ -116,8 +116,8 @@ pipeline_tag: video-text-to-text
 {report["parameters"] / 1e6:.1f} M parameters, made from nothing by `{report["command"]}`: a SigLIP-style tower, the
 `group` connector with a temporal mixer, and a Qwen2.5-style LLM with a tokenizer of its own.
 
-**It knows one thing: clips of the world `shapes`** - one to four coloured shapes that move, appear, disappear, change
-colour, pass each other and collide (docs/shapes.md). Asked about anything else, in other words, or about other
+**It knows one thing: clips of the world `shapes`** - one to four colored shapes that move, appear, disappear, change
+color, pass each other and collide (docs/shapes.md). Asked about anything else, in other words, or about other
 footage, it answers all the same, and its answers mean nothing. It shows that everything works, and lets connectors,
 samplers and training be compared on understanding. It is of no use for real videos.
 

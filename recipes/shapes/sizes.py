@@ -50,7 +50,7 @@ class Size:
         formats: Of questions.
         lr: Of the training on questions.
         check_every: Steps between two measurements of accuracy.
-        hold_out: Leave the held-out pairs of colour and shape out of clips and questions, to measure on them later.
+        hold_out: Leave the held-out pairs of color and shape out of clips and questions, to measure on them later.
     """
 
     clips: int
@@ -145,7 +145,7 @@ SIZES = {
         open_steps=400,
         batch_size=8,
         questions=4,
-        families={"colour": 1.0, "shape": 1.0, "motion": 1.0, "event": 1.0},
+        families={"color": 1.0, "shape": 1.0, "motion": 1.0, "event": 1.0},
         formats=("open",),
         lr=4e-3,
         check_every=200,

@@ -97,7 +97,7 @@ class Run:
         ]
         torch.manual_seed(self.seed)
         assistant = Assistant.from_config(compose(overrides), device=self.device, dtype="float32")
-        parts.initialise(assistant.model.connector)
+        parts.initialize(assistant.model.connector)
         assistant.model.vision_tower.requires_grad_(False)
         return assistant
 

@@ -17,7 +17,7 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch, Output
 from tinyvid.worlds.shapes import Question
 
-TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learnt
+TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learned
 GUIDE_WEIGHT = 0.1  # of where to look
 CONNECTOR_RATE = 0.3  # of the learning rate then: an LLM that knows nothing must not undo what the tokens tell
 
@@ -94,7 +94,7 @@ class Trainer:
             name: Of the stage.
             count: Clips.
             batch_size: Of a step.
-            steps: Of the optimiser.
+            steps: Of the optimizer.
             lr: Highest learning rate.
             after: Called after each step.
         """

@@ -1,9 +1,9 @@
 """Matched supervision: every video token must describe one shape of its frame, and what becomes of that shape.
 
 A frame has as many tokens as a scene can have shapes. In each frame, tokens and visible shapes are paired so that
-what the tokens already say fits best; then each paired token is taught what it shows now (colour, shape, place) and
+what the tokens already say fits best; then each paired token is taught what it shows now (color, shape, place) and
 what only a look at the other frames can tell (motion, event, its time and rank, partners, numbers). The second kind
-is what makes the temporal mixer compute such things before an LLM asks for them. Names of colours, shapes and motions
+is what makes the temporal mixer compute such things before an LLM asks for them. Names of colors, shapes and motions
 are said in the embeddings of the LLM's own words, so that the LLM finds the words of a question in the tokens.
 """
 
@@ -19,33 +19,33 @@ from torch import Tensor, nn
 from recipes.shapes.facts import CHOICES, EVENTS, NONE, NUMBERS
 from recipes.shapes.fitting import Metrics
 from recipes.shapes.sizes import MAX_SHAPES
-from tinyvid.worlds.shapes import COLOURS, KINDS, MOTIONS
+from tinyvid.worlds.shapes import COLORS, KINDS, MOTIONS
 
-VERBS = {"nothing": " nothing", "appear": " appears", "disappear": " disappears", "recolour": " changes"}
+VERBS = {"nothing": " nothing", "appear": " appears", "disappear": " disappears", "recolor": " changes"}
 WORDS: dict[str, tuple[str, ...]] = {
-    "colour": tuple(f" {colour}" for colour in COLOURS),
+    "color": tuple(f" {color}" for color in COLORS),
     "kind": tuple(f" {kind}" for kind in KINDS),
     "motion": tuple(f" {motion}" for motion in MOTIONS),
     "event": tuple(VERBS[event] for event in EVENTS),
 }
 # Facts that are said in words; the two that make up a name are said as they are, the others through a map of their own.
 SAID = {
-    "first_colour": "colour",
+    "first_color": "color",
     "kind": "kind",
-    "colour": "colour",
-    "last_colour": "colour",
+    "color": "color",
+    "last_color": "color",
     "motion": "motion",
     "second_motion": "motion",
     "event": "event",
-    "passes_colour": "colour",
+    "passes_color": "color",
     "passes_kind": "kind",
-    "collides_colour": "colour",
+    "collides_color": "color",
     "collides_kind": "kind",
 }
 PLAIN = tuple(name for name in CHOICES if name not in SAID)
-NAME = ("first_colour", "kind")
+NAME = ("first_color", "kind")
 PERMUTATIONS = torch.tensor(list(itertools.permutations(range(MAX_SHAPES))))  # (24, 4): the shape of each token
-CENTRE_WEIGHT = 5.0
+CENTER_WEIGHT = 5.0
 NUMBER_WEIGHT = 3.0
 
 
@@ -63,7 +63,7 @@ class TokenHeads(nn.Module):
         self.maps = nn.ModuleDict({name: nn.Linear(dim, dim, bias=False) for name in SAID if name not in NAME})
         self.plain = nn.ModuleDict({name: nn.Linear(dim, CHOICES[name]) for name in PLAIN})
         self.numbers = nn.ModuleDict({name: nn.Linear(dim, width) for name, width in NUMBERS.items()})
-        self.centre = nn.Linear(dim, 2)
+        self.center = nn.Linear(dim, 2)
         self.present = nn.Linear(dim, 1)
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
@@ -74,12 +74,12 @@ class TokenHeads(nn.Module):
             spoken = self.maps[name](tokens) if name in self.maps else tokens
             said[name] = spoken @ embeddings[self.words[kind]].T
         said |= {name: head(tokens) for heads in (self.plain, self.numbers) for name, head in heads.items()}
-        return said | {"centre": self.centre(tokens), "present": self.present(tokens)[..., 0]}
+        return said | {"center": self.center(tokens), "present": self.present(tokens)[..., 0]}
 
 
 def targets_of(clips: Mapping[str, np.ndarray], chosen: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-    """Return the targets of clips: ``visible``, ``colour`` (B, T, N), ``centre`` (B, T, N, 2), facts (B, N, ...)."""
-    names = ("visible", "colour", "centre", *CHOICES, *NUMBERS)
+    """Return the targets of clips: ``visible``, ``color`` (B, T, N), ``center`` (B, T, N, 2), facts (B, N, ...)."""
+    names = ("visible", "color", "center", *CHOICES, *NUMBERS)
     return {name: torch.from_numpy(np.ascontiguousarray(clips[name][chosen])).to(device) for name in names}
 
 
@@ -88,13 +88,13 @@ def match(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
     """Pair the tokens of each frame with the shapes: (B, T, q), the number of the shape that each token describes."""
     num_frames = targets["visible"].shape[1]
     cost = torch.zeros(*said["present"].shape, MAX_SHAPES, device=said["present"].device)  # (B, T, q, N)
-    for name in ("colour", "kind"):
+    for name in ("color", "kind"):
         right = targets[name].long().clamp(min=0)
         if right.ndim == 2:
             right = right[:, None].expand(-1, num_frames, -1)  # (B, T, N)
         logs = said[name].float().log_softmax(-1)  # (B, T, q, C)
         cost -= logs.gather(-1, right[:, :, None].expand(-1, -1, MAX_SHAPES, -1))
-    cost += CENTRE_WEIGHT * (said["centre"].float()[:, :, :, None] - targets["centre"][:, :, None]).abs().sum(-1)
+    cost += CENTER_WEIGHT * (said["center"].float()[:, :, :, None] - targets["center"][:, :, None]).abs().sum(-1)
     cost -= said["present"].float()[..., None]
     cost = cost * targets["visible"][:, :, None]
     ways = PERMUTATIONS.to(cost.device)
@@ -116,10 +116,10 @@ def token_loss(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tup
     frame = torch.arange(pair.shape[1], device=pair.device)[None, :, None].expand_as(pair)[shown]
     shape = pair[shown]
     metrics: Metrics = {}
-    loss = loss + CENTRE_WEIGHT * F.l1_loss(said["centre"].float()[shown], targets["centre"][batch, frame, shape])
+    loss = loss + CENTER_WEIGHT * F.l1_loss(said["center"].float()[shown], targets["center"][batch, frame, shape])
     for name in (*SAID, *PLAIN):
         right = targets[name]
-        right = right[batch, frame, shape] if name == "colour" else right[batch, shape]
+        right = right[batch, frame, shape] if name == "color" else right[batch, shape]
         known = right >= 0
         logits, right = said[name].float()[shown][known], right[known].long()
         if not len(right):

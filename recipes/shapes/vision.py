@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from recipes.shapes.fitting import Engine, Metrics, fit
 from recipes.shapes.progress import progress
-from tinyvid.worlds.shapes import COLOURS, KINDS
+from tinyvid.worlds.shapes import COLORS, KINDS
 
 FRAMES = 128  # of a step
 BACKGROUND = 0.15  # weight of a patch that shows no shape
-INSIDE = 0.8  # of the radius: how near to a centre the middle of a patch must be to show the shape
+INSIDE = 0.8  # of the radius: how near to a center the middle of a patch must be to show the shape
 
 
 class PatchHeads(nn.Module):
-    """What is under a patch: which colour, which shape, and where is its centre? For training only.
+    """What is under a patch: which color, which shape, and where is its center? For training only.
 
     Args:
         tower: The vision tower.
@@ -31,14 +31,14 @@ class PatchHeads(nn.Module):
         self.tower = tower
         dim = tower.features.dim
         self.norm = nn.LayerNorm(dim)
-        self.colour = nn.Linear(dim, len(COLOURS) + 1)
+        self.color = nn.Linear(dim, len(COLORS) + 1)
         self.kind = nn.Linear(dim, len(KINDS) + 1)
-        self.centre = nn.Linear(dim, 2)
+        self.center = nn.Linear(dim, 2)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map pixels (N, 3, S, S) to logits of colours (N, P, 8), of kinds (N, P, 5), and centres (N, P, 2)."""
+        """Map pixels (N, 3, S, S) to logits of colors (N, P, 8), of kinds (N, P, 5), and centers (N, P, 2)."""
         hidden = self.norm(self.tower(pixels))
-        return self.colour(hidden), self.kind(hidden), self.centre(hidden)
+        return self.color(hidden), self.kind(hidden), self.center(hidden)
 
 
 def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
@@ -47,18 +47,18 @@ def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
 
 
 def patch_targets(clips: dict[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int) -> tuple[Tensor, ...]:
-    """Return what patches show: colour and kind (N, P), the last number for nothing, and the centre (N, P, 2)."""
-    centre, radius = clips["centre"][clip, frame], clips["radius"][clip, frame]  # (N, S, 2)
+    """Return what patches show: color and kind (N, P), the last number for nothing, and the center (N, P, 2)."""
+    center, radius = clips["center"][clip, frame], clips["radius"][clip, frame]  # (N, S, 2)
     middle = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(middle, middle), -1).reshape(1, -1, 1, 2)  # (1, P, 1, 2) of x, y, row by row
-    distance = np.abs((grid - centre[:, None]) / np.maximum(radius[:, None], 1e-6)).max(-1)  # (N, P, S) in radii
+    distance = np.abs((grid - center[:, None]) / np.maximum(radius[:, None], 1e-6)).max(-1)  # (N, P, S) in radii
     distance = np.where(clips["visible"][clip, frame][:, None], distance, 9.0)
     nearest = distance.argmin(-1)  # (N, P)
     shown = np.take_along_axis(distance, nearest[..., None], -1)[..., 0] < INSIDE
     rows = np.arange(len(clip))[:, None]
-    colour = np.where(shown, clips["colour"][clip, frame][rows, nearest], len(COLOURS))
+    color = np.where(shown, clips["color"][clip, frame][rows, nearest], len(COLORS))
     kind = np.where(shown, clips["kind"][clip][rows, nearest], len(KINDS))
-    return torch.from_numpy(colour), torch.from_numpy(kind), torch.from_numpy(centre[rows, nearest])
+    return torch.from_numpy(color), torch.from_numpy(kind), torch.from_numpy(center[rows, nearest])
 
 
 def train_tower(
@@ -71,7 +71,7 @@ def train_tower(
     seed: int,
     after: Callable[[int, Metrics], None],
 ) -> None:
-    """Teach the tower to name colour and shape under each patch, and to say where the shape's centre is."""
+    """Teach the tower to name color and shape under each patch, and to say where the shape's center is."""
     heads = PatchHeads(tower).to(next(tower.parameters()).device)
     engine = engine_of(heads)
     side = tower.features.grid[0]
@@ -88,20 +88,20 @@ def train_tower(
         return shares
 
     def compute(module: PatchHeads, share: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
-        pixels, colour, kind, centre = share
-        said_colour, said_kind, said_centre = module(pixels)
-        shown = colour < len(COLOURS)
+        pixels, color, kind, center = share
+        said_color, said_kind, said_center = module(pixels)
+        shown = color < len(COLORS)
         weight = torch.where(shown, 1.0, BACKGROUND).flatten()
         losses = [
             (F.cross_entropy(said.flatten(0, 1).float(), right.flatten().long(), reduction="none") * weight).sum()
             / weight.sum()
-            for said, right in ((said_colour, colour), (said_kind, kind))
+            for said, right in ((said_color, color), (said_kind, kind))
         ]
-        off = (said_centre.float() - centre)[shown].abs().mean()
+        off = (said_center.float() - center)[shown].abs().mean()
         right = (said_kind.argmax(-1) == kind)[shown].float().mean()
-        same = (said_colour.argmax(-1) == colour)[shown].float().mean()
+        same = (said_color.argmax(-1) == color)[shown].float().mean()
         loss = losses[0] + losses[1] + 4 * off
-        return loss, {"loss": loss.item(), "colour": same.item(), "shape": right.item(), "centre": off.item()}
+        return loss, {"loss": loss.item(), "color": same.item(), "shape": right.item(), "center": off.item()}
 
     fit("vision", engine, compute, shares, steps=steps, lr=2e-3, after=after)
 

@@ -64,10 +64,10 @@ def test_what_was_not_trained_is_a_reference(saved):
     assert yaml.safe_load((saved / "tinyvid.yaml").read_text())["stored"] == []
 
 
-def test_dtype_and_quantisation_are_chosen_when_loading(saved):
+def test_dtype_and_quantization_are_chosen_when_loading(saved):
     assert Assistant.from_pretrained(saved, device="cpu", dtype="bfloat16").model.llm.dtype == torch.bfloat16
-    quantised = Assistant.from_pretrained(saved, device="cpu", quant="nf4")
-    assert quantised.model.llm.is_quantized
+    quantized = Assistant.from_pretrained(saved, device="cpu", quant="nf4")
+    assert quantized.model.llm.is_quantized
 
 
 def test_sampler_and_template_can_change_when_loading(saved):
@@ -108,7 +108,7 @@ def test_where_nothing_can_be_written(folder, tmp_path, monkeypatch):
     assert (tmp_path / "mine" / "tinyvid.yaml").is_file()
 
 
-def test_a_stored_quantised_llm_is_refused(tmp_path):
+def test_a_stored_quantized_llm_is_refused(tmp_path):
     from tests.goldens import TINYLLAVA_VIDEO
 
     assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu", quant="nf4")

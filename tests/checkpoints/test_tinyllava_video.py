@@ -254,7 +254,7 @@ def test_a_config_too_deep_to_read(copy):
         load(folder)
 
 
-def test_quantisation_is_not_chosen_by_the_checkpoint(copy):
+def test_quantization_is_not_chosen_by_the_checkpoint(copy):
     folder = copy()
     edit(folder, text_config__quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     assert not hasattr(load(folder).model.llm.config, "quantization_config")

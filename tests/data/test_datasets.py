@@ -213,7 +213,7 @@ def test_options_are_asked_and_answered_by_letter():
     assert (row.meta["options"], row.meta["answer_index"]) == (["a bike", "a car", 3], 1)
 
 
-def test_a_reply_that_is_there_is_learnt_as_it_is():
+def test_a_reply_that_is_there_is_learned_as_it_is():
     row = sample(options=["a", "b"], answer_index=0)
     assert said(row) == said(sample())
     assert row.meta == {"options": ["a", "b"], "answer_index": 0}

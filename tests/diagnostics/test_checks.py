@@ -155,8 +155,8 @@ def test_good_rows_have_no_faults(check, folder, processor):
     assert (status, faults) == (0, [])
     assert f"no faults in {len(GOOD)} rows" in out
     data = RowDataset(path=f"{folder}/good.json")
-    learnt = sum(int((processor(data[i]).labels != IGNORE_INDEX).sum()) for i in range(len(data)))
-    assert f"{learnt} tokens are learnt" in out
+    learned = sum(int((processor(data[i]).labels != IGNORE_INDEX).sum()) for i in range(len(data)))
+    assert f"{learned} tokens are learned" in out
     assert "[video 16 tokens, 4 frames of a.mp4, 0.0-1.6 s]" in out
     assert "[image 16 tokens of p.png]" in out
     assert "{+ A bike.<|endoftext|>+}" in out or "{+A bike.<|endoftext|>+}" in out
@@ -222,7 +222,7 @@ def test_a_long_list_of_faults_is_cut_and_says_so(check, folder):
     assert f"and {len(faults) - 3} more in faults.jsonl" in out
 
 
-def test_colours_where_a_terminal_has_them(check, folder, monkeypatch):
+def test_colors_where_a_terminal_has_them(check, folder, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = check(f"data.path={folder}/good.json", "show=1")[1]
     assert "\x1b[32m" in out
@@ -250,8 +250,8 @@ def test_a_transcript_covers_every_token(folder, connector):
         layout = processor.plan(data[index])
         stretches = transcript(layout, processor)
         assert [stretch.kind for stretch in stretches].count("video") == len(data[index].videos)
-        learnt = processor.tokenizer.decode(layout.labels[layout.labels != IGNORE_INDEX])
-        assert "".join(stretch.text for stretch in stretches if stretch.kind == "reply") == learnt
+        learned = processor.tokenizer.decode(layout.labels[layout.labels != IGNORE_INDEX])
+        assert "".join(stretch.text for stretch in stretches if stretch.kind == "reply") == learned
         text = processor.tokenizer.decode(layout.input_ids[~layout.video_mask])
         assert "".join(stretch.text for stretch in stretches if stretch.kind != "video") == text
 

@@ -75,7 +75,7 @@ def test_counts_and_bytes_equal_those_of_a_real_model(folder, overrides, family)
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_quantised_weights_are_counted_to_the_byte(folder, quant):
+def test_quantized_weights_are_counted_to_the_byte(folder, quant):
     model, reports = really(folder, quant=quant)
     found = estimate(tiny(folder, f"quant={quant}"))
     assert found.parts[0].trainable == reports[0].trainable
@@ -133,10 +133,10 @@ def test_figures_of_the_model_for_one_card():
     assert (found.tokens.frames, found.tokens.video, found.tokens.length) == (16, 512, 662)
     assert found.parts[0].trainable == 29_933_568
     assert found.memory.weights["vision_tower"] / 1e9 == pytest.approx(0.86, abs=0.01)
-    quantised = estimate(settings("model=tinyvid_3_6b", "dtype=bfloat16", "quant=nf4"))
+    quantized = estimate(settings("model=tinyvid_3_6b", "dtype=bfloat16", "quant=nf4"))
     adapter = found.parts[0].trainable * 4
     assert (found.memory.weights["llm"] - adapter) / 1e9 == pytest.approx(6.17, abs=0.01)
-    assert (quantised.memory.weights["llm"] - adapter) / 1e9 == pytest.approx(2.05, abs=0.02)
+    assert (quantized.memory.weights["llm"] - adapter) / 1e9 == pytest.approx(2.05, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_activations_of_a_layer_follow_the_stated_rule(folder):
     assert found == expected
 
 
-def test_weights_of_an_adapted_llm_quantise_the_layers_beneath(folder):
+def test_weights_of_an_adapted_llm_quantize_the_layers_beneath(folder):
     model, _ = really(folder)
-    plain, quantised = weight_bytes(model.llm, "none"), weight_bytes(model.llm, "int8")
+    plain, quantized = weight_bytes(model.llm, "none"), weight_bytes(model.llm, "int8")
     layers = [m for n, m in model.llm.named_modules() if n.endswith("base_layer")]
-    assert plain - quantised == sum(3 * m.weight.numel() - 4 * m.out_features for m in layers)
+    assert plain - quantized == sum(3 * m.weight.numel() - 4 * m.out_features for m in layers)
 
 
 def test_a_checkpoint_is_estimated_as_its_parts():

@@ -15,7 +15,7 @@ from tests.factories import tiny_config
 from tests.runs import ROOT
 from tinyvid import Assistant, ConfigError, DataError
 from tinyvid.config import CONF_DIR
-from tinyvid.evaluation import EvaluationOptions, evaluate, load_builtin
+from tinyvid.evaluation import EvaluationOptions, evaluate
 from tinyvid.registry import BENCHMARKS
 from tinyvid.text.frame_text import FrameText
 
@@ -117,7 +117,6 @@ def test_longvideobench_with_subtitles_between_frames(assistant, tmp_path):
 
 def test_every_benchmark_is_on_the_menu():
     """Classes, option files and the README name the same benchmarks."""
-    load_builtin()
     names = set(BENCHMARKS.names())
     assert {path.stem for path in (CONF_DIR / "benchmark").glob("*.yaml")} == names
     readme = (ROOT / "eval" / "README.md").read_text()

@@ -33,7 +33,7 @@ def row(kind, *, name="movie101_66.mp4", answer="Yellow", **changes):
     return {
         "video": name,
         "duration": 246,
-        "question": "Which colour is it?",
+        "question": "Which color is it?",
         "candidates": ["Yellow", "Red", "Blue", "Green"],
         "answer": answer,
         "question_type": kind,
@@ -47,7 +47,7 @@ def root(tmp_path):
         write_json(tmp_path / f"json/{file}.json", rows)
     scene = {"video": "a.mp4", "duration": 300, "question": "What does the cook do?", "question_type": "subPlot"}
     write_json(tmp_path / "json/8_sub_scene.json", [scene | {"scoring_points": ["She stirs.", "She tastes."]}])
-    summary = {"video": "b.mp4", "duration": 400, "question": "Summarise the video.", "question_type": "summary"}
+    summary = {"video": "b.mp4", "duration": 400, "question": "Summarize the video.", "question_type": "summary"}
     write_json(tmp_path / "json/9_summary.json", [summary | {"answer": "A day at sea."}])
     touch(tmp_path / "video/1_plotQA/movie101_66.mp4")
     return tmp_path
@@ -62,7 +62,7 @@ def repacked(tmp_path):
             {
                 "video_name": f"{kind}_{number}.mp4",
                 "duration": 300.5,
-                "question": f"Which colour is it?\n{listed}",
+                "question": f"Which color is it?\n{listed}",
                 "candidates": options,
                 "answer": answer,
                 "task_type": kind,
@@ -83,14 +83,14 @@ def repacked(tmp_path):
             "official",
             [
                 ("system", CHOOSE),
-                ("user", f"Question: Which colour is it?\nOptions:\n{BRACKETED}\nOnly give the best option."),
+                ("user", f"Question: Which color is it?\nOptions:\n{BRACKETED}\nOnly give the best option."),
             ],
             "Best Option: (",
         ),
-        ("tinyllava_video", [("user", f"Which colour is it?\n{BRACKETED}\n{LETTER}")], ""),
+        ("tinyllava_video", [("user", f"Which color is it?\n{BRACKETED}\n{LETTER}")], ""),
         (
             "lmms_eval",
-            [("user", f"Which colour is it?\n{BRACKETED}\nOnly give the best option.\nBest option: (")],
+            [("user", f"Which color is it?\n{BRACKETED}\nOnly give the best option.\nBest option: (")],
             "",
         ),
     ],
@@ -164,20 +164,20 @@ def test_six_options(repacked, lettered):
     assert benchmark[0].options == dict(zip("ABCDEF", options, strict=True))
     assert benchmark[0].answer == "F"
     assert benchmark[0].id == "needleQA_0"
-    assert benchmark[0].question == ("Which?" if lettered else "Which colour is it?")
+    assert benchmark[0].question == ("Which?" if lettered else "Which color is it?")
 
 
 def test_prompts_of_the_repacked_sets(repacked):
     options = ["Yellow", "Red"]
     root = repacked(options, ["B"])
-    inside = "Which colour is it?\n(A) Yellow\n(B) Red"
+    inside = "Which color is it?\n(A) Yellow\n(B) Red"
     assert prompts(build("mlvu", root, packing="test", prompt_style="lmms_eval")) == [("user", inside)]
     assert prompts(build("mlvu", root, packing="dev", prompt_style="lmms_eval")) == [
         ("user", f"{inside}\nOnly give the best option.\nBest option: (")
     ]
     assert prompts(build("mlvu", root, packing="dev")) == [
         ("system", CHOOSE),
-        ("user", "Question: Which colour is it?\nOptions:\n(A) Yellow\n(B) Red\nOnly give the best option."),
+        ("user", "Question: Which color is it?\nOptions:\n(A) Yellow\n(B) Red\nOnly give the best option."),
     ]
 
 

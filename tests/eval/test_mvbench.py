@@ -7,11 +7,9 @@ import pytest
 from tests.benchmark_files import assert_contract, build, frames, outcomes, prompts, touch, video, write_json
 from tests.clips import frame_numbers
 from tinyvid import ConfigError, DataError
-from tinyvid.evaluation import load_builtin
 from tinyvid.registry import BENCHMARKS, SAMPLERS, VIDEO_READERS
 from tinyvid.video.open_video import open_video
 
-load_builtin()
 TASKS = sys.modules[BENCHMARKS.get("mvbench").__module__].TASKS
 SYSTEM = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "

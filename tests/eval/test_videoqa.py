@@ -11,7 +11,7 @@ QA = [
 ]
 ASKED = [
     {"video_name": "1QIUV7WYKXg", "question": "is the athlete wearing trousers", "question_id": "v_1QIUV7WYKXg_3"},
-    {"video_name": "0O_qMHxBfXg", "question": "what colour is it", "question_id": "v_0O_qMHxBfXg_5"},
+    {"video_name": "0O_qMHxBfXg", "question": "what color is it", "question_id": "v_0O_qMHxBfXg_5"},
 ]
 ANSWERS = [
     {"answer": "yes", "type": 3, "question_id": "v_1QIUV7WYKXg_3"},

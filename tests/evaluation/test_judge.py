@@ -258,7 +258,7 @@ def endless(handler):
     handler.answer(200, b" " * (1 << 21))
 
 
-MISBEHAVIOURS = {
+MISBEHAVIORS = {
     "429": lambda h: h.answer(429, b"slow down", Retry_After="0"),
     "429 with a date": lambda h: h.answer(429, b"slow down", Retry_After="Wed, 21 Oct 2026 07:28:00 GMT"),
     "500": lambda h: h.answer(500, b"oops"),
@@ -296,9 +296,9 @@ def test_requests_run_in_parallel_and_keep_their_order(endpoint):
     assert len(verdicts) == 8
 
 
-@pytest.mark.parametrize("name", MISBEHAVIOURS)
+@pytest.mark.parametrize("name", MISBEHAVIORS)
 def test_a_passing_fault_is_tried_again(endpoint, name):
-    endpoint.script += [MISBEHAVIOURS[name]]
+    endpoint.script += [MISBEHAVIORS[name]]
     assert openai(endpoint)([CASE]) == [Verdict(1.0, {"score": 4.0})]
     assert len(endpoint.requests) == 2
 
@@ -310,7 +310,7 @@ def test_a_slow_endpoint_does_not_hang_the_run(endpoint, fault):
 
 
 def test_a_lasting_fault_stops_the_run_and_says_what_is_kept(endpoint):
-    endpoint.script += [MISBEHAVIOURS["500"]] * 9
+    endpoint.script += [MISBEHAVIORS["500"]] * 9
     with pytest.raises(ConfigError, match="no answer in 3 attempts, the last: HTTP 500: oops. Replies and verdicts"):
         openai(endpoint)([CASE])
     assert len(endpoint.requests) == 3
@@ -326,7 +326,7 @@ def test_a_refusal_is_not_tried_again(endpoint):
 def test_verdicts_before_a_fault_are_kept(endpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("tinyvid.evaluation.judging.judge.CHUNK", 2)
     cases = [Case("Q", "A", str(i), "qa") for i in range(6)]
-    endpoint.script += [GOOD, GOOD, GOOD, *[MISBEHAVIOURS["500"]] * 3]
+    endpoint.script += [GOOD, GOOD, GOOD, *[MISBEHAVIORS["500"]] * 3]
     with pytest.raises(ConfigError):
         judge_cases(openai(endpoint), cases, tmp_path / "cache")
     assert len(read_verdicts(tmp_path / "cache")) == 2

@@ -18,7 +18,7 @@ from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.caches import FeatureCache, tower_key
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate, load_builtin
+from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate
 from tinyvid.evaluation.items import Item
 from tinyvid.evaluation.running.annotations import letter_of, lettered, require
 from tinyvid.evaluation.running.units import plan_units
@@ -451,7 +451,6 @@ def test_helpers_of_benchmarks(tmp_path):
 
 @pytest.mark.parametrize("registry", [BENCHMARKS, JUDGES], ids=lambda registry: registry.kind)
 def test_option_files_list_every_option_with_its_default(registry):
-    load_builtin()
     files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF_DIR / registry.kind).glob("*.yaml")}
     assert {content["name"] for content in files.values()} == set(registry.names())
     for name, content in files.items():

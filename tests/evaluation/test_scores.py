@@ -181,7 +181,7 @@ def test_micro_counts_items_and_macro_counts_groups():
     assert micro(rows) == 3 / 5
     assert macro(rows, "task") == (3 / 4 + 0) / 2, "a group without an answer is none"
     assert math.isnan(micro([]))
-    assert math.isnan(macro(rows, "colour"))
+    assert math.isnan(macro(rows, "color"))
 
 
 @pytest.mark.parametrize(

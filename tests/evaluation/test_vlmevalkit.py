@@ -45,7 +45,7 @@ def mvbench(root):
 
 def mlvu(root, task="findNeedle"):
     for file in ("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco", "7_topic_reasoning"):
-        row = {"video": "v.mp4", "duration": 9, "question": "Colour?", "candidates": ["Red", "Blue", "Green", "White"]}
+        row = {"video": "v.mp4", "duration": 9, "question": "Color?", "candidates": ["Red", "Blue", "Green", "White"]}
         task = "findNeedle" if file == "2_needle" else file[2:]
         write_json(root / f"json/{file}.json", [row | {"answer": "Blue", "question_type": task}])
 

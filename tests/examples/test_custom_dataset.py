@@ -148,14 +148,14 @@ def test_other_columns_are_refused(prepare, tmp_path, header):
 
 def test_every_question_has_options_of_its_own(prepare, tmp_path):
     lines = ["a.mp4,left,", "b.mp4,left,", "c.mp4,right,", "d.mp4,right,"]
-    colours = ["a.mp4,red,Colour?", "b.mp4,blue,Colour?", "c.mp4,red,Colour?", "d.mp4,blue,Colour?"]
-    labels = listed(tmp_path, *lines, *colours, header="file,label,question")
+    colors = ["a.mp4,red,Color?", "b.mp4,blue,Color?", "c.mp4,red,Color?", "d.mp4,blue,Color?"]
+    labels = listed(tmp_path, *lines, *colors, header="file,label,question")
     train, held_out = prepare.split(prepare.read_labels(labels, "Where to?"), 0.5, 0)
     assert len(train) == len(held_out) == 4
     assert len({row["id"] for row in train + held_out}) == 8
     for row in train + held_out:
         question = row["conversations"][0]["value"]
-        assert row["options"] == (["blue", "red"] if question == "Colour?" else ["left", "right"])
+        assert row["options"] == (["blue", "red"] if question == "Color?" else ["left", "right"])
     of = {(row["video"], row["options"][row["answer_index"]]) for row in train + held_out}
     assert len(of) == 8
     assert {("a.mp4", "left"), ("a.mp4", "red"), ("d.mp4", "right"), ("d.mp4", "blue")} <= of

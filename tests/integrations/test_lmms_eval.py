@@ -191,7 +191,7 @@ def test_replies_come_in_order_and_are_those_of_the_assistant(checkpoint, clip):
         user(video, text("What is it?")),
         user(text("Hello?")),
         user(cut, text("What is it?")),
-        user(picture, text("Which colour?")),
+        user(picture, text("Which color?")),
         user(video, text("And then?")),
     ]
     model, requests = wrapped(checkpoint, conversations, batch_size="2")
@@ -203,7 +203,7 @@ def test_replies_come_in_order_and_are_those_of_the_assistant(checkpoint, clip):
         ask(clip, "What is it?"),
         ask(None, "Hello?"),
         ask(clip, "What is it?", start=0.5, end=1.5),
-        ask(frame, "Which colour?"),
+        ask(frame, "Which color?"),
         ask(clip, "And then?"),
     ]
     assert sorted(hook.seen) == [("generate_until", f"context {n}", reply) for n, reply in enumerate(replies)]

@@ -92,12 +92,12 @@ def test_a_stored_base_is_written_without_its_adapter(tmp_path):
     assert torch.equal(again.model(batch).logits, assistant.model(batch).logits)
 
 
-def test_an_adapter_goes_on_a_quantised_base(folder, tmp_path):
+def test_an_adapter_goes_on_a_quantized_base(folder, tmp_path):
     adapted(make(folder), "llm").save_pretrained(tmp_path / "a")
     again = Assistant.from_pretrained(tmp_path / "a", device="cpu", quant="nf4")
     assert is_adapted(again.model.llm)
     assert again.model(batch_of(again)).loss.isfinite()
-    with pytest.raises(CheckpointError, match="cannot be merged into quantised weights"):
+    with pytest.raises(CheckpointError, match="cannot be merged into quantized weights"):
         merged(again.model.llm)
 
 
@@ -145,11 +145,11 @@ def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(folder):
     assert all(word in text for word in ("llm", "lora", "connector", "full", "frozen", "bfloat16", "0.001", "total"))
 
 
-def test_quantised_parameters_are_counted_for_what_they_stand_for(folder):
+def test_quantized_parameters_are_counted_for_what_they_stand_for(folder):
     plain = make(folder)
     number = sum(p.numel() for p in plain.model.llm.parameters())
-    quantised = Assistant.from_config(tiny_config(folder), device="cpu", quant="nf4")
-    reports = apply(quantised.model, options(llm="lora"), PeftOptions(rank=4), lr=1e-3)
+    quantized = Assistant.from_config(tiny_config(folder), device="cpu", quant="nf4")
+    reports = apply(quantized.model, options(llm="lora"), PeftOptions(rank=4), lr=1e-3)
     assert reports[0].how == "qlora"
     assert reports[0].parameters - reports[0].trainable == number
 
@@ -207,7 +207,7 @@ def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(folder
     ("quant", "how", "peft", "message"),
     [
         ("none", {}, {}, "nothing trains: every part is frozen"),
-        ("nf4", {"llm": "full"}, {}, "recipe.llm.train=full, but its weights are quantised"),
+        ("nf4", {"llm": "full"}, {}, "recipe.llm.train=full, but its weights are quantized"),
         ("none", {"llm": "lora"}, {"targets": ["q_prj"]}, r"peft.targets=\['q_prj'\] match no linear layer of the llm"),
     ],
 )

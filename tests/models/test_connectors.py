@@ -5,8 +5,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tinyvid.models.connectors
-import tinyvid.models.text_decoders  # noqa: F401 - these imports fill the registries
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
 from tinyvid.build import build_connector, takes_text_decoder
 from tinyvid.errors import ConfigError
@@ -171,7 +169,7 @@ def test_published_sizes(name, dim, parameters):
     assert connector.budget(16) == connector.budget(64) == 512
 
 
-def test_initialisation():
+def test_initialization():
     torch.manual_seed(0)
     connector = CONNECTORS.build({"name": "naive", "depth": 1}, features=FeatureSpec(64, 4, None), llm_dim=128)
     assert connector.latents.std().item() == pytest.approx(1.0, abs=0.02)

@@ -87,14 +87,14 @@ def test_the_kth_place_is_filled_by_the_kth_question(folder):
 def test_training_and_inference_lay_out_the_same_question(folder):
     assistant = make(folder)
     asked = assistant.processor(Sample(talk("What moves?"), video=frames()))
-    learnt = assistant.processor(Sample(talk("What moves?", "A dog."), video=frames()))
-    assert asked.slots == learnt.slots
+    learned = assistant.processor(Sample(talk("What moves?", "A dog."), video=frames()))
+    assert asked.slots == learned.slots
     assert asked.slots[0].ids == tuple(assistant.processor.tokenizer("What moves?").input_ids)
     length = len(asked.input_ids)
-    assert torch.equal(learnt.input_ids[:length], asked.input_ids)
-    assert (learnt.labels[:length] == IGNORE_INDEX).all()
-    assert (learnt.labels[learnt.video_mask] == IGNORE_INDEX).all()
-    reply = learnt.labels[learnt.labels != IGNORE_INDEX]
+    assert torch.equal(learned.input_ids[:length], asked.input_ids)
+    assert (learned.labels[:length] == IGNORE_INDEX).all()
+    assert (learned.labels[learned.video_mask] == IGNORE_INDEX).all()
+    reply = learned.labels[learned.labels != IGNORE_INDEX]
     assert assistant.processor.tokenizer.decode(reply) == " A dog.<|endoftext|>"
 
 
@@ -236,8 +236,8 @@ def test_the_three_stages_of_the_original(folder, stage):
     assert f"text_decoder  {'full' if stage == '2' else 'frozen'}" in table(reports)
     batch = assistant.processor.collate([assistant.processor(Sample(talk("Q?", "A."), video=frames()))])
     assistant.model(batch).loss.backward()
-    learnt = {name for name, p in assistant.model.named_parameters() if p.grad is not None}
-    assert learnt <= {name for name, p in assistant.model.named_parameters() if p.requires_grad}
+    learned = {name for name, p in assistant.model.named_parameters() if p.grad is not None}
+    assert learned <= {name for name, p in assistant.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(assistant.model, parts, lr=1e-3, weight_decay=0.1)
     counted = sum(p.numel() for group in groups for p in group["params"])
     assert counted == sum(row.trainable for row in reports)

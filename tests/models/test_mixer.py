@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-import tinyvid.models.connectors  # noqa: F401 - fills the registry
 from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.mixer import TemporalMixer, time_code
 from tinyvid.registry import CONNECTORS

@@ -139,7 +139,7 @@ def test_generation_of_a_batch_equals_generation_alone(assistant):
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_quantised_llm_learns_and_answers(folder, quant):
+def test_quantized_llm_learns_and_answers(folder, quant):
     torch.manual_seed(0)
     assistant = Assistant.from_config(tiny_config(folder), device="cpu", quant=quant)
     assert assistant.model.llm.is_quantized

@@ -11,7 +11,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import tinyvid.models.vision_towers  # noqa: F401 - fills the registry
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
 from tests.towers import TOWERS, save_open_clip, save_siglip, save_timm, write_preprocessor
 from tinyvid.config import CONF_DIR

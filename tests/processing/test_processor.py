@@ -45,9 +45,9 @@ def test_labels_decode_to_the_replies_with_their_end(folder, template):
         compose([*tiny_overrides(folder), f"template={template}"]), device="cpu"
     ).processor
     example = processor(Sample(chat("What moves?", "A red dog.", "Then?", "It stops, 12 times."), video=frames()))
-    learnt = processor.tokenizer.decode(example.labels[example.labels != IGNORE_INDEX])
+    learned = processor.tokenizer.decode(example.labels[example.labels != IGNORE_INDEX])
     style = processor.template
-    assert learnt == "".join(style.reply_prefix + r + style.end for r in ("A red dog.", "It stops, 12 times."))
+    assert learned == "".join(style.reply_prefix + r + style.end for r in ("A red dog.", "It stops, 12 times."))
     assert torch.equal(
         example.input_ids[example.labels != IGNORE_INDEX], example.labels[example.labels != IGNORE_INDEX]
     )
@@ -60,12 +60,12 @@ def test_training_prompt_ids_equal_inference_prompt_ids(folder, template):
         compose([*tiny_overrides(folder), f"template={template}"]), device="cpu"
     ).processor
     prompt = processor(Sample(chat("What moves?"), video=frames()))
-    learnt = processor(Sample(chat("What moves?", "A dog."), video=frames()))
+    learned = processor(Sample(chat("What moves?", "A dog."), video=frames()))
     length = len(prompt.input_ids)
-    assert torch.equal(learnt.input_ids[:length], prompt.input_ids)
-    assert torch.equal(learnt.video_mask[:length], prompt.video_mask)
-    assert (learnt.labels[:length] == IGNORE_INDEX).all()
-    assert (learnt.labels[length:] != IGNORE_INDEX).all()
+    assert torch.equal(learned.input_ids[:length], prompt.input_ids)
+    assert torch.equal(learned.video_mask[:length], prompt.video_mask)
+    assert (learned.labels[:length] == IGNORE_INDEX).all()
+    assert (learned.labels[length:] != IGNORE_INDEX).all()
 
 
 def test_video_places_match_the_budget(processor):

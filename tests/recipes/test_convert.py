@@ -90,7 +90,7 @@ def test_the_official_test_list_splits_the_videos(crimes):
     assert not any(name.startswith("left out") for name in report)
 
 
-def test_a_label_is_asked_for_with_its_categories_and_learnt(crimes):
+def test_a_label_is_asked_for_with_its_categories_and_learned(crimes):
     _, rows, samples = crime(crimes)
     question, reply = samples[0].messages
     assert reply.text == rows[0]["label"] == "Abuse"

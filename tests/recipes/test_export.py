@@ -73,11 +73,11 @@ def test_peft_alone_loads_the_unmerged_adapter(tmp_path):
     torch.testing.assert_close(connector(clip), assistant.model.connector(clip), atol=1e-6, rtol=0)
 
 
-def test_an_adapter_of_a_quantised_base_merges_onto_the_full_one(tmp_path):
-    quantised = adapted(tmp_path / "models", "llm", quant="nf4")
-    with pytest.raises(CheckpointError, match="the LLM is quantised"):
-        program.standing_alone(quantised.loaded, {})
-    quantised.save_pretrained(tmp_path / "ckpt")
+def test_an_adapter_of_a_quantized_base_merges_onto_the_full_one(tmp_path):
+    quantized = adapted(tmp_path / "models", "llm", quant="nf4")
+    with pytest.raises(CheckpointError, match="the LLM is quantized"):
+        program.standing_alone(quantized.loaded, {})
+    quantized.save_pretrained(tmp_path / "ckpt")
     unmerged = Assistant.from_pretrained(tmp_path / "ckpt", device="cpu", dtype="float32")
     expected = logits(unmerged)
     program.export(str(tmp_path / "ckpt"), tmp_path / "out")
@@ -143,7 +143,7 @@ def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
     _, head, card = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "tinyvid"
     for words in (
-        *(f"path: {rows}", "Rows: 4", "licences of the data and of the base models are unknown"),
+        *(f"path: {rows}", "Rows: 4", "licenses of the data and of the base models are unknown"),
         *("## Recipe", "train: lora", "rank: 4", "max_steps: 2", "quant: none"),
         *("## Metrics", "training loss", "evaluation loss, best"),
         *("`adapters_unmerged/llm`", "transformers 5", "torch 2", "`group`", "num_queries"),

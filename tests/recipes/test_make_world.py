@@ -93,7 +93,7 @@ def test_a_row_becomes_a_sample_with_all_that_is_known(small):
         record = scenes[row["video"]]
         scene = scene_from_dict(record["scene"])
         assert sample.meta["duration"] == record["num_frames"] / record["fps"]
-        assert [thing["colors"][0] for thing in sample.meta["objects"]] == [shape.colour for shape in scene.shapes]
+        assert [thing["colors"][0] for thing in sample.meta["objects"]] == [shape.color for shape in scene.shapes]
         if sample.meta["format"] == "choice":
             assert sample.meta["options"][sample.meta["answer_index"]] == sample.meta["answer"]
         times = sampled_times(record["num_frames"], 16)
@@ -110,7 +110,7 @@ def test_a_row_becomes_a_sample_with_all_that_is_known(small):
 def test_splits_differ_and_unseen_shows_what_was_held_out():
     def pairs(split, **options):
         plans = [plan_clip(replace(SMALL, split=split, **options), index) for index in range(60)]
-        return [{(c, s.kind) for s in plan.scene.shapes for c in s.colours} for plan in plans]
+        return [{(c, s.kind) for s in plan.scene.shapes for c in s.colors} for plan in plans]
 
     train, iid = (plan_clip(replace(SMALL, split=split), 0).scene for split in ("train", "iid"))
     assert train != iid
@@ -220,11 +220,11 @@ def test_a_full_disk_is_reported_and_leaves_no_set(small, tmp_path):
         ({"fps": [float("nan")]}, "make 0 frames"),
         ({"seconds": [1e9]}, "a clip needs 8 to 100,000"),
         ({"cuts": 1.5}, "cuts=1.5 must be a share"),
-        ({"families": ["colours"]}, "there is no family of questions 'colours'. Did you mean 'colour'"),
+        ({"families": ["colors"]}, "there is no family of questions 'colors'. Did you mean 'color'"),
         ({"formats": ["yes"]}, "there is no format 'yes'"),
         ({"num_shapes": 1, "min_events": 3}, "min_events=3 cannot be had with 1 shapes"),
-        ({"colours": ["red", "mauve"]}, "there is no colour 'mauve'"),
-        ({"split": "unseen", "colours": ["green", "white", "pink"]}, "split=unseen needs one of the colours"),
+        ({"colors": ["red", "mauve"]}, "there is no color 'mauve'"),
+        ({"split": "unseen", "colors": ["green", "white", "pink"]}, "split=unseen needs one of the colors"),
         ({"bounces": [1, 2, 3]}, "must be two numbers"),
     ],
 )

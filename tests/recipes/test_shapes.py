@@ -27,7 +27,7 @@ from recipes.shapes.vision import patch_targets, to_pixels
 from tests.clips import write_clip
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
-from tinyvid.worlds.shapes import COLOURS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
+from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
 
 ROOT = Path(__file__).parents[2]
@@ -77,13 +77,13 @@ def test_held_out_pairs_are_neither_shown_nor_named():
     shown, named = set(), set()
     for index in range(150):
         scene, file = draw_clip(0, index, hold_out=True)
-        shown |= {(shape.colour, shape.kind) for shape in scene.shapes}
+        shown |= {(shape.color, shape.kind) for shape in scene.shapes}
         rng = np.random.default_rng(index)
         size = replace(TINY, hold_out=True, families=dict.fromkeys(FAMILIES, 1.0), formats=("open", "choice", "yesno"))
         named |= {question.text for question in questions_of(scene, file, rng, size)}
-    assert len(shown) == len(COLOURS) * len(KINDS) - len(HELD_OUT)
+    assert len(shown) == len(COLORS) * len(KINDS) - len(HELD_OUT)
     assert not shown & set(HELD_OUT)
-    assert not [text for text in named if any(f"{colour} {kind}" in text for colour, kind in HELD_OUT)]
+    assert not [text for text in named if any(f"{color} {kind}" in text for color, kind in HELD_OUT)]
     assert any("red circle" in text for text in named)
 
 
@@ -101,7 +101,7 @@ def test_facts_agree_with_the_scene():
         found = facts(scene, 1.0, file.moments)
         events = life_events(scene)
         for number, shape in enumerate(scene.shapes):
-            assert COLOURS[found["first_colour"][number]] == shape.colour
+            assert COLORS[found["first_color"][number]] == shape.color
             assert KINDS[found["kind"][number]] == shape.kind
             assert MOTIONS[found["motion"][number]] == shape.motion
             assert bool(found["has_second"][number]) == (shape.second_motion is not None)
@@ -117,15 +117,15 @@ def test_facts_agree_with_the_scene():
 
 def test_patch_targets_name_what_is_there(clips):
     clip, frame = np.arange(12), np.full(12, 8)
-    colour, kind, _ = patch_targets(clips, clip, frame, 8)
+    color, kind, _ = patch_targets(clips, clip, frame, 8)
     for row in range(12):
-        seen = {(int(c), int(k)) for c, k in zip(colour[row], kind[row], strict=True) if c < len(COLOURS)}
+        seen = {(int(c), int(k)) for c, k in zip(color[row], kind[row], strict=True) if c < len(COLORS)}
         shown = clips["visible"][row, 8]
-        there = {(int(clips["colour"][row, 8, n]), int(clips["kind"][row, n])) for n in range(MAX_SHAPES) if shown[n]}
+        there = {(int(clips["color"][row, 8, n]), int(clips["kind"][row, n])) for n in range(MAX_SHAPES) if shown[n]}
         assert seen == there
         brightness = clips["frames"][row, 8].reshape(8, 8, 8, 8, 3).mean((1, 3, 4)).ravel()
         if seen:
-            assert brightness[colour[row] < len(COLOURS)].max() >= np.median(brightness)
+            assert brightness[color[row] < len(COLORS)].max() >= np.median(brightness)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ def test_matching_finds_the_shape_that_a_token_describes(clips):
         return nn.functional.one_hot(right[:, :, order], classes).float() * 9
 
     speech = {
-        "colour": said("colour", len(COLOURS)),
+        "color": said("color", len(COLORS)),
         "kind": said("kind", len(KINDS)),
-        "centre": targets["centre"][:, :, order],
+        "center": targets["center"][:, :, order],
         "present": targets["visible"][:, :, order].float() * 9,
     }
     pair = match(speech, targets)
@@ -378,7 +378,7 @@ def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
     shipped = json.loads((tmp_path / "shipped" / "report.json").read_text())
     found = shipped.pop("footage")
     assert shipped == report
-    assert (found["clips"], found["asked"], len(found["counted"])) == (1, len(COLOURS) * len(KINDS), 1)
+    assert (found["clips"], found["asked"], len(found["counted"])) == (1, len(COLORS) * len(KINDS), 1)
     card = (tmp_path / "shipped" / "README.md").read_text()
     assert f"it said yes {found['yes']} of {found['asked']} times" in card
     assert digest(tmp_path / "shipped") in card

@@ -94,7 +94,7 @@ FSDP2 = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
         ("deepspeed", {"zero_stage": 3}, "ZeRO-3 leaves no process with whole weights"),
         ("fsdp", FSDP2 | {"fsdp_version": 1}, "fsdp_version=1 is not supported; set fsdp_version: 2"),
         ("fsdp", FSDP2 | {"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: False"),
-        ("fsdp", FSDP2, "a quantised LLM cannot be sharded; use quant=none with FSDP"),
+        ("fsdp", FSDP2, "a quantized LLM cannot be sharded; use quant=none with FSDP"),
     ],
 )
 def test_ways_to_shard_that_end_in_no_checkpoint_are_refused(plugin, options, message):

@@ -316,7 +316,7 @@ def test_too_many_skipped_rows_stop_the_run(models, broken, tmp_path):
         ("not json", "rows.jsonl:9: the row is not JSON"),
     ],
 )
-def test_a_row_that_cannot_be_learnt_is_named(models, rows, tmp_path, row, message):
+def test_a_row_that_cannot_be_learned_is_named(models, rows, tmp_path, row, message):
     path = append(rows, tmp_path / "data" / "rows.jsonl", row)
     with pytest.raises((DataError, VideoError), match=message):
         program.train(settings(models, path, "recipe.max_steps=null"), tmp_path / "run")

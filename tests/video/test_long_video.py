@@ -126,12 +126,12 @@ def test_a_connector_of_whole_clips_takes_no_text_between_frames(folder):
 def test_training_and_inference_read_the_same(folder, frame):
     processor = build(folder, f"template.frame='{frame}'").processor
     prompt = processor(Sample(chat("What?"), video=film()))
-    learnt = processor(Sample(chat("What?", "A dog."), video=film()))
+    learned = processor(Sample(chat("What?", "A dog."), video=film()))
     length = len(prompt.input_ids)
-    assert torch.equal(learnt.input_ids[:length], prompt.input_ids)
-    assert torch.equal(learnt.video_mask[:length], prompt.video_mask)
-    assert (learnt.labels[:length] == IGNORE_INDEX).all()
-    assert processor.tokenizer.decode(learnt.labels[length:]) == " A dog.<|endoftext|>"
+    assert torch.equal(learned.input_ids[:length], prompt.input_ids)
+    assert torch.equal(learned.video_mask[:length], prompt.video_mask)
+    assert (learned.labels[:length] == IGNORE_INDEX).all()
+    assert processor.tokenizer.decode(learned.labels[length:]) == " A dog.<|endoftext|>"
 
 
 def test_every_turn_shows_the_frames_and_their_text_again(assistant):
@@ -142,10 +142,10 @@ def test_every_turn_shows_the_frames_and_their_text_again(assistant):
 
 
 def test_text_between_frames_moves_no_video_token(folder):
-    plain, labelled = build(folder), build(folder, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
-    labelled.model.load_state_dict(plain.model.state_dict())
+    plain, labeled = build(folder), build(folder, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
+    labeled.model.load_state_dict(plain.model.state_dict())
     rows = []
-    for assistant in (plain, labelled):
+    for assistant in (plain, labeled):
         batch = assistant.processor.collate([assistant.processor(Sample(chat("What?"), video=film()))])
         with torch.no_grad():
             rows.append(assistant.model.embed(batch)[batch.video_mask])

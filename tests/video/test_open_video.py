@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tinyvid.video.readers  # noqa: F401 - fills the registry
 from tests import clips
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
@@ -30,14 +29,14 @@ def footage(source, **options):
     return open_video(Video(source, **options), READER)
 
 
-def save(path, colour=RED, size=(8, 6), **options):
-    Image.new("RGB", size, colour).save(path, **options)
+def save(path, color=RED, size=(8, 6), **options):
+    Image.new("RGB", size, color).save(path, **options)
     return path
 
 
 def write_folder(folder, count=12, suffix=".png"):
     for i in range(count):
-        save(folder / f"frame{i}{suffix}", colour=(i, i, i))
+        save(folder / f"frame{i}{suffix}", color=(i, i, i))
     return folder
 
 
@@ -194,7 +193,7 @@ def test_a_decompression_bomb(tmp_path, monkeypatch, limit):
 
 
 def test_an_animation_is_no_image(tmp_path):
-    frames = [Image.new("RGB", (8, 6), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     with pytest.raises(VideoError, match="is an animation; convert it to a video file"):
         footage(tmp_path / "moving.webp")

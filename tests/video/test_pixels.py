@@ -17,7 +17,7 @@ def random_frames(*shape: int) -> np.ndarray:
 
 
 def levels(pixels: torch.Tensor) -> np.ndarray:
-    """Undo the normalisation of mean = std = 0.5: (T, 3, S, S) to uint8 (T, S, S, 3)."""
+    """Undo the normalization of mean = std = 0.5: (T, 3, S, S) to uint8 (T, S, S, 3)."""
     return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -68,7 +68,7 @@ def test_equals_timms_own_transform(architecture, crop_mode):
     torch.testing.assert_close(to_pixels(frames, spec)[0], expected, atol=1e-6, rtol=0)
 
 
-def test_pad_centres_on_the_mean_colour():
+def test_pad_centers_on_the_mean_color():
     frames = np.full((1, 20, 40, 3), 255, np.uint8)
     out = levels(to_pixels(frames, ImageSpec(size=40, mean=HALF, std=HALF, resize="pad")))[0]
     assert (out[:10] == 127).all()
@@ -118,12 +118,12 @@ def test_batch_equals_single_and_leaves_its_input_alone(resize):
     assert (frames == before).all()
 
 
-def test_grey_and_strided_frames():
-    grey = np.repeat(random_frames(2, 20, 20)[..., :1], 3, axis=-1)
+def test_gray_and_strided_frames():
+    gray = np.repeat(random_frames(2, 20, 20)[..., :1], 3, axis=-1)
     spec = ImageSpec(size=8, mean=HALF, std=HALF)
-    pixels = to_pixels(grey, spec)
+    pixels = to_pixels(gray, spec)
     assert torch.equal(pixels[:, 0], pixels[:, 2])
-    assert torch.equal(to_pixels(grey[:, ::-1], spec), to_pixels(np.ascontiguousarray(grey[:, ::-1]), spec))
+    assert torch.equal(to_pixels(gray[:, ::-1], spec), to_pixels(np.ascontiguousarray(gray[:, ::-1]), spec))
 
 
 def test_a_frame_of_zeros_and_ones_stays_dark():

@@ -11,11 +11,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import tinyvid.video.readers
 from tests import clips
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS
+from tinyvid.video import readers
 from tinyvid.video.readers import decord as decord_module
 from tinyvid.video.readers import index as index_module
 from tinyvid.video.readers import pyav as pyav_module
@@ -409,7 +409,7 @@ def test_probe_and_read_pass_over_the_file_once(reader, tmp_path):
 def test_auto_is_decord_where_it_is_installed(monkeypatch):
     expected = "pyav" if decord_module.import_decord() is None else "decord"
     assert VIDEO_READERS.build({"name": "auto"}).name == expected
-    monkeypatch.setitem(tinyvid.video.readers.auto.__globals__, "import_decord", lambda: None)
+    monkeypatch.setitem(readers.auto.__globals__, "import_decord", lambda: None)
     assert VIDEO_READERS.build({"name": "auto"}).name == "pyav"
 
 

@@ -104,7 +104,7 @@ def test_stepping_reproduces_longvideobench(total, n, expected):
 
 
 def look(values):
-    """Return what shows frame i as a picture of the grey ``values[i]``."""
+    """Return what shows frame i as a picture of the gray ``values[i]``."""
     return lambda indices: (np.full((2, 2, 3), values[i], np.uint8) for i in indices)
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES, KINDS, RGB, ask, frame_times, render_at, sample_scene
 
-COLOURS = list(RGB)
+COLORS = list(RGB)
 LETTERS = "ABCD"
 DIRECTIONS = {(-1, 0): "left", (1, 0): "right", (0, -1): "up", (0, 1): "down"}
 VERBS = {"appear": "appears", "disappear": "disappears", "change color": "changes color"}
@@ -23,24 +23,24 @@ VERBS = {"appear": "appears", "disappear": "disappears", "change color": "change
 
 @dataclass
 class Thing:
-    """Something that was seen: at each moment its colour, or None, and where it was; how large it is."""
+    """Something that was seen: at each moment its color, or None, and where it was; how large it is."""
 
     kind: str
-    colours: list
+    colors: list
     places: np.ndarray
     radius: float
 
     @property
     def seen(self):
-        return [i for i, colour in enumerate(self.colours) if colour]
+        return [i for i, color in enumerate(self.colors) if color]
 
     @property
     def first(self):
-        return self.colours[self.seen[0]]
+        return self.colors[self.seen[0]]
 
     @property
     def last(self):
-        return self.colours[self.seen[-1]]
+        return self.colors[self.seen[-1]]
 
     @property
     def name(self):
@@ -51,10 +51,10 @@ class Thing:
         start, end = self.seen[0], self.seen[-1]
         if start > 0:
             return "appear", start
-        if end < len(self.colours) - 1:
+        if end < len(self.colors) - 1:
             return "disappear", end + 1
         if self.first != self.last:
-            return "change color", next(i for i in self.seen if self.colours[i] != self.first)
+            return "change color", next(i for i in self.seen if self.colors[i] != self.first)
         return None
 
     def motions(self):
@@ -84,7 +84,7 @@ def things_of_states(scene, times):
     return [
         Thing(
             shape.kind,
-            [state[i].colour if state[i].visible else None for state in states],
+            [state[i].color if state[i].visible else None for state in states],
             np.array([(state[i].x, state[i].y) for state in states]),
             shape.radius,
         )
@@ -93,15 +93,15 @@ def things_of_states(scene, times):
 
 
 def blobs(frame):
-    """Yield (colour, kind, x, y, radius) of every patch of paint in a picture, from its pixels alone."""
-    tints = np.array([np.array(RGB[colour]) * factor for colour in COLOURS for factor in (0.85, 0.9, 0.95, 1.0)])
+    """Yield (color, kind, x, y, radius) of every patch of paint in a picture, from its pixels alone."""
+    tints = np.array([np.array(RGB[color]) * factor for color in COLORS for factor in (0.85, 0.9, 0.95, 1.0)])
     height, width, _ = frame.shape
     bright = frame.max(-1) > 125
     distance = np.abs(frame[bright][:, None].astype(np.int16) - tints.astype(np.int16)).max(-1)  # (pixels, tints)
-    colour = np.full((height, width), -1)
-    colour[bright] = np.where(distance.min(-1) <= 21, distance.argmin(-1) // 4, -1)
-    for number in np.unique(colour[colour >= 0]):
-        labels, _ = ndimage.label(colour == number)
+    color = np.full((height, width), -1)
+    color[bright] = np.where(distance.min(-1) <= 21, distance.argmin(-1) // 4, -1)
+    for number in np.unique(color[color >= 0]):
+        labels, _ = ndimage.label(color == number)
         for label, box in enumerate(ndimage.find_objects(labels), 1):
             mask = labels[box] == label
             rows, columns = mask.shape
@@ -116,19 +116,19 @@ def blobs(frame):
             y = (box[0].start + box[0].stop) / 2 / height
             y += 0.125 * columns / 2 / 0.953 / height if kind == "triangle" else 0.0  # its middle is above its box's
             x = (box[1].start + box[1].stop) / 2 / width
-            yield COLOURS[number], kind, x, y, columns / 2 / reach / width
+            yield COLORS[number], kind, x, y, columns / 2 / reach / width
 
 
 def things_of_pixels(scene, times, side=96):
     frames = render_at(scene, times, width=side, height=side)
     tracks = {}
     for number, frame in enumerate(frames):
-        for colour, kind, x, y, radius in blobs(frame):
-            tracks.setdefault((colour, kind), []).append((number, x, y, radius))
+        for color, kind, x, y, radius in blobs(frame):
+            tracks.setdefault((color, kind), []).append((number, x, y, radius))
     things = []
-    for (colour, kind), spots in sorted(tracks.items(), key=lambda item: item[1][0][0]):
+    for (color, kind), spots in sorted(tracks.items(), key=lambda item: item[1][0][0]):
         begun = spots[0][0]
-        for thing in things:  # the same thing in another colour: one ends here where the other begins
+        for thing in things:  # the same thing in another color: one ends here where the other begins
             end = thing.seen[-1]
             if thing.kind == kind and end == begun - 1 and np.abs(thing.places[end] - spots[0][1:3]).max() < 0.12:
                 break
@@ -136,7 +136,7 @@ def things_of_pixels(scene, times, side=96):
             thing = Thing(kind, [None] * len(times), np.full((len(times), 2), np.nan), np.median([s[3] for s in spots]))
             things.append(thing)
         for number, x, y, _ in spots:
-            thing.colours[number], thing.places[number] = colour, (x, y)
+            thing.colors[number], thing.places[number] = color, (x, y)
     return things
 
 
@@ -149,14 +149,14 @@ class Viewer:
 
     things: list
     times: np.ndarray
-    seen_in_frames: list  # of the model: sets of (colour, kind)
+    seen_in_frames: list  # of the model: sets of (color, kind)
 
     def find(self, name):
         words = name.removeprefix("the ").split()
         if len(words) == 1:
             found = [thing for thing in self.things if thing.kind == words[0]]
         elif words[1] == "object":
-            found = [thing for thing in self.things if words[0] in thing.colours]
+            found = [thing for thing in self.things if words[0] in thing.colors]
         else:
             found = [thing for thing in self.things if thing.name == name.removeprefix("the ")]
         assert len(found) == 1, f"{name!r} names {len(found)} things"
@@ -172,7 +172,7 @@ class Viewer:
 
     def passes(self, one, two):
         """Whether ``one`` gets from one side of the still ``two`` to the other."""
-        both = [i for i in one.seen if two.colours[i]]
+        both = [i for i in one.seen if two.colors[i]]
         if one.motions()[0] == ["still"] or two.motions()[0] != ["still"]:
             return False
         axis = 0 if one.motions()[0][0] in ("left", "right") else 1
@@ -181,7 +181,7 @@ class Viewer:
 
     def collide(self, one, two):
         """Whether they come to touch where one of them turns back."""
-        both = [i for i in one.seen if two.colours[i]]
+        both = [i for i in one.seen if two.colors[i]]
         gaps = [np.hypot(*(one.places[i] - two.places[i])) / (one.radius + two.radius) for i in both]
         if not both or min(gaps) > 1.12:
             return False
@@ -223,21 +223,21 @@ class Viewer:
     def count(self, what, when):
         if when != "in the video":
             number = 0 if when == "at the start" else len(self.times) - 1
-            return sum(thing.colours[number] is not None for thing in self.things)
+            return sum(thing.colors[number] is not None for thing in self.things)
         if what in ("objects", "object"):
             return len(self.things)
         if what.endswith(("object", "objects")):
-            return sum(what.split()[0] in thing.colours for thing in self.things)
+            return sum(what.split()[0] in thing.colors for thing in self.things)
         return sum(what in (thing.kind, f"{thing.kind}s", f"{thing.kind}es") for thing in self.things)
 
     def is_there(self, what):
-        names = {f"{colour} {thing.kind}" for thing in self.things for colour in thing.colours if colour}
+        names = {f"{color} {thing.kind}" for thing in self.things for color in thing.colors if color}
         names |= {thing.kind for thing in self.things}
-        names |= {f"{colour} object" for thing in self.things for colour in thing.colours if colour}
+        names |= {f"{color} object" for thing in self.things for color in thing.colors if color}
         return what in names
 
     def frame_of(self, thing, verb):
-        pairs = [{(colour, thing.kind) for colour in {thing.first, thing.last}} & seen for seen in self.seen_in_frames]
+        pairs = [{(color, thing.kind) for color in {thing.first, thing.last}} & seen for seen in self.seen_in_frames]
         if verb == "change color":
             return 1 + next(i for i, pair in enumerate(pairs) if (thing.last, thing.kind) in pair)
         if verb == "appear":
@@ -280,8 +280,8 @@ rule(r"Does (.+) bounce exactly (\d) times?\?")(lambda v, name, n: v.find(name).
 rule(r"Does (.+) pass (.+)\?")(lambda v, one, two: v.passes(v.find(one), v.find(two)))
 rule(r"Do (.+) and (.+) collide\?")(lambda v, one, two: v.collide(v.find(one), v.find(two)))
 rule(r"Does (.+) change to (\w+)\?")(
-    lambda v, name, colour: (
-        v.find(name).event() is not None and v.find(name).event()[0] == "change color" and v.find(name).last == colour
+    lambda v, name, color: (
+        v.find(name).event() is not None and v.find(name).event()[0] == "change color" and v.find(name).last == color
     )
 )
 rule(r"List the events in order\.")(lambda v: v.list_events())
@@ -304,7 +304,7 @@ def _(viewer, name, row, column, when):
 def _(viewer, name, number, total):
     assert int(total) == len(viewer.seen_in_frames)
     thing = viewer.find(name)
-    return any((colour, thing.kind) in viewer.seen_in_frames[int(number) - 1] for colour in (thing.first, thing.last))
+    return any((color, thing.kind) in viewer.seen_in_frames[int(number) - 1] for color in (thing.first, thing.last))
 
 
 @rule(r"In which of the (\d+) frames does (.+) (appear|disappear|change color)\?")
@@ -314,8 +314,8 @@ def _(viewer, total, name, verb):
 
 
 @rule(r"Is (the \w+) (\w+)\?")
-def _(viewer, name, colour):
-    return viewer.find(name).first == colour
+def _(viewer, name, color):
+    return viewer.find(name).first == color
 
 
 @rule(r"What happens to (.+)\?")
@@ -376,7 +376,7 @@ def answer(viewer, question):
 
 
 def pairs_in_frames(scene, moments):
-    return [{(s.colour, s.kind) for s in scene.state(float(m)) if s.visible} for m in moments]
+    return [{(s.color, s.kind) for s in scene.state(float(m)) if s.visible} for m in moments]
 
 
 def wrong_answers(questions, viewer):
@@ -410,7 +410,7 @@ def test_pixels_give_the_same_answers():
         scene = sample_scene(rng, min_events=index % 3 % 2)
         questions = ask(scene, rng, num=16, duration=4.0)
         frames = render_at(scene, moments, width=96, height=96)
-        seen = [{(colour, kind) for colour, kind, *_ in blobs(frame)} for frame in frames]
+        seen = [{(color, kind) for color, kind, *_ in blobs(frame)} for frame in frames]
         viewer = Viewer(things_of_pixels(scene, times), times, seen)
         assert len(viewer.things) == len(scene.shapes), index
         assert wrong_answers(questions, viewer) == [], index
@@ -425,29 +425,29 @@ def test_the_checker_can_tell_a_wrong_answer():
     found = 0
     for index in range(40):
         scene, other = (sample_scene(np.random.default_rng([9, index, i]), num_shapes=3) for i in range(2))
-        recoloured = [shape for shape in scene.shapes if shape.recolour]
+        recolored = [shape for shape in scene.shapes if shape.recolor]
         viewer = Viewer(things_of_states(scene, times), times, pairs_in_frames(scene, frame_times(16)))
         strange = Viewer(things_of_states(other, times), times, pairs_in_frames(other, frame_times(16)))
         questions = ask(scene, rng, num=4, families=["count", "existence", "caption"], formats=["open", "caption"])
         assert wrong_answers(questions, viewer) == []
         found += len(wrong_answers(questions, strange))
-        assert len(recoloured) <= 3
+        assert len(recolored) <= 3
     assert found > 60
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_show_what_a_state_says(kind):
     rng = np.random.default_rng(KINDS.index(kind))
-    for colour in ("red", "green", "blue", "yellow", "purple", "cyan", "white"):
-        scene = sample_scene(rng, num_shapes=1, require=[(colour, kind)])
+    for color in ("red", "green", "blue", "yellow", "purple", "cyan", "white"):
+        scene = sample_scene(rng, num_shapes=1, require=[(color, kind)])
         for time in (0.21, 0.5, 0.79):
             (state,) = scene.state(time)
             found = list(blobs(render_at(scene, np.array([time]), width=128, height=128)[0]))
             if not state.visible:
                 assert found == []
                 continue
-            ((seen_colour, seen_kind, x, y, radius),) = found
-            assert (seen_colour, seen_kind) == (state.colour, kind)
+            ((seen_color, seen_kind, x, y, radius),) = found
+            assert (seen_color, seen_kind) == (state.color, kind)
             assert abs(x - state.x) < 0.012
             assert abs(y - state.y) < 0.012
             assert abs(radius - state.radius) < 0.012

@@ -8,7 +8,7 @@ import pytest
 
 from tinyvid import ConfigError
 from tinyvid.worlds.shapes import (
-    COLOURS,
+    COLORS,
     DEFAULT_FAMILIES,
     EXTRA_FAMILIES,
     FAMILIES,
@@ -21,7 +21,7 @@ from tinyvid.worlds.shapes import (
     sampled_times,
 )
 
-THING = re.compile(rf"\b(?:an?|the) (?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join((*KINDS, 'object'))})\b")
+THING = re.compile(rf"\b(?:an?|the) (?:(?:{'|'.join(COLORS)}) )?(?:{'|'.join((*KINDS, 'object'))})\b")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_letters_are_uniform(asked):
 
 
 def test_the_words_of_a_question_do_not_give_its_answer_away(asked):
-    """The best guess for a wording with its shapes struck out, learnt on one half, is no good on the other."""
+    """The best guess for a wording with its shapes struck out, learned on one half, is no good on the other."""
     limits = {"yesno": 0.6, "choice": 0.4}
     for form, limit in limits.items():
         for family in DEFAULT_FAMILIES:
@@ -85,12 +85,12 @@ def test_the_words_of_a_question_do_not_give_its_answer_away(asked):
 @pytest.mark.parametrize(
     ("family", "answers", "least"),
     [
-        ("colour", set(COLOURS), 0.09),
+        ("color", set(COLORS), 0.09),
         ("shape", set(KINDS), 0.2),
         ("motion", {"left", "right", "up", "down", "still", "bounce"}, 0.11),
         ("event", {"appears", "disappears", "changes color", "nothing"}, 0.15),
         ("position", {"top left", "top right", "bottom left", "bottom right"}, 0.19),
-        ("change", set(COLOURS), 0.07),
+        ("change", set(COLORS), 0.07),
         ("count", {"0", "1", "2", "3", "4"}, 0.05),
     ],
 )
@@ -106,13 +106,13 @@ def test_wrong_options_and_claims_are_near(asked):
     for index in range(300):
         rng = np.random.default_rng([2, index])
         scene = sample_scene(rng)
-        colours = {colour for shape in scene.shapes for colour in shape.colours}
+        colors = {color for shape in scene.shapes for color in shape.colors}
         kinds = {shape.kind for shape in scene.shapes}
         for question in ask(scene, rng, num=3, families=["existence"], formats=["yesno"]):
             match = re.fullmatch(r"Is there an? (\w+) (circle|square|triangle|cross) in the video\?", question.text)
             if match and question.reply == "no":
                 total += 1
-                near += match[1] in colours or match[2] in kinds
+                near += match[1] in colors or match[2] in kinds
     assert total > 60
     assert near / total > 0.85
 
@@ -171,7 +171,7 @@ def test_frames_are_counted_as_the_model_sees_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"families": ["color"]}, "there is no family of questions 'color'. Did you mean 'colour'?"),
+        ({"families": ["color"]}, "there is no family of questions 'color'. Did you mean 'color'?"),
         ({"formats": ["opn"]}, "there is no format 'opn'. Did you mean 'open'?"),
         ({"families": ["caption"], "formats": ["yesno"]}, "caption have no questions in the formats yesno"),
         ({"families": []}, "the families none have no questions"),
@@ -182,18 +182,18 @@ def test_what_cannot_be_asked_is_refused(options, message):
         ask(sample_scene(np.random.default_rng(0)), np.random.default_rng(0), **options)
 
 
-def test_an_extra_colour_takes_part_in_wrong_answers():
+def test_an_extra_color_takes_part_in_wrong_answers():
     seen = set()
     for index in range(40):
         rng = np.random.default_rng([5, index])
-        scene = sample_scene(rng, colours=["orange", "pink", "red"])
-        for question in ask(scene, rng, num=4, families=["colour"], formats=["choice"]):
+        scene = sample_scene(rng, colors=["orange", "pink", "red"])
+        for question in ask(scene, rng, num=4, families=["color"], formats=["choice"]):
             seen.update(question.options)
     assert {"orange", "pink"} <= seen
 
 
 def test_the_world_stays_as_documented():
-    """A model that is shipped has learnt this world: its scenes and words must not drift."""
+    """A model that is shipped has learned this world: its scenes and words must not drift."""
     rng = np.random.default_rng([0, 5])
     scene = sample_scene(rng)
     (caption,) = ask(scene, rng, families=["caption"])

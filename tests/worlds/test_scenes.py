@@ -10,8 +10,8 @@ import pytest
 
 from tinyvid import ConfigError, DataError
 from tinyvid.worlds.shapes import (
-    COLOURS,
-    EXTRA_COLOURS,
+    COLORS,
+    EXTRA_COLORS,
     HELD_OUT,
     KINDS,
     MOTIONS,
@@ -39,11 +39,11 @@ def many():
 
 
 def pairs(scene):
-    return {(colour, shape.kind) for shape in scene.shapes for colour in shape.colours}
+    return {(color, shape.kind) for shape in scene.shapes for color in shape.colors}
 
 
 def num_events(scene):
-    return sum(event.kind in ("appear", "disappear", "recolour") for event in scene.events)
+    return sum(event.kind in ("appear", "disappear", "recolor") for event in scene.events)
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------
@@ -59,14 +59,14 @@ def test_scenes_are_as_crowded_and_as_busy_as_they_are_meant_to_be(many):
     assert [round(counts[n] / len(many), 1) for n in (1, 2, 3, 4)] == [0.2, 0.3, 0.3, 0.2]
     assert 0.48 < np.mean([num_events(scene) >= 2 for scene in many]) < 0.6
     kinds = Counter(event.kind for scene in many for event in scene.events)
-    assert max(kinds[k] for k in ("appear", "disappear", "recolour")) < 1.6 * kinds["appear"]
+    assert max(kinds[k] for k in ("appear", "disappear", "recolor")) < 1.6 * kinds["appear"]
     assert 0.2 < np.mean([any(e.kind == "pass" for e in s.events) for s in many if len(s.shapes) > 1]) < 0.5
     assert 0.08 < np.mean([bool(s.collisions) for s in many if len(s.shapes) > 1]) < 0.2
 
 
 def test_looks_and_motions_are_even(many):
     shapes = [shape for scene in many for shape in scene.shapes]
-    for values, names in (([s.colour for s in shapes], COLOURS), ([s.kind for s in shapes], KINDS)):
+    for values, names in (([s.color for s in shapes], COLORS), ([s.kind for s in shapes], KINDS)):
         counts = Counter(values)
         assert set(counts) == set(names)
         assert max(counts.values()) < 1.25 * min(counts.values())
@@ -77,14 +77,14 @@ def test_looks_and_motions_are_even(many):
     assert len(turns) == 12
 
 
-def test_no_two_shapes_of_a_scene_ever_share_colour_and_kind(many):
+def test_no_two_shapes_of_a_scene_ever_share_color_and_kind(many):
     for scene in many:
-        assert len(pairs(scene)) == sum(len(shape.colours) for shape in scene.shapes)
+        assert len(pairs(scene)) == sum(len(shape.colors) for shape in scene.shapes)
 
 
 def test_events_keep_their_distance(many):
     for scene in many:
-        times = [event.time for event in scene.events if event.kind in ("appear", "disappear", "recolour")]
+        times = [event.time for event in scene.events if event.kind in ("appear", "disappear", "recolor")]
         assert times == sorted(times)
         assert all(0.2 <= time <= 0.8 for time in times)
         assert all(later - sooner >= 0.2 for sooner, later in pairwise(times))
@@ -93,13 +93,13 @@ def test_events_keep_their_distance(many):
 def test_shapes_stay_in_the_picture_and_apart(many):
     for scene in many:
         tracks = scene.track(TIMES)
-        inside = np.minimum(tracks.centre, 1 - tracks.centre).min(-1) - tracks.radius
+        inside = np.minimum(tracks.center, 1 - tracks.center).min(-1) - tracks.radius
         assert (inside[tracks.visible] >= 0).all()
         together = {frozenset((event.shape, event.other)) for event in scene.collisions}
         for one in range(len(scene.shapes)):
             for two in range(one):
                 both = tracks.visible[:, one] & tracks.visible[:, two]
-                gap = np.linalg.norm(tracks.centre[:, one] - tracks.centre[:, two], axis=-1)
+                gap = np.linalg.norm(tracks.center[:, one] - tracks.center[:, two], axis=-1)
                 share = (gap / (tracks.radius[:, one] + tracks.radius[:, two]))[both]
                 assert share.min(initial=9) > (0.5 if frozenset((one, two)) in together else 0.95)
 
@@ -109,12 +109,12 @@ def test_options_shape_the_scene():
     assert all(num_events(scene) >= 2 for scene in scenes(60, min_events=2))
     assert not any(pairs(scene) & set(HELD_OUT) for scene in scenes(200, exclude=HELD_OUT))
     for scene in scenes(60, require=HELD_OUT):
-        assert {(shape.colour, shape.kind) for shape in scene.shapes} & set(HELD_OUT)
+        assert {(shape.color, shape.kind) for shape in scene.shapes} & set(HELD_OUT)
     bouncing = scenes(60, require_motion="bounce", bounces=(1, 4))
     assert {next(s.bounces for s in scene.shapes if s.motion == "bounce") for scene in bouncing} == {1, 2, 3, 4}
-    assert not any(shape.colour in EXTRA_COLOURS for scene in scenes(200) for shape in scene.shapes)
-    extra = {shape.colour for scene in scenes(60, colours=[*EXTRA_COLOURS, "red"]) for shape in scene.shapes}
-    assert extra == {*EXTRA_COLOURS, "red"}
+    assert not any(shape.color in EXTRA_COLORS for scene in scenes(200) for shape in scene.shapes)
+    extra = {shape.color for scene in scenes(60, colors=[*EXTRA_COLORS, "red"]) for shape in scene.shapes}
+    assert extra == {*EXTRA_COLORS, "red"}
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_options_shape_the_scene():
         ({"num_shapes": 5}, "num_shapes=5 must be from 1 to 4"),
         ({"num_shapes": 1, "min_events": 2}, "min_events=2 cannot be had with 1 shapes.*use 0 to 1"),
         ({"min_events": 4}, "min_events=4 .*use 0 to 3"),
-        ({"colours": ["read"]}, "there is no colour 'read'. Did you mean 'red'?"),
-        ({"colours": ["red"]}, "4 pairs of colour and shape are too few for 4 shapes"),
+        ({"colors": ["read"]}, "there is no color 'read'. Did you mean 'red'?"),
+        ({"colors": ["red"]}, "4 pairs of color and shape are too few for 4 shapes"),
         ({"exclude": [("red", "star")]}, r"there is no pair \('red', 'star'\)"),
-        ({"exclude": HELD_OUT, "require": HELD_OUT}, "none of these pairs is among the colours and pairs allowed"),
+        ({"exclude": HELD_OUT, "require": HELD_OUT}, "none of these pairs is among the colors and pairs allowed"),
         ({"require_motion": "jump"}, "require_motion='jump' is unknown"),
         ({"bounces": (3, 2)}, r"bounces=\[3, 2\] must be a range within 1 to 6"),
     ],
@@ -167,7 +167,7 @@ def test_cuts_and_pans_keep_every_shape_in_the_picture(cut, pan):
     for scene in scenes(60, cut=cut, pan=pan):
         assert len(scene.shots) == 1 + cut
         tracks = scene.track(TIMES)
-        inside = np.minimum(tracks.centre, 1 - tracks.centre).min(-1) - tracks.radius
+        inside = np.minimum(tracks.center, 1 - tracks.center).min(-1) - tracks.radius
         assert (inside[tracks.visible] >= 0).all()
         look, _ = scene.camera(TIMES)
         assert (np.ptp(look[scene.shots[-1].start <= TIMES], axis=0).max() > 0.05) == pan
@@ -187,7 +187,7 @@ def test_a_still_shape_stays_on_the_background_while_the_camera_travels():
     scene = sample_scene(np.random.default_rng(2), num_shapes=1, require_motion="still", pan=True)
     tracks = scene.track(TIMES)
     (shot,) = scene.shots
-    moved = tracks.centre[-1, 0] - tracks.centre[0, 0]
+    moved = tracks.center[-1, 0] - tracks.center[0, 0]
     assert np.allclose(moved, -np.array(shot.pan) * shot.zoom)
     assert [event.kind for event in scene.events if event.kind == "pass"] == []
 

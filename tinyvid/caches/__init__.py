@@ -1,6 +1,6 @@
 """Caches for frozen vision towers: what is computed from a video once need not be computed in every epoch.
 
-    frames     resized frames, before normalising: saves decoding and resizing
+    frames     resized frames, before normalizing: saves decoding and resizing
     features   the output of a frozen tower: saves the tower as well
     store      the files of both: bounded, checked, shared by processes
     digests    the content of a source as a short string

@@ -52,7 +52,7 @@ class FeatureCache:
         Args:
             source: A file or a folder; its content counts, not its name.
             numbers: Which frames, counted from the beginning of the source.
-            image: How they are resized and normalised.
+            image: How they are resized and normalized.
             reader: The library that decodes.
             frames: Where the frames come through, if they do: features of JPEGs are others.
         """

@@ -1,4 +1,4 @@
-"""Frames as they are after resizing and before normalising, on disk: decoding and resizing happen once."""
+"""Frames as they are after resizing and before normalizing, on disk: decoding and resizing happen once."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from tinyvid.errors import ConfigError, suggest
 from tinyvid.types import ImageSpec, VideoSource
 
 FrameFormat = Literal["uint8", "jpeg"]
-JPEG_QUALITY = 95  # with full colour resolution; photographs keep within about two of 255 levels on average
+JPEG_QUALITY = 95  # with full color resolution; photographs keep within about two of 255 levels on average
 VERSION = 1  # to be raised when resizing, the sources' reading or the layout of an entry changes
 
 
@@ -96,7 +96,7 @@ def _resizing(image: ImageSpec) -> dict[str, Any]:
         "interpolation": image.interpolation,
     }
     if image.resize == "pad":
-        parts["colour"] = image.mean  # fills the margins
+        parts["color"] = image.mean  # fills the margins
     return parts
 
 

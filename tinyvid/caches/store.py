@@ -54,7 +54,7 @@ class Statistics:
 class Store:
     """Keep tensors under string keys, the least recently used ones making way for new ones.
 
-    Temporary files count towards no limit: while entries are written, the folder holds up to one more entry per writer.
+    Temporary files count toward no limit: while entries are written, the folder holds up to one more entry per writer.
 
     Args:
         folder: Made if absent. Stores in one folder share its limit, so they must agree on it.

@@ -12,7 +12,7 @@
 
 The default is what was trained plus references to what was not. Everything that ``ask`` needs travels inside:
 template, sampler, image specification. Names resolve to installed code only, weights are tensors only, and keys and
-shapes must fit exactly. Dtype and quantisation are chosen when loading.
+shapes must fit exactly. Dtype and quantization are chosen when loading.
 """
 
 import os
@@ -61,7 +61,7 @@ def save(loaded: Loaded, path: Path) -> None:
     """Write a checkpoint directory, whole or not at all.
 
     Raises:
-        CheckpointError: ``path`` cannot be written, or is not empty, or a stored part is quantised.
+        CheckpointError: ``path`` cannot be written, or is not empty, or a stored part is quantized.
     """
     try:
         _save(loaded, path.expanduser())
@@ -73,7 +73,7 @@ def _save(loaded: Loaded, path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists already and is not empty; choose another directory, or remove it first")
     if "llm" in loaded.stored and getattr(loaded.model.llm, "is_quantized", False):
-        raise CheckpointError("the LLM is quantised, so its weights cannot be stored; load with quant=none to save")
+        raise CheckpointError("the LLM is quantized, so its weights cannot be stored; load with quant=none to save")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -24,7 +24,7 @@ class RowFile:
     Opens the file anew for each row, so that workers can share it.
 
     Args:
-        path: The file. An array is recognised by its first character, not by the file's name.
+        path: The file. An array is recognized by its first character, not by the file's name.
 
     Raises:
         DataError: The file is missing or without rows, or an array that is not JSON; a row of JSON Lines that is not

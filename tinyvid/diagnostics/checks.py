@@ -49,7 +49,7 @@ class RowReport:
         medium: ``video``, ``image``, ``text only`` or ``several``; empty for a row that is no sample.
         text: Text tokens, ``None`` where the row could not be laid out.
         video: Video tokens.
-        labels: Tokens that are learnt.
+        labels: Tokens that are learned.
         faults: What is wrong.
     """
 

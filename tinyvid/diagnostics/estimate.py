@@ -41,7 +41,7 @@ class TokenPlan:
         frames: T, that the sampler takes.
         video: Tokens that the connector makes of them.
         text: Tokens of the conversation.
-        labels: Those of them that are learnt.
+        labels: Those of them that are learned.
         limit: ``llm.max_length``.
     """
 
@@ -68,7 +68,7 @@ class Memory:
         copies: Weights that are there twice, in the dtype of the computation.
         activations: What the backward pass needs; an estimate.
         logits: Of the label positions, with their gradients.
-        step: What the optimiser needs in passing, when activations, copies and logits are gone.
+        step: What the optimizer needs in passing, when activations, copies and logits are gone.
         overhead: A constant.
     """
 
@@ -83,7 +83,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The larger of two peaks: in the backward pass, and in the optimiser's step."""
+        """The larger of two peaks: in the backward pass, and in the optimizer's step."""
         lasting = sum(self.weights.values()) + self.gradients + self.optimizer + self.overhead
         return lasting + max(self.copies + self.activations + self.logits, self.step)
 
@@ -241,7 +241,7 @@ def changed(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 
 
 def _harmless(settings: Mapping[str, Any]) -> Iterator[Changes]:
-    """Yield changes that save memory and leave what is learnt as it is, or nearly so."""
+    """Yield changes that save memory and leave what is learned as it is, or nearly so."""
     recipe = settings["recipe"]
     if not recipe["gradient_checkpointing"]:
         yield {"recipe.gradient_checkpointing": True}
@@ -292,8 +292,8 @@ def _structure(settings: Mapping[str, Any]) -> str:
         for key in (*trainable.PARTS, trainable.TEXT_DECODER, "lr")
         if key in settings["recipe"]
     }
-    quantised = settings["quant"] != "none"
-    return json.dumps({**{kind: settings[kind] for kind in kinds}, "recipe": recipe, "quantised": quantised})
+    quantized = settings["quant"] != "none"
+    return json.dumps({**{kind: settings[kind] for kind in kinds}, "recipe": recipe, "quantized": quantized})
 
 
 @lru_cache(maxsize=64)
@@ -311,6 +311,6 @@ def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[
         choices: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
         loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
         model, groups = loaded.model, loaded.groups
-    base(model.llm).is_quantized = settings["quantised"]  # what adapt asks of a real LLM, too
+    base(model.llm).is_quantized = settings["quantized"]  # what adapt asks of a real LLM, too
     with torch.device("meta"):
         return model, groups, trainable.apply(model, parts, peft, lr=options.lr)

@@ -1,6 +1,6 @@
 """Bytes of a training step, counted on a model that may have no weights: what ``tinyvid.diagnostics.estimate`` adds up.
 
-Weights, the optimiser's state and logits are counts times bytes. Activations are an estimate: where the gradient
+Weights, the optimizer's state and logits are counts times bytes. Activations are an estimate: where the gradient
 passes, every linear layer keeps its output and, if its weight trains, its input in the dtype of the computation; every
 norm its input in float32; every adapter its input and a dropout mask of one byte a value. With checkpointing a decoder
 layer keeps what enters it, and one layer at a time is computed again. Attention keeps no scores, as in fused kernels.
@@ -21,14 +21,14 @@ ADAM8_BLOCK, ADAM8_SMALLEST = 256, 4096  # as bitsandbytes: smaller tensors keep
 
 
 def weight_bytes(part: Any, quant: str) -> int:
-    """Return the bytes of a part's weights; of an LLM with ``quant``, its linear layers but the head quantised."""
+    """Return the bytes of a part's weights; of an LLM with ``quant``, its linear layers but the head quantized."""
     total = sum(p.nbytes for p in part.parameters())
     if quant == "none":
         return total
-    return total + sum(quantised_bytes(m.weight, quant) - m.weight.nbytes for m in _quantised(part))
+    return total + sum(quantized_bytes(m.weight, quant) - m.weight.nbytes for m in _quantized(part))
 
 
-def quantised_bytes(weight: Tensor, quant: str) -> int:
+def quantized_bytes(weight: Tensor, quant: str) -> int:
     """Return the bytes of a linear layer's weight under bitsandbytes.
 
     ``nf4``: half a byte a value; per 64 values a scale of one byte; per 256 scales a float32, and per layer a float32
@@ -87,13 +87,13 @@ def activation_bytes(
 def copied_bytes(model: VideoLLM, dtype: torch.dtype, quant: str) -> int:
     """Return the bytes of weights that are there twice during a step.
 
-    Autocast keeps a copy of what trains in the dtype of the computation; of quantised weights, one layer at a time is
+    Autocast keeps a copy of what trains in the dtype of the computation; of quantized weights, one layer at a time is
     there in that dtype.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     copies = trained * dtype.itemsize if dtype != torch.float32 else 0
     if quant != "none":
-        copies += max(layer.weight.numel() for layer in _quantised(model.llm)) * dtype.itemsize
+        copies += max(layer.weight.numel() for layer in _quantized(model.llm)) * dtype.itemsize
     return copies
 
 
@@ -149,8 +149,8 @@ def _kept_by(name: str, module: Any, rows: int, itemsize: int) -> int:
     return 0
 
 
-def _quantised(llm: Any) -> list[nn.Linear]:
-    """Return the layers of an LLM that ``quant`` quantises."""
+def _quantized(llm: Any) -> list[nn.Linear]:
+    """Return the layers of an LLM that ``quant`` quantizes."""
     head = base(llm).get_output_embeddings()
     linear = {name: module for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
     return [module for name, module in linear.items() if module is not head and ".lora_" not in name]

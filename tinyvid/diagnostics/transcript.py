@@ -1,4 +1,4 @@
-"""A laid-out sample as a person reads it: what is prompt, what is learnt, and where which video stands."""
+"""A laid-out sample as a person reads it: what is prompt, what is learned, and where which video stands."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from tinyvid.video.open_video import IMAGES
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Neighbouring tokens of one kind.
+    """Neighboring tokens of one kind.
 
     Attributes:
-        kind: ``prompt`` is read, ``reply`` is learnt, ``video`` is filled with video tokens.
+        kind: ``prompt`` is read, ``reply`` is learned, ``video`` is filled with video tokens.
         text: The text, control tokens included, or a description of the video.
     """
 
@@ -32,17 +32,17 @@ def transcript(layout: Layout, processor: Processor) -> list[Stretch]:
         layout: What ``Processor.plan`` returns.
         processor: The same Processor.
     """
-    learnt, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
+    learned, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
     ids = layout.input_ids.tolist()
     videos = _videos(layout)
     stretches: list[Stretch] = []
     left, description = 0, ""  # tokens of the present video, and what is said of them
-    for (is_video, is_learnt), group in groupby(range(len(ids)), key=lambda place: (filled[place], learnt[place])):
+    for (is_video, is_learned), group in groupby(range(len(ids)), key=lambda place: (filled[place], learned[place])):
         places = list(group)
         if not is_video:
             text = processor.tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
-            stretches.append(Stretch("reply" if is_learnt else "prompt", text))
-        while is_video and places:  # neighbouring videos share a run of the mask, and one may have several
+            stretches.append(Stretch("reply" if is_learned else "prompt", text))
+        while is_video and places:  # neighboring videos share a run of the mask, and one may have several
             if not left:
                 left, description = next(videos)
             count = min(left, len(places))

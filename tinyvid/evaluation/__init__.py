@@ -1,6 +1,6 @@
 """Benchmarks, honestly scored: ask every item once, read replies by stated rules, and report what failed by name.
 
-A benchmark is a class that fulfils ``items.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
+A benchmark is a class that fulfills ``items.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
 (``Item``) and which averages it publishes; everything else is here, the same for all of them:
 
     annotations   what benchmark classes share: files, letters, where the built-in ones are found
@@ -27,7 +27,7 @@ from tinyvid.evaluation.judging.judge import Judge
 from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
 from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
 from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.running.annotations import build_benchmark, letter_of, lettered, load_builtin, require
+from tinyvid.evaluation.running.annotations import build_benchmark, letter_of, lettered, require
 from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
 from tinyvid.evaluation.scoring.averages import macro, micro
 from tinyvid.evaluation.scoring.choices import extract_choice
@@ -46,7 +46,6 @@ __all__ = [
     "extract_choice",
     "letter_of",
     "lettered",
-    "load_builtin",
     "macro",
     "micro",
     "require",

@@ -47,12 +47,12 @@ def merged(module: Any) -> Any:
     """Return a part with its adapter added to its weights. The part is used up.
 
     Raises:
-        CheckpointError: The weights are quantised, so that the sum would be rounded.
+        CheckpointError: The weights are quantized, so that the sum would be rounded.
     """
     if not is_adapted(module):
         return module
     if getattr(base(module), "is_quantized", False):
-        raise CheckpointError("an adapter cannot be merged into quantised weights; load with quant=none to merge")
+        raise CheckpointError("an adapter cannot be merged into quantized weights; load with quant=none to merge")
     return module.merge_and_unload()
 
 

@@ -125,7 +125,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
 
 
 def visible(pixels: torch.Tensor, image: ImageSpec) -> np.ndarray:
-    """Return normalised pixels (T, 3, S, S) as frames that can be looked at, uint8 (T, S, S, 3)."""
+    """Return normalized pixels (T, 3, S, S) as frames that can be looked at, uint8 (T, S, S, 3)."""
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (image.mean, image.std))
     values = (pixels * std + mean).clamp(0, 1) * 255
     return values.round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -25,8 +25,8 @@ class VideoLLM(nn.Module):
 
     Args:
         llm: A causal LM of transformers.
-        vision_tower: Fulfils ``protocols.VisionTower``.
-        connector: Fulfils ``protocols.Connector``.
+        vision_tower: Fulfills ``protocols.VisionTower``.
+        connector: Fulfills ``protocols.Connector``.
         tower_chunk: Frames that go through the vision tower at once; bounds memory, changes no number.
     """
 
@@ -270,7 +270,7 @@ def _head_at(llm: Any, wanted: Tensor) -> Iterator[None]:
     """Let the LM head see only the hidden states where ``wanted`` (B, L) is true, as (1, N, D).
 
     A hook on the head, rather than a call of the decoder and then the head, keeps whatever the model does to its
-    logits afterwards (soft-capping, scaling) and works under peft and quantisation alike.
+    logits afterwards (soft-capping, scaling) and works under peft and quantization alike.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ class Example:
 
     Attributes:
         input_ids: int64 (L,). Positions that video tokens will fill carry the pad id.
-        labels: int64 (L,). The id where a reply is to be learnt, -100 elsewhere.
+        labels: int64 (L,). The id where a reply is to be learned, -100 elsewhere.
         video_mask: bool (L,). True where a video token goes.
         pixels: float32 (sum of T, 3, S, S), the frames of the videos that have neither features nor a stream, end to
             end, or ``None``.

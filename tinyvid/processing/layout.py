@@ -65,10 +65,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Neighbouring tokens of one kind: ``ids`` of a text that is read or ``learnt``, or ``num_video`` video tokens."""
+    """Neighboring tokens of one kind: ``ids`` of a text that is read or ``learned``, or ``num_video`` video tokens."""
 
     ids: Sequence[int] = ()
-    learnt: bool = False
+    learned: bool = False
     num_video: int = 0
 
 
@@ -92,7 +92,7 @@ def pieces_of(
     waiting = iter(slots)
     for segment in segments:
         if segment.kind != "video":
-            pieces.append(Piece(tokenize([segment.text])[0], learnt=segment.kind == "reply"))
+            pieces.append(Piece(tokenize([segment.text])[0], learned=segment.kind == "reply"))
             continue
         video = next(waiting).video
         plan = plans[video]
@@ -113,7 +113,7 @@ def joined(pieces: Sequence[Piece], pad_id: int) -> tuple[Tensor, Tensor, Tensor
     for piece in pieces:
         new = [pad_id] * piece.num_video + list(piece.ids)
         ids += new
-        labels += new if piece.learnt else [IGNORE_INDEX] * len(new)
+        labels += new if piece.learned else [IGNORE_INDEX] * len(new)
         mask += [piece.num_video > 0] * len(new)
     return torch.tensor(ids), torch.tensor(labels), torch.tensor(mask, dtype=torch.bool)
 

@@ -37,7 +37,7 @@ from tinyvid.text.questions import QuestionReader
 from tinyvid.types import Cue, ImageSpec, Message, Overflow, Sample, Slot, TokenBudget, Video
 from tinyvid.video.lazy_pixels import PixelStream
 from tinyvid.video.open_video import Footage, open_video
-from tinyvid.video.pixels import normalise, resize, to_pixels
+from tinyvid.video.pixels import normalize, resize, to_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -312,7 +312,7 @@ class Processor:
             return torch.cat([to_pixels(clip.frames, self.image) for clip in footage.pieces(indices)])
         key = self.frames.key(video.source, footage.numbers(indices), self.image, self.reader.name)
         resized = self.frames.get(key, lambda: resize(footage.read(indices).frames, self.image))
-        return normalise(resized, self.image)
+        return normalize(resized, self.image)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ FIELDS = ("i", "seconds", "subtitle", "time", "video")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring frames without text between them.
+    """Neighboring frames without text between them.
 
     Attributes:
         text: Stands in front of them; may be empty.

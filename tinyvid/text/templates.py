@@ -1,7 +1,7 @@
 """Chat templates as data: one class, and a YAML file in ``conf/template`` for every way of writing a conversation.
 
 A template turns messages into segments of text. It knows no tokenizer and no video: it only says where the videos
-stand, what a model reads and what it learns. Labels follow from the segments while tokenising, so nothing searches
+stand, what a model reads and what it learns. Labels follow from the segments while tokenizing, so nothing searches
 for reply spans afterwards.
 """
 
@@ -25,9 +25,9 @@ class TurnTemplate:
         video_suffix: Stands after each video, in front of the user text.
         user_suffix: Stands after the user text.
         assistant_prefix: Ends the prompt: the model writes from here.
-        reply_prefix: First characters that the model writes, learnt with the reply. A space belongs here rather than
+        reply_prefix: First characters that the model writes, learned with the reply. A space belongs here rather than
             at the end of ``assistant_prefix`` where the tokenizer merges it with the first word.
-        end: Ends a reply, learnt with it.
+        end: Ends a reply, learned with it.
         separator: Stands between a reply and the next turn.
         read_user_text: ``False`` drops what the user says, as in captioning stages that show only the video.
         frame: How a frame of a video is written; see ``tinyvid.text.frame_text``. Without ``{subtitle}``

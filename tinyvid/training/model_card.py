@@ -1,7 +1,7 @@
-"""The README.md of an exported model: what it is made of, what it learnt from, and how well it did.
+"""The README.md of an exported model: what it is made of, what it learned from, and how well it did.
 
 Facts come from the checkpoint and, where it lies in the folder of a run, from the run's records. What is not known is
-said to be unknown: a licence is never guessed.
+said to be unknown: a license is never guessed.
 """
 
 import json
@@ -128,7 +128,7 @@ Rows: {rows}; left out in training: {left_out}. Evaluated on: `{settings.get("ev
 ```yaml
 {yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}```
 
-The licences of the data and of the base models are unknown to this card: look them up before you share the model.
+The licenses of the data and of the base models are unknown to this card: look them up before you share the model.
 """
 
 
@@ -157,7 +157,7 @@ def _metrics(run: Path) -> str:
 def _unknown_run() -> str:
     return """## Data, recipe and metrics
 
-Not recorded: the checkpoint did not lie in the folder of a training run. The licences of the data and of the base
+Not recorded: the checkpoint did not lie in the folder of a training run. The licenses of the data and of the base
 models are unknown to this card, too.
 """
 

@@ -23,7 +23,7 @@ class TrainOptions:
         schedule: How the learning rate falls after the warm-up.
         warmup: Share of all steps during which the learning rate rises.
         epochs: Passes over the data.
-        max_steps: Optimiser steps after which to stop whatever ``epochs`` says; ``null`` for no such limit.
+        max_steps: Optimizer steps after which to stop whatever ``epochs`` says; ``null`` for no such limit.
         batch_size: Samples that go through the model at once, per process.
         accumulate: Batches whose gradients are added before a step. The loss is weighted by tokens over all of them.
         weight_decay: Of matrices; vectors have none.

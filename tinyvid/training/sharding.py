@@ -20,7 +20,7 @@ def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:
     """Refuse ways of sharding that would end in a wrong checkpoint, or in none.
 
     Raises:
-        ConfigError: FSDP1, a setting of FSDP2 or an optimiser that does not go with it, or DeepSpeed's ZeRO-3.
+        ConfigError: FSDP1, a setting of FSDP2 or an optimizer that does not go with it, or DeepSpeed's ZeRO-3.
     """
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None and deepspeed.zero_stage == 3:
@@ -38,7 +38,7 @@ def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:
         if found != needed:
             raise ConfigError(f"FSDP with {key}={found} is not supported; set {key}: {needed} as in fsdp2.yaml")
     if getattr(base(model.llm), "is_quantized", False):
-        raise ConfigError("a quantised LLM cannot be sharded; use quant=none with FSDP, or DDP with quant")
+        raise ConfigError("a quantized LLM cannot be sharded; use quant=none with FSDP, or DDP with quant")
     if optimizer != "adamw":
         raise ConfigError(f"recipe.optimizer={optimizer} keeps no sharded state; use recipe.optimizer=adamw with FSDP")
 

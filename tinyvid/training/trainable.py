@@ -82,7 +82,7 @@ def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, 
         lr: Learning rate of parts that state none.
 
     Raises:
-        ConfigError: Nothing trains, a quantised part is to train in full, or ``from_layer``, ``freeze`` or ``targets``
+        ConfigError: Nothing trains, a quantized part is to train in full, or ``from_layer``, ``freeze`` or ``targets``
             match nothing.
     """
     for name in PARTS:
@@ -128,7 +128,7 @@ def _adapt_text_decoder(model: VideoLLM, options: PartOptions) -> None:
 def parameter_groups(
     model: VideoLLM, parts: Mapping[str, PartOptions], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: per part, one with weight decay and one without (biases, norms, vectors)."""
+    """Return the optimizer's groups: per part, one with weight decay and one without (biases, norms, vectors)."""
     groups = []
     for name, own in _parameters(model).items():
         trained = [p for p in own.values() if p.requires_grad]
@@ -176,7 +176,7 @@ def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) 
 
 def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:
     if getattr(module, "is_quantized", False):
-        raise ConfigError(f"recipe.{name}.train=full, but its weights are quantised; use train=lora, or quant=none")
+        raise ConfigError(f"recipe.{name}.train=full, but its weights are quantized; use train=lora, or quant=none")
     if from_layer is None:
         module.requires_grad_(True)
         return
@@ -223,7 +223,7 @@ def _targets(name: str, module: nn.Module, wanted: list[str] | None, spared: Seq
     """Return the linear layers that get an adapter: by last name where that means no other module, else in full."""
     leaves: dict[str, dict[str, bool]] = {}
     for key, child in module.named_modules():
-        # bitsandbytes' layers derive from nn.Linear, so quantised models need no case of their own.
+        # bitsandbytes' layers derive from nn.Linear, so quantized models need no case of their own.
         is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in spared
         leaves.setdefault(key.rpartition(".")[2], {})[key] = is_wanted
     linear = {leaf: keys for leaf, keys in leaves.items() if any(keys.values()) and leaf != "lm_head"}
@@ -260,8 +260,8 @@ def _report(
 
 def _count(parameter: torch.Tensor) -> int:
     """Count what a parameter stands for: bitsandbytes packs two 4-bit values into a byte."""
-    quantised = getattr(parameter, "quant_state", None)
-    return int(torch.Size(quantised.shape).numel()) if quantised is not None else parameter.numel()
+    quantized = getattr(parameter, "quant_state", None)
+    return int(torch.Size(quantized.shape).numel()) if quantized is not None else parameter.numel()
 
 
 def table(reports: list[PartReport]) -> str:

@@ -305,7 +305,7 @@ def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[
     """Return the parts whose weights a checkpoint of the run must hold: trained in full, or found nowhere else.
 
     Raises:
-        CheckpointError: Such a part is quantised, so that it cannot be written.
+        CheckpointError: Such a part is quantized, so that it cannot be written.
     """
     stored = {
         part
@@ -314,7 +314,7 @@ def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[
     }
     if "llm" in stored and getattr(base(loaded.model.llm), "is_quantized", False):
         raise CheckpointError(
-            "the LLM is quantised and no directory holds its weights in tinyvid's layout; first write them with "
+            "the LLM is quantized and no directory holds its weights in tinyvid's layout; first write them with "
             "'python eval.py ckpt=... convert_to=DIR', then train with ckpt=DIR"
         )
     return frozenset(stored)

@@ -38,7 +38,7 @@ class PixelStream:
         return 12 * self.image.size**2 * len(self)  # three channels of float32
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Decode the frames anew: pixels (t, 3, S, S) of t neighbouring frames, end to end all of them.
+        """Decode the frames anew: pixels (t, 3, S, S) of t neighboring frames, end to end all of them.
 
         Raises:
             VideoError: A frame cannot be decoded, or the video is no longer there.

@@ -1,4 +1,4 @@
-"""Frames to pixels: the only resize and normalise path, shared by training, evaluation and the demo.
+"""Frames to pixels: the only resize and normalize path, shared by training, evaluation and the demo.
 
 Pillow does the resampling. Published towers were trained behind Pillow's filters, and its result is exact where a
 tensor resize, about ten times faster, differs by up to two of 255 levels. A 1280 x 720 frame takes about 5 ms.
@@ -17,7 +17,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
-    """Resize and normalise the frames of a clip to what a vision tower wants.
+    """Resize and normalize the frames of a clip to what a vision tower wants.
 
     Args:
         frames: uint8 (T, H, W, 3), RGB, any height and width.
@@ -26,7 +26,7 @@ def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
     Returns:
         float32 (T, 3, S, S).
     """
-    return normalise(resize(frames, spec), spec)
+    return normalize(resize(frames, spec), spec)
 
 
 def resize(frames: np.ndarray, spec: ImageSpec) -> np.ndarray:
@@ -37,7 +37,7 @@ def resize(frames: np.ndarray, spec: ImageSpec) -> np.ndarray:
     return resized
 
 
-def normalise(resized: np.ndarray, spec: ImageSpec) -> Tensor:
+def normalize(resized: np.ndarray, spec: ImageSpec) -> Tensor:
     """Turn resized frames, uint8 (T, S, S, 3), into pixels: float32 (T, 3, S, S)."""
     pixels = torch.from_numpy(resized).permute(0, 3, 1, 2)  # (T, 3, S, S)
     pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
@@ -59,9 +59,9 @@ def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     return image.crop((left, top, left + spec.size, top + spec.size))
 
 
-def _pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """Centre an image on a square of its longer side. Padding comes before resizing, as in LLaVA."""
+def _pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
+    """Center an image on a square of its longer side. Padding comes before resizing, as in LLaVA."""
     side = max(image.size)
-    square = Image.new("RGB", (side, side), colour)
+    square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

@@ -1,6 +1,6 @@
 """Worlds that tinyvid knows everything about: clips are drawn from a description, so every answer can be computed.
 
-``shapes`` is the world of the default model: coloured shapes that move. Each world is a package of its own and
+``shapes`` is the world of the default model: colored shapes that move. Each world is a package of its own and
 registers a data set.
 """
 

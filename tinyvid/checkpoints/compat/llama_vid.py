@@ -30,7 +30,7 @@ NAMES = {
 _GRID = re.compile(r"grid:([1-9][0-9]{0,2})")
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Return whether a directory holds a model of LLaMA-VID."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -49,7 +49,7 @@ PLAIN_LORA: dict[str, tuple[Any, ...]] = {
 }
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Return whether a directory holds a TinyLLaVA-Video checkpoint."""
     config = path / "config.json"
     return config.is_file() and _json(config).get("model_type") == "tinyllava"
@@ -175,7 +175,7 @@ def _short(group: Mapping[str, Any]) -> str:
 def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    # The weights are plain tensors; how a training run quantised them in memory is no matter of theirs.
+    # The weights are plain tensors; how a training run quantized them in memory is no matter of theirs.
     text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
     refuse_endless("llm", path, text)
     return explain("llm", str(path), partial(AutoConfig.for_model, **text))

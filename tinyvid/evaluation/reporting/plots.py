@@ -75,7 +75,7 @@ def draw_bars(pyplot: Any, path: Path, bars: Mapping[str, Any], kind: str, data:
 
 
 def draw_confusion(pyplot: Any, path: Path, confusion: Mapping[str, Any]) -> None:
-    """Draw how often each label was called what; a row is coloured by its shares."""
+    """Draw how often each label was called what; a row is colored by its shares."""
     counts = np.array(confusion["counts"], dtype=float)  # (labels, labels + 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.45 * len(counts)
@@ -88,8 +88,8 @@ def draw_confusion(pyplot: Any, path: Path, confusion: Mapping[str, Any]) -> Non
     )
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, int(count), ha="center", va="center", color=colour, fontsize=8)
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(count), ha="center", va="center", color=color, fontsize=8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("answer")
     finish(pyplot, figure, path)

@@ -86,7 +86,7 @@ def write_report(
     settings: Mapping[str, Any],
 ) -> None:
     """Write ``report.json``, ``report.md``, the plots and the benchmark's own files."""
-    data = summarise(benchmark, items, outcomes, settings)
+    data = summarize(benchmark, items, outcomes, settings)
     draw_report(folder, data, outcomes)
     (folder / TEXT).write_text(as_text(data), encoding="utf-8")
     if isinstance(benchmark, WritesFiles):
@@ -97,7 +97,7 @@ def write_report(
     partial.replace(folder / REPORT)  # last: a folder with a report is complete
 
 
-def summarise(
+def summarize(
     benchmark: Benchmark, items: Sequence[Item], outcomes: Sequence[Outcome], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the content of ``report.json``."""

@@ -3,8 +3,6 @@
 No benchmark is described here; each is a small class in ``eval/``.
 """
 
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,6 @@ from tinyvid.types import Video
 
 LISTED = 8  # names that a message shows before it only counts
 PADDING = {"", "n/a"}  # texts that fill up rows with fewer options
-_PACKAGE = Path(__file__).parents[2] / "eval"  # of an installed tinyvid
-_CHECKOUT = Path(__file__).parents[3] / "eval"
-
-
-def load_builtin() -> None:
-    """Import the package ``eval`` of this project, whose modules register the built-in benchmarks."""
-    if _PACKAGE.is_dir():
-        importlib.import_module("tinyvid.eval")
-    elif "eval" not in sys.modules and _CHECKOUT.is_dir():
-        # By its place: a program that runs elsewhere does not have the root of the project on its path.
-        init = _CHECKOUT / "__init__.py"
-        spec = importlib.util.spec_from_file_location("eval", init, submodule_search_locations=[str(_CHECKOUT)])
-        assert spec is not None  # the file is there
-        assert spec.loader is not None
-        sys.modules["eval"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
 
 
 def build_benchmark(config: Mapping[str, Any]) -> Benchmark:
@@ -45,7 +27,6 @@ def build_benchmark(config: Mapping[str, Any]) -> Benchmark:
         ConfigError: The name or an option is wrong; an unknown ``prompt_style`` is one.
         DataError: Files of the annotation are missing, or the options leave no item.
     """
-    load_builtin()
     benchmark: Benchmark = BENCHMARKS.build(config)
     if not len(benchmark):
         raise DataError(f"benchmark '{config['name']}' has no items with {dict(config)}")

@@ -57,9 +57,9 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
         return math.nan, math.nan
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

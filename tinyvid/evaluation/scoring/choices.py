@@ -17,7 +17,7 @@ from typing import cast
 
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
-_WORD = "A-Za-z\u00c0-\u024f0-9_'"  # what a letter that stands alone has no neighbour of
+_WORD = "A-Za-z\u00c0-\u024f0-9_'"  # what a letter that stands alone has no neighbor of
 LETTER = rf"(?<![{_WORD}])([A-Za-z])(?![{_WORD}])"
 _OPEN, _CLOSE = r"""[\s(\[{<"“]{0,4}""", r"""[)\]}>"”]{0,4}"""  # bounded, as all repeats here: time stays linear
 

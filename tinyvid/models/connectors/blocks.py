@@ -1,4 +1,4 @@
-"""What the resamplers are made of: the Perceiver block, the sinusoid table, and the initialisation.
+"""What the resamplers are made of: the Perceiver block, the sinusoid table, and the initialization.
 
 Layer names are those of TinyLLaVA-Video's published weights, so that its tensors load without renaming.
 """

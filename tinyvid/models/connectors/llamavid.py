@@ -26,7 +26,7 @@ class LlamaVid(nn.Module):
     Args:
         features: What the vision tower returns.
         llm_dim: D, width of the LLM.
-        text_decoder: Fulfils ``protocols.TextDecoder``.
+        text_decoder: Fulfills ``protocols.TextDecoder``.
         content: ``mean`` (one token), ``grid`` (``grid`` x ``grid`` tokens), ``none`` (no pooling: every patch a token)
             or ``drop`` (no content token: the context token alone).
         grid: K, side of the grid of content tokens, with ``content=grid``.

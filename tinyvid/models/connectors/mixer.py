@@ -39,9 +39,9 @@ class SelfAttention(nn.Module):
 class TemporalMixer(nn.Module):
     """A small bidirectional transformer over the video tokens of all groups of a clip.
 
-    Each group is summarised without the others, and a small LLM finds it hard to subtract what two tokens say. Layers
+    Each group is summarized without the others, and a small LLM finds it hard to subtract what two tokens say. Layers
     between the groups put velocities, orders and times into the tokens themselves. A token is told the time of its
-    group, the middle of the group as a share of the clip, by a learnt projection of a Fourier code.
+    group, the middle of the group as a share of the clip, by a learned projection of a Fourier code.
 
     Args:
         dim: D, width of the tokens.

@@ -1,6 +1,6 @@
 """The two resamplers of TinyLLaVA-Video: a fixed number of video tokens, whatever the number of frames.
 
-``naive`` lets every query look at the whole video; ``group`` cuts the video into groups that are summarised one by one.
+``naive`` lets every query look at the whole video; ``group`` cuts the video into groups that are summarized one by one.
 Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names equal those of its published weights.
 """
 
@@ -20,7 +20,7 @@ LayerCount = Annotated[int, AtLeast(0)]
 
 @CONNECTORS.register("naive")
 class NaiveResampler(nn.Module):
-    """Summarise a whole video with learnt queries, all of which look at all patches.
+    """Summarize a whole video with learned queries, all of which look at all patches.
 
     Args:
         features: What the vision tower returns.
@@ -61,7 +61,7 @@ class NaiveResampler(nn.Module):
 
 @CONNECTORS.register("group")
 class GroupResampler(nn.Module):
-    """Cut a video into groups of consecutive patches and summarise each with the same few queries.
+    """Cut a video into groups of consecutive patches and summarize each with the same few queries.
 
     The groups differ in length by one patch at most, the first ones being the longer; when the number of frames is
     divisible by the number of groups, cuts fall between frames. Positions are added to the video tokens. A group knows
@@ -127,7 +127,7 @@ class GroupResampler(nn.Module):
             (num_queries, D).
         """
         media = self.linear(features.flatten(0, 1))  # (T * P, D)
-        tokens = [self._summarise(groups) for groups in self._cut(media)]
+        tokens = [self._summarize(groups) for groups in self._cut(media)]
         out = self.norm(torch.cat(tokens))
         out = out + self.positions(len(out), like=out)
         return out if self.mixer is None else self.mixer(out.unflatten(0, (self.num_groups, -1))).flatten(0, 1)
@@ -139,7 +139,7 @@ class GroupResampler(nn.Module):
         parts = media.split([count * length for count, length in lengths])
         return [part.view(*shape, media.shape[1]) for part, shape in zip(parts, lengths, strict=True) if shape[0]]
 
-    def _summarise(self, media: Tensor) -> Tensor:
+    def _summarize(self, media: Tensor) -> Tensor:
         """Map groups (g, n, D) to their video tokens (g * q, D)."""
         latents = self.latents.expand(len(media), -1, -1)  # (g, q, D)
         return refine(self.layers, latents, media).flatten(0, 1)

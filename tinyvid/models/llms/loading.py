@@ -43,7 +43,7 @@ def load(
         max_length: Longest sequence, in tokens.
         rope: How positions beyond those it was trained with are reached.
         model_type: The ``model_type`` that the configuration must state; ``None`` for any.
-        dtype: Of the weights, and of the computation where they are quantised.
+        dtype: Of the weights, and of the computation where they are quantized.
         quant: ``none``, ``nf4`` or ``int8``.
         device: Where the weights go.
 
@@ -134,7 +134,7 @@ def _quantization(quant: str, dtype: torch.dtype) -> Any:
     if quant not in QUANTS:
         raise ConfigError(f"quant={quant!r} is unknown. {suggest(quant, QUANTS)}")
     try:
-        import bitsandbytes  # noqa: F401 - optional at run time: only for those who quantise
+        import bitsandbytes  # noqa: F401 - optional at run time: only for those who quantize
     except ImportError as error:
         raise ConfigError(f"quant={quant} needs bitsandbytes: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig

@@ -1,4 +1,4 @@
-"""The Q-Former of InstructBLIP and LLaMA-VID: learnt queries read the question and the frame."""
+"""The Q-Former of InstructBLIP and LLaMA-VID: learned queries read the question and the frame."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from tinyvid.types import FeatureSpec, Question
 
 @TEXT_DECODERS.register("qformer")
 class QFormer(nn.Module):
-    """Let learnt queries read the question and look at the frame: always ``num_queries`` rows.
+    """Let learned queries read the question and look at the frame: always ``num_queries`` rows.
 
     Queries and words see each other in every layer; every second layer the queries, and they alone, look at the frame.
     Queries and words have feed-forward blocks of their own. Source: Dai et al., InstructBLIP, arXiv:2305.06500; Li et
@@ -33,7 +33,7 @@ class QFormer(nn.Module):
         num_positions: Rows of the table of positions.
         encoder_dim: Width of patches that the weights look at. A tower of another width gets a linear layer in
             between, which is new where ``path`` brings none; ``null`` for the tower's own.
-        norm: Whether patches are normalised before the queries look at them.
+        norm: Whether patches are normalized before the queries look at them.
         max_length: Most tokens of a question; a longer one loses its beginning.
         dropout: While it trains.
 

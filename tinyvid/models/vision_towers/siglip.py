@@ -142,7 +142,7 @@ def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> Im
     if steps or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-4:
         raise CheckpointError(
             f"{where}: {steps or 'rescale_factor'} cannot be reproduced; frames are always rescaled "
-            "to [0, 1], resized and normalised"
+            "to [0, 1], resized and normalized"
         )
     if processor.get("resample", 3) not in _FILTERS:
         raise CheckpointError(f"{where}: resample={processor['resample']} is neither 2 (bilinear) nor 3 (bicubic)")

@@ -94,7 +94,7 @@ def _counts_right(index: FrameIndex) -> bool:
 
 
 def _repeats(frames: np.ndarray) -> bool:
-    """Whether two neighbours are equal to the bit: a still picture, or decord's stand-in for a damaged frame."""
+    """Whether two neighbors are equal to the bit: a still picture, or decord's stand-in for a damaged frame."""
     return any(np.array_equal(a, b) for a, b in pairwise(frames))
 
 

@@ -18,7 +18,7 @@ SEEK_SAVES = 8  # frames; decoding fewer than this is cheaper than a seek
 class PyAVReader:
     """Decode with PyAV, seeking only where that skips frames.
 
-    Frames are recognised by their timestamp, never by counting from a seek point. Only the frames asked for are
+    Frames are recognized by their timestamp, never by counting from a seek point. Only the frames asked for are
     converted to RGB, and a repeated index is decoded once.
 
     Args:

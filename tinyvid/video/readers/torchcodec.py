@@ -53,7 +53,7 @@ class TorchCodecReader:
         return Clip(frames[inverse], index.times[numbers].astype(np.float32))
 
     def _decode(self, path: Path, numbers: np.ndarray, index: FrameIndex) -> np.ndarray:
-        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognised by their times."""
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognized by their times."""
         try:
             decoder = _decoder_class()(
                 os.path.abspath(path),

@@ -1,4 +1,4 @@
-"""Coloured shapes that move: scenes as functions of time, frames of any rate and size, and questions with answers.
+"""Colored shapes that move: scenes as functions of time, frames of any rate and size, and questions with answers.
 
 ``sample_scene(rng)`` draws a ``Scene``; ``render(scene, num_frames=16)`` draws its frames; ``ask(scene, rng, num=8)``
 asks about it. ``Scene.state(t)`` and ``Scene.track(times)`` say where everything is, ``Scene.events`` what happens,
@@ -9,7 +9,7 @@ asks about it. ``Scene.state(t)`` and ``Scene.track(times)`` say where everythin
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
 from tinyvid.worlds.shapes.dataset import ShapesDataset
 from tinyvid.worlds.shapes.encoding import encode
-from tinyvid.worlds.shapes.palette import COLOURS, EXTRA_COLOURS, HELD_OUT, KINDS, MOTIONS, RGB
+from tinyvid.worlds.shapes.palette import COLORS, EXTRA_COLORS, HELD_OUT, KINDS, MOTIONS, RGB
 from tinyvid.worlds.shapes.questions import (
     DEFAULT_FAMILIES,
     EXTRA_FAMILIES,
@@ -35,9 +35,9 @@ from tinyvid.worlds.shapes.shape import Phase, Shape
 from tinyvid.worlds.shapes.writing import describe_set, write_set
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "DEFAULT_FAMILIES",
-    "EXTRA_COLOURS",
+    "EXTRA_COLORS",
     "EXTRA_FAMILIES",
     "FAMILIES",
     "FORMATS",

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinyvid.worlds.shapes.scene import Background, Shot
 
-TEXTURE_SHARE = 0.25  # of the scenes with a still camera; a travelling one needs a texture to be seen travelling
+TEXTURE_SHARE = 0.25  # of the scenes with a still camera; a traveling one needs a texture to be seen traveling
 TEXTURE = (6.0, 14.0)  # levels
 ZOOM = (0.76, 0.9)  # of the stage in pictures that do not show it from edge to edge
 
@@ -37,7 +37,7 @@ def _view(rng: np.random.Generator, start: float, *, pan: bool) -> Shot:
 
 
 def _background(rng: np.random.Generator, *, textured: bool) -> Background:
-    """Draw a dark, slightly tinted grey, in half of the cases brighter towards one edge."""
+    """Draw a dark, slightly tinted gray, in half of the cases brighter toward one edge."""
     middle = rng.uniform(5, 75) + rng.uniform(-18, 18, 3)
     slope = rng.uniform(-25, 25) if rng.random() < 0.5 else 0.0
     top, bottom = np.clip(middle - slope, 0, 110).tolist(), np.clip(middle + slope, 0, 110).tolist()

@@ -47,7 +47,7 @@ def described(shape: Shape) -> str:
     """Return a clause about a shape: what it is, how it enters, moves, changes and leaves."""
     verbs = ["appears"] if shape.appears is not None else []
     verbs.append(_moves(shape))
-    verbs += [f"changes to {shape.recolour[1]}"] if shape.recolour else []
+    verbs += [f"changes to {shape.recolor[1]}"] if shape.recolor else []
     verbs += ["disappears"] if shape.disappears is not None else []
     return f"{with_article(full_name(shape))} {' and '.join(verbs)}"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.registry import PositiveInt
-from tinyvid.worlds.shapes.palette import COLOURS, HELD_OUT
+from tinyvid.worlds.shapes.palette import COLORS, HELD_OUT
 from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, Question, ask
 from tinyvid.worlds.shapes.rendering import MIN_SIDE
 from tinyvid.worlds.shapes.sampling import sample_scene
@@ -24,19 +24,19 @@ MAX_SIDE, MAX_FRAMES = 4096, 100_000  # of a clip: more is a mistake
 
 @dataclass(frozen=True, slots=True)
 class SetOptions:
-    """What the clips of a set are like. Where a list is given, each clip draws from it; repeat a value to favour it.
+    """What the clips of a set are like. Where a list is given, each clip draws from it; repeat a value to favor it.
 
     Attributes:
         seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (clips with a held-out pair of colour and
+        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (clips with a held-out pair of color and
             shape, from other numbers still).
         hold_out: Leave the four held-out pairs out of ``train`` and ``iid``, so that ``unseen`` is new to a model.
         questions: Of each clip.
         families: Of questions; ``null`` for all but those that are kept for skills of one's own.
         formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; ``null`` for all.
         num_shapes: In each clip; ``null`` draws 1 to 4.
-        min_events: Shapes that appear, disappear or change colour in each clip, at least.
-        colours: To draw from; ``null`` for the usual seven.
+        min_events: Shapes that appear, disappear or change color in each clip, at least.
+        colors: To draw from; ``null`` for the usual seven.
         require_motion: A motion that one shape of each clip has; ``null`` for none.
         bounces: Fewest and most bounces of a bouncing shape.
         cuts: Share of clips with a cut to another background and view.
@@ -55,7 +55,7 @@ class SetOptions:
     formats: list[str] | None = None
     num_shapes: PositiveInt | None = None
     min_events: int = 0
-    colours: list[str] | None = None
+    colors: list[str] | None = None
     require_motion: str | None = None
     bounces: list[int] = (2, 4)  # type: ignore[assignment]
     cuts: float = 0.0
@@ -77,8 +77,8 @@ class SetOptions:
             raise ConfigError(f"seed={self.seed} must be at least 0")
         if len(self.bounces) != 2:
             raise ConfigError(f"bounces={list(self.bounces)} must be two numbers, the fewest and the most")
-        if self.split == "unseen" and self.colours and not {colour for colour, _ in HELD_OUT} & set(self.colours):
-            raise ConfigError("split=unseen needs one of the colours red, blue, yellow and cyan among colours")
+        if self.split == "unseen" and self.colors and not {color for color, _ in HELD_OUT} & set(self.colors):
+            raise ConfigError("split=unseen needs one of the colors red, blue, yellow and cyan among colors")
         self._check_files()
         self.draw_scene(np.random.default_rng(self.seed))  # an impossible scene is an error at once
         self.ask(Scene(shapes=(), shots=()), np.random.default_rng(0), num=0, num_frames=MIN_FRAMES, fps=1.0)
@@ -117,7 +117,7 @@ class SetOptions:
             min_events=self.min_events,
             exclude=HELD_OUT if self.hold_out and not unseen else (),
             require=HELD_OUT if unseen else (),
-            colours=self.colours or COLOURS,
+            colors=self.colors or COLORS,
             require_motion=self.require_motion,
             bounces=(self.bounces[0], self.bounces[1]),
             cut=bool(rng.random() < self.cuts),

@@ -22,12 +22,12 @@ class ShapesDataset:
         clips: How many.
         questions: Of each clip; each is a row of its own.
         seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (each with a held-out pair of colour and
+        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (each with a held-out pair of color and
             shape).
         hold_out: Leave the held-out pairs out of ``train`` and ``iid``.
         families: Of questions; all but those that are kept for skills of one's own if null.
         formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; all if null.
-        min_events: Shapes that appear, disappear or change colour in each clip, at least.
+        min_events: Shapes that appear, disappear or change color in each clip, at least.
         cuts: Share of clips with a cut.
         pans: Share of clips in which the camera travels.
         sizes: Pixels of the clips, as ``WIDTHxHEIGHT``; each clip has one of them.

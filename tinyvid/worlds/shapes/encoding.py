@@ -16,7 +16,7 @@ from tinyvid.worlds.shapes.scene import frame_times
 
 # Codec: encoder, container.
 CODECS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "mp4"), "vp9": ("libvpx-vp9", "webm")}
-# ITU-R BT.601-7, section 2.5: luma and the two differences of colour, of RGB levels from 0 to 255, in 1 / 65536.
+# ITU-R BT.601-7, section 2.5: luma and the two differences of color, of RGB levels from 0 to 255, in 1 / 65536.
 BT601 = ((16829, 33039, 6416), (-9714, -19070, 28784), (28784, -24103, -4681))
 STRETCH = 64  # frames that are in memory at once
 

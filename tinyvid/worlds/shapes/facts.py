@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyvid.worlds.shapes.palette import COLOURS, RGB
+from tinyvid.worlds.shapes.palette import COLORS, RGB
 from tinyvid.worlds.shapes.scene import Scene
 from tinyvid.worlds.shapes.wording import name
 
@@ -36,14 +36,14 @@ class Look:
 
     @property
     def palette(self) -> tuple[str, ...]:
-        """The colours that wrong answers are taken from: the usual ones, or all if the scene has another one."""
-        used = {colour for shape in self.scene.shapes for colour in shape.colours}
-        return COLOURS if used <= set(COLOURS) else tuple(RGB)
+        """The colors that wrong answers are taken from: the usual ones, or all if the scene has another one."""
+        used = {color for shape in self.scene.shapes for color in shape.colors}
+        return COLORS if used <= set(COLORS) else tuple(RGB)
 
     @property
-    def colours(self) -> tuple[str, ...]:
-        """The colours in the scene."""
-        return tuple(dict.fromkeys(colour for shape in self.scene.shapes for colour in shape.colours))
+    def colors(self) -> tuple[str, ...]:
+        """The colors in the scene."""
+        return tuple(dict.fromkeys(color for shape in self.scene.shapes for color in shape.colors))
 
 
 @dataclass(frozen=True, slots=True)

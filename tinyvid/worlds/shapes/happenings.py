@@ -45,18 +45,18 @@ def event_claims(look: Look) -> list[Claim]:
 
 
 def change(look: Look) -> list[Asked]:
-    """Ask for the colour of a shape that changes it: before, after, at the start, at the end."""
+    """Ask for the color of a shape that changes it: before, after, at the start, at the end."""
     asked = []
     for index, shape in enumerate(look.scene.shapes):
-        if shape.recolour is None:
+        if shape.recolor is None:
             continue
-        time, late = shape.recolour
-        wordings = [(f"What color does {look.the(index)} change to?", late, shape.colour)]
+        time, late = shape.recolor
+        wordings = [(f"What color does {look.the(index)} change to?", late, shape.color)]
         if kind_is_unique(look.scene, index):
-            wordings.append((f"What color is the {shape.kind} at the start?", shape.colour, late))
-            wordings.append((f"What color is the {shape.kind} at the end?", late, shape.colour))
+            wordings.append((f"What color is the {shape.kind} at the start?", shape.color, late))
+            wordings.append((f"What color is the {shape.kind} at the end?", late, shape.color))
         for text, answer, other in wordings:
-            wrong, near = without(answer, look.palette), without(answer, (other, *look.colours))
+            wrong, near = without(answer, look.palette), without(answer, (other, *look.colors))
             if text.startswith("What color does"):  # its name says what it was
                 wrong, near = without(other, wrong), without(other, near)
             asked.append(Asked(text, answer, wrong, near, (index,), (time,)))
@@ -64,12 +64,12 @@ def change(look: Look) -> list[Asked]:
 
 
 def change_claims(look: Look) -> list[Claim]:
-    """Claim that a shape changes into a colour, which it does, or into another."""
+    """Claim that a shape changes into a color, which it does, or into another."""
     asked = [item for item in change(look) if item.text.startswith("What color does")]
     claims = claims_of(look, asked, lambda item, word: f"Does {look.the(item.shapes[0])} change to {word}?")
     for index, shape in enumerate(look.scene.shapes):
-        if shape.recolour is None:
-            pool = without(shape.colour, look.palette)
+        if shape.recolor is None:
+            pool = without(shape.color, look.palette)
             word = pool[look.rng.integers(len(pool))]
             claims.append(Claim(f"Does {look.the(index)} change to {word}?", False, word, (index,)))
     return claims
@@ -170,7 +170,7 @@ def which_frame_claims(look: Look) -> list[Claim]:
     total = len(look.moments)
     for found in life_events(look.scene):
         clear = np.flatnonzero(np.abs(look.moments - found.time) * total >= 1.5)
-        if found.kind == "recolour" or not len(clear):
+        if found.kind == "recolor" or not len(clear):
             continue
         frame = int(clear[look.rng.integers(len(clear))])
         moment = float(look.moments[frame])

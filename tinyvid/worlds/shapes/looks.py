@@ -1,4 +1,4 @@
-"""Questions about what is there: colour, shape, count, existence, position."""
+"""Questions about what is there: color, shape, count, existence, position."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ import numpy as np
 
 from tinyvid.worlds.shapes.facts import Asked, Claim, Look, claims_of, without
 from tinyvid.worlds.shapes.palette import KINDS, MAX_SHAPES
-from tinyvid.worlds.shapes.wording import colour_is_unique, kind_is_unique, with_article
+from tinyvid.worlds.shapes.wording import color_is_unique, kind_is_unique, with_article
 
-OFF_CENTRE = 0.08  # of the picture: nearer to a middle line, a corner is a matter of opinion
+OFF_CENTER = 0.08  # of the picture: nearer to a middle line, a corner is a matter of opinion
 ASIDE = 0.15  # of the picture: how far one shape must be from another to be left of it, or above
 WHEN = {"start": np.array([0.0, 1 / 16]), "end": np.array([15 / 16, 1.0])}  # what a start and an end cover
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-HARD_SHARE = 0.8  # of the pairs that are said to be there share their colour or their kind with one that is
+HARD_SHARE = 0.8  # of the pairs that are said to be there share their color or their kind with one that is
 
 
-def colour(look: Look) -> list[Asked]:
-    """Ask for the colour of shapes that keep it, named by their kind."""
+def color(look: Look) -> list[Asked]:
+    """Ask for the color of shapes that keep it, named by their kind."""
     scene = look.scene
     return [
         Asked(
             f"What color is the {shape.kind}?",
-            shape.colour,
-            without(shape.colour, look.palette),
-            without(shape.colour, look.colours),
+            shape.color,
+            without(shape.color, look.palette),
+            without(shape.color, look.colors),
             (index,),
         )
         for index, shape in enumerate(scene.shapes)
-        if kind_is_unique(scene, index) and shape.recolour is None
+        if kind_is_unique(scene, index) and shape.recolor is None
     ]
 
 
-def colour_claims(look: Look) -> list[Claim]:
-    """Claim colours of shapes."""
-    return claims_of(look, colour(look), lambda item, word: f"Is the {look.scene.shapes[item.shapes[0]].kind} {word}?")
+def color_claims(look: Look) -> list[Claim]:
+    """Claim colors of shapes."""
+    return claims_of(look, color(look), lambda item, word: f"Is the {look.scene.shapes[item.shapes[0]].kind} {word}?")
 
 
 def shape(look: Look) -> list[Asked]:
-    """Ask for the kind of shapes that alone have their colour."""
+    """Ask for the kind of shapes that alone have their color."""
     kinds = tuple(shape.kind for shape in look.scene.shapes)
     return [
         Asked(
-            f"What shape is the {shape.colour} object?",
+            f"What shape is the {shape.color} object?",
             shape.kind,
             without(shape.kind, KINDS),
             without(shape.kind, kinds),
             (index,),
         )
         for index, shape in enumerate(look.scene.shapes)
-        if colour_is_unique(look.scene, index)
+        if color_is_unique(look.scene, index)
     ]
 
 
@@ -58,12 +58,12 @@ def shape_claims(look: Look) -> list[Claim]:
     return claims_of(
         look,
         shape(look),
-        lambda item, word: f"Is the {shapes[item.shapes[0]].colour} object {with_article(word)}?",
+        lambda item, word: f"Is the {shapes[item.shapes[0]].color} object {with_article(word)}?",
     )
 
 
 def count(look: Look) -> list[Asked]:
-    """Ask how many shapes there are: in all, at the start, at the end, of a kind, of a colour."""
+    """Ask how many shapes there are: in all, at the start, at the end, of a kind, of a color."""
     return [
         Asked(f"How many {what} are there{when}?", str(number), without(str(number), numbers))
         for what, when, number, numbers in _counted(look)
@@ -71,16 +71,16 @@ def count(look: Look) -> list[Asked]:
 
 
 def count_claims(look: Look) -> list[Claim]:
-    """Claim numbers: of all objects the right one and its neighbour, of kinds and colours one that some of them have.
+    """Claim numbers: of all objects the right one and its neighbor, of kinds and colors one that some of them have.
 
     A number of circles, say, is right for one kind and wrong for another of the same scene, so that a number alone
     tells nothing.
     """
     claims = []
-    groups: dict[str, list[tuple[str, str, int]]] = {"kind": [], "colour": []}
+    groups: dict[str, list[tuple[str, str, int]]] = {"kind": [], "color": []}
     for what, when, number, numbers in _counted(look):
         if what != "objects":
-            groups["colour" if what.endswith("objects") else "kind"].append((what, when, number))
+            groups["color" if what.endswith("objects") else "kind"].append((what, when, number))
             continue
         near = [n for n in numbers if abs(int(n) - number) == 1]
         for word, truth in ((str(number), True), (near[look.rng.integers(len(near))], False)):
@@ -112,16 +112,16 @@ def _counted(look: Look) -> list[tuple[str, str, int, list[str]]]:
     for kind in KINDS:
         plural = "crosses" if kind == "cross" else f"{kind}s"
         found.append((plural, " in the video", sum(shape.kind == kind for shape in scene.shapes), any_number))
-    changing = {colour for shape in scene.shapes if shape.recolour for colour in shape.colours}
-    for colour in look.palette:
-        if colour not in changing:
-            number = sum(shape.colour == colour for shape in scene.shapes)
-            found.append((f"{colour} objects", " in the video", number, any_number))
+    changing = {color for shape in scene.shapes if shape.recolor for color in shape.colors}
+    for color in look.palette:
+        if color not in changing:
+            number = sum(shape.color == color for shape in scene.shapes)
+            found.append((f"{color} objects", " in the video", number, any_number))
     return found
 
 
 def existence(look: Look) -> list[Asked]:
-    """Ask which of several pairs of colour and kind is there; for options only."""
+    """Ask which of several pairs of color and kind is there; for options only."""
     present, absent, similar = _pairs(look)
     return [
         Asked("Which of these is in the video?", with_article(pair), tuple(map(with_article, absent)),
@@ -131,22 +131,22 @@ def existence(look: Look) -> list[Asked]:
 
 
 def existence_claims(look: Look) -> list[Claim]:
-    """Claim that a pair, a kind or a colour is there."""
+    """Claim that a pair, a kind or a color is there."""
     present, absent, similar = _pairs(look)
     pool = similar if similar and look.rng.random() < HARD_SHARE else absent
     kinds = {shape.kind for shape in look.scene.shapes}
     said = [(pair, True, "pair") for pair in present] + [(pool[look.rng.integers(len(pool))], False, "pair")]
     said += [(kind, kind in kinds, "kind") for kind in KINDS]
-    said += [(f"{colour} object", colour in look.colours, "colour") for colour in look.palette]
+    said += [(f"{color} object", color in look.colors, "color") for color in look.palette]
     return [Claim(f"Is there {with_article(what)} in the video?", truth, word) for what, truth, word in said]
 
 
 def _pairs(look: Look) -> tuple[list[str], list[str], list[str]]:
     """Return the pairs that are there at some time, that never are, and those of them that share something."""
-    present = {f"{colour} {shape.kind}": None for shape in look.scene.shapes for colour in shape.colours}
+    present = {f"{color} {shape.kind}": None for shape in look.scene.shapes for color in shape.colors}
     kinds = {shape.kind for shape in look.scene.shapes}
     absent = [(c, k) for c in look.palette for k in KINDS if f"{c} {k}" not in present]
-    similar = [f"{c} {k}" for c, k in absent if c in look.colours or k in kinds]
+    similar = [f"{c} {k}" for c, k in absent if c in look.colors or k in kinds]
     return list(present), [f"{c} {k}" for c, k in absent], similar
 
 
@@ -156,8 +156,8 @@ def position(look: Look) -> list[Asked]:
     for when, times in WHEN.items():
         tracks = look.scene.track(times)
         for index in range(len(look.scene.shapes)):
-            offset = tracks.centre[:, index] - 0.5
-            same = (np.sign(offset[0]) == np.sign(offset[1])).all() and np.abs(offset).min() >= OFF_CENTRE
+            offset = tracks.center[:, index] - 0.5
+            same = (np.sign(offset[0]) == np.sign(offset[1])).all() and np.abs(offset).min() >= OFF_CENTER
             if not (tracks.visible[:, index].all() and same):
                 continue
             corner = f"{'top' if offset[0, 1] < 0 else 'bottom'} {'left' if offset[0, 0] < 0 else 'right'}"
@@ -181,7 +181,7 @@ def position_claims(look: Look) -> list[Claim]:
         seen = np.flatnonzero(tracks.visible.all(0))
         for one in seen:
             for other in seen:
-                gap = tracks.centre[:, one] - tracks.centre[:, other]
+                gap = tracks.center[:, one] - tracks.center[:, other]
                 for axis, words in enumerate(sides):
                     if one == other or gap[:, axis].min() * gap[:, axis].max() <= 0:
                         continue

@@ -130,8 +130,8 @@ def _other(look: Look, text: str, one: int, two: int) -> Asked:
     """Ask for the name of shape ``two``; the other shapes are near, other pairs of the palette are wrong as well."""
     shapes = look.scene.shapes
     near = tuple(full_name(shape) for index, shape in enumerate(shapes) if index not in (one, two))
-    present = {f"{colour} {shape.kind}" for shape in shapes for colour in shape.colours}
-    similar = [f"{colour} {shapes[two].kind}" for colour in look.palette]
+    present = {f"{color} {shape.kind}" for shape in shapes for color in shape.colors}
+    similar = [f"{color} {shapes[two].kind}" for color in look.palette]
     wrong = [pair for pair in similar if pair not in present]
     times = _times(look, "pass", one, two) + _times(look, "collide", one, two) + _times(look, "collide", two, one)
     return Asked(text, full_name(shapes[two]), (*near, *wrong), near, (one, two), times)

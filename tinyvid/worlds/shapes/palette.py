@@ -1,10 +1,10 @@
-"""What the world is made of: colours, kinds of shapes, motions, and the pairs that a test of composition keeps back."""
+"""What the world is made of: colors, kinds of shapes, motions, and the pairs that a test of composition keeps back."""
 
 from typing import Literal
 
 Motion = Literal["left", "right", "up", "down", "still", "bounce"]
-EventKind = Literal["appear", "disappear", "recolour", "pass", "collide"]
-Pair = tuple[str, str]  # a colour and a kind
+EventKind = Literal["appear", "disappear", "recolor", "pass", "collide"]
+Pair = tuple[str, str]  # a color and a kind
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -17,8 +17,8 @@ RGB: dict[str, tuple[int, int, int]] = {
     "orange": (245, 135, 25),
     "pink": (250, 120, 185),
 }
-EXTRA_COLOURS = ("orange", "pink")  # drawn only where a program asks for them: kept for skills learnt later
-COLOURS = tuple(colour for colour in RGB if colour not in EXTRA_COLOURS)
+EXTRA_COLORS = ("orange", "pink")  # drawn only where a program asks for them: kept for skills learned later
+COLORS = tuple(color for color in RGB if color not in EXTRA_COLORS)
 KINDS = ("circle", "square", "triangle", "cross")
 DIRECTIONS: tuple[Motion, ...] = ("left", "right", "up", "down")
 MOTIONS: tuple[Motion, ...] = (*DIRECTIONS, "still", "bounce")

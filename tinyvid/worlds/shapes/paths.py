@@ -11,7 +11,7 @@ from tinyvid.worlds.shapes.rendering import EXTENT
 from tinyvid.worlds.shapes.shape import Phase, Shape
 
 CHECKED = np.linspace(0, 1, 33)  # moments at which shapes must keep apart
-APART = 1.02  # least distance of two centres, in the sum of their radii
+APART = 1.02  # least distance of two centers, in the sum of their radii
 APART_TURNING = 1.25  # the same of a shape that turns back, which would seem to have hit what is next to it
 EDGE = 0.01  # of the stage: what stays free around a shape
 MOTION_SHARES = (0.17, 0.17, 0.17, 0.17, 0.08, 0.24)  # of MOTIONS; shapes that are passed or hit stay still as well
@@ -64,7 +64,7 @@ def draw_path(
     life = shape.end - shape.start
     if chosen == "bounce":
         return _draw_bounce(rng, draft, bounces)
-    free = shape.appears is None and shape.disappears is None and shape.recolour is None
+    free = shape.appears is None and shape.disappears is None and shape.recolor is None
     if chosen in DIRECTIONS and motion is None and free and rng.random() < TWO_PHASE_SHARE:
         across = [direction for direction in DIRECTIONS if direction not in (chosen, OPPOSITE[chosen])]
         second = OPPOSITE[chosen] if rng.random() < TURN_BACK_SHARE else across[rng.integers(2)]
@@ -171,13 +171,13 @@ def _there_and_back(direction: Motion, time: float, touch: Point, before: Point,
 
 
 def _reach(kind: str, direction: str) -> float:
-    """Return how far a shape reaches from its centre towards a direction, in radii."""
+    """Return how far a shape reaches from its center toward a direction, in radii."""
     side = {"left": 0, "up": 1, "right": 2, "down": 3}[direction]
     return abs(EXTENT[kind][side])
 
 
 def _room(rng: np.random.Generator, radius: float, *offsets: Point) -> Point | None:
-    """Draw a centre such that the shape is within the stage there and at every offset from there."""
+    """Draw a center such that the shape is within the stage there and at every offset from there."""
     place = []
     for axis in (0, 1):
         ways = [0.0] + [offset[axis] for offset in offsets]

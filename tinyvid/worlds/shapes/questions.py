@@ -34,7 +34,7 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
-    "colour": Family(looks.colour, looks.colour, looks.colour_claims),
+    "color": Family(looks.color, looks.color, looks.color_claims),
     "shape": Family(looks.shape, looks.shape, looks.shape_claims),
     "count": Family(looks.count, looks.count, looks.count_claims),
     "existence": Family(None, looks.existence, looks.existence_claims, weight=0.8),
@@ -54,7 +54,7 @@ FAMILIES: dict[str, Family] = {
     "event_list": Family(caption=captions.event_list, weight=0.7),
     "bounce_count": Family(moves.bounce_count, moves.bounce_count, moves.bounce_count_claims),
 }
-EXTRA_FAMILIES = ("bounce_count",)  # asked only where a program names them: kept for skills learnt later
+EXTRA_FAMILIES = ("bounce_count",)  # asked only where a program names them: kept for skills learned later
 DEFAULT_FAMILIES = tuple(name for name in FAMILIES if name not in EXTRA_FAMILIES)
 # How much rarer than the others an answer must be drawn, because more scenes can give it.
 ANSWER_WEIGHTS: dict[str, dict[str, float]] = {
@@ -135,7 +135,7 @@ def ask(
 
 
 def draw_question(look: Look, family: str, form: str) -> Question | None:
-    """Draw a question of a family and a format; ``None`` if the scene has none, or not in favour of a balance."""
+    """Draw a question of a family and a format; ``None`` if the scene has none, or not in favor of a balance."""
     if form == "yesno":
         return _yes_or_no(look, family)
     asked: list[Asked] = getattr(FAMILIES[family], form)(look)

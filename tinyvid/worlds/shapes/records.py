@@ -103,7 +103,7 @@ def _facts(clip: ClipPlan, question: Question, frames: int) -> dict[str, Any]:
             {
                 "name": full_name(shape),
                 "shape": shape.kind,
-                "colors": list(shape.colours),
+                "colors": list(shape.colors),
                 "motions": [phase.motion for phase in shape.phases],
                 "boxes": [box_at(clip.scene, tracks, frame, index, clip.width, clip.height) for frame in range(frames)],
             }
@@ -120,8 +120,8 @@ def _shape(record: Mapping[str, Any]) -> Shape:
         Phase(**{**phase, "origin": tuple(phase["origin"]), "target": tuple(phase["target"])})
         for phase in record["phases"]
     ]
-    recolour = record["recolour"] and (float(record["recolour"][0]), str(record["recolour"][1]))
-    return Shape(**{**record, "phases": tuple(phases), "recolour": recolour, "shade": tuple(record["shade"])})
+    recolor = record["recolor"] and (float(record["recolor"][0]), str(record["recolor"][1]))
+    return Shape(**{**record, "phases": tuple(phases), "recolor": recolor, "shade": tuple(record["shade"])})
 
 
 def _shot(record: Mapping[str, Any]) -> Shot:

@@ -13,7 +13,7 @@ from tinyvid.worlds.shapes.scene import Scene, Shot, Tracks, frame_times
 
 TILES = 7  # of the background's texture, across the stage
 MIN_SIDE = 16  # pixels: below, a shape is a blot
-# Left, top, right and bottom of each kind, in radii from its centre.
+# Left, top, right and bottom of each kind, in radii from its center.
 EXTENT = {
     "circle": (-1.0, -1.0, 1.0, 1.0),
     "square": (-0.86, -0.86, 0.86, 0.86),
@@ -64,7 +64,7 @@ def box_at(scene: Scene, tracks: Tracks, frame: int, index: int, width: int, hei
     if not tracks.visible[frame, index]:
         return None
     left, top, right, bottom = EXTENT[scene.shapes[index].kind]
-    x, y = tracks.centre[frame, index] * (width, height)
+    x, y = tracks.center[frame, index] * (width, height)
     radius = tracks.radius[frame, index] * min(width, height)
     return [round(float(v), 1) for v in (x + left * radius, y + top * radius, x + right * radius, y + bottom * radius)]
 
@@ -76,18 +76,18 @@ def _paint(frames: np.ndarray, scene: Scene, tracks: Tracks, index: int) -> None
     shown = np.flatnonzero(tracks.visible[:, index])
     if not len(shown):
         return
-    centre = tracks.centre[shown, index] * (width, height)  # (S, 2), pixels
+    center = tracks.center[shown, index] * (width, height)  # (S, 2), pixels
     radius = tracks.radius[shown, index] * min(width, height)  # (S,)
     reach = math.ceil(radius.max()) + 1
-    corner = np.floor(centre).astype(int) - reach  # (S, 2): where the window around each centre begins
+    corner = np.floor(center).astype(int) - reach  # (S, 2): where the window around each center begins
     span = np.arange(2 * reach + 1)
     columns, rows = corner[:, :1] + span, corner[:, 1:] + span  # (S, R)
-    x = (columns + 0.5 - centre[:, :1])[:, None, :]  # (S, 1, R)
-    y = (rows + 0.5 - centre[:, 1:])[:, :, None]  # (S, R, 1)
+    x = (columns + 0.5 - center[:, :1])[:, None, :]  # (S, 1, R)
+    y = (rows + 0.5 - center[:, 1:])[:, :, None]  # (S, R, 1)
     cover = np.clip(0.5 - DISTANCE[shape.kind](x, y, radius[:, None, None]), 0.0, 1.0)  # (S, R, R)
     inside = ((columns >= 0) & (columns < width))[:, None, :] & ((rows >= 0) & (rows < height))[:, :, None]
     frame, row, column = np.nonzero((cover > 0) & inside)
-    paint = np.where(tracks.recoloured[shown, index, None], _paint_of(scene, index, 1), _paint_of(scene, index, 0))
+    paint = np.where(tracks.recolored[shown, index, None], _paint_of(scene, index, 1), _paint_of(scene, index, 0))
     alpha = cover[frame, row, column][:, None]
     place = (shown[frame], rows[frame, row], columns[frame, column])
     frames[place] = (frames[place] * (1 - alpha) + paint[frame] * alpha + 0.5).astype(np.uint8)
@@ -95,8 +95,8 @@ def _paint(frames: np.ndarray, scene: Scene, tracks: Tracks, index: int) -> None
 
 def _paint_of(scene: Scene, index: int, number: int) -> np.ndarray:
     shape = scene.shapes[index]
-    colour = shape.last_colour if number else shape.colour
-    return np.clip((np.array(RGB[colour]) + shape.shade[:3]) * shape.shade[3], 0, 255)
+    color = shape.last_color if number else shape.color
+    return np.clip((np.array(RGB[color]) + shape.shade[:3]) * shape.shade[3], 0, 255)
 
 
 def _backgrounds(scene: Scene, times: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def _cross(x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(x - long, y - short), np.maximum(x - short, y - long))
 
 
-# Signed distance in pixels from the edge of a shape, negative inside, for offsets from its centre in pixels.
+# Signed distance in pixels from the edge of a shape, negative inside, for offsets from its center in pixels.
 DISTANCE: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": _circle,
     "square": _square,

@@ -13,15 +13,15 @@ import numpy as np
 
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.worlds.shapes.cameras import draw_shots
-from tinyvid.worlds.shapes.palette import COLOURS, KINDS, MAX_SHAPES, MOTIONS, RGB, Pair
+from tinyvid.worlds.shapes.palette import COLORS, KINDS, MAX_SHAPES, MOTIONS, RGB, Pair
 from tinyvid.worlds.shapes.paths import Draft, draw_collision, draw_pass, draw_path, too_close
 from tinyvid.worlds.shapes.scene import Event, Scene
 from tinyvid.worlds.shapes.shape import Shape
 
 NUM_SHAPES = (0.2, 0.3, 0.3, 0.2)  # shares of scenes with one to four shapes
 NUM_EVENTS = {1: (0.4, 0.6), 2: (0.15, 0.2, 0.65), 3: (0.15, 0.15, 0.55, 0.15), 4: (0.15, 0.15, 0.55, 0.15)}
-EVENT_KINDS = ("appear", "disappear", "recolour")
-EVENT_SHARES = (0.42, 0.42, 0.16)  # shapes that act together only change colour, which makes up for the last share
+EVENT_KINDS = ("appear", "disappear", "recolor")
+EVENT_SHARES = (0.42, 0.42, 0.16)  # shapes that act together only change color, which makes up for the last share
 EVENT_TIMES = (0.22, 0.78)
 EVENT_GAP = 0.2  # any two events are this far apart: three of sixteen frames
 PASS_SHARE, COLLIDE_SHARE = 0.3, 0.15  # of the scenes with several shapes
@@ -48,7 +48,7 @@ def sample_scene(
     min_events: int = 0,
     exclude: Sequence[Pair] = (),
     require: Sequence[Pair] = (),
-    colours: Sequence[str] = COLOURS,
+    colors: Sequence[str] = COLORS,
     require_motion: str | None = None,
     bounces: tuple[int, int] = (2, 4),
     cut: bool = False,
@@ -59,10 +59,10 @@ def sample_scene(
     Args:
         rng: Decides everything.
         num_shapes: 1 to 4; ``None`` draws it.
-        min_events: Shapes that appear, disappear or change colour, at least; each shape does so at most once.
-        exclude: Pairs of colour and kind that no shape may have, not even after a change of colour.
+        min_events: Shapes that appear, disappear or change color, at least; each shape does so at most once.
+        exclude: Pairs of color and kind that no shape may have, not even after a change of color.
         require: Pairs of which each scene has at least one, from the beginning of a shape's life.
-        colours: Colours to draw from.
+        colors: Colors to draw from.
         require_motion: A motion that one shape has, as its only one.
         bounces: Fewest and most bounces of a bouncing shape. One that is not there all the time bounces less.
         cut: Show the scene in two shots, with another background and another view.
@@ -72,10 +72,10 @@ def sample_scene(
         ConfigError: No scene can be like that.
         DataError: None was found within the tries allowed; ask for fewer shapes or events.
     """
-    _check(num_shapes, min_events, exclude, require, colours, require_motion, bounces)
+    _check(num_shapes, min_events, exclude, require, colors, require_motion, bounces)
     wish = _draw_wish(rng, num_shapes, min_events, bounces, require_motion)
     for _ in range(RESTARTS):
-        drafts = _draw_drafts(rng, wish, exclude=exclude, require=require, colours=colours)
+        drafts = _draw_drafts(rng, wish, exclude=exclude, require=require, colors=colors)
         collision = _place(rng, drafts, wish) if drafts else None
         if drafts is None or collision is None:
             continue
@@ -97,7 +97,7 @@ def _check(
     min_events: int,
     exclude: Sequence[Pair],
     require: Sequence[Pair],
-    colours: Sequence[str],
+    colors: Sequence[str],
     require_motion: str | None,
     bounces: tuple[int, int],
 ) -> None:
@@ -113,26 +113,26 @@ def _check(
         raise ConfigError(f"require_motion={require_motion!r} is unknown. {suggest(require_motion, MOTIONS)}")
     if not 1 <= bounces[0] <= bounces[1] <= MAX_BOUNCES:
         raise ConfigError(f"bounces={list(bounces)} must be a range within 1 to {MAX_BOUNCES}, such as [2, 4]")
-    _check_pairs(most, exclude, require, colours)
+    _check_pairs(most, exclude, require, colors)
 
 
-def _check_pairs(most: int, exclude: Sequence[Pair], require: Sequence[Pair], colours: Sequence[str]) -> None:
-    for name in colours:
+def _check_pairs(most: int, exclude: Sequence[Pair], require: Sequence[Pair], colors: Sequence[str]) -> None:
+    for name in colors:
         if name not in RGB:
-            raise ConfigError(f"colours: there is no colour {name!r}. {suggest(str(name), RGB)}")
-    for colour, kind in (*exclude, *require):
-        if colour not in RGB or kind not in KINDS:
+            raise ConfigError(f"colors: there is no color {name!r}. {suggest(str(name), RGB)}")
+    for color, kind in (*exclude, *require):
+        if color not in RGB or kind not in KINDS:
             raise ConfigError(
-                f"there is no pair ({colour!r}, {kind!r}); colours are {', '.join(RGB)}, shapes are {', '.join(KINDS)}"
+                f"there is no pair ({color!r}, {kind!r}); colors are {', '.join(RGB)}, shapes are {', '.join(KINDS)}"
             )
-    free = {(colour, kind) for colour in colours for kind in KINDS} - set(exclude)
+    free = {(color, kind) for color in colors for kind in KINDS} - set(exclude)
     if len(free) < 2 * most:
         raise ConfigError(
-            f"{len(free)} pairs of colour and shape are too few for {most} shapes that may change colour; "
-            f"allow more colours or exclude fewer pairs (at least {2 * most} must be left)"
+            f"{len(free)} pairs of color and shape are too few for {most} shapes that may change color; "
+            f"allow more colors or exclude fewer pairs (at least {2 * most} must be left)"
         )
     if require and not set(require) & free:
-        raise ConfigError(f"require={list(require)}: none of these pairs is among the colours and pairs allowed")
+        raise ConfigError(f"require={list(require)}: none of these pairs is among the colors and pairs allowed")
 
 
 def _draw_wish(
@@ -160,10 +160,10 @@ def _draw(rng: np.random.Generator, shares: Sequence[float]) -> int:
 
 
 def _draw_drafts(
-    rng: np.random.Generator, wish: _Wish, *, exclude: Sequence[Pair], require: Sequence[Pair], colours: Sequence[str]
+    rng: np.random.Generator, wish: _Wish, *, exclude: Sequence[Pair], require: Sequence[Pair], colors: Sequence[str]
 ) -> list[Draft] | None:
     """Draw what the shapes look like and what happens to them, without paths; ``None`` if that went wrong."""
-    free = [(colour, kind) for colour in colours for kind in KINDS if (colour, kind) not in exclude]
+    free = [(color, kind) for color in colors for kind in KINDS if (color, kind) not in exclude]
     pairs: list[Pair] = []
     if require:
         wanted = [pair for pair in require if pair in free]
@@ -181,12 +181,12 @@ def _draw_drafts(
     drafts = []
     taken = set(pairs)
     for index in range(wish.count):
-        colour, kind = pairs[order[index]]
+        color, kind = pairs[order[index]]
         shade = (*rng.uniform(-14, 14, 3).tolist(), float(rng.uniform(0.85, 1.0)))
-        shape = Shape(colour, kind, float(rng.uniform(0.11, largest)), (), shade=shade)
+        shape = Shape(color, kind, float(rng.uniform(0.11, largest)), (), shade=shade)
         if index in busy:
             in_setup = wish.setup is not None and index < 2  # the first two act together, and stay
-            event = "recolour" if in_setup else EVENT_KINDS[_draw(rng, EVENT_SHARES)]
+            event = "recolor" if in_setup else EVENT_KINDS[_draw(rng, EVENT_SHARES)]
             changed = _with_event(rng, shape, event, times[busy.index(index)], free, taken)
             if changed is None:
                 return None
@@ -198,7 +198,7 @@ def _draw_drafts(
 def _with_event(
     rng: np.random.Generator, shape: Shape, event: str, time: float, free: Sequence[Pair], taken: set[Pair]
 ) -> Shape | None:
-    """Return the shape with an event; ``None`` if there is no colour left to change into."""
+    """Return the shape with an event; ``None`` if there is no color left to change into."""
     if event == "appear":
         return replace(shape, appears=time)
     if event == "disappear":
@@ -208,7 +208,7 @@ def _with_event(
         return None
     pair = choices[rng.integers(len(choices))]
     taken.add(pair)
-    return replace(shape, recolour=(time, pair[0]))
+    return replace(shape, recolor=(time, pair[0]))
 
 
 def _event_times(rng: np.random.Generator, count: int) -> list[float] | None:

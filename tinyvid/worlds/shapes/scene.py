@@ -43,7 +43,7 @@ class Shot:
         start: When it begins.
         background: What is behind the shapes.
         zoom: Size of the stage in the picture; below 1, the stage has room to move.
-        shift: Place on the stage that the camera looks at when the shot begins, from the centre.
+        shift: Place on the stage that the camera looks at when the shot begins, from the center.
         pan: How far the camera travels over the stage until the shot ends, evenly.
     """
 
@@ -61,16 +61,16 @@ class ShapeState:
     Attributes:
         index: Number of the shape in the scene.
         visible: Whether it is in the picture.
-        colour: Its colour at this moment.
+        color: Its color at this moment.
         kind: What shape it is.
-        x: Centre in the picture, 0 at the left edge and 1 at the right.
-        y: Centre in the picture, 0 at the upper edge and 1 at the lower.
+        x: Center in the picture, 0 at the left edge and 1 at the right.
+        y: Center in the picture, 0 at the upper edge and 1 at the lower.
         radius: Of the shorter side of the picture.
     """
 
     index: int
     visible: bool
-    colour: str
+    color: str
     kind: str
     x: float
     y: float
@@ -83,7 +83,7 @@ class Event:
 
     Attributes:
         time: When.
-        kind: ``appear``, ``disappear``, ``recolour``, ``pass`` or ``collide``.
+        kind: ``appear``, ``disappear``, ``recolor``, ``pass`` or ``collide``.
         shape: Number of the shape that it happens to; of the one that moves.
         other: Number of the shape that is passed or hit.
     """
@@ -101,15 +101,15 @@ class Tracks:
     Attributes:
         times: float (T,).
         visible: bool (T, N).
-        recoloured: bool (T, N), whether a shape has changed its colour by then.
-        centre: float (T, N, 2), x and y in the picture, each from 0 to 1.
+        recolored: bool (T, N), whether a shape has changed its color by then.
+        center: float (T, N, 2), x and y in the picture, each from 0 to 1.
         radius: float (T, N), of the shorter side of the picture.
     """
 
     times: np.ndarray
     visible: np.ndarray
-    recoloured: np.ndarray
-    centre: np.ndarray
+    recolored: np.ndarray
+    center: np.ndarray
     radius: np.ndarray
 
 
@@ -139,16 +139,16 @@ class Scene:
         times = np.asarray(times, dtype=np.float64)
         stage = np.stack([shape.at(times) for shape in self.shapes], 1)  # (T, N, 2)
         visible = np.stack([shape.visible(times) for shape in self.shapes], 1)
-        changes = np.array([shape.recolour[0] if shape.recolour else 2.0 for shape in self.shapes])
+        changes = np.array([shape.recolor[0] if shape.recolor else 2.0 for shape in self.shapes])
         look, zoom = self.camera(times)
-        centre = (stage - 0.5 - look[:, None]) * zoom[:, None, None]
-        centre[..., 0] *= min(1.0, 1.0 / aspect)
-        centre[..., 1] *= min(1.0, aspect)
+        center = (stage - 0.5 - look[:, None]) * zoom[:, None, None]
+        center[..., 0] *= min(1.0, 1.0 / aspect)
+        center[..., 1] *= min(1.0, aspect)
         radius = zoom[:, None] * np.array([shape.radius for shape in self.shapes])
-        return Tracks(times, visible, times[:, None] >= changes, centre + 0.5, radius)
+        return Tracks(times, visible, times[:, None] >= changes, center + 0.5, radius)
 
     def camera(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the camera looks, (T, 2) from the centre of the stage, and its zoom (T,)."""
+        """Return where the camera looks, (T, 2) from the center of the stage, and its zoom (T,)."""
         look, zoom = np.zeros((len(times), 2)), np.ones(len(times))
         ends = [shot.start for shot in self.shots[1:]] + [1.0]
         for shot, end in zip(self.shots, ends, strict=True):
@@ -170,10 +170,10 @@ class Scene:
             ShapeState(
                 index=index,
                 visible=bool(tracks.visible[0, index]),
-                colour=shape.last_colour if tracks.recoloured[0, index] else shape.colour,
+                color=shape.last_color if tracks.recolored[0, index] else shape.color,
                 kind=shape.kind,
-                x=float(tracks.centre[0, index, 0]),
-                y=float(tracks.centre[0, index, 1]),
+                x=float(tracks.center[0, index, 0]),
+                y=float(tracks.center[0, index, 1]),
                 radius=float(tracks.radius[0, index]),
             )
             for index, shape in enumerate(self.shapes)
@@ -188,8 +188,8 @@ class Scene:
                 found.append(Event(shape.appears, "appear", index))
             if shape.disappears is not None:
                 found.append(Event(shape.disappears, "disappear", index))
-            if shape.recolour is not None:
-                found.append(Event(shape.recolour[0], "recolour", index))
+            if shape.recolor is not None:
+                found.append(Event(shape.recolor[0], "recolor", index))
             for other in range(len(self.shapes)):
                 time = self.passing_time(index, other)
                 if time is not None:

@@ -17,8 +17,8 @@ class Phase:
         motion: ``left``, ``right``, ``up``, ``down``, ``still`` or ``bounce``.
         start: When it begins; before that, the shape is at ``origin``.
         end: When it ends; from then on, the shape is at ``target``.
-        origin: Centre at the start, as (x, y) on the stage.
-        target: Centre at the end. Movement in between is straight and steady.
+        origin: Center at the start, as (x, y) on the stage.
+        target: Center at the end. Movement in between is straight and steady.
         bounces: How often a bouncing shape leaves the ground.
         height: How high it rises, of the stage.
     """
@@ -32,7 +32,7 @@ class Phase:
     height: float = 0.0
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Return the centre (T, 2) on the stage at ``times`` (T,)."""
+        """Return the center (T, 2) on the stage at ``times`` (T,)."""
         share = np.clip((times - self.start) / (self.end - self.start), 0.0, 1.0)
         places = np.empty((len(times), 2))
         for axis in (0, 1):
@@ -47,23 +47,23 @@ class Shape:
     """One shape and its life.
 
     Attributes:
-        colour: At the start of its life; its name, with ``kind``, throughout.
+        color: At the start of its life; its name, with ``kind``, throughout.
         kind: ``circle``, ``square``, ``triangle`` or ``cross``.
         radius: Of the stage.
         phases: Its path: one phase, or two that follow each other.
         appears: When it enters, or ``None`` if it is there from the beginning.
         disappears: When it leaves, or ``None`` if it stays to the end.
-        recolour: When it changes, and into which colour; or ``None``.
+        recolor: When it changes, and into which color; or ``None``.
         shade: How its paint differs from the palette: three offsets of RGB, and a factor.
     """
 
-    colour: str
+    color: str
     kind: str
     radius: float
     phases: tuple[Phase, ...]
     appears: float | None = None
     disappears: float | None = None
-    recolour: tuple[float, str] | None = None
+    recolor: tuple[float, str] | None = None
     shade: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
     @property
@@ -92,17 +92,17 @@ class Shape:
         return 1.0 if self.disappears is None else self.disappears
 
     @property
-    def last_colour(self) -> str:
-        """Its colour at the end of its life."""
-        return self.recolour[1] if self.recolour else self.colour
+    def last_color(self) -> str:
+        """Its color at the end of its life."""
+        return self.recolor[1] if self.recolor else self.color
 
     @property
-    def colours(self) -> tuple[str, ...]:
-        """Every colour it has, in order."""
-        return (self.colour, self.recolour[1]) if self.recolour else (self.colour,)
+    def colors(self) -> tuple[str, ...]:
+        """Every color it has, in order."""
+        return (self.color, self.recolor[1]) if self.recolor else (self.color,)
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Return the centre (T, 2) on the stage at ``times`` (T,), whether visible then or not."""
+        """Return the center (T, 2) on the stage at ``times`` (T,), whether visible then or not."""
         places = self.phases[0].at(times)
         for phase in self.phases[1:]:
             later = times >= phase.start

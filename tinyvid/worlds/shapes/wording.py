@@ -10,15 +10,15 @@ from tinyvid.worlds.shapes.palette import DIRECTIONS
 from tinyvid.worlds.shapes.scene import Event, Scene
 from tinyvid.worlds.shapes.shape import Shape
 
-FULL_NAMES = 0.7  # share of mentions by colour and kind; the others use the one of the two that is unique, if one is
-_THIRD = {"appear": "appears", "disappear": "disappears", "recolour": "changes color"}
-_BARE = {"appear": "appear", "disappear": "disappear", "recolour": "change color"}
+FULL_NAMES = 0.7  # share of mentions by color and kind; the others use the one of the two that is unique, if one is
+_THIRD = {"appear": "appears", "disappear": "disappears", "recolor": "changes color"}
+_BARE = {"appear": "appear", "disappear": "disappear", "recolor": "change color"}
 LIFE_EVENTS = tuple(_THIRD)
 
 
 def full_name(shape: Shape) -> str:
-    """Return the name that is always right: the colour that the shape begins with, and its kind."""
-    return f"{shape.colour} {shape.kind}"
+    """Return the name that is always right: the color that the shape begins with, and its kind."""
+    return f"{shape.color} {shape.kind}"
 
 
 def kind_is_unique(scene: Scene, index: int) -> bool:
@@ -26,11 +26,11 @@ def kind_is_unique(scene: Scene, index: int) -> bool:
     return sum(shape.kind == scene.shapes[index].kind for shape in scene.shapes) == 1
 
 
-def colour_is_unique(scene: Scene, index: int) -> bool:
-    """Return whether a shape keeps its colour, and no other one ever has it."""
+def color_is_unique(scene: Scene, index: int) -> bool:
+    """Return whether a shape keeps its color, and no other one ever has it."""
     shape = scene.shapes[index]
-    others = [colour for other in scene.shapes if other is not shape for colour in other.colours]
-    return shape.recolour is None and shape.colour not in others
+    others = [color for other in scene.shapes if other is not shape for color in other.colors]
+    return shape.recolor is None and shape.color not in others
 
 
 def name(scene: Scene, index: int, rng: np.random.Generator) -> str:
@@ -39,7 +39,7 @@ def name(scene: Scene, index: int, rng: np.random.Generator) -> str:
     names = []
     if rng.random() >= FULL_NAMES:
         names += [shape.kind] if kind_is_unique(scene, index) else []
-        names += [f"{shape.colour} object"] if colour_is_unique(scene, index) else []
+        names += [f"{shape.color} object"] if color_is_unique(scene, index) else []
     return names[rng.integers(len(names))] if names else full_name(shape)
 
 
@@ -66,7 +66,7 @@ def happens(kind: str) -> str:
 
 
 def life_events(scene: Scene) -> list[Event]:
-    """Return what appears, disappears and changes colour, in order; passing and colliding are left out."""
+    """Return what appears, disappears and changes color, in order; passing and colliding are left out."""
     return [event for event in scene.events if event.kind in LIFE_EVENTS]
 
 
