@@ -171,7 +171,7 @@ def test_frames_are_counted_as_the_model_sees_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"families": ["color"]}, "there is no family of questions 'color'. Did you mean 'color'?"),
+        ({"families": ["colr"]}, "there is no family of questions 'colr'. Did you mean 'color'?"),
         ({"formats": ["opn"]}, "there is no format 'opn'. Did you mean 'open'?"),
         ({"families": ["caption"], "formats": ["yesno"]}, "caption have no questions in the formats yesno"),
         ({"families": []}, "the families none have no questions"),
