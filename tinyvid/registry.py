@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal
 
@@ -90,7 +91,7 @@ class Registry:
     def names(self) -> list[str]:
         """Return every name that can be chosen, built in or from an installed plugin, sorted."""
         self._load_home()
-        return sorted({*self._entries, *self._deferred, *self._plugins()})
+        return sorted({*self._entries, *self._deferred, *self._plugins})
 
     def get(self, name: str) -> Callable[..., Any]:
         """Return the entry called ``name``, importing the plugin that provides it if need be.
@@ -102,7 +103,7 @@ class Registry:
         self._load_home()
         if isinstance(name, str) and name in self._deferred:
             importlib.import_module(self._deferred[name])
-        plugin = self._plugins().get(name) if isinstance(name, str) else None
+        plugin = self._plugins.get(name) if isinstance(name, str) else None
         if plugin is None:
             if not isinstance(name, str) or name not in self._entries:
                 raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(str(name), self.names())}")
@@ -122,7 +123,7 @@ class Registry:
 
     def provider(self, name: str) -> str | None:
         """Return the package, with its version, that provides ``name`` as a plugin; ``None`` for built-in names."""
-        plugin = self._plugins().get(name)
+        plugin = self._plugins.get(name)
         return None if plugin is None else f"{_package(plugin)} {plugin.dist.version if plugin.dist else ''}".strip()
 
     def check(self, config: Mapping[str, Any] | None, *, key: str | None = None) -> dict[str, Any]:
@@ -156,7 +157,9 @@ class Registry:
         if self.home is not None:
             importlib.import_module(self.home)
 
+    @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
+        """The installed plugins by name, looked up once: it takes a walk over every installed package."""
         return {point.name: point for point in entry_points(group=f"tinyvid.{self.kind}")}
 
 
