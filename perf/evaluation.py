@@ -166,7 +166,7 @@ def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str], dict[str, fl
 def run(assistant: Any, benchmark: Any, folder: Path, arguments: argparse.Namespace) -> tuple[float, list[str]]:
     """Run the benchmark with tinyvid's runner; return the seconds and the replies."""
     from tinyvid.evaluation import EvaluationOptions, evaluate
-    from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
+    from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 
     options = EvaluationOptions(batch_size=arguments.batch_size, workers=arguments.workers, max_new_tokens=TOKENS)
     began = time.perf_counter()

@@ -19,7 +19,7 @@ from lmms_eval.tasks import TaskManager
 
 from tinyvid import Assistant
 from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
-from tinyvid.evaluation.running.predictions import read_outcomes
+from tinyvid.evaluation.reporting.predictions import read_outcomes
 
 TASK, TOKENS = "tinyvid_shapes", 32  # as the task has it
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tinyvid.evaluation import Report
 from tinyvid.evaluation.items import Outcome
-from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
+from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
 from tinyvid.video.open_video import open_video

@@ -1,20 +1,17 @@
-"""Benchmarks, honestly scored: ask every item once, read replies by stated rules, and report what failed by name.
+"""Run benchmarks: ask every item once, read replies by stated rules, and name what failed.
 
 A benchmark is a class that fulfills ``items.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
-(``Item``) and which averages it publishes; everything else is here, the same for all of them:
+(``Item``) and which averages it publishes. Everything else is here, the same for all benchmarks:
 
-    annotations   what benchmark classes share: files, letters, where the built-in ones are found
-    replies       the end of a reply, without thinking and markup
-    choices       extract_choice: the letter in a reply, or nothing
-    scores        a reply to a value in [0, 1], by named rules
-    rubrics       what a judge is asked; judge: the strict form of verdicts; judges: who judges
-    units         what is decoded and asked together, ahead of the model
-    answering     the model's part: a pass of the tower per video, questions in batches, likelihoods of options
-    predictions   the rows of a run; record: what they depend on; outcomes: what they are worth
-    runner        evaluate: all of it, resumable, on any number of processes
-    averages      micro, macro, Wilson, bootstrap, McNemar
-    report        report.json and report.md; plots: the pictures; progress: the bar
-    compare       runs against each other; comparison: the same as files
+| module or package | what is in it |
+|---|---|
+| `items` | what a benchmark consists of, what became of each item, and the `Benchmark` protocol |
+| `annotations` | what benchmark classes share: files, letters, `build_benchmark` |
+| `builtin` | registers the benchmarks of `eval/` |
+| `scoring/` | from a reply to a value, and from values to averages |
+| `judging/` | rubrics, verdicts and judges for open answers |
+| `reporting/` | the files of a run: rows, report, plots, comparisons |
+| `running/` | `evaluate`: decode, ask, record, resume |
 
 Example::
 
@@ -23,11 +20,11 @@ Example::
     print(report.accuracy)
 """
 
+from tinyvid.evaluation.annotations import build_benchmark, letter_of, lettered, require
 from tinyvid.evaluation.judging.judge import Judge
 from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
 from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
 from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.running.annotations import build_benchmark, letter_of, lettered, require
 from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
 from tinyvid.evaluation.scoring.averages import macro, micro
 from tinyvid.evaluation.scoring.choices import extract_choice

@@ -91,6 +91,21 @@ class Outcome:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says.
+
+    Attributes:
+        value: In [0, 1]; ``None`` if there is no valid verdict.
+        points: The whole-number marks, by name.
+        error: Why there is no valid verdict.
+    """
+
+    value: float | None
+    points: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
 class Benchmark(Protocol):
     """Questions about videos, in a fixed order, and the averages that are published of them.
 

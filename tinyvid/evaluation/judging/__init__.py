@@ -1,1 +1,8 @@
-"""Judges for answers that no rule can compare: rubrics, strict verdicts, and the models that give them."""
+"""Judge answers that no rule can compare.
+
+| module | what it does |
+|---|---|
+| `rubrics` | what a judge is asked, and which marks it gives |
+| `judge` | the strict form of a verdict, attempts, and the cache of verdicts |
+| `judges` | the judges: `exact`, `local` and `openai` |
+"""

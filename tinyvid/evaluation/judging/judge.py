@@ -12,10 +12,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tinyvid.evaluation.items import Verdict
 from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
 
 logger = logging.getLogger(__name__)
@@ -33,21 +34,6 @@ class Case:
     answer: str
     reply: str
     rubric: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a judge says.
-
-    Attributes:
-        value: In [0, 1]; ``None`` if there is no valid verdict.
-        points: The whole-number marks, by name.
-        error: Why there is no valid verdict.
-    """
-
-    value: float | None
-    points: Mapping[str, float] = field(default_factory=dict)
-    error: str = ""
 
 
 class Judge(Protocol):

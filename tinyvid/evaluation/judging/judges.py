@@ -15,7 +15,8 @@ import torch
 
 from tinyvid.build import DTYPES, resolve_device, resolve_dtype
 from tinyvid.errors import ConfigError
-from tinyvid.evaluation.judging.judge import Case, Verdict, by_chat
+from tinyvid.evaluation.items import Verdict
+from tinyvid.evaluation.judging.judge import Case, by_chat
 from tinyvid.evaluation.judging.rubrics import Rubric
 from tinyvid.evaluation.scoring.replies import wording
 from tinyvid.protocols import LanguageModel

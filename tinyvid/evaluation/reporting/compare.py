@@ -14,8 +14,8 @@ from typing import Any
 
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation.items import Outcome
+from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.scoring.averages import bootstrap, by_group, interval, kinds_of, macro, mcnemar, micro
 
 

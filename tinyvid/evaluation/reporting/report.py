@@ -6,24 +6,27 @@ answer and nothing else. ``chance`` and ``majority`` are what guessing, and alwa
 score: a result means nothing below them.
 """
 
+import hashlib
 import json
 import math
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tinyvid.errors import DataError
 from tinyvid.evaluation.items import Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
-from tinyvid.evaluation.running.record import config_hash, versions
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
 
 REPORT = "report.json"
 TEXT = "report.md"
 SHOWN = 20  # failures that the text names before it refers to report.json
 UNREAD = "(unparsed)"
+PACKAGES = ("tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "torchcodec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,8 @@ def summarize(
         "judge_failed": _reasons(outcomes, "judge_failed"),
         "first_prompt": [[message.role, message.text] for message in items[0].sample.messages],
         "settings": dict(settings),
-        "config_hash": config_hash(settings),
-        "versions": versions(),
+        "config_hash": _config_hash(settings),
+        "versions": _versions(),
     }
 
 
@@ -198,6 +201,22 @@ def _confusion(labels: list[str], outcomes: Sequence[Outcome]) -> dict[str, Any]
 
 def _reasons(outcomes: Sequence[Outcome], status: str) -> list[dict[str, str]]:
     return [{"id": o.id, "video": o.video, "reason": o.reason} for o in outcomes if o.status == status]
+
+
+def _config_hash(settings: Mapping[str, Any]) -> str:
+    """Return a short hash of settings: two reports with the same one were made the same way."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what computed a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def as_text(data: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from tinyvid.data.parsing import LETTERS
 from tinyvid.errors import ConfigError, DataError
+from tinyvid.evaluation.annotations import build_benchmark
 from tinyvid.evaluation.items import Benchmark, Item, Outcome
+from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.running.annotations import build_benchmark
-from tinyvid.evaluation.running.predictions import ROWS, read_outcomes
 
 # VLMEvalKit's letter for "none of the options": of an empty text and of its own text for failures, some of its scorers
 # make a right answer.

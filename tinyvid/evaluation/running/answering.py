@@ -9,7 +9,9 @@ from torch import Tensor
 
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError
+from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.evaluation.running.units import Question, Shot
+from tinyvid.evaluation.scoring.scores import rescore
 from tinyvid.processing.batch import Batch, Example
 from tinyvid.types import IGNORE_INDEX
 
@@ -180,3 +182,25 @@ def _total(rows: Tensor, tokens: Sequence[int]) -> float:
 def _portions(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for first in range(0, len(entries), size):
         yield entries[first : first + size]
+
+
+def failures_of(shots: Sequence[Shot], items: Sequence[Item]) -> list[Outcome]:
+    """Return the outcomes of items whose videos cannot be read."""
+    failed = [(items[index], shot) for shot in shots if shot.failure for index in shot.indices]
+    rows = [(item, Outcome(item.id, "media_failed", 0.0, video=s.video, reason=s.failure)) for item, s in failed]
+    return [rescore(item, row) for item, row in rows]
+
+
+def outcome_of(item: Item, answer: Answer, shot: Shot) -> Outcome:
+    """Return the outcome of an item that was asked; a judge comes later."""
+    asked = Outcome(
+        id=item.id,
+        status="answered",
+        value=None,
+        reply=answer.reply,
+        likelihoods=dict(answer.likelihoods),
+        video=shot.video,
+        duration=shot.duration,
+        num_frames=shot.num_frames,
+    )
+    return rescore(item, asked)

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
 
 RECORD = "run.json"
 SEEN = 16  # values of each weight that a fingerprint covers
-PACKAGES = ("tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "torchcodec")
 
 
 def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], **options: Any) -> dict[str, Any]:
@@ -67,22 +64,6 @@ def digest_items(items: Sequence[Item]) -> str:
         entry = [item.id, item.rule, messages, item.prefix, dict(item.options), item.answer, bounds, item.rubric]
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()[:16]
-
-
-def config_hash(settings: Mapping[str, Any]) -> str:
-    """Return a short hash of settings: two reports with the same one were made the same way."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computed a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def prepare(folder: Path, identity: Mapping[str, Any]) -> None:

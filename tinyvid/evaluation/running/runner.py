@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from accelerate import PartialState
@@ -17,17 +18,17 @@ from accelerate.utils import gather_object
 
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError, DataError, suggest
-from tinyvid.evaluation.items import Benchmark, Item, Outcome
-from tinyvid.evaluation.judging.judge import Case, Judge, Verdict, judge_cases
+from tinyvid.evaluation.annotations import listed
+from tinyvid.evaluation.items import Benchmark, Item, Outcome, Verdict
+from tinyvid.evaluation.judging.judge import Case, Judge, judge_cases
 from tinyvid.evaluation.judging.rubrics import RUBRICS
+from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.evaluation.reporting.report import Report, write_report
-from tinyvid.evaluation.running.annotations import listed, missing_videos
-from tinyvid.evaluation.running.answering import Answerer
-from tinyvid.evaluation.running.predictions import Predictions
-from tinyvid.evaluation.running.progress import Progress
+from tinyvid.evaluation.running.answering import Answerer, failures_of, outcome_of
 from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
-from tinyvid.evaluation.scoring.outcomes import failures_of, is_judged, outcome_of, rescore
+from tinyvid.evaluation.scoring.averages import micro
+from tinyvid.evaluation.scoring.scores import is_judged, rescore
 from tinyvid.registry import PositiveInt
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def check_videos(items: Sequence[Item], benchmark: Benchmark, missing: Missing) 
     Raises:
         DataError: Some are missing, and that is not to be counted.
     """
-    absent = missing_videos(items)
+    absent = _missing_videos(items)
     if not absent:
         return
     if missing == "raise":
@@ -181,6 +182,13 @@ def check_videos(items: Sequence[Item], benchmark: Benchmark, missing: Missing) 
             f"{benchmark.source}. Fetch them, correct benchmark.root, or give missing=count to report them as failures"
         )
     logger.warning("%d videos are missing and count as failures: %s", len(absent), listed(absent))
+
+
+def _missing_videos(items: Sequence[Item]) -> list[str]:
+    """Return the files of the items' videos that are not there, each once, in order."""
+    videos = [video for item in items for video in item.sample.videos]
+    paths = dict.fromkeys(str(video.source) for video in videos if isinstance(video.source, str | Path))
+    return [path for path in paths if not Path(path).expanduser().exists()]
 
 
 def _answer(
@@ -202,7 +210,7 @@ def _answer(
     prepare_unit = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score)
     waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
     shown = progress and state.is_main_process
-    with Progress(waiting, name=benchmark.name, done=[*done.values()], shown=shown) as bar:
+    with _Bar(waiting, name=benchmark.name, done=[*done.values()], shown=shown) as bar:
         for shots in ahead(prepare_unit, units, options.workers):
             shot_of = {question.index: shot for shot in shots for question in shot.questions}
             new = failures_of(shots, items)
@@ -230,3 +238,51 @@ def _judge(
     ]
     verdicts = [(item.id, verdict) for item, verdict in zip(mine, judge_cases(judge, cases, cache), strict=True)]
     return dict(gather_object(verdicts) if state.num_processes > 1 else verdicts)
+
+
+class _Bar:
+    """A bar on standard error: what is done, how much of it is right, and the time that is left.
+
+    Args:
+        total: Items to be asked by this process.
+        name: What is run.
+        done: Outcomes of an earlier run, for the accuracy.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, total: int, *, name: str, done: Sequence[Outcome] = (), shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.outcomes = list(done)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[accuracy]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self._task = self._bar.add_task(name, total=total, accuracy=self._accuracy())
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count outcomes."""
+        self.outcomes += outcomes
+        self._bar.update(self._task, advance=len(outcomes), accuracy=self._accuracy())
+
+    def _accuracy(self) -> str:
+        share = micro(self.outcomes)
+        return "" if share != share else f"accuracy {share:.1%}"  # NaN is not itself

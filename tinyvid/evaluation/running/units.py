@@ -15,11 +15,10 @@ import torch
 
 from tinyvid.errors import ConfigError, DataError, VideoError
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
-from tinyvid.evaluation.running.annotations import name_of
 from tinyvid.processing.batch import Example
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
-from tinyvid.types import IGNORE_INDEX, Message, Sample
+from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 
 Score = Literal["reply", "likelihood"]
 Missing = Literal["raise", "count"]
@@ -126,7 +125,7 @@ class Preparer:
     def _shots(self, indices: tuple[int, ...]) -> list[Shot]:
         """Prepare items about the same videos: one shot, unless a sampler gave way to the text of some of them."""
         videos = self.items[indices[0]].sample.videos
-        name = name_of(videos[0]) if videos else ""
+        name = _name_of(videos[0]) if videos else ""
         try:
             questions = {index: self._written(index) for index in indices}
             by_frames: dict[tuple[tuple[int, ...], ...], list[int]] = {}
@@ -211,6 +210,13 @@ class Written:
     begun: str
     reserve: int
     layout: Layout
+
+
+def _name_of(video: Video) -> str:
+    """Return a video with its bounds: what two items must agree in to share a decode."""
+    bounds = "" if video.start is None and video.end is None else f"#{video.start}-{video.end}"
+    rate = "" if video.fps is None else f"@{video.fps:g}"
+    return f"{video}{bounds}{rate}"
 
 
 def _cut(example: Example, end: int) -> Example:

@@ -20,10 +20,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from tinyvid.evaluation.items import Item
+from tinyvid.evaluation.items import Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
@@ -63,6 +63,31 @@ def read(item: Item, reply: str) -> Reading:
         return Reading(None, 0.0)
     exact = wording(reply) == wording(item.options[item.answer] if item.rule == "label" else item.answer)
     return Reading(prediction, _value(item, prediction, item.answer), exact)
+
+
+def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome:
+    """Return a row with what its reply is worth; of a judge's item, by the verdict on it."""
+    row = replace(row, answer=item.answer, groups=dict(item.groups))
+    if row.status == "media_failed":
+        return replace(row, value=None if item.answer is None else 0.0)
+    if row.likelihoods:
+        best = max(row.likelihoods, key=lambda key: row.likelihoods[key])
+        value = None if item.answer is None else float(best == item.answer)
+        return replace(row, status="answered", prediction=best, value=value)
+    reading = read(item, row.reply or "")
+    row = replace(row, prediction=reading.prediction, value=reading.value, exact=reading.exact, points={}, reason="")
+    if reading.prediction is None:
+        return replace(row, status="unparsed", value=None if item.answer is None else 0.0)
+    if verdict is None:
+        return replace(row, status="answered")
+    if verdict.error:
+        return replace(row, status="judge_failed", value=0.0, reason=verdict.error)
+    return replace(row, status="answered", value=verdict.value, points=dict(verdict.points))
+
+
+def is_judged(item: Item) -> bool:
+    """Return whether a judge decides what a reply to an item is worth."""
+    return item.rule == "judge" and item.answer is not None
 
 
 def predict(item: Item, reply: str) -> str | None:

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from tests.factories import save_llm
 from tinyvid.errors import ConfigError
-from tinyvid.evaluation.judging.judge import Case, Verdict, by_chat, judge_cases, key_of, parse_verdict, read_verdicts
+from tinyvid.evaluation.items import Verdict
+from tinyvid.evaluation.judging.judge import Case, by_chat, judge_cases, key_of, parse_verdict, read_verdicts
 from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
 from tinyvid.evaluation.judging.rubrics import RUBRICS, YES_NO, Rubric
 

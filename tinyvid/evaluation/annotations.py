@@ -9,9 +9,8 @@ from typing import Any
 
 from tinyvid.data.parsing import LETTERS
 from tinyvid.errors import DataError
-from tinyvid.evaluation.items import Benchmark, Item
+from tinyvid.evaluation.items import Benchmark
 from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Video
 
 LISTED = 8  # names that a message shows before it only counts
 PADDING = {"", "n/a"}  # texts that fill up rows with fewer options
@@ -56,13 +55,6 @@ def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
     return folder
 
 
-def missing_videos(items: Sequence[Item]) -> list[str]:
-    """Return the files of the items' videos that are not there, each once, in order."""
-    videos = [video for item in items for video in item.sample.videos]
-    paths = dict.fromkeys(str(video.source) for video in videos if isinstance(video.source, str | Path))
-    return [path for path in paths if not Path(path).expanduser().exists()]
-
-
 def listed(names: Sequence[str], limit: int = LISTED) -> str:
     """Return names separated by commas; beyond ``limit``, how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -93,10 +85,3 @@ def letter_of(options: Mapping[str, str], answer: str, *, where: str) -> str:
     if len(letters) != 1:
         raise DataError(f"{where}: the answer {answer!r} is {len(letters)} of the options {dict(options)}, not one")
     return letters[0]
-
-
-def name_of(video: Video) -> str:
-    """Return a video with its bounds: what two items must agree in to share a decode."""
-    bounds = "" if video.start is None and video.end is None else f"#{video.start}-{video.end}"
-    rate = "" if video.fps is None else f"@{video.fps:g}"
-    return f"{video}{bounds}{rate}"

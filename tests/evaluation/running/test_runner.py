@@ -1,28 +1,22 @@
 """Running a benchmark in one process: what is asked, shared, counted, refused and reported."""
 
-import inspect
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from tests.clips import write_clip
 from tests.factories import tiny_overrides
-from tests.questions import read_rows, write_questions, write_rows
-from tests.runs import turns
+from tests.questions import read_rows, write_questions
 from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.caches import FeatureCache, tower_key
-from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate
 from tinyvid.evaluation.items import Item
-from tinyvid.evaluation.running.annotations import letter_of, lettered, require
 from tinyvid.evaluation.running.units import plan_units
-from tinyvid.registry import BENCHMARKS, JUDGES
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
@@ -379,88 +373,6 @@ def test_a_report_that_is_none_is_refused(tmp_path):
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(DataError, match="is no report of a benchmark"):
         Report.load(tmp_path)
-
-
-# --- benchmarks and their helpers -------------------------------------------------------------------------------------
-
-
-def test_custom_reads_every_kind_of_row(tmp_path):
-    rows = [
-        {"id": "choice", "conversations": turns("Which?"), "options": ["x", "y", "N/A"], "answer_index": 1, "group": 7},
-        {"id": "open", "conversations": turns("What?", "A dog.")},
-        {"id": "stated", "conversations": turns("How many?"), "answer": 3, "rule": "number"},
-        {"id": "label", "conversations": turns("Class?", "Arson"), "options": ["Arson", "Fight"], "rule": "label"},
-        {"conversations": turns("No id?", "None.")},
-    ]
-    benchmark = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows)), "rule": "contains"})
-    items = {item.id: item for item in (benchmark[i] for i in range(len(benchmark)))}
-    assert items["choice"].options == {"A": "x", "B": "y"}
-    assert (items["choice"].answer, items["choice"].question, items["choice"].groups) == ("B", "Which?", {"group": "7"})
-    assert items["choice"].sample.messages[-1].text.startswith("Which?\nA. x\nB. y\nC. N/A\nAnswer with")
-    assert (items["open"].rule, items["open"].answer) == ("contains", "A dog.")
-    assert (items["stated"].rule, items["stated"].answer) == ("number", "3")
-    assert (items["label"].rule, items["label"].answer) == ("label", "Arson")
-    assert "rows.jsonl:5" in items
-    assert all(item.sample.messages[-1].role == "user" for item in items.values())
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"root": "nowhere"}, DataError, r"benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl \(there is no such"),
-        ({"file": "other.jsonl"}, DataError, r"lacks 1 of 1 files: other.jsonl \(it holds .*rows.jsonl.*come from you"),
-        ({"prompt_style": "offical"}, ConfigError, r"prompt_style='offical' is not allowed. Did you mean 'official'\?"),
-        ({"rule": "judged"}, ConfigError, r"rule='judged' is not allowed. Did you mean 'judge'\?"),
-        ({"style": "official"}, ConfigError, "has no option 'style'"),
-        ({"name": "custum"}, ConfigError, r"unknown benchmark 'custum'. Did you mean 'custom'\?"),
-        ({"root": "???"}, ConfigError, "benchmark 'custom' needs benchmark.root"),
-    ],
-)
-def test_a_mistake_in_a_benchmark_is_named(questions, options, error, message):
-    with pytest.raises(error, match=message):
-        build_benchmark({"name": "custom", "root": str(questions), **options})
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"id": "a", "conversations": turns("Q?")}], "rows.jsonl:1: the row states no answer"),
-        ([{"id": "a", "conversations": turns("Q?", "A")}] * 2, r"the ids \['a'\] stand in several rows"),
-        ([{"id": "a", "conversations": turns("Q?", "A"), "rule": "guess"}], "rows.jsonl:1: .*rule 'guess' is unknown"),
-        ([{"id": "a", "conversations": turns("Q?"), "answer_index": 0}], "rows.jsonl:1: .*without 'options'"),
-        ([{"conversations": turns("Q?", "A"), "video": "../a.mp4"}], "leaves the media folder"),
-    ],
-)
-def test_a_row_that_cannot_be_asked_is_named(tmp_path, rows, message):
-    with pytest.raises(DataError, match=message):
-        build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
-
-
-def test_helpers_of_benchmarks(tmp_path):
-    assert lettered(["a", "", "b", "N/A", "n/a"]) == {"A": "a", "C": "b"}
-    assert letter_of({"A": "x", "B": "y"}, "y", where="row 3") == "B"
-    with pytest.raises(DataError, match="row 3: the answer 'z' is 0 of the options"):
-        letter_of({"A": "x", "B": "y"}, "z", where="row 3")
-    (tmp_path / "there.json").touch()
-    assert require(tmp_path, ["there.json"], source="a site") == tmp_path
-    with pytest.raises(
-        DataError, match=r"lacks 2 of 3 files: a.json, b \(it holds there.json\); they come from a site"
-    ):
-        require(tmp_path, ["there.json", "a.json", "b"], source="a site")
-
-
-@pytest.mark.parametrize("registry", [BENCHMARKS, JUDGES], ids=lambda registry: registry.kind)
-def test_option_files_list_every_option_with_its_default(registry):
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF_DIR / registry.kind).glob("*.yaml")}
-    assert {content["name"] for content in files.values()} == set(registry.names())
-    for name, content in files.items():
-        parameters = inspect.signature(registry.get(content["name"])).parameters
-        assert list(content) == ["name", *parameters], name
-        defaults = {key: "???" if p.default is p.empty else p.default for key, p in parameters.items()}
-        if name == content["name"]:
-            assert {key: tuple(v) if isinstance(v, list) else v for key, v in content.items() if key != "name"} == {
-                key: tuple(v) if isinstance(v, list) else v for key, v in defaults.items()
-            }, name
 
 
 def test_arrays_are_videos_too(assistant, tmp_path):

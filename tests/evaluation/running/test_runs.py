@@ -21,7 +21,7 @@ from tinyvid import Assistant, ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.evaluation import EvaluationOptions, build_benchmark
 from tinyvid.evaluation.items import Outcome
-from tinyvid.evaluation.running.predictions import Predictions
+from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.training.benchmarking import TrainingBenchmark
 
