@@ -1,6 +1,7 @@
 """Composition: who beats whom, and what a mistyped override says."""
 
 import inspect
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import yaml
 from tinyvid import ConfigError, compose
 from tinyvid.build import REGISTRIES, check
 from tinyvid.config import CONF_DIR
+from tinyvid.training import TrainOptions, read_recipe
 
 OPTION_FILES = sorted(path for kind in REGISTRIES for path in (CONF_DIR / kind).glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+RECIPES = sorted(path for path in (CONF_DIR / "recipe").glob("*.yaml") if path.stem != "default")
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
@@ -75,6 +78,24 @@ def test_an_option_file_comments_every_option(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert sum(line.startswith("#") for line in lines) >= 2
+
+
+def test_the_default_recipe_lists_every_option_with_its_default():
+    """The other recipes are deltas, so that this file alone follows the signature."""
+    config = yaml.safe_load((CONF_DIR / "recipe" / "default.yaml").read_text())
+    options, parts = read_recipe(config)
+    assert set(config) == {*parts, *(option.name for option in fields(TrainOptions))}
+    assert replace(options, report_to=()) == TrainOptions()
+    assert {part: config[part]["train"] for part in parts if config[part]["train"] != "frozen"} == {"connector": "full"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_states_what_it_changes_and_no_more(path):
+    default, recipe = (yaml.safe_load((path.with_stem(stem)).read_text()) for stem in ("default", path.stem))
+    assert recipe.pop("defaults") == ["default", "_self_"]
+    for key, value in recipe.items():
+        assert {**default[key], **value} != default[key] if isinstance(value, dict) else value != default[key], key
+    read_recipe(compose([f"recipe={path.stem}"], config="train").recipe)
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
