@@ -117,12 +117,12 @@ def loading(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, floa
     import torch
 
     from tinyvid.caches import FeatureCache, FrameCache
-    from tinyvid.types import ImageSpec, TokenBudget
+    from tinyvid.types import ImageSpec, TokenBudget, TokenSpec
 
     half = (0.5, 0.5, 0.5)
 
     class Connector:
-        budget, reads_question = TokenBudget(fixed=VIDEO_TOKENS), False
+        tokens = TokenSpec(TokenBudget(fixed=VIDEO_TOKENS))
 
     processor = processor_for(ImageSpec(size=sizes["size"], mean=half, std=half), Connector, num_frames=16)
     samples = [sample(path) for path in write_clips(folder, "loading", sizes["clips"], sizes["video"])]

@@ -48,8 +48,7 @@ def processor_for(image: Any, connector: Any, *, num_frames: int) -> Any:
         sampler=SAMPLERS.build(groups.sampler),
         reader=VIDEO_READERS.build(groups.video_reader),
         image=image,
-        budget=connector.budget,
-        reads_question=connector.reads_question,
+        tokens=connector.tokens,
         max_length=4096,
     )
 

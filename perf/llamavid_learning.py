@@ -124,8 +124,7 @@ def make_processor(connector: Any) -> Processor:
         sampler=SAMPLERS.build({"name": "uniform", "num_frames": NUM_FRAMES}),
         reader=VIDEO_READERS.build({"name": "auto"}),
         image=RandomTower.image,
-        budget=connector.budget,
-        reads_question=True,
+        tokens=connector.tokens,
         max_length=64,
         questions=QuestionReader(words, max_length=16, special_tokens=False),
     )
@@ -137,7 +136,7 @@ class VectorizedVideoLLM(VideoLLM):
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
         clips = torch.stack(self.clips(batch))  # (B, T, P, Dv): one slot a clip
-        if not self.connector.reads_question:
+        if not self.connector.tokens.reads_question:
             return torch.vmap(self.connector)(clips).flatten(0, 1)
         asked = [self.question(slot) for slot in batch.slots]  # all of one length
         embeddings = torch.stack([question.embeddings for question in asked if question.embeddings is not None])

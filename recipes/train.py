@@ -218,7 +218,7 @@ def packed(rows: Any, options: TrainOptions, loaded: Loaded) -> Any:
     """
     if options.pack == 1:
         return rows
-    if loaded.processor.reads_question:
+    if loaded.processor.tokens.reads_question:
         name = loaded.groups["connector"]["name"]
         raise ConfigError(
             f"recipe.pack={options.pack}, but connector '{name}' makes other video tokens for every question; "

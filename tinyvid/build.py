@@ -197,12 +197,9 @@ def assemble(
         sampler=SAMPLERS.build(groups["sampler"]),
         reader=VIDEO_READERS.build(groups["video_reader"]),
         image=vision_tower.image,
-        budget=connector.budget,
-        reads_question=connector.reads_question,
+        tokens=connector.tokens,
         max_length=llm.max_length,
         questions=_question_reader(groups, llm, connector),
-        framewise=getattr(connector, "framewise", False),
-        smaller=getattr(connector, "smaller", ()),
     )
     return model, processor
 
@@ -211,7 +208,7 @@ def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: A
     """Return what turns questions into the tokens of the connector's text decoder; ``None`` if it has none."""
     if "text_decoder" not in groups:
         return None
-    decoder, choices = connector.text_decoder, groups["connector"].get("choices", True)
+    decoder, choices = connector.text_decoder, connector.tokens.reads_choices
     if decoder.reads_embeddings:
         return QuestionReader(llm.tokenizer, max_length=decoder.max_length, special_tokens=False, choices=choices)
     path = groups["text_decoder"].get("tokenizer")

@@ -21,7 +21,7 @@ fulfills a contract by having its members.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ from tinyvid.types import (
     FeatureSpec,
     ImageSpec,
     Message,
+    Overflow,
     Question,
     Sample,
     Segment,
-    TokenBudget,
+    TokenSpec,
     VideoMeta,
 )
 
@@ -97,10 +98,10 @@ class VideoReader(Protocol):
 
 
 class FrameSampler(Protocol):
-    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness.
+    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness."""
 
-    One that states ``overflow`` says what gives way where its frames do not fit; see ``processing.planner``.
-    """
+    looks: Literal[False]
+    overflow: Overflow  # what happens where its frames do not fit; see ``processing.planner``
 
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return non-decreasing indices in [0, meta.num_frames), at least one."""
@@ -109,7 +110,8 @@ class FrameSampler(Protocol):
 class LookingSampler(Protocol):
     """A sampler that looks before it chooses, and says why. It decodes nothing itself, and keeps no frame."""
 
-    looks: bool  # True
+    looks: Literal[True]
+    overflow: Overflow  # as of ``FrameSampler``
 
     def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
         """Choose; ``look`` yields a small copy of each frame that it is asked for, decoded in turn, uint8 (h, w, 3)."""
@@ -120,6 +122,10 @@ class VisionTower(Protocol):
 
     image: ImageSpec  # what pixels must look like
     features: FeatureSpec  # what comes out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pixels must be cast to."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv). Patches only: no class or register rows."""
@@ -135,15 +141,21 @@ class Connector(Protocol):
     the text decoder of the configuration, too.
     """
 
-    budget: TokenBudget  # with nothing ``fixed``, the tokens are those of the first frame, of the second, ...
-    reads_question: bool  # True: every user turn has its own video slot, filled with its own question
-    # framewise = True: frames do not see each other, so that a clip may come in pieces.
-    # smaller: tokens per frame, in falling order, that a call can ask for with ``per_frame=`` in place of the budget's.
+    tokens: TokenSpec  # what it makes of a clip
+    text_decoder: "TextDecoder | None"  # what reads the question, where that is a part of its own
+    attention: Callable[[Tensor, Question], Tensor] | None  # (T, P, Dv) to how much each patch counts, (T, P)
 
-    def __call__(self, features: Tensor, question: Question | None = None) -> Tensor:
-        """Map the features (T, P, Dv) of ONE clip, any T >= 1, to video tokens (budget(T), D).
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
 
-        A connector that does not read the question is given ``None``.
+    def __call__(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
+        """Map the features of ONE clip to video tokens (K, D), as many as ``tokens.budget`` says.
+
+        Args:
+            features: (T, P, Dv), any T >= 1.
+            question: What the clip is asked; ``None`` unless ``tokens.reads_question``.
+            per_frame: Tokens of a frame, one of ``tokens.smaller``; ``None`` for those of the budget.
         """
 
 
@@ -158,6 +170,10 @@ class TextDecoder(Protocol):
     reads_embeddings: bool  # True: Question.embeddings, in the LLM's tokens; False: Question.ids, in its own tokens
     vocab_size: int | None  # ids it knows, where it reads its own tokens
     pretrained: bool  # True: its weights come from elsewhere, so that training leaves them frozen unless told otherwise
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features and embeddings must be cast to."""
 
     def __call__(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Return the rows (T, M, R) that a question makes of features (T, P, Dv), and which are real, bool (M,).
@@ -214,6 +230,7 @@ class LLMBuilder(Protocol):
         *,
         path: str,
         revision: str | None,
+        tokenizer: str | None,
         attention: str,
         max_length: int,
         rope_scaling: str,

@@ -256,6 +256,25 @@ class TokenBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """What a connector makes of a clip, and what it needs for it: all that the Processor knows of it.
+
+    Attributes:
+        budget: How many video tokens; with nothing ``fixed``, they are those of the first frame, of the second, ...
+        reads_question: Whether every user turn has its own video slot, filled with its own question.
+        reads_choices: Whether the choices of a multiple-choice question belong to what is read, or its stem alone.
+        in_pieces: Whether frames do not see each other, so that a clip may come in pieces.
+        smaller: Tokens per frame that a call can ask for in place of the budget's, in falling order.
+    """
+
+    budget: TokenBudget
+    reads_question: bool = False
+    reads_choices: bool = True
+    in_pieces: bool = False
+    smaller: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of the sequence: text to read, text to learn, or the place of a video."""
 

@@ -177,7 +177,7 @@ def tokens(run: Run) -> None:
     _, student = run.student("connector")
     part = student.model.connector
     partial = run.out / "tokens.partial"
-    shape = (len(run.features), part.budget.fixed, run.size.llm["hidden_size"])
+    shape = (len(run.features), part.tokens.budget.fixed, run.size.llm["hidden_size"])
     out = open_memmap(partial, mode="w+", dtype="float16", shape=shape)
 
     @torch.no_grad()  # of the thread that keeps

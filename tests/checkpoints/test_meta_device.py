@@ -19,7 +19,7 @@ def assert_alike(shapes: Assistant, whole: Assistant) -> None:
     assert {key: (value.shape, value.dtype) for key, value in state.items()} == {
         key: (value.shape, value.dtype) for key, value in whole.model.state_dict().items()
     }
-    for name in ("image", "budget", "reads_question", "max_length", "pad_id"):
+    for name in ("image", "tokens", "max_length", "pad_id"):
         assert getattr(shapes.processor, name) == getattr(whole.processor, name), name
 
 

@@ -41,8 +41,9 @@ def random_features(num_frames: int, spec: FeatureSpec = GRID) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_is_the_budget(name, num_frames, spec, dtype):
     connector = build(name, spec).to(dtype)
-    tokens = connector(random_features(num_frames, spec).to(dtype), QUESTION if connector.reads_question else None)
-    assert tokens.shape == (connector.budget(num_frames), D)
+    question = QUESTION if connector.tokens.reads_question else None
+    tokens = connector(random_features(num_frames, spec).to(dtype), question)
+    assert tokens.shape == (connector.tokens.budget(num_frames), D)
     assert tokens.dtype == dtype
     assert tokens.isfinite().all()
 
@@ -59,7 +60,7 @@ def test_gradients_reach_every_parameter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_blind_connectors_ignore_the_question(name):
     connector = build(name)
-    if connector.reads_question:
+    if connector.tokens.reads_question:
         pytest.skip("reads the question")
     features = random_features(3)
     assert torch.equal(connector(features), connector(features, QUESTION))
@@ -166,7 +167,7 @@ def test_published_sizes(name, dim, parameters):
     with torch.device("meta"):
         connector = CONNECTORS.build({"name": name}, features=FeatureSpec(1152, 728, None), llm_dim=dim)
     assert sum(p.numel() for p in connector.parameters()) == parameters
-    assert connector.budget(16) == connector.budget(64) == 512
+    assert connector.tokens.budget(16) == connector.tokens.budget(64) == 512
 
 
 def test_initialization():
@@ -208,7 +209,7 @@ def test_mlp_pools_squares_of_the_grid():
     maps = torch.arange(24.0).view(1, 4, 6, 1).expand(2, 4, 6, 2)
     expected = torch.stack([maps[:, r : r + 2, c : c + 2].mean((1, 2)) for r in (0, 2) for c in (0, 2, 4)], dim=1)
     torch.testing.assert_close(connector(maps.flatten(1, 2)), connector.layers(expected.flatten(0, 1)))
-    assert connector.budget(2) == 12
+    assert connector.tokens.budget(2) == 12
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

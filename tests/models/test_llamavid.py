@@ -152,7 +152,7 @@ def test_legacy_grids_leave_patches_out_as_the_original():
 @pytest.mark.parametrize("num_frames", [1, 2, 17])
 def test_tokens_are_as_many_as_planned(num_frames, pool, count):
     connector = make(**pool)
-    assert connector.budget(num_frames) == num_frames * (1 + count)
+    assert connector.tokens.budget(num_frames) == num_frames * (1 + count)
     assert connector(random_features(num_frames), ask()).shape == (num_frames * (1 + count), D)
 
 

@@ -39,7 +39,7 @@ def test_equals_the_original_program(name, layout, tmp_path):
         read = connector.read(rows if name == "qformer_mean" else patches, question)
         tokens = connector.combine(patches, *read).flatten(0, 1)
         torch.testing.assert_close(tokens, tensors[f"output.{number}"][0], atol=1e-5, rtol=0)
-        assert len(tokens) == connector.budget(len(rows))
+        assert len(tokens) == connector.tokens.budget(len(rows))
         if name == "raw_grid2":
             torch.testing.assert_close(connector(patches, question), tokens, atol=1e-6, rtol=0)
 

@@ -29,7 +29,7 @@ def features(num_frames: int, dtype=torch.float32):
 def test_shape_is_the_budget(num_frames, dtype):
     connector = build().to(dtype)
     tokens = connector(features(num_frames, dtype))
-    assert tokens.shape == (connector.budget(num_frames), D)
+    assert tokens.shape == (connector.tokens.budget(num_frames), D)
     assert tokens.dtype == dtype
     assert tokens.isfinite().all()
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tests.factories import tiny_config
 from tinyvid import Assistant, DataError, Message, Sample
 from tinyvid.registry import CONNECTORS
-from tinyvid.types import IGNORE_INDEX, TokenBudget
+from tinyvid.types import IGNORE_INDEX, TokenBudget, TokenSpec
 
 TOLERANCE = 2e-5  # padding changes the order of float32 sums in attention
 
@@ -126,7 +126,7 @@ def test_gradients_reach_connector_through_a_frozen_llm(folder):
 
 def test_a_connector_that_breaks_its_budget_is_named(folder):
     assistant = make(folder)
-    assistant.processor.budget = TokenBudget(fixed=15)
+    assistant.processor.tokens = TokenSpec(TokenBudget(fixed=15))
     batch = assistant.processor.collate([assistant.processor(sample("Q?"))])
     with pytest.raises(DataError, match="made 16 video tokens for 15 places"):
         assistant.model(batch)

@@ -27,7 +27,7 @@ def test_every_connector_makes_sixteen_tokens_under_the_same_recipe(name):
     decoder = groups.get("text_decoder")
     connector = build_connector(groups["connector"], features=TOWER, llm_dim=192, text_decoder=decoder)
     frames = config.sampler.num_frames
-    assert connector.budget.fixed + connector.budget.per_frame * frames == 16
+    assert connector.tokens.budget(frames) == 16
     first = compose([f"experiment=connectors/{NAMES[0]}"], config="train")
     assert [config[key] for key in ("recipe", "data", "benchmark", "llm", "vision_tower")] == [
         first[key] for key in ("recipe", "data", "benchmark", "llm", "vision_tower")

@@ -95,7 +95,7 @@ def test_layout_of_a_pack(folder):
     packed, singles = processor.pack(samples()), [processor(sample) for sample in samples()]
     shared = int((packed.blocks == 0).sum())
     assert packed.id == "row 0+row 1+row 2"
-    assert int(packed.video_mask.sum()) == processor.budget(6) == int(packed.video_mask[:shared].sum())
+    assert int(packed.video_mask.sum()) == processor.tokens.budget(6) == int(packed.video_mask[:shared].sum())
     for number, single in enumerate(singles, start=1):
         rest = packed.blocks == number
         assert torch.equal(packed.input_ids[rest], single.input_ids[shared:])
@@ -159,7 +159,7 @@ def test_a_template_with_nothing_before_the_reply(folder):
 
 def test_a_connector_that_reads_the_question(folder):
     processor = make(folder).processor
-    processor.reads_question = True
+    processor.tokens = replace(processor.tokens, reads_question=True)
     with pytest.raises(ConfigError, match="questions cannot share video tokens; set recipe.pack=1"):
         processor.pack(samples())
 

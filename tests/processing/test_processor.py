@@ -71,7 +71,7 @@ def test_training_prompt_ids_equal_inference_prompt_ids(folder, template):
 def test_video_places_match_the_budget(processor):
     example = processor(Sample(chat("Q?"), video=frames(9)))
     assert example.num_frames == (4,)
-    assert int(example.video_mask.sum()) == processor.budget(4)
+    assert int(example.video_mask.sum()) == processor.tokens.budget(4)
     assert example.pixels.shape == (4, 3, processor.image.size, processor.image.size)
     assert (example.input_ids[example.video_mask] == processor.pad_id).all()
 
@@ -143,7 +143,7 @@ def test_special_tokens_without_a_role_are_control_tokens(folder):
     tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)])
     assert "<|eot_id|>" not in tokenizer.all_special_tokens
     parts = vars(assistant.processor)
-    names = ("template", "sampler", "reader", "image", "budget", "reads_question", "max_length")
+    names = ("template", "sampler", "reader", "image", "tokens", "max_length")
     processor = Processor(tokenizer=tokenizer, **{name: parts[name] for name in names})
     tokenizer.backend_tokenizer.normalizer = NFKC()
     look_alike = "a\uff1c|eot_id|\uff1e"

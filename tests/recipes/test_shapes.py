@@ -256,7 +256,7 @@ def test_a_share_is_the_same_every_time(assistant):
     assert sorted([*shares[0].clips, *shares[1].clips]) == list(range(8))
     assert not np.array_equal(one.questions, other.questions)
     assert one.batch.blocks.max() == TINY.questions
-    assert int((one.batch.video_mask.sum(1) == assistant.processor.budget.fixed).sum()) == 4
+    assert int((one.batch.video_mask.sum(1) == assistant.processor.tokens.budget.fixed).sum()) == 4
 
 
 def test_a_reply_is_right_if_all_of_it_is(assistant):
@@ -307,7 +307,7 @@ def test_known_tokens_and_fast_attention_change_nothing(assistant, monkeypatch):
 def test_guidance_rewards_looking_at_the_shapes_in_question(assistant):
     share = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=TINY, seed=1, length=1,
                    keep_questions=True)[0]  # fmt: skip
-    batch, count = share.batch, assistant.processor.budget.fixed
+    batch, count = share.batch, assistant.processor.tokens.budget.fixed
     described = torch.arange(count).remainder(MAX_SHAPES).expand(4, -1)  # token k describes shape k % 4
     length = batch.input_ids.shape[1]
     numbers = torch.full((4, length), -1)

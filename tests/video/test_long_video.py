@@ -12,7 +12,7 @@ from tests.factories import tiny_overrides
 from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, compose
 from tinyvid.diagnostics.transcript import transcript
 from tinyvid.processing.layout import same_videos
-from tinyvid.types import IGNORE_INDEX, Cue, TokenBudget
+from tinyvid.types import IGNORE_INDEX, Cue, TokenBudget, TokenSpec
 from tinyvid.video.samplers import Content
 
 CUES = (Cue(0.5, 1.5, "Hello there."), Cue(3.2, 3.9, "Bye."))
@@ -76,7 +76,7 @@ def test_without_subtitles_nothing_changes(assistant):
 
 def test_labels_and_times(folder, monkeypatch):
     processor = build(folder, "template.frame='[{i} {time}] {video} {subtitle}|'", connector="mlp").processor
-    monkeypatch.setattr(processor, "budget", TokenBudget(per_frame=1))
+    monkeypatch.setattr(processor, "tokens", TokenSpec(TokenBudget(per_frame=1), in_pieces=True))
     example = processor(Sample(chat("What?"), video=film(3)))
     assert "USER: [1 0:00] . |[2 0:01] . Hello there.|[3 0:02] . Bye.|\nWhat?" in read(processor, example)
 
@@ -226,7 +226,7 @@ def test_labels_and_subtitles_are_counted_when_frames_give_way(folder):
 def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(folder):
     options = ["connector.content=grid", "connector.grid=4", "llm.max_length=600", "sampler.overflow=fewer_tokens"]
     assistant = build(folder, *options)
-    assert assistant.processor.smaller == (10, 5, 2)
+    assert assistant.processor.tokens.smaller == (10, 5, 2)
     example = assistant.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))
     assert [slot.per_frame for slot in example.slots] == [5, 5]
     assert example.num_frames == (40,)

@@ -25,7 +25,7 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.registry import SAMPLERS, check_options
 from tinyvid.training import trainable
 from tinyvid.training.options import read_recipe
-from tinyvid.types import VideoMeta
+from tinyvid.types import TokenBudget, VideoMeta
 
 CARD = "cuda"  # what dtype=auto is resolved for, whatever this machine has
 # Context of CUDA, workspaces of cuBLAS, and what the allocator cannot use: between 0.5 and 1 GB on current cards.
@@ -124,7 +124,7 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
     options, _ = read_recipe(settings["recipe"])
     quant, dtype = resolve_quant(settings["quant"]), resolve_dtype(settings["dtype"], CARD)
     model, groups, reports = _adapted(_structure(settings))
-    tokens = plan_tokens(groups, settings, model.connector.budget)
+    tokens = plan_tokens(groups, settings, model.connector.tokens.budget)
     trained = [p for p in model.parameters() if p.requires_grad]
     size, frames = options.batch_size, tokens.frames
     kept, checkpointed = (
@@ -154,14 +154,13 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
     )
 
 
-def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: Any) -> TokenPlan:
+def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: TokenBudget) -> TokenPlan:
     """Count frames and tokens of a sample with one clip of ``duration`` seconds at ``fps`` frames per second."""
     duration, fps = float(settings["duration"]), float(settings["fps"])
     num_frames = max(1, round(duration * fps))
     meta = VideoMeta(num_frames=num_frames, fps=fps, duration=duration, width=1280, height=720)
     sampler = SAMPLERS.build(groups["sampler"])
-    looks = getattr(sampler, "looks", False)
-    frames = len(sampler(meta, _restless).indices if looks else sampler(meta))
+    frames = len(sampler(meta, _restless).indices if sampler.looks else sampler(meta))
     return TokenPlan(
         frames=frames,
         video=budget(frames),

@@ -128,8 +128,7 @@ def _counted(part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     keeping = [(name, module) for name, module in part.named_modules() if _kept_by(name, module, 1, dtype.itemsize)]
     hooks = [module.register_forward_hook(counting(name)) for name, module in keeping]
     try:
-        like = next(part.parameters())
-        part(torch.zeros(shape, dtype=like.dtype, device=like.device))
+        part(torch.zeros(shape, dtype=part.dtype, device=next(part.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

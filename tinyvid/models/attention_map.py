@@ -92,7 +92,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
         DataError: The sample has no video.
         VideoError: A video cannot be read.
     """
-    attention = getattr(model.connector, "attention", None)
+    attention = model.connector.attention
     if attention is None:
         raise ConfigError(
             "an attention map shows what a question looked at; this connector does not read it, connector=llamavid does"

@@ -42,6 +42,11 @@ class VideoLLM(nn.Module):
         """Where the embeddings of the LLM lie, and a batch must too."""
         return self.llm.get_input_embeddings().weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the embeddings of the LLM are in, and what its layers compute in, quantized or not."""
+        return self.llm.get_input_embeddings().weight.dtype
+
     def forward(self, batch: Batch) -> Output:
         """Compute the loss of a batch, and the logits at its label positions.
 
@@ -118,7 +123,7 @@ class VideoLLM(nn.Module):
 
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
-        reads = self.connector.reads_question
+        reads = self.connector.tokens.reads_question
         asked = [self.question(slot) if reads else None for slot in batch.slots]
         tokens: list[list[Tensor]] = [[] for _ in batch.slots]
         for video, pieces in enumerate(self.pieces(batch)):
@@ -129,16 +134,14 @@ class VideoLLM(nn.Module):
                     slot = batch.slots[place]
                     key = slot if reads else slot.per_frame
                     if key not in made:
-                        # Only a connector that offers fewer tokens is ever asked for them.
-                        fewer = {} if slot.per_frame is None else {"per_frame": slot.per_frame}
-                        made[key] = self.connector(features, asked[place], **fewer)  # (K, D)
+                        made[key] = self.connector(features, asked[place], per_frame=slot.per_frame)  # (K, D)
                     tokens[place].append(made[key])
         return torch.cat([piece for slot in tokens for piece in slot])
 
     def question(self, slot: Slot) -> Question:
         """Return the question of a slot as the connector reads it; the LLM's embeddings of it keep no graph."""
         ids = torch.tensor(slot.ids, dtype=torch.long, device=self.device)  # (L,)
-        decoder = getattr(self.connector, "text_decoder", None)
+        decoder = self.connector.text_decoder
         if decoder is None or not decoder.reads_embeddings:
             return Question(slot.question, ids)
         with torch.no_grad():
@@ -158,12 +161,11 @@ class VideoLLM(nn.Module):
         streams = batch.streams or (None,) * len(batch.num_frames)
         known = batch.features or (None,) * len(batch.num_frames)
         whole = [clip for clip, stream in zip(known, streams, strict=True) if stream is None]
-        dtype = next(self.connector.parameters()).dtype
-        return [(next(encoded) if clip is None else clip).to(dtype) for clip in whole]
+        return [(next(encoded) if clip is None else clip).to(self.connector.dtype) for clip in whole]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the patch features of frames: (N, 3, S, S) to (N, P, Dv). A frozen tower keeps no graph."""
-        return self._run_tower(pixels).to(next(self.connector.parameters()).dtype)
+        return self._run_tower(pixels).to(self.connector.dtype)
 
     @torch.no_grad()
     def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
@@ -197,9 +199,8 @@ class VideoLLM(nn.Module):
         return replace(batch, pixels=None, features=features)
 
     def _run_tower(self, pixels: Tensor) -> Tensor:
-        parameter = next(self.vision_tower.parameters())
         with torch.set_grad_enabled(self._tower_learns() and torch.is_grad_enabled()):
-            chunks = pixels.to(parameter.device, parameter.dtype).split(self.tower_chunk)
+            chunks = pixels.to(self.device, self.vision_tower.dtype).split(self.tower_chunk)
             return torch.cat([self.vision_tower(chunk) for chunk in chunks])  # (N, P, Dv)
 
     def _tower_learns(self) -> bool:

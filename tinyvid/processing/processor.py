@@ -34,7 +34,7 @@ from tinyvid.processing.layout import (
 from tinyvid.processing.planner import Plans, VideoPlan, fit
 from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoReader
 from tinyvid.text.questions import QuestionReader
-from tinyvid.types import Cue, ImageSpec, Message, Overflow, Sample, Slot, TokenBudget, Video
+from tinyvid.types import Cue, ImageSpec, Message, Sample, Slot, TokenSpec, Video
 from tinyvid.video.lazy_pixels import PixelStream
 from tinyvid.video.open_video import Footage, open_video
 from tinyvid.video.pixels import normalize, resize, to_pixels
@@ -53,12 +53,10 @@ class Processor:
         sampler: Which frames are read.
         reader: What reads video files.
         image: What the vision tower wants its pixels to be.
-        budget: How many video tokens the connector makes of a clip.
-        reads_question: Whether the connector reads the question: then every user turn has its own video slots.
+        tokens: What the connector makes of a clip. One that takes a clip in pieces has one with many pixels decoded as
+            it is used.
         max_length: Longest sequence, in tokens.
         questions: Turns a question into tokens for the connector's text decoder, where it has one.
-        framewise: Whether the connector takes a clip in pieces: one with many pixels is then decoded as it is used.
-        smaller: Tokens per frame that the connector can make instead of its budget's, in falling order.
 
     Attributes:
         stream_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
@@ -72,7 +70,7 @@ class Processor:
         ConfigError: The template needs a control token that the tokenizer does not know.
     """
 
-    def __init__(  # noqa: PLR0913 - what a sample meets on its way
+    def __init__(
         self,
         *,
         tokenizer: Any,
@@ -80,26 +78,20 @@ class Processor:
         sampler: FrameSampler | LookingSampler,
         reader: VideoReader,
         image: ImageSpec,
-        budget: TokenBudget,
-        reads_question: bool,
+        tokens: TokenSpec,
         max_length: int,
         questions: QuestionReader | None = None,
-        framewise: bool = False,
-        smaller: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.sampler: Any = sampler  # as protocols.FrameSampler or LookingSampler
+        self.sampler = sampler
         self.reader = reader
         self.image = image
-        self.budget = budget
-        self.reads_question = reads_question
+        self.tokens = tokens
         self.max_length = max_length
         self.questions = questions
-        self.framewise = framewise
-        self.smaller = tuple(smaller)
         self.stream_bytes = STREAM_BYTES
-        check_style(template.frame, budget)
+        check_style(template.frame, tokens.budget)
         self.frames: FrameCache | None = None
         self.features: FeatureCache | None = None
         self.pad_id = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -174,7 +166,7 @@ class Processor:
 
     def plan_pack(self, samples: Sequence[Sample]) -> Layout:
         """Lay samples out as ``pack`` does, without decoding. Errors as there."""
-        if self.reads_question:
+        if self.tokens.reads_question:
             raise ConfigError(
                 "this connector reads the question, so that questions cannot share video tokens; set recipe.pack=1"
             )
@@ -209,13 +201,13 @@ class Processor:
         plans = known.plans if known else tuple(map(self._choose, footage))
         layout = self._typeset(sample, footage, plans, cues)
         room = self.max_length - reserve
-        overflow: Overflow = getattr(self.sampler, "overflow", "refuse")
+        overflow = self.sampler.overflow
         if len(layout.input_ids) > room and overflow != "refuse" and not known:
 
             def fits(plans: Plans) -> bool:
                 return len(self._typeset(sample, footage, plans, cues).input_ids) <= room
 
-            fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.smaller)
+            fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.tokens.smaller)
             if fitting is not None:
                 layout = self._typeset(sample, footage, fitting, cues)
                 logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
@@ -224,20 +216,20 @@ class Processor:
 
     def _choose(self, footage: Footage) -> VideoPlan:
         """Return which frames of a video the sampler wants."""
-        if getattr(self.sampler, "looks", False):
+        if self.sampler.looks:
             choice = self.sampler(footage.meta, footage.look)
             indices, reason = tuple(choice.indices), choice.reason
         else:
             indices, reason = tuple(self.sampler(footage.meta)), ""
-        return VideoPlan(indices, len(indices), footage.meta.duration, self.budget, reason)
+        return VideoPlan(indices, len(indices), footage.meta.duration, self.tokens.budget, reason)
 
     def _typeset(
         self, sample: Sample, footage: Sequence[Footage], plans: Plans, cues: Sequence[Sequence[Cue]]
     ) -> Layout:
         """Write a sample out with the frames that ``plans`` name, however long it gets."""
-        shown = videos_per_message(sample.messages, len(footage), every_turn=self.reads_question)
+        shown = videos_per_message(sample.messages, len(footage), every_turn=self.tokens.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
-        asked = [plan.budget.per_frame if plan.budget != self.budget else None for plan in plans]
+        asked = [plan.budget.per_frame if plan.budget != self.tokens.budget else None for plan in plans]
         slots = tuple(
             Slot(video, message.text, self.questions(message.text) if self.questions else (), asked[video])
             for message, videos in zip(sample.messages, shown, strict=True)
@@ -304,7 +296,7 @@ class Processor:
     def _stream(self, video: Video, indices: tuple[int, ...]) -> PixelStream | None:
         """Return the pixels of a clip as a stream, where they are too many to be held and may come in pieces."""
         stream = PixelStream(video, indices, self.reader, self.image)
-        return stream if self.framewise and stream.nbytes > self.stream_bytes else None
+        return stream if self.tokens.in_pieces and stream.nbytes > self.stream_bytes else None
 
     def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
         """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""

@@ -32,6 +32,9 @@ class Uniform:
         ConfigError: ``num_frames`` is not positive.
     """
 
+    looks: Literal[False] = False
+    overflow: Overflow = "refuse"
+
     def __init__(self, *, num_frames: PositiveInt = 16, unique: bool = False) -> None:
         _check_positive("uniform", num_frames=num_frames)
         self.num_frames = num_frames
@@ -62,6 +65,8 @@ class Fps:
     Raises:
         ConfigError: ``fps`` or ``max_frames`` is not positive.
     """
+
+    looks: Literal[False] = False
 
     def __init__(
         self,
@@ -100,6 +105,9 @@ class Midpoint:
         ConfigError: ``num_frames`` is not positive.
     """
 
+    looks: Literal[False] = False
+    overflow: Overflow = "refuse"
+
     def __init__(self, *, num_frames: PositiveInt = 16) -> None:
         _check_positive("midpoint", num_frames=num_frames)
         self.num_frames = num_frames
@@ -124,6 +132,9 @@ class Stepping:
     Raises:
         ConfigError: ``num_frames`` is not positive.
     """
+
+    looks: Literal[False] = False
+    overflow: Overflow = "refuse"
 
     def __init__(self, *, num_frames: PositiveInt = 16) -> None:
         _check_positive("stepping", num_frames=num_frames)
@@ -157,7 +168,7 @@ class Content:
         ConfigError: An option is out of range, or ``min_frames`` exceeds ``max_frames``.
     """
 
-    looks = True
+    looks: Literal[True] = True
 
     def __init__(
         self,

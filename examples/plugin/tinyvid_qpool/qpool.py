@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.registry import PositiveInt
-from tinyvid.types import FeatureSpec, TokenBudget
+from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
 
 class QueryPool(nn.Module):
@@ -16,15 +16,21 @@ class QueryPool(nn.Module):
         num_queries: Video tokens of a frame.
     """
 
-    reads_question = False
+    text_decoder = None  # it reads no question, so that there is none to read it with
+    attention = None  # and no patches that a question chose
 
     def __init__(self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 4) -> None:
         super().__init__()
-        self.budget = TokenBudget(per_frame=num_queries)
+        self.tokens = TokenSpec(TokenBudget(per_frame=num_queries))
         self.queries = nn.Parameter(torch.randn(num_queries, features.dim) * features.dim**-0.5)
         self.out = nn.Linear(features.dim, llm_dim)
 
-    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
+        return self.queries.dtype
+
+    def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
         """Map the features (T, P, Dv) of one clip to video tokens (T * num_queries, D)."""
         weights = (self.queries @ features.transpose(1, 2)).softmax(-1)  # (T, Q, P)
         return self.out(weights @ features).flatten(0, 1)  # (T * Q, D)

@@ -34,7 +34,7 @@ def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], 
         "questions": digest_items(items),
         "reads_times": isinstance(benchmark, ReadsTimes),  # what it then adds to a prompt is in no item
         "weights": fingerprint(assistant.model),
-        "dtype": str(next(assistant.model.llm.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(assistant.model.dtype).removeprefix("torch."),
         "sampler": groups["sampler"],
         "template": groups["template"],
         "reader": assistant.processor.reader.name,

@@ -3,7 +3,7 @@
 ``context.py`` and ``content.py`` hold the two kinds of token; the text decoder, a part of its own, reads the question.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from tinyvid.errors import DataError
 from tinyvid.models.connectors.content import ContentTokens, Kind
 from tinyvid.models.connectors.context import ContextAttention
+from tinyvid.protocols import TextDecoder
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
-from tinyvid.types import FeatureSpec, Question, TokenBudget
+from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
 
 @CONNECTORS.register("llamavid")
@@ -42,15 +43,12 @@ class LlamaVid(nn.Module):
         ConfigError: The tower's grid cannot be pooled as asked.
     """
 
-    reads_question = True
-    framewise = True
-
     def __init__(  # noqa: PLR0913 - each is a choice of its own
         self,
         *,
         features: FeatureSpec,
         llm_dim: int,
-        text_decoder: Any,
+        text_decoder: TextDecoder,
         content: Kind = "mean",
         grid: PositiveInt = 2,
         legacy_grid: bool = False,
@@ -71,11 +69,20 @@ class LlamaVid(nn.Module):
             values=values,
         )
         self.content = ContentTokens(features, llm_dim, kind=content, grid=grid, legacy=legacy_grid, depth=depth)
-        self.text_decoder = text_decoder  # last: the first parameter's dtype is the connector's
-        self.choices = choices
+        self.text_decoder = text_decoder
         self.chunk = chunk
-        self.budget = TokenBudget(per_frame=1 + self.content.num_tokens)
-        self.smaller = tuple(1 + count for count in self.content.smaller)
+        self.tokens = TokenSpec(
+            TokenBudget(per_frame=1 + self.content.num_tokens),
+            reads_question=True,
+            reads_choices=choices,
+            in_pieces=True,
+            smaller=tuple(1 + count for count in self.content.smaller),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
+        return self.context.query.weight.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
         """Map the features of one clip to video tokens.
@@ -83,19 +90,19 @@ class LlamaVid(nn.Module):
         Args:
             features: (T, P, Dv).
             question: What the clip is asked.
-            per_frame: Tokens of a frame, one of ``smaller``; those of the budget if not given.
+            per_frame: Tokens of a frame, one of ``tokens.smaller``; those of the budget if not given.
 
         Returns:
             (T * (1 + n), D): of each frame the context token, then the content tokens.
         """
-        blocks = features.split(self.chunk)
+        asked, blocks = (question, per_frame), features.split(self.chunk)
         if len(blocks) > 1 and self._keeps_graph(features):
-            tokens = [checkpoint(self.tokens, block, question, per_frame, use_reentrant=False) for block in blocks]
+            tokens = [checkpoint(self.frame_tokens, block, *asked, use_reentrant=False) for block in blocks]
         else:
-            tokens = [self.tokens(block, question, per_frame) for block in blocks]
+            tokens = [self.frame_tokens(block, *asked) for block in blocks]
         return torch.cat(tokens).flatten(0, 1)
 
-    def tokens(self, features: Tensor, question: Question | None, per_frame: int | None = None) -> Tensor:
+    def frame_tokens(self, features: Tensor, question: Question | None, per_frame: int | None = None) -> Tensor:
         """Return the tokens of frames: (T, P, Dv) to (T, 1 + n, D)."""
         return self.combine(features, *self.read(features, question), per_frame)
 
@@ -103,7 +110,7 @@ class LlamaVid(nn.Module):
         """Return the rows (T, M, R) that the text decoder makes of frames (T, P, Dv), and which are real, bool (M,)."""
         if question is None:
             raise DataError("the connector 'llamavid' reads the question, and was given none")
-        dtype = next(self.text_decoder.parameters()).dtype  # frozen, it may lie in another than what trains
+        dtype = self.text_decoder.dtype  # frozen, it may lie in another than what trains
         if question.embeddings is not None:
             question = Question(question.text, question.ids, question.embeddings.to(dtype), question.mask)
         rows, mask = self.text_decoder(features.to(dtype), question)
@@ -126,8 +133,9 @@ class LlamaVid(nn.Module):
     def train(self, mode: bool = True) -> "LlamaVid":
         """Switch to training mode, except a frozen text decoder: its dropout stays off."""
         super().train(mode)
-        if not any(p.requires_grad for p in self.text_decoder.parameters()):
-            self.text_decoder.eval()
+        decoder = self.get_submodule("text_decoder")
+        if not any(p.requires_grad for p in decoder.parameters()):
+            decoder.eval()
         return self
 
     def _keeps_graph(self, features: Tensor) -> bool:

@@ -2,13 +2,14 @@
 
 import itertools
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import init_linear
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
-from tinyvid.types import FeatureSpec, TokenBudget
+from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
 
 @CONNECTORS.register("mlp")
@@ -27,8 +28,8 @@ class MLP(nn.Module):
         ConfigError: The tower's grid cannot be cut into such squares.
     """
 
-    reads_question = False
-    framewise = True
+    text_decoder = None
+    attention = None
 
     def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: NumLayers = 2, pool: PositiveInt = 1) -> None:
         super().__init__()
@@ -36,18 +37,24 @@ class MLP(nn.Module):
             _check_pool(features, pool)
         self.grid = features.grid
         self.pool = pool
-        self.budget = TokenBudget(per_frame=features.num_patches // pool**2)
+        self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
         widths = [features.dim, *[llm_dim] * depth]
         linears = [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
         self.apply(init_linear)
 
-    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
+        return self.get_parameter("layers.0.weight").dtype
+
+    def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
         """Map the features of one clip to video tokens.
 
         Args:
             features: (T, P, Dv).
             question: Not read.
+            per_frame: Not read.
 
         Returns:
             (T * P / pool^2, D), frame by frame, each row by row.

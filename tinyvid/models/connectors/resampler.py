@@ -13,7 +13,7 @@ from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, Sinusoids, init_linear, perceiver_layers, refine
 from tinyvid.models.connectors.mixer import TemporalMixer
 from tinyvid.registry import CONNECTORS, AtLeast, NumLayers, PositiveInt
-from tinyvid.types import FeatureSpec, TokenBudget
+from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
 LayerCount = Annotated[int, AtLeast(0)]
 
@@ -29,13 +29,14 @@ class NaiveResampler(nn.Module):
         depth: Perceiver blocks.
     """
 
-    reads_question = False
+    text_decoder = None
+    attention = None
 
     def __init__(
         self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: NumLayers = 3
     ) -> None:
         super().__init__()
-        self.budget = TokenBudget(fixed=num_queries)
+        self.tokens = TokenSpec(TokenBudget(fixed=num_queries))
         self.latents = nn.Parameter(torch.randn(num_queries, llm_dim))
         self.linear = nn.Linear(features.dim, llm_dim)
         self.layers = perceiver_layers(llm_dim, depth)
@@ -43,12 +44,18 @@ class NaiveResampler(nn.Module):
         self.positions = Sinusoids(llm_dim)
         self.apply(init_linear)
 
-    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
+        return self.latents.dtype
+
+    def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
         """Map the features of one clip to video tokens.
 
         Args:
             features: (T, P, Dv).
             question: Not read.
+            per_frame: Not read.
 
         Returns:
             (num_queries, D).
@@ -82,7 +89,8 @@ class GroupResampler(nn.Module):
         ConfigError: ``num_queries`` is not divisible by ``num_groups``.
     """
 
-    reads_question = False
+    text_decoder = None
+    attention = None
 
     def __init__(
         self,
@@ -105,7 +113,7 @@ class GroupResampler(nn.Module):
                 f"connector.num_groups={num_groups}; the nearest num_queries that are: {nearest}"
             )
         self.num_groups = num_groups
-        self.budget = TokenBudget(fixed=num_queries)
+        self.tokens = TokenSpec(TokenBudget(fixed=num_queries))
         self.latents = nn.Parameter(torch.randn(num_queries // num_groups, llm_dim))  # q queries, shared by the groups
         self.linear = nn.Linear(features.dim, llm_dim)
         self.layers = perceiver_layers(llm_dim, depth, heads=heads, head_dim=head_dim)
@@ -116,12 +124,18 @@ class GroupResampler(nn.Module):
         )
         self.apply(init_linear)
 
-    def forward(self, features: Tensor, question: str | None = None) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features must be cast to."""
+        return self.latents.dtype
+
+    def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
         """Map the features of one clip to video tokens.
 
         Args:
             features: (T, P, Dv).
             question: Not read.
+            per_frame: Not read.
 
         Returns:
             (num_queries, D).

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
@@ -79,6 +80,11 @@ class Bert(nn.Module):
         self.tokenizer = tokenizer
         self.project = nn.Linear(features.dim, dim)  # patches to the width that the layers' cross attention reads
         self.model = start_from(path, _bert_class(), config, compare=_OPTIONS)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features and embeddings must be cast to."""
+        return self.project.weight.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Return one row per token of the question for each frame.

@@ -98,6 +98,11 @@ class LLMEmbed(nn.Module):
         self.layers = nn.ModuleList(Layer(dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features and embeddings must be cast to."""
+        return self.words.weight.dtype
+
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Return one row per token of the question for each frame.
 

@@ -92,6 +92,11 @@ class QFormer(nn.Module):
         if path is not None and not without_weights():
             read_qformer(self, path)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features and embeddings must be cast to."""
+        return self.queries.dtype
+
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Return the rows of the queries for each frame.
 

@@ -1,5 +1,6 @@
 """The text half of SigLIP as a text decoder: it knows words by what they look like, and sees no frame."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,6 +74,11 @@ class SiglipText(nn.Module):
         self.tokenizer = tokenizer
         self.pad_id = pad_id
         self.model = start_from(path, text_half, config, compare=_OPTIONS, section="text_config")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What features and embeddings must be cast to."""
+        return self.model.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Return one row per token of the question, the same ones for each frame.

@@ -91,6 +91,11 @@ class OpenClipTower(nn.Module):
         self.features = features
         self.num_blocks = blocks_to_run(layer, len(_blocks(model)))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pixels must be cast to: the dtype of the patch embedding, which stands first."""
+        return next(self.model.parameters()).dtype
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
         return _intermediate(self.model, pixels, self.num_blocks, "NLC")

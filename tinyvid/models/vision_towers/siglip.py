@@ -91,6 +91,11 @@ class SiglipTower(nn.Module):
             grid=None if self.skip else (side, side),
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pixels must be cast to: the dtype of the patch embedding, which stands first."""
+        return self.model.dtype
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
         vision = getattr(self.model, "vision_model", self.model)  # a level that older transformers 5 still have
