@@ -121,10 +121,10 @@ def loading(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, floa
 
     half = (0.5, 0.5, 0.5)
 
-    class Connector:
+    class FakeConnector:
         tokens = TokenSpec(TokenBudget(fixed=VIDEO_TOKENS))
 
-    processor = processor_for(ImageSpec(size=sizes["size"], mean=half, std=half), Connector, num_frames=16)
+    processor = processor_for(ImageSpec(size=sizes["size"], mean=half, std=half), FakeConnector, num_frames=16)
     samples = [sample(path) for path in write_clips(folder, "loading", sizes["clips"], sizes["video"])]
     features = FeatureCache(folder / "kept", max_gib=1, tower_key="random")
     sources = {

@@ -19,7 +19,7 @@ COLUMNS = {"file", "label", "question"}
 MOST_LABELS = 26  # options are lettered A to Z
 
 
-class Clip(NamedTuple):
+class LabeledClip(NamedTuple):
     """A line of the CSV."""
 
     line: int
@@ -32,7 +32,7 @@ class LabelError(Exception):
     """The CSV is wrong; one line of text per fault."""
 
 
-def read_labels(path: Path, question: str) -> list[Clip]:
+def read_labels(path: Path, question: str) -> list[LabeledClip]:
     """Read the CSV.
 
     Args:
@@ -56,14 +56,16 @@ def read_labels(path: Path, question: str) -> list[Clip]:
             if None in cells or None in cells.values():
                 raise LabelError(f"{path}:{reader.line_num}: the line has more or fewer cells than there are columns")
             values = {key: cell.strip() for key, cell in cells.items()}
-            found.append(Clip(reader.line_num, values["file"], values["label"], values.get("question") or question))
+            found.append(
+                LabeledClip(reader.line_num, values["file"], values["label"], values.get("question") or question)
+            )
     faults = [f"{path}:{line}: {fault}" for line, fault in [*faulty_lines(found, path.parent), *faulty_choices(found)]]
     if faults or not found:
         raise LabelError("\n".join(faults) or f"{path} lists no clips")
     return found
 
 
-def faulty_lines(found: list[Clip], clips: Path) -> list[tuple[int, str]]:
+def faulty_lines(found: list[LabeledClip], clips: Path) -> list[tuple[int, str]]:
     """Return what is wrong with lines of their own, each with its number."""
     faults, first = [], {}
     for clip in found:
@@ -77,7 +79,7 @@ def faulty_lines(found: list[Clip], clips: Path) -> list[tuple[int, str]]:
     return faults
 
 
-def faulty_choices(found: list[Clip]) -> list[tuple[int, str]]:
+def faulty_choices(found: list[LabeledClip]) -> list[tuple[int, str]]:
     """Return the questions that give no choice to learn and to test, each with its first line."""
     faults = []
     for question, labels in by_label(found).items():
@@ -92,15 +94,15 @@ def faulty_choices(found: list[Clip]) -> list[tuple[int, str]]:
     return faults
 
 
-def by_label(found: list[Clip]) -> dict[str, dict[str, list[Clip]]]:
+def by_label(found: list[LabeledClip]) -> dict[str, dict[str, list[LabeledClip]]]:
     """Return the clips by question and label, labels in alphabetical order."""
-    groups: dict[str, dict[str, list[Clip]]] = {}
+    groups: dict[str, dict[str, list[LabeledClip]]] = {}
     for clip in sorted(found, key=lambda clip: (clip.label, clip.line)):
         groups.setdefault(clip.question, {}).setdefault(clip.label, []).append(clip)
     return groups
 
 
-def split(found: list[Clip], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split(found: list[LabeledClip], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return rows to train on and rows to hold out: of every label the same share, and at least one of each."""
     rng = random.Random(seed)
     train, held_out = [], []
@@ -114,7 +116,7 @@ def split(found: list[Clip], share: float, seed: int) -> tuple[list[dict[str, An
     return train, held_out
 
 
-def row(clip: Clip, options: list[str], index: int) -> dict[str, Any]:
+def row(clip: LabeledClip, options: list[str], index: int) -> dict[str, Any]:
     """Return a row that asks for the letter of the right option; tinyvid writes the options below the question."""
     turns = [{"from": "human", "value": clip.question}]
     return {

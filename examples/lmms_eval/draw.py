@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tinyvid.worlds.shapes import Question, SetOptions, encode, plan_clip, render
+from tinyvid.worlds.shapes import SceneQuestion, SetOptions, encode, plan_clip, render
 
 TASK = Path(__file__).parent / "task"
 
@@ -37,7 +37,7 @@ def draw(out: Path, *, clips: int = 6, questions: int = 3) -> int:
     return len(rows)
 
 
-def row(name: str, question: Question, **media) -> dict:
+def row(name: str, question: SceneQuestion, **media) -> dict:
     """Return a row: the conversation for tinyvid, the question alone for lmms-eval; what is absent is left out."""
     asked = {"conversations": [{"from": "human", "value": question.text}], "question": question.text}
     return {"id": name, **asked, "answer": question.reply, **{key: value for key, value in media.items() if value}}

@@ -24,7 +24,7 @@ import torch
 
 from recipes.shapes.release import release, replaceable, ship
 from recipes.shapes.sizes import SIZES
-from recipes.shapes.stages import STAGES, Run
+from recipes.shapes.stages import STAGES, RecipeRun
 
 logger = logging.getLogger("tinyvid.shapes")
 
@@ -58,7 +58,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     size = replace(SIZES[args.size], hold_out=args.hold_out)
-    run = Run(args.out, size, args.seed, device, has_bf16(args.precision, device), args.workers)
+    run = RecipeRun(args.out, size, args.seed, device, has_bf16(args.precision, device), args.workers)
     run_stages(run, until=args.until)
     if args.until is not None:
         return
@@ -69,7 +69,7 @@ def main() -> None:
         ship(run, args.ship, args.footage)
 
 
-def run_stages(run: Run, *, until: str | None = None) -> None:
+def run_stages(run: RecipeRun, *, until: str | None = None) -> None:
     """Run the stages whose result is not there, in order, and note how long each took."""
     run.out.mkdir(parents=True, exist_ok=True)
     for name, (stage, result) in STAGES.items():

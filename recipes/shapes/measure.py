@@ -24,7 +24,7 @@ from recipes.shapes.questions import right_replies
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.evaluation.scoring.averages import wilson
 from tinyvid.processing.batch import Example
-from tinyvid.worlds.shapes import ClipPlan, Question, SetOptions, encode, plan_clip
+from tinyvid.worlds.shapes import ClipPlan, SceneQuestion, SetOptions, encode, plan_clip
 
 TEST = SetOptions(split="iid", seed=1)
 TOGETHER = 8  # clips of a batch
@@ -53,7 +53,7 @@ def measure(
                 examples = [replace(e, pixels=other.pixels) for e, other in zip(examples, shown, strict=True)]
             ready = assistant.processor.collate(examples).to(assistant.model.device)
             replies = right_replies(assistant.model(ready).logits, ready)
-            asked: list[Question] = [question for plan in batch for question in plan.questions]
+            asked: list[SceneQuestion] = [question for plan in batch for question in plan.questions]
             for question, right in zip(asked, replies, strict=True):
                 for name in ("overall" if question.format != "caption" else "captions", question.family,
                              f"format/{question.format}"):  # fmt: skip

@@ -16,7 +16,7 @@ from tinyvid.processing.batch import Batch, Example
 from tinyvid.processing.processor import Processor
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
-from tinyvid.worlds.shapes.questions import FAMILIES, Question, ask
+from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
 
 OPEN = ("open", "caption")  # formats in which a reply says what was seen
 draw_clip = functools.cache(clips.draw_clip)  # a scene takes longer to draw than to ask about
@@ -45,7 +45,7 @@ def draw_duration(rng: np.random.Generator) -> float:
 
 def questions_of(
     scene: Scene, file: File, rng: np.random.Generator, size: Size, *, only_open: bool = False
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Ask about a clip, what a size of the recipe asks."""
     formats = [form for form in size.formats if not only_open or form in OPEN]
     questions = ask(
@@ -64,7 +64,7 @@ def questions_of(
     return [question for question in questions if not any(name in question.text for name in names)]
 
 
-def lay_out(processor: Processor, questions: Sequence[Question], name: str) -> Example:
+def lay_out(processor: Processor, questions: Sequence[SceneQuestion], name: str) -> Example:
     """Pack the questions of a clip behind a place for its video, which is not read."""
     unread = Video(np.zeros((NUM_FRAMES, 1, 1, 3), dtype=np.uint8), fps=1.0)
     samples = [
@@ -90,7 +90,7 @@ class Share:
     clips: np.ndarray
     asked: torch.Tensor
     options: torch.Tensor
-    questions: tuple[Question, ...] = ()
+    questions: tuple[SceneQuestion, ...] = ()
 
     def to(self, device: torch.device) -> "Share":
         """Return the share with its tensors on a device."""
@@ -148,7 +148,7 @@ class Shares(Dataset[Share]):
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(self.count)
         chosen = np.sort(order[place * self.together : (place + 1) * self.together])
         examples, kept = [], []
-        asked: list[list[Question]] = []
+        asked: list[list[SceneQuestion]] = []
         for clip in (chosen + self.first).tolist():
             scene, file = draw_clip(self.world, clip, self.size.hold_out)
             rng = np.random.default_rng([self.seed, 3, number, clip])
@@ -169,7 +169,7 @@ class Shares(Dataset[Share]):
         return iter(DataLoader(self, batch_size=None, num_workers=workers, **options))
 
 
-def _asked(questions: Sequence[Sequence[Question]], size: Size) -> torch.Tensor:
+def _asked(questions: Sequence[Sequence[SceneQuestion]], size: Size) -> torch.Tensor:
     found = torch.zeros(len(questions), size.questions, MAX_SHAPES, dtype=torch.bool)
     for clip, of_clip in enumerate(questions):
         for number, question in enumerate(of_clip):
@@ -178,7 +178,7 @@ def _asked(questions: Sequence[Sequence[Question]], size: Size) -> torch.Tensor:
     return found
 
 
-def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[Question]]) -> torch.Tensor:
+def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[SceneQuestion]]) -> torch.Tensor:
     """Return where the words of the right options stand in the prompts, bool (B, L)."""
     found = torch.zeros_like(batch.video_mask)
     for row, of_clip in enumerate(questions):

@@ -16,7 +16,7 @@ import torch
 from recipes.shapes.footage import ask_footage, told
 from recipes.shapes.measure import TEST, Numbers, measure
 from recipes.shapes.plots import read
-from recipes.shapes.stages import Run
+from recipes.shapes.stages import RecipeRun
 from tinyvid import Assistant
 from tinyvid.checkpoints.native import Loaded, save
 from tinyvid.worlds.shapes import ClipPlan, SetOptions, encode, plan_clip
@@ -30,7 +30,7 @@ DEMO = SetOptions(split="iid", seed=2, num_shapes=3, min_events=2, sizes=["128x1
 DEMO_CLIP = 0
 
 
-def release(run: Run, *, command: str) -> None:
+def release(run: RecipeRun, *, command: str) -> None:
     """Write ``model`` and ``report.json``, and measure the model as it was written."""
     folder = run.out / "model"
     if not folder.exists():
@@ -75,7 +75,7 @@ def replaceable(folder: Path) -> bool:
     return not folder.exists() or not any(folder.iterdir()) or all((folder / name).is_file() for name in SHIPPED)
 
 
-def ship(run: Run, folder: Path, footage: Sequence[Path]) -> None:
+def ship(run: RecipeRun, folder: Path, footage: Sequence[Path]) -> None:
     """Put the finished model where the package looks for it, with its report, its card and a clip to show it on.
 
     Args:

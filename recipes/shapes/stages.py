@@ -31,7 +31,7 @@ HELD_OUT_SHARE = 8  # clips of a share when accuracy is measured
 
 
 @dataclass(frozen=True)
-class Run:
+class RecipeRun:
     """A run of the recipe.
 
     Attributes:
@@ -118,7 +118,7 @@ class Run:
         partial.rename(self.out / f"{stage}.safetensors")
 
 
-def clips(run: Run) -> None:
+def clips(run: RecipeRun) -> None:
     """Write the clips as real files, and keep what the Processor reads from them."""
     partial = run.out / "clips.partial"
     size = run.size
@@ -127,14 +127,14 @@ def clips(run: Run) -> None:
     partial.rename(run.out / "clips")
 
 
-def llm(run: Run) -> None:
+def llm(run: RecipeRun) -> None:
     """Write an LLM of random weights and its tokenizer."""
     partial = run.out / "llm.partial"
     parts.make_llm(partial, run.size, corpus(run.seed), seed=run.seed)
     partial.rename(run.out / "llm")
 
 
-def vision_tower(run: Run) -> None:
+def vision_tower(run: RecipeRun) -> None:
     """Teach the vision tower to name what is under each patch."""
     start = run.out / "vision_tower.start"
     parts.make_tower(start, run.size, seed=run.seed)
@@ -149,14 +149,14 @@ def vision_tower(run: Run) -> None:
     partial.rename(run.out / "vision_tower")
 
 
-def features(run: Run) -> None:
+def features(run: RecipeRun) -> None:
     """Keep what the trained tower makes of all clips."""
     options = {"name": "siglip", "path": str(run.out / "vision_tower"), "layer": -1}
     tower = VISION_TOWERS.build(options, dtype=torch.float32).to(run.device).eval()
     vision.keep_features(tower, run.clips, run.out / "features.npy", threads=run.replicas)
 
 
-def connector(run: Run) -> None:
+def connector(run: RecipeRun) -> None:
     """Teach the video tokens to describe the shapes of their frame."""
     _, student = run.student()
     trainer = Trainer(run.clips, run.features, run.engine(student), run.seed)
@@ -172,7 +172,7 @@ def connector(run: Run) -> None:
     run.keep(student, "connector")
 
 
-def tokens(run: Run) -> None:
+def tokens(run: RecipeRun) -> None:
     """Keep what the trained connector makes of all clips in front of its mixer; from here on, that part is frozen."""
     _, student = run.student("connector")
     part = student.model.connector
@@ -193,7 +193,7 @@ def tokens(run: Run) -> None:
     partial.rename(run.out / "tokens.npy")
 
 
-def mixer(run: Run) -> None:
+def mixer(run: RecipeRun) -> None:
     """Go on with the mixer alone, which is cheap: what moves how, and what happens when and in which order."""
     _, student = run.student("connector")
     trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed + 1)
@@ -209,7 +209,7 @@ def mixer(run: Run) -> None:
     run.keep(student, "mixer")
 
 
-def shares(run: Run, assistant: Assistant, *, held_out: bool) -> Shares:
+def shares(run: RecipeRun, assistant: Assistant, *, held_out: bool) -> Shares:
     """Return packed questions about the clips to learn, or about the held-out ones."""
     size = run.size
     per_share = HELD_OUT_SHARE if held_out else size.batch_size // run.replicas
@@ -227,7 +227,7 @@ def shares(run: Run, assistant: Assistant, *, held_out: bool) -> Shares:
     )
 
 
-def answers(run: Run) -> None:
+def answers(run: RecipeRun) -> None:
     """Teach mixer and LLM to answer."""
     attention.install()
     assistant, student = run.student("mixer")
@@ -257,7 +257,7 @@ def answers(run: Run) -> None:
 
 
 # In order, with what each leaves behind.
-STAGES: dict[str, tuple[Callable[[Run], None], str]] = {
+STAGES: dict[str, tuple[Callable[[RecipeRun], None], str]] = {
     "clips": (clips, "clips"),
     "llm": (llm, "llm"),
     "vision": (vision_tower, "vision_tower"),
@@ -267,4 +267,4 @@ STAGES: dict[str, tuple[Callable[[Run], None], str]] = {
     "mixer": (mixer, "mixer.safetensors"),
     "answers": (answers, "answers.safetensors"),
 }
-__all__ = ["SIZES", "STAGES", "Any", "Run", "draw_clip"]
+__all__ = ["SIZES", "STAGES", "Any", "RecipeRun", "draw_clip"]

@@ -15,7 +15,7 @@ from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
 from tinyvid.models.connectors.blocks import refine
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch, Output
-from tinyvid.worlds.shapes import Question
+from tinyvid.worlds.shapes import SceneQuestion
 
 TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learned
 GUIDE_WEIGHT = 0.1  # of where to look
@@ -159,9 +159,9 @@ def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dic
 
 
 @torch.no_grad()  # of the thread that answers
-def _answered(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray) -> list[tuple[Question, bool]]:
+def _answered(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray) -> list[tuple[SceneQuestion, bool]]:
     """Return the questions of shares, each with whether the model would write the right reply."""
-    found: list[tuple[Question, bool]] = []
+    found: list[tuple[SceneQuestion, bool]] = []
     for share in shares:
         known = torch.from_numpy(tokens[share.clips]).to(model.device).float()
         batch = share.batch.to(model.device)

@@ -20,7 +20,7 @@ from recipes.shapes.fitting import Engine, fit, rate
 from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
 from recipes.shapes.release import digest, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES
-from recipes.shapes.stages import STAGES, Run
+from recipes.shapes.stages import STAGES, RecipeRun
 from recipes.shapes.student import Student, accuracy, forward_with, mix, resample
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
 from recipes.shapes.vision import patch_targets, to_pixels
@@ -373,7 +373,7 @@ def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
     report.pop("footage", None)
     (done / "report.json").write_text(json.dumps(report))
     for _ in range(2):  # the second time over what the first has left
-        ship(Run(done, TINY, 0, "cpu", False, 1), tmp_path / "shipped", [tmp_path / "noise.mp4"])
+        ship(RecipeRun(done, TINY, 0, "cpu", False, 1), tmp_path / "shipped", [tmp_path / "noise.mp4"])
         assert replaceable(tmp_path / "shipped")
     shipped = json.loads((tmp_path / "shipped" / "report.json").read_text())
     found = shipped.pop("footage")
@@ -404,7 +404,7 @@ def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, tol
 
 
 def test_stages_that_are_done_are_not_repeated(tmp_path):
-    run = Run(tmp_path, TINY, 0, "cpu", False, 1)
+    run = RecipeRun(tmp_path, TINY, 0, "cpu", False, 1)
     for _, result in STAGES.values():
         (tmp_path / result).touch()
     from recipes.shapes.__main__ import run_stages

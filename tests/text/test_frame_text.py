@@ -5,26 +5,26 @@ import yaml
 
 from tinyvid import ConfigError
 from tinyvid.config import CONF_DIR
-from tinyvid.text.frame_text import FRAME_LABEL, PLAIN, FrameText, Run, clock, reference
+from tinyvid.text.frame_text import FRAME_LABEL, PLAIN, FrameRun, FrameText, clock, reference
 
 
 def test_without_text_frames_are_one_run():
-    assert FrameText()([0.0, 1.0, 2.0], ["", "", ""]) == [Run("", 3)]
-    assert FrameText("{video}")([0.0, 1.0], ["Hi", ""]) == [Run("", 2)]
+    assert FrameText()([0.0, 1.0, 2.0], ["", "", ""]) == [FrameRun("", 3)]
+    assert FrameText("{video}")([0.0, 1.0], ["Hi", ""]) == [FrameRun("", 2)]
     assert FrameText()([], []) == []
 
 
 def test_subtitles_part_only_the_frames_that_have_some():
     runs = FrameText()([0.0, 1.0, 2.0, 3.0], ["", "Hi.", "", "Bye."])
-    assert runs == [Run("", 2), Run("Hi.", 2), Run("Bye.", 0)]
+    assert runs == [FrameRun("", 2), FrameRun("Hi.", 2), FrameRun("Bye.", 0)]
 
 
 def test_labels_times_and_subtitles():
     style = FrameText("Frame {i} ({time}, {seconds} s): {video} {subtitle}\n")
     assert style([0.0, 3661.25], ["", "Hi {i}."]) == [
-        Run("Frame 1 (0:00, 0.0 s): ", 1),
-        Run(" \nFrame 2 (1:01:01, 3661.2 s): ", 1),
-        Run(" Hi {i}.\n", 0),
+        FrameRun("Frame 1 (0:00, 0.0 s): ", 1),
+        FrameRun(" \nFrame 2 (1:01:01, 3661.2 s): ", 1),
+        FrameRun(" Hi {i}.\n", 0),
     ]
 
 

@@ -149,14 +149,14 @@ class TinyVid(lmms):
         """Yield the number of each item and the reply to it, as they come."""
         answerer = Answerer(self.assistant, batch_size=self.batch_size, max_new_tokens=max_new_tokens)
         prepare = Preparer(self.assistant.processor, _Asked(items), items, max_new_tokens, "reply")
-        for shots in ahead(prepare, plan_units(items, self.batch_size), WORKERS):
-            for shot in shots:
-                if shot.failure and self.unreadable == "raise":
-                    raise VideoError(f"{shot.failure}; unreadable=empty goes on, with an empty reply")
-                for index in shot.indices if shot.failure else ():
-                    logger.warning("%s has an empty reply: %s", items[index].id, shot.failure)
+        for groups in ahead(prepare, plan_units(items, self.batch_size), WORKERS):
+            for group in groups:
+                if group.failure and self.unreadable == "raise":
+                    raise VideoError(f"{group.failure}; unreadable=empty goes on, with an empty reply")
+                for index in group.indices if group.failure else ():
+                    logger.warning("%s has an empty reply: %s", items[index].id, group.failure)
                     yield index, ""
-            for answer in answerer(shots):
+            for answer in answerer(groups):
                 yield answer.index, answer.reply or ""
 
 

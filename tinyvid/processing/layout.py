@@ -10,7 +10,7 @@ from torch import Tensor
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.processing.batch import Example
 from tinyvid.processing.planner import Plans, VideoPlan
-from tinyvid.text.frame_text import FrameText, Run
+from tinyvid.text.frame_text import FrameRun, FrameText
 from tinyvid.text.subtitles import place, read_subtitles
 from tinyvid.types import IGNORE_INDEX, Cue, Message, Sample, Segment, Slot, TokenBudget, Video
 from tinyvid.video.open_video import Footage
@@ -75,7 +75,7 @@ class Piece:
 def pieces_of(
     segments: Sequence[Segment],
     slots: Sequence[Slot],
-    runs: Mapping[int, Sequence[Run]],
+    runs: Mapping[int, Sequence[FrameRun]],
     plans: Plans,
     tokenize: Callable[[list[str]], list[list[int]]],
 ) -> list[Piece]:
@@ -140,14 +140,14 @@ def check_style(style: FrameText, budget: TokenBudget) -> None:
         )
 
 
-def runs_of(video: Video, footage: Footage, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[Run]:
+def runs_of(video: Video, footage: Footage, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[FrameRun]:
     """Return the frames of a video with what is written between them.
 
     Raises:
         DataError: There is something to write, and the connector does not make tokens of each frame.
     """
     if not cues and not style.parts_frames:
-        return [Run("", len(plan.indices))]
+        return [FrameRun("", len(plan.indices))]
     times = footage.times(plan.indices)
     runs = style(times, place(cues, times, start=video.start, end=video.end))
     if plan.budget.fixed and any(run.text for run in runs):

@@ -17,7 +17,7 @@ FIELDS = ("i", "seconds", "subtitle", "time", "video")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FrameRun:
     """Neighboring frames without text between them.
 
     Attributes:
@@ -43,8 +43,8 @@ class FrameText:
         ConfigError: ``style`` has an unknown field, or not exactly one ``{video}``.
 
     Example:
-        >>> FrameText("{i}: {video} {subtitle}\n")([0.0, 1.0], ["Hello.", ""])
-        [Run(text='1: ', num_frames=1), Run(text=' Hello.\n2: ', num_frames=1), Run(text=' \n', num_frames=0)]
+        >>> FrameText("{i}: {video} {subtitle}\n")([0.0, 1.0], ["Hello.", ""])[:2]
+        [FrameRun(text='1: ', num_frames=1), FrameRun(text=' Hello.\n2: ', num_frames=1)]
     """
 
     def __init__(self, style: str = PLAIN) -> None:
@@ -62,29 +62,29 @@ class FrameText:
         self.shows_subtitles = "subtitle" in fields
         self.parts_frames = style.replace("{subtitle}", "") != "{video}"
 
-    def __call__(self, times: Sequence[float], subtitles: Sequence[str]) -> list[Run]:
+    def __call__(self, times: Sequence[float], subtitles: Sequence[str]) -> list[FrameRun]:
         """Return the runs of a video's frames.
 
         Args:
             times: When the frames are shown, in seconds.
             subtitles: For each frame the text that is said up to it.
         """
-        runs: list[Run] = []
+        runs: list[FrameRun] = []
         text = ""  # waits for the frame behind it
         count = 0
         for number, (seconds, subtitle) in enumerate(zip(times, subtitles, strict=True), 1):
             values = {"i": number, "time": clock(seconds), "seconds": f"{seconds:.1f}", "subtitle": subtitle}
             before = self._before.format(**values)
             if count and before:
-                runs.append(Run(text, count))
+                runs.append(FrameRun(text, count))
                 text, count = before, 0
             else:
                 text += before
             count += 1
             if after := self._after.format(**values):
-                runs.append(Run(text, count))
+                runs.append(FrameRun(text, count))
                 text, count = after, 0
-        return [*runs, Run(text, count)] if text or count else runs
+        return [*runs, FrameRun(text, count)] if text or count else runs
 
 
 def clock(seconds: float) -> str:

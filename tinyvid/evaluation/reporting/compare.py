@@ -20,7 +20,7 @@ from tinyvid.evaluation.scoring.averages import bootstrap, by_group, interval, k
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FinishedRun:
     """A finished run: its name in the comparison, its folder, its report and its outcomes by item."""
 
     name: str
@@ -29,7 +29,7 @@ class Run:
     outcomes: dict[str, Outcome]
 
 
-def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Run]:
+def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None) -> list[FinishedRun]:
     """Read finished runs.
 
     Args:
@@ -60,7 +60,7 @@ def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None)
                 f"{path / ROWS} holds {len(outcomes)} items, its report counts {report.data['n_total']}; run the "
                 "benchmark again in this folder, which completes it"
             )
-        runs.append(Run(name, path, report, outcomes))
+        runs.append(FinishedRun(name, path, report, outcomes))
     return runs
 
 
@@ -87,7 +87,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def common_items(runs: Sequence[Run]) -> list[str]:
+def common_items(runs: Sequence[FinishedRun]) -> list[str]:
     """Return the ids of the items that every run was asked and that have an answer, in the order of the first run.
 
     Raises:
@@ -111,7 +111,7 @@ def common_items(runs: Sequence[Run]) -> list[str]:
     return common
 
 
-def compare(runs: Sequence[Run]) -> dict[str, Any]:
+def compare(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return the comparison of runs: all that ``comparison.json`` holds."""
     common = common_items(runs)
     chosen = {id(run): [run.outcomes[name] for name in common] for run in runs}
@@ -156,7 +156,7 @@ def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any
     }
 
 
-def _run(run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _run(run: FinishedRun, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "name": run.name,
         "folder": str(run.folder),
@@ -175,7 +175,7 @@ def _number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"value": micro(outcomes), "low": low, "high": high, "n": len(outcomes)}
 
 
-def _repeats(runs: Sequence[Run], values: Mapping[int, float]) -> dict[str, Any]:
+def _repeats(runs: Sequence[FinishedRun], values: Mapping[int, float]) -> dict[str, Any]:
     """Return the spread over the runs of each name that stands several times."""
     by_name: dict[str, list[float]] = {}
     for run in runs:
@@ -193,7 +193,7 @@ def _repeats(runs: Sequence[Run], values: Mapping[int, float]) -> dict[str, Any]
     }
 
 
-def _groups(runs: Sequence[Run], chosen: Mapping[int, Sequence[Outcome]], kind: str) -> dict[str, Any]:
+def _groups(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]], kind: str) -> dict[str, Any]:
     """Return, for each group, the number of its items and each run's accuracy on them."""
     of_runs = [by_group(chosen[id(run)], kind) for run in runs]
     return {
@@ -202,7 +202,7 @@ def _groups(runs: Sequence[Run], chosen: Mapping[int, Sequence[Outcome]], kind: 
     }
 
 
-def _classes(runs: Sequence[Run], chosen: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
+def _classes(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
     """Return, for each right label of a task of labels, the number of its items and each run's accuracy on them."""
     confusion = runs[0].report.data["confusion"]
     classes = {}

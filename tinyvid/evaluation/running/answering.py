@@ -10,12 +10,12 @@ from torch import Tensor
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError
 from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.running.units import Question, Shot
+from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.scores import rescore
 from tinyvid.processing.batch import Batch, Example
 from tinyvid.types import IGNORE_INDEX
 
-Asked = tuple[Question, int]  # a question, and the number of the shot that it is about
+Asked = tuple[PreparedItem, int]  # a question, and the number of the group that it is about
 Span = tuple[int, int]
 
 
@@ -56,15 +56,15 @@ class Answerer:
         self.batch_size = batch_size
         self.options = assistant.generation(max_new_tokens)
 
-    def __call__(self, shots: Sequence[Shot]) -> Iterator[Answer]:
+    def __call__(self, groups: Sequence[VideoGroup]) -> Iterator[Answer]:
         """Yield the answers to all questions about videos that could be read.
 
         Raises:
             ConfigError: The device has too little memory for the batch size.
         """
         try:
-            clips = self._clips(shots)
-            asked = [(question, number) for number, shot in enumerate(shots) for question in shot.questions]
+            clips = self._clips(groups)
+            asked = [(question, number) for number, group in enumerate(groups) for question in group.questions]
             for portion in _portions([entry for entry in asked if not entry[0].options], self.batch_size):
                 yield from self._replies(portion, clips)
             yield from self._compare([entry for entry in asked if entry[0].options], clips)
@@ -75,21 +75,21 @@ class Answerer:
             ) from error
 
     @torch.inference_mode()
-    def _clips(self, shots: Sequence[Shot]) -> list[Clips]:
-        """Return, for each shot, its videos: features on the device, or, of what is too long for that, a stream."""
-        examples = [shot.example for shot in shots if shot.example is not None and shot.example.num_frames]
+    def _clips(self, groups: Sequence[VideoGroup]) -> list[Clips]:
+        """Return, for each group, its videos: features on the device, or, of what is too long for that, a stream."""
+        examples = [group.example for group in groups if group.example is not None and group.example.num_frames]
         if not examples:
-            return [() for _ in shots]
+            return [() for _ in groups]
         batch = self.processor.collate(examples).to(self.model.device)
         if self.processor.features is not None:
             batch = self.model.fill_features(batch, self.processor.features)
         features = iter(self.model.clips(batch))
         streams = iter(batch.streams or (None,) * len(batch.num_frames))
         clips: list[Clips] = []
-        for shot in shots:
-            counts = shot.example.num_frames if shot.example else ()
-            of_shot = [(count, next(streams)) for count in counts]
-            clips.append(tuple(Clip(n, next(features) if s is None else None, s) for n, s in of_shot))
+        for group in groups:
+            counts = group.example.num_frames if group.example else ()
+            counted = [(count, next(streams)) for count in counts]
+            clips.append(tuple(Clip(n, next(features) if s is None else None, s) for n, s in counted))
         return clips
 
     def _replies(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
@@ -136,7 +136,7 @@ class Answerer:
         Args:
             examples: Without frames.
             numbers: For each example, which of ``clips`` it is about.
-            clips: The videos of each shot.
+            clips: The videos of each group.
             side: Of the padding.
         """
         batch = self.processor.collate(examples, padding_side=side).to(self.model.device)
@@ -166,7 +166,7 @@ def _learning(example: Example, span: Span) -> Example:
     return replace(example, labels=labels)
 
 
-def _texts(question: Question) -> list[tuple[int, ...]]:
+def _texts(question: PreparedItem) -> list[tuple[int, ...]]:
     """Return the tokens of each option."""
     return [
         tuple(example.input_ids[start:end].tolist())
@@ -184,14 +184,14 @@ def _portions(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield entries[first : first + size]
 
 
-def failures_of(shots: Sequence[Shot], items: Sequence[Item]) -> list[Outcome]:
+def failures_of(groups: Sequence[VideoGroup], items: Sequence[Item]) -> list[Outcome]:
     """Return the outcomes of items whose videos cannot be read."""
-    failed = [(items[index], shot) for shot in shots if shot.failure for index in shot.indices]
+    failed = [(items[index], group) for group in groups if group.failure for index in group.indices]
     rows = [(item, Outcome(item.id, "media_failed", 0.0, video=s.video, reason=s.failure)) for item, s in failed]
     return [rescore(item, row) for item, row in rows]
 
 
-def outcome_of(item: Item, answer: Answer, shot: Shot) -> Outcome:
+def outcome_of(item: Item, answer: Answer, group: VideoGroup) -> Outcome:
     """Return the outcome of an item that was asked; a judge comes later."""
     asked = Outcome(
         id=item.id,
@@ -199,8 +199,8 @@ def outcome_of(item: Item, answer: Answer, shot: Shot) -> Outcome:
         value=None,
         reply=answer.reply,
         likelihoods=dict(answer.likelihoods),
-        video=shot.video,
-        duration=shot.duration,
-        num_frames=shot.num_frames,
+        video=group.video,
+        duration=group.duration,
+        num_frames=group.num_frames,
     )
     return rescore(item, asked)

@@ -211,11 +211,11 @@ def _answer(
     waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
     shown = progress and state.is_main_process
     with _Bar(waiting, name=benchmark.name, done=[*done.values()], shown=shown) as bar:
-        for shots in ahead(prepare_unit, units, options.workers):
-            shot_of = {question.index: shot for shot in shots for question in shot.questions}
-            new = failures_of(shots, items)
-            for answer in answerer(shots):
-                new.append(outcome_of(items[answer.index], answer, shot_of[answer.index]))
+        for groups in ahead(prepare_unit, units, options.workers):
+            group_of = {question.index: group for group in groups for question in group.questions}
+            new = failures_of(groups, items)
+            for answer in answerer(groups):
+                new.append(outcome_of(items[answer.index], answer, group_of[answer.index]))
             # A unit that a kill cut in two is asked whole again, in the same batches; only what is new is written.
             new = [outcome for outcome in new if outcome.id not in done]
             rows.append(new)

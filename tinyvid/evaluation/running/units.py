@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class PreparedItem:
     """An item, laid out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shot:
+class VideoGroup:
     """Videos that are decoded, and all that is asked about them.
 
     Attributes:
@@ -59,7 +59,7 @@ class Shot:
     indices: tuple[int, ...]
     video: str
     example: Example | None = None
-    questions: tuple[Question, ...] = ()
+    questions: tuple[PreparedItem, ...] = ()
     duration: float | None = None
     failure: str = ""
 
@@ -113,17 +113,17 @@ class Preparer:
     reserve: int
     score: Score
 
-    def __call__(self, unit: Unit) -> list[Shot]:
+    def __call__(self, unit: Unit) -> list[VideoGroup]:
         """Prepare a unit; videos that cannot be read become failures.
 
         Raises:
             DataError: An item does not fit the LLM's context, or its text cannot be laid out: a mistake of the
                 configuration, not of the model.
         """
-        return [shot for indices in unit for shot in self._shots(indices)]
+        return [group for indices in unit for group in self._groups(indices)]
 
-    def _shots(self, indices: tuple[int, ...]) -> list[Shot]:
-        """Prepare items about the same videos: one shot, unless a sampler gave way to the text of some of them."""
+    def _groups(self, indices: tuple[int, ...]) -> list[VideoGroup]:
+        """Prepare items about the same videos: one group, unless a sampler gave way to the text of some of them."""
         videos = self.items[indices[0]].sample.videos
         name = _name_of(videos[0]) if videos else ""
         try:
@@ -131,18 +131,18 @@ class Preparer:
             by_frames: dict[tuple[tuple[int, ...], ...], list[int]] = {}
             for index, (_, written) in questions.items():
                 by_frames.setdefault(written[0].layout.indices, []).append(index)
-            shots = []
+            groups = []
             for same in by_frames.values():
                 first = questions[same[0]][1][0]
                 example = self.processor(first.sample, reserve=first.reserve)
                 duration = first.layout.footage[0].meta.duration if videos else None
                 asked = tuple(self._question(index, *questions[index]) for index in same)
-                shots.append(Shot(tuple(same), name, example, asked, duration))
+                groups.append(VideoGroup(tuple(same), name, example, asked, duration))
         except VideoError as error:
-            return [Shot(indices, name, failure=str(error))]
-        return shots
+            return [VideoGroup(indices, name, failure=str(error))]
+        return groups
 
-    def _written(self, index: int) -> tuple[tuple[str, ...], list["Written"]]:
+    def _written(self, index: int) -> tuple[tuple[str, ...], list["PromptLayout"]]:
         """Return the options that are to be compared, if any, and the prompt, or the prompt with each of them."""
         item = self.items[index]
         sample = self._sample(item)
@@ -172,20 +172,20 @@ class Preparer:
             )
         return sample
 
-    def _lay_out(self, sample: Sample, begun: str, reserve: int = 0) -> "Written":
+    def _lay_out(self, sample: Sample, begun: str, reserve: int = 0) -> "PromptLayout":
         """Lay a prompt out with how its reply begins, with room for the rest of it."""
         if begun:
             sample = replace(sample, messages=[*sample.messages, Message("assistant", begun)])
-        return Written(sample, begun, reserve, self.processor.plan(sample, reserve=reserve))
+        return PromptLayout(sample, begun, reserve, self.processor.plan(sample, reserve=reserve))
 
-    def _question(self, index: int, options: tuple[str, ...], written: Sequence["Written"]) -> Question:
+    def _question(self, index: int, options: tuple[str, ...], written: Sequence["PromptLayout"]) -> PreparedItem:
         examples, spans = zip(*map(self._example, written), strict=True)
         if options:
-            return Question(index, examples, options, spans)
+            return PreparedItem(index, examples, options, spans)
         # The end marker that the template put behind how the reply begins is for the model to write.
-        return Question(index, tuple(_cut(example, end) for example, (_, end) in zip(examples, spans, strict=True)))
+        return PreparedItem(index, tuple(_cut(example, end) for example, (_, end) in zip(examples, spans, strict=True)))
 
-    def _example(self, written: "Written") -> tuple[Example, tuple[int, int]]:
+    def _example(self, written: "PromptLayout") -> tuple[Example, tuple[int, int]]:
         """Return a layout as an example without frames, and where the tokens of its beginning reply are."""
         layout = written.layout
         example = layout.without_frames(written.sample.id)
@@ -203,7 +203,7 @@ class Preparer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Written:
+class PromptLayout:
     """A sample with how its reply begins, laid out so that ``reserve`` tokens stay free."""
 
     sample: Sample

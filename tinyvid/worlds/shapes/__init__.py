@@ -15,7 +15,7 @@ from tinyvid.worlds.shapes.questions import (
     EXTRA_FAMILIES,
     FAMILIES,
     FORMATS,
-    Question,
+    SceneQuestion,
     ask,
 )
 from tinyvid.worlds.shapes.records import scene_from_dict, scene_to_dict
@@ -49,8 +49,8 @@ __all__ = [
     "ClipPlan",
     "Event",
     "Phase",
-    "Question",
     "Scene",
+    "SceneQuestion",
     "SetOptions",
     "Shape",
     "ShapeState",

@@ -11,7 +11,7 @@ import numpy as np
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.registry import PositiveInt
 from tinyvid.worlds.shapes.palette import COLORS, HELD_OUT
-from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, Question, ask
+from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, SceneQuestion, ask
 from tinyvid.worlds.shapes.rendering import MIN_SIDE
 from tinyvid.worlds.shapes.sampling import sample_scene
 from tinyvid.worlds.shapes.scene import Scene, sampled_times
@@ -96,7 +96,9 @@ class SetOptions:
             for length in self.seconds:
                 _num_frames(rate, length)
 
-    def ask(self, scene: Scene, rng: np.random.Generator, *, num: int, num_frames: int, fps: float) -> list[Question]:
+    def ask(
+        self, scene: Scene, rng: np.random.Generator, *, num: int, num_frames: int, fps: float
+    ) -> list[SceneQuestion]:
         """Ask about a scene as clips of this set do, of ``num_frames`` frames at ``fps`` frames per second."""
         return ask(
             scene,
@@ -146,7 +148,7 @@ class ClipPlan:
     height: int
     fps: float
     num_frames: int
-    questions: tuple[Question, ...]
+    questions: tuple[SceneQuestion, ...]
     lot: float
 
     @property

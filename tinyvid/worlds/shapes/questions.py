@@ -72,7 +72,7 @@ KEPT: dict[tuple[str, bool], float] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SceneQuestion:
     """A question about a scene, as a user asks it, and its reply.
 
     Attributes:
@@ -102,7 +102,7 @@ def ask(
     formats: Sequence[str] = FORMATS,
     moments: Sequence[float] | np.ndarray | None = None,
     duration: float | None = None,
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Ask about a scene.
 
     Args:
@@ -122,7 +122,7 @@ def ask(
     seen = frame_times(NUM_FRAMES) if moments is None else np.asarray(moments, dtype=np.float64)
     look = Look(scene, rng, seen, duration)
     names, shares = list(weights), np.cumsum(list(weights.values()))
-    questions: dict[str, Question] = {}
+    questions: dict[str, SceneQuestion] = {}
     for _ in range(TRIES * num):
         if len(questions) == num:
             break
@@ -134,7 +134,7 @@ def ask(
     return list(questions.values())
 
 
-def draw_question(look: Look, family: str, form: str) -> Question | None:
+def draw_question(look: Look, family: str, form: str) -> SceneQuestion | None:
     """Draw a question of a family and a format; ``None`` if the scene has none, or not in favor of a balance."""
     if form == "yesno":
         return _yes_or_no(look, family)
@@ -144,13 +144,13 @@ def draw_question(look: Look, family: str, form: str) -> Question | None:
     item = _balanced(look, family, asked, [each.answer for each in asked])
     meta = {"answer": item.answer, "shapes": list(item.shapes), "times": [round(t, 4) for t in item.times]}
     if form != "choice":
-        return Question(family, form, item.text, item.answer, meta=meta)
+        return SceneQuestion(family, form, item.text, item.answer, meta=meta)
     options = _options(look, item)
     lines = [item.listed or item.text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options))]  # noqa: B905
-    return Question(family, form, "\n".join(lines), LETTERS[options.index(item.answer)], tuple(options), meta)
+    return SceneQuestion(family, form, "\n".join(lines), LETTERS[options.index(item.answer)], tuple(options), meta)
 
 
-def _yes_or_no(look: Look, family: str) -> Question | None:
+def _yes_or_no(look: Look, family: str) -> SceneQuestion | None:
     claims_of_family = FAMILIES[family].yesno
     assert claims_of_family is not None  # the format was chosen among those that the family has
     claims = claims_of_family(look)
@@ -161,7 +161,7 @@ def _yes_or_no(look: Look, family: str) -> Question | None:
     claim = _balanced(look, family, fitting, [each.word for each in fitting])
     reply = "yes" if truth else "no"
     meta = {"answer": reply, "shapes": list(claim.shapes), "times": [round(t, 4) for t in claim.times]}
-    return Question(family, "yesno", claim.text, reply, meta=meta)
+    return SceneQuestion(family, "yesno", claim.text, reply, meta=meta)
 
 
 def _balanced(look: Look, family: str, items: Sequence[Any], answers: Sequence[str]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from tinyvid.errors import DataError
 from tinyvid.types import Message, Sample, Video
 from tinyvid.worlds.shapes.clips import ClipPlan
-from tinyvid.worlds.shapes.questions import Question
+from tinyvid.worlds.shapes.questions import SceneQuestion
 from tinyvid.worlds.shapes.rendering import box_at
 from tinyvid.worlds.shapes.scene import Background, Event, Scene, Shot, frame_times
 from tinyvid.worlds.shapes.shape import Phase, Shape
@@ -87,7 +87,7 @@ def question_sample(clip: ClipPlan, number: int, video: Video, *, split: str, fr
     return Sample(messages, video, id=f"{split}-{clip.index:06d}-{number}", meta=_facts(clip, question, frames))
 
 
-def _facts(clip: ClipPlan, question: Question, frames: int) -> dict[str, Any]:
+def _facts(clip: ClipPlan, question: SceneQuestion, frames: int) -> dict[str, Any]:
     """Return what a row says beside the question."""
     numbers = np.linspace(0, clip.num_frames - 1, frames, dtype=int)
     tracks = clip.scene.track(frame_times(clip.num_frames)[numbers], aspect=clip.width / clip.height)

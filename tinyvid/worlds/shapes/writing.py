@@ -33,7 +33,7 @@ LEAST_PER_PIXEL = 0.002  # bytes; both are low on purpose: they only catch what 
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenClip:
     """What has become of one clip.
 
     Attributes:
@@ -57,7 +57,7 @@ def write_set(
     crf: list[int],
     codecs: list[str],
     workers: int = 0,
-    track: Callable[[Iterable[Written]], Iterable[Written]] = iter,
+    track: Callable[[Iterable[WrittenClip]], Iterable[WrittenClip]] = iter,
 ) -> dict[str, Any]:
     """Write a set: video files, ``rows.jsonl``, ``scenes.jsonl`` and ``manifest.json``.
 
@@ -132,17 +132,17 @@ class ClipWriter:
         self.folder = folder
         self.encodings = [(codec, value) for codec in codecs for value in crf]
 
-    def __getitem__(self, index: int) -> Written:
+    def __getitem__(self, index: int) -> WrittenClip:
         """Write clip ``index`` unless its file is there."""
         clip = plan_clip(self.options, index)
         codec, crf = self.encodings[int(clip.lot * len(self.encodings))]
         video = f"clips/{index // FOLDER:03d}/{index:06d}.{CODECS[codec][1]}"
         fault = self._write(clip, self.folder / video, codec, crf)
         if fault:
-            return Written(fault=fault)
+            return WrittenClip(fault=fault)
         split, frames = self.options.split, self.options.frames
         rows = [question_row(clip, n, video, split=split, frames=frames) for n in range(len(clip.questions))]
-        return Written(
+        return WrittenClip(
             rows=tuple(json.dumps(row, allow_nan=False) for row in rows),
             scene=json.dumps(scene_record(clip, video, codec=codec, crf=crf), allow_nan=False),
             kinds=tuple((question.family, question.format) for question in clip.questions),
@@ -168,7 +168,7 @@ def _write_clips(
     partial: Path,
     clips: int,
     workers: int,
-    track: Callable[[Iterable[Written]], Iterable[Written]],
+    track: Callable[[Iterable[WrittenClip]], Iterable[WrittenClip]],
 ) -> dict[str, Any]:
     """Write all files and rows; return what was counted."""
     kinds: Counter[tuple[str, str]] = Counter()
@@ -195,7 +195,7 @@ def _write_clips(
     return {"counts": {"clips": done, "rows": sum(kinds.values()), "families": families}}
 
 
-def _as_it_is(written: Written) -> Written:
+def _as_it_is(written: WrittenClip) -> WrittenClip:
     return written
 
 
