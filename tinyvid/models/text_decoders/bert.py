@@ -77,7 +77,6 @@ class Bert(nn.Module):
             use_cache=False,
         )
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
-        self.tokenizer = tokenizer
         self.project = nn.Linear(features.dim, dim)  # patches to the width that the layers' cross attention reads
         self.model = start_from(path, _bert_class(), config, compare=_OPTIONS)
 

@@ -84,7 +84,6 @@ class QFormer(nn.Module):
             encoder_hidden_size=width,
         )
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
-        self.tokenizer = tokenizer
         self.queries = nn.Parameter(torch.randn(1, num_queries, dim) * config.initializer_range)
         self.project = nn.Linear(features.dim, width) if width != features.dim else nn.Identity()
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()

@@ -71,7 +71,6 @@ class SiglipText(nn.Module):
         whole = {"_keys_to_ignore_on_load_unexpected": [r"^vision_model\.", r"^logit_(scale|bias)$", r"position_ids$"]}
         text_half = type(SiglipTextModel.__name__, (SiglipTextModel,), whole)
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
-        self.tokenizer = tokenizer
         self.pad_id = pad_id
         self.model = start_from(path, text_half, config, compare=_OPTIONS, section="text_config")
 

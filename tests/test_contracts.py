@@ -1,0 +1,199 @@
+"""Every registered part has the members of its contract, with the same signatures, and none that nobody reads."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import sys
+import textwrap
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from torch import nn
+
+import tinyvid
+from tinyvid import protocols, registry
+from tinyvid.evaluation.items import Benchmark, ReadsTimes, WritesFiles
+from tinyvid.evaluation.judging.judge import Judge
+
+ROOT = Path(tinyvid.__file__).parents[1]
+QPOOL = ROOT / "examples" / "plugin" / "tinyvid_qpool" / "qpool.py"
+CONTRACTS = {
+    registry.LLMS: [protocols.LLMBuilder],
+    registry.VISION_TOWERS: [protocols.VisionTower],
+    registry.CONNECTORS: [protocols.Connector],
+    registry.TEXT_DECODERS: [protocols.TextDecoder],
+    registry.SAMPLERS: [protocols.FrameSampler, protocols.LookingSampler],
+    registry.TEMPLATES: [protocols.ChatTemplate],
+    registry.VIDEO_READERS: [protocols.VideoReader],
+    registry.DATASETS: [protocols.Dataset],
+    registry.BENCHMARKS: [Benchmark],
+    registry.JUDGES: [Judge],
+}
+OPTIONAL = [ReadsTimes, WritesFiles]  # what a benchmark may offer besides
+
+
+def entries():
+    """Return every kind with every name in it."""
+    return [pytest.param(kind, name, id=f"{kind.kind}-{name}") for kind in CONTRACTS for name in kind.names()]
+
+
+def classes_of(entry):
+    """Return the classes that an entry of a registry builds."""
+    if inspect.isclass(entry):
+        return [entry]
+    built = typing.get_type_hints(entry)["return"]
+    return list(typing.get_args(built)) or [built]
+
+
+def contract_of(part, contracts):
+    """Return the contract that a class is meant to fulfill: of samplers, the one with its value of ``looks``."""
+    if len(contracts) == 1:
+        return contracts[0]
+    return next(c for c in contracts if typing.get_type_hints(c)["looks"] == Literal[part.looks])
+
+
+def violations(part, contract):
+    """Return in words how a class differs from its contract."""
+    return [
+        f"{part.__name__}.{name}: {fault}"
+        for name, member in members_of(contract).items()
+        for fault in (
+            compared(method_of(part, name), member) if inspect.isfunction(member) else stated(part, name, member)
+        )
+    ]
+
+
+def members_of(contract):
+    """Return the members of a Protocol: methods as functions, attributes and properties as their type."""
+    hints = typing.get_type_hints(contract)
+    added = ("__init__", "__subclasshook__")  # by Protocol itself
+    own = {k: v for k, v in vars(contract).items() if inspect.isfunction(v) and k not in added}
+    properties = {
+        k: typing.get_type_hints(v.fget)["return"] for k, v in vars(contract).items() if isinstance(v, property)
+    }
+    return {**hints, **properties, **own}
+
+
+def method_of(part, name):
+    is_module = inspect.isclass(part) and issubclass(part, nn.Module)
+    return getattr(part, "forward" if is_module and name == "__call__" else name, None)
+
+
+def stated(part, name, hint):
+    """Yield what is wrong with an attribute, as far as a class tells: that it is there, and of the stated type."""
+    if not re.search(rf"\bself\.{name}(: [^=\n]+)?(, self\.\w+)* = |, self\.{name}\b", source_of(part)):
+        if not hasattr(part, name):
+            yield "is missing"
+        elif isinstance(value := getattr(part, name), property):
+            if (found := typing.get_type_hints(value.fget)["return"]) != hint:
+                yield f"is a {found}, and the contract says {hint}"
+        elif not fits(value, hint):
+            yield f"is {value!r}, and the contract says {hint}"
+
+
+def fits(value, hint):
+    """Return whether a value is of a type, as far as this is easily told."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return types.NoneType in inside
+    if origin is Literal:
+        return value in inside
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, member) for member in inside if member is not types.NoneType)
+    return isinstance(value, origin or hint)
+
+
+def compared(method, promised):
+    """Yield how the signature of a method differs from the promised one."""
+    if method is None:
+        yield "is missing"
+        return
+    own, other = inspect.signature(method).parameters, inspect.signature(promised).parameters
+    own_hints, other_hints = typing.get_type_hints(method), typing.get_type_hints(promised)
+    for name, parameter in other.items():
+        if name not in own:
+            yield f"lacks the parameter '{name}'"
+            continue
+        if own[name].kind != parameter.kind:
+            yield f"'{name}' is {own[name].kind.description}, and the contract says {parameter.kind.description}"
+        if parameter.default not in (parameter.empty, own[name].default):
+            yield f"'{name}' is {own[name].default!r} by default, and the contract says {parameter.default!r}"
+        if own_hints.get(name) != other_hints.get(name) and not narrows(own_hints.get(name), other_hints.get(name)):
+            yield f"'{name}' is a {own_hints.get(name)}, and the contract says {other_hints.get(name)}"
+    more = [name for name, p in own.items() if name not in other and p.default is p.empty]
+    if more and "self" in other:
+        yield f"needs {more}, which no caller gives"
+    if own_hints.get("return") != other_hints.get("return"):
+        yield f"returns {own_hints.get('return')}, and the contract says {other_hints.get('return')}"
+
+
+def narrows(hint, promised):
+    """Return whether an option's type is the promised one with fewer values, which the registry checks."""
+    while typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    is_choice = typing.get_origin(hint) is Literal
+    return hint == promised or (is_choice and all(isinstance(value, promised) for value in typing.get_args(hint)))
+
+
+def is_set_on_self(node):
+    is_set = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    return is_set and ast.unparse(node.value) == "self"
+
+
+def source_of(part):
+    return "\n".join(inspect.getsource(c) for c in part.__mro__ if c not in (nn.Module, object))
+
+
+@pytest.mark.parametrize(("kind", "name"), entries())
+def test_a_registered_part_fulfills_its_contract(kind, name):
+    entry = kind.get(name)
+    if kind is registry.LLMS:
+        promised = inspect.signature(protocols.LLMBuilder.__call__).parameters
+        assert list(inspect.signature(entry).parameters) == [name for name in promised if name != "self"]
+        assert [f for f in compared(entry, protocols.LLMBuilder.__call__) if "'self'" not in f] == []
+        return
+    for part in classes_of(entry):
+        assert violations(part, contract_of(part, CONTRACTS[kind])) == []
+        for contract in OPTIONAL:
+            if isinstance(part, type) and all(hasattr(part, member) for member in members_of(contract)):
+                assert violations(part, contract) == []
+
+
+def test_the_plugin_of_the_examples_fulfills_the_contract_of_a_connector():
+    spec = importlib.util.spec_from_file_location("tinyvid_qpool.qpool", QPOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    try:
+        assert violations(module.QueryPool, protocols.Connector) == []
+    finally:
+        del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize(("kind", "name"), entries())
+def test_what_a_part_keeps_is_read_somewhere(kind, name):
+    text = "\n".join(path.read_text() for folder in ("tinyvid", "eval") for path in (ROOT / folder).rglob("*.py"))
+    for part in classes_of(kind.get(name)):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(part)))
+        kept = {node.attr for node in ast.walk(tree) if is_set_on_self(node) and not node.attr.startswith("_")}
+        unread = [attribute for attribute in kept if not re.search(rf"\.{attribute}\b(?!(, self\.\w+)* =[^=])", text)]
+        assert unread == []
+
+
+def test_what_differs_is_found():
+    class Bad:
+        looks: Literal[False] = False
+        overflow: Any = "shrink"
+
+        def __call__(self, meta: protocols.VideoMeta, count: int) -> tuple[int, ...]:
+            return ()
+
+    assert violations(Bad, protocols.FrameSampler) == [
+        "Bad.overflow: is 'shrink', and the contract says typing.Literal['refuse', 'fewer_frames', 'fewer_tokens']",
+        "Bad.__call__: needs ['count'], which no caller gives",
+        "Bad.__call__: returns tuple[int, ...], and the contract says list[int]",
+    ]
