@@ -64,8 +64,8 @@ def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
         device=device,
     )
     model = VideoLLM(llm.model, tower, connector)
-    trains = {"llm": "lora", "vision_tower": "frozen", "connector": "full"}
-    parts = {part: PartOptions(train=trains[part]) for part in PARTS}
+    options = {"llm": PartOptions("lora"), "vision_tower": PartOptions("frozen"), "connector": PartOptions("full")}
+    parts = {part: options[part] for part in PARTS}
     apply(model, parts, PeftOptions(rank=rank, alpha=2.0 * rank), lr=1e-4)
     model.llm.activation_checkpointing_enable()
     return model.train(), parts

@@ -13,11 +13,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, sinusoid_table
+from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, CrossAttention, sinusoid_table
+from tinyvid.models.connectors.resampler import GroupResampler, NaiveResampler
 from tinyvid.registry import CONNECTORS
 from tinyvid.types import FeatureSpec
 
@@ -33,10 +35,10 @@ SIZES = {
     },
     "small": {"frames": 16, "patches": 256, "tower_dim": 384, "llm_dim": 512, "queries": 128, "groups": 16, "depth": 2},
 }
-Run = Callable[[nn.Module, Tensor], Tensor]
+Run = Callable[[Any, Tensor], Tensor]
 
 
-def plain_attention(block: nn.Module, latents: Tensor, media: Tensor) -> Tensor:
+def plain_attention(block: CrossAttention, latents: Tensor, media: Tensor) -> Tensor:
     """Write out the attention of one group: latents (q, D), media (N, D) to (q, D)."""
     latents = block.norm_latents(latents)
     seen = torch.cat([block.norm_media(media), latents])  # (N + q, D)
@@ -47,22 +49,23 @@ def plain_attention(block: nn.Module, latents: Tensor, media: Tensor) -> Tensor:
     return block.to_out(torch.einsum("hqn,nhc->qhc", weights, value).flatten(1))
 
 
-def plain_blocks(connector: nn.Module, media: Tensor) -> Tensor:
+def plain_blocks(connector: NaiveResampler | GroupResampler, media: Tensor) -> Tensor:
     """Summarize one group: media (N, D) to (q, D)."""
-    latents = connector.latents
-    for attention, feed in connector.layers:
+    latents: Tensor = connector.latents
+    layers: Any = connector.layers  # pairs, of which a ModuleList does not tell
+    for attention, feed in layers:
         latents = plain_attention(attention, latents, media) + latents
         latents = feed(latents) + latents
     return connector.norm(latents)
 
 
-def plain_naive(connector: nn.Module, features: Tensor) -> Tensor:
+def plain_naive(connector: NaiveResampler, features: Tensor) -> Tensor:
     """Map features (T, P, Dv) to (Q, D)."""
     media = connector.linear(features.flatten(0, 1))
     return plain_blocks(connector, media + sinusoid_table(*media.shape).to(media))
 
 
-def plain_group(connector: nn.Module, features: Tensor) -> Tensor:
+def plain_group(connector: GroupResampler, features: Tensor) -> Tensor:
     """Map features (T, P, Dv) to (Q, D), one group after the other."""
     media = connector.linear(features.flatten(0, 1))
     tokens = torch.cat([plain_blocks(connector, group) for group in media.tensor_split(connector.num_groups)])
@@ -78,7 +81,7 @@ def step(run: Run, connector: nn.Module, features: Tensor, target: Tensor) -> tu
     out.backward(target)
     synchronize(features)
     seconds = time.perf_counter() - start
-    return seconds, [out.detach(), *(p.grad for p in connector.parameters())]
+    return seconds, [out.detach(), *(p.grad for p in connector.parameters() if p.grad is not None)]
 
 
 def synchronize(tensor: Tensor) -> None:

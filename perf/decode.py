@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-TASKS = {
+TASKS: dict[str, Callable[..., Any]] = {
     "readers": readers,
     "write_clip": write_clip,
     "time_readers": time_readers,

@@ -68,7 +68,7 @@ def measure(folder: Path, sizes: dict[str, Any], arguments: argparse.Namespace) 
     assistant = small_assistant(sizes)
     best: dict[str, float] = {}
     stages: dict[str, float] = {}
-    replies: dict[str, list[str]] = {}
+    replies: dict[str, list[str | None]] = {}
     for turn in range(arguments.repeats + 1):  # the first turn warms up
         seconds, replies["loop"], spent = loop(assistant, benchmark)
         if turn and seconds < best.get("loop", float("inf")):
@@ -140,12 +140,12 @@ def small_assistant(sizes: dict[str, Any]) -> Any:
     return Assistant(Loaded(VideoLLM(llm, tower, connector).eval(), processor, groups, frozenset()))
 
 
-def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str], dict[str, float]]:
+def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str | None], dict[str, float]]:
     """Answer one question after the other; return the seconds, the replies, and the seconds by stage."""
     import torch
 
     stages = {"decode": 0.0, "tower": 0.0, "generate": 0.0}
-    replies = []
+    replies: list[str | None] = []
     began = time.perf_counter()
     for index in range(len(benchmark)):
         times = [time.perf_counter()]
@@ -163,7 +163,7 @@ def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str], dict[str, fl
     return time.perf_counter() - began, replies, stages
 
 
-def run(assistant: Any, benchmark: Any, folder: Path, arguments: argparse.Namespace) -> tuple[float, list[str]]:
+def run(assistant: Any, benchmark: Any, folder: Path, arguments: argparse.Namespace) -> tuple[float, list[str | None]]:
     """Run the benchmark with tinyvid's runner; return the seconds and the replies."""
     from tinyvid.evaluation import EvaluationOptions, evaluate
     from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes

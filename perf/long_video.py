@@ -28,7 +28,12 @@ from typing import Any
 
 import numpy as np
 
-CONTENT = {1: {"content": "drop"}, 2: {"content": "mean"}, 5: {"content": "grid", "grid": 2}, 17: {"content": "none"}}
+CONTENT: dict[int, dict[str, Any]] = {
+    1: {"content": "drop"},
+    2: {"content": "mean"},
+    5: {"content": "grid", "grid": 2},
+    17: {"content": "none"},
+}
 PARTS = [
     "connector=llamavid",
     "text_decoder.dim=64",

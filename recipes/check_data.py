@@ -39,7 +39,8 @@ BINS = 12
 def main(config: DictConfig, line: CommandLine) -> None:
     """Check the rows that the command line names; the exit status tells whether there are faults."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns in every worker
-    settings: Any = OmegaConf.to_container(config, resolve=True) | line.text
+    composed: Any = OmegaConf.to_container(config, resolve=True)
+    settings: dict[str, Any] = composed | line.text
     if settings["decode"] not in ("none", "first", "all"):
         raise ConfigError(
             f"decode={settings['decode']!r} is unknown. {suggest(settings['decode'], ['none', 'first', 'all'])}"
@@ -106,7 +107,8 @@ class Findings:
 def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]:
     """Check every row, writing as it goes; return what was found, and whether it got to the end before Ctrl-C."""
     findings = Findings()
-    loader = DataLoader(checks, batch_size=None, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    rows: Any = checks  # has a length and items, which is all that a DataLoader needs
+    loader: DataLoader[RowReport] = DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     progress = track(loader, "checking", total=len(checks), console=Console(stderr=True), transient=True)
     with (out / "faults.jsonl").open("w") as faults, (out / "lengths.jsonl").open("w") as lengths:
         try:
@@ -124,7 +126,7 @@ def write(file: TextIO, *items: Fault | RowReport) -> None:
         file.write(json.dumps(as_row(item)) + "\n")
 
 
-def _as_it_is(row: RowReport) -> RowReport:
+def _as_it_is(row: Any) -> Any:
     return row
 
 

@@ -263,4 +263,4 @@ def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:
 if __name__ == "__main__":
     arguments = CommandLine.parse(sys.argv[1:], free_text=FREE_TEXT).overrides
     OmegaConf.register_new_resolver("job_folder", lambda overrides: job_folder(overrides, arguments))
-    sys.exit(run_hydra(main, config="train", free_text=FREE_TEXT))
+    run_hydra(main, config="train", free_text=FREE_TEXT)

@@ -70,7 +70,7 @@ class CommandLine:
         keys = [override.partition("=")[0].lstrip("+~") for override in self.overrides]
         return [key for key in keys if key == group or key.startswith(f"{group}.")]
 
-    def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Return what the command line changes of a checkpoint, as ``Assistant.from_pretrained`` takes it.
 
         Args:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
     """Yield a function that is told how many more are done, and what to show beside the bar."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = ["{task.description}", BarColumn(), "{task.completed}/{task.total}", TimeElapsedColumn()]
+    columns: list[str | ProgressColumn] = ["{task.description}", BarColumn(), "{task.completed}/{task.total}"]
+    columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
     terminal = sys.stderr.isatty()
-    shown = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=not terminal)
+    shown = Progress(*columns, disable=not terminal)
     begun = last = time.monotonic()
     done = 0
     with shown:

@@ -53,7 +53,7 @@ def questions_of(
         rng,
         num=size.questions,
         families=size.families,
-        formats=formats,  # type: ignore[arg-type]
+        formats=formats,
         moments=file.moments,
         duration=draw_duration(rng),
     )
@@ -94,8 +94,8 @@ class Share:
 
     def to(self, device: torch.device) -> "Share":
         """Return the share with its tensors on a device."""
-        moved = {"asked": self.asked.to(device), "options": self.options.to(device)}
-        return replace(self, batch=self.batch.to(device), **moved)
+        asked, options = self.asked.to(device), self.options.to(device)
+        return replace(self, batch=self.batch.to(device), asked=asked, options=options)
 
 
 class Shares(Dataset[Share]):

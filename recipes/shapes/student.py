@@ -60,7 +60,7 @@ def mix(connector: Any, tokens: Tensor) -> Tensor:
 
 def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
     """Run the model with video tokens (B, K, D) that are known already."""
-    model.video_tokens = lambda _: tokens.flatten(0, 1)  # type: ignore[method-assign]
+    model.video_tokens = lambda batch: tokens.flatten(0, 1)  # type: ignore[method-assign]
     try:
         return model(batch)
     finally:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recipes.shapes.fitting import Engine, Metrics, fit
 from recipes.shapes.progress import progress
+from tinyvid.models.vision_towers.siglip import SiglipTower
 from tinyvid.worlds.shapes import COLORS, KINDS
 
 FRAMES = 128  # of a step
@@ -26,7 +27,7 @@ class PatchHeads(nn.Module):
         tower: The vision tower.
     """
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, tower: SiglipTower) -> None:
         super().__init__()
         self.tower = tower
         dim = tower.features.dim
@@ -62,7 +63,7 @@ def patch_targets(clips: dict[str, np.ndarray], clip: np.ndarray, frame: np.ndar
 
 
 def train_tower(
-    tower: nn.Module,
+    tower: SiglipTower,
     clips: dict[str, np.ndarray],
     engine_of: Callable[[nn.Module], Engine],
     *,
@@ -74,10 +75,11 @@ def train_tower(
     """Teach the tower to name color and shape under each patch, and to say where the shape's center is."""
     heads = PatchHeads(tower).to(next(tower.parameters()).device)
     engine = engine_of(heads)
+    assert tower.features.grid is not None  # SigLIP's patches fill a square
     side = tower.features.grid[0]
     rng = np.random.default_rng([seed, 1])
 
-    def shares(_: int) -> list[tuple[Tensor, ...]]:
+    def shares(step: int) -> list[tuple[Tensor, ...]]:
         shares = []
         for _ in engine.replicas:
             clip = np.sort(rng.integers(0, count, FRAMES // len(engine.replicas)))
@@ -106,7 +108,9 @@ def train_tower(
     fit("vision", engine, compute, shares, steps=steps, lr=2e-3, after=after)
 
 
-def keep_features(tower: nn.Module, clips: dict[str, np.ndarray], path: Path, *, threads: int, chunk: int = 16) -> None:
+def keep_features(
+    tower: SiglipTower, clips: dict[str, np.ndarray], path: Path, *, threads: int, chunk: int = 16
+) -> None:
     """Write the tower's features of all clips as float16 (clips, T, P, Dv)."""
     device = next(tower.parameters()).device
     frames = clips["frames"]
