@@ -83,7 +83,8 @@ def demonstrate(config: DictConfig) -> None:
     """Ask the model that comes with tinyvid about the clip that comes with it."""
     video, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text(encoding="utf-8").strip()
     meta = open_video(Video(str(video)), VIDEO_READERS.build(config.video_reader)).meta
-    print(f"video:    {video}")
+    here = Path.cwd()
+    print(f"video:    {video.relative_to(here) if video.is_relative_to(here) else video}")
     print(f"          {meta.width} x {meta.height} pixels, {meta.num_frames} frames, {meta.duration:g} s")
     assistant = Assistant.from_pretrained(device=config.device, dtype=config.dtype)
     print(f"question: {question}")

@@ -164,3 +164,28 @@ def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
     )
     done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_a_program_hides_what_libraries_say_about_themselves_and_nothing_else(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        textwrap.dedent("""
+        import logging, warnings
+        from tinyvid.command_line import run_hydra
+
+        def task(config, line):
+            logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+            logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no")
+            logger.warning("something else")
+            warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning)
+            warnings.warn("another thing", FutureWarning)
+
+        run_hydra(task, config="eval")
+        """)
+    )
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "gemm_4bit" not in done.stderr
+    assert "is_gradient_checkpointing" not in done.stderr
+    assert "something else\n" in done.stderr
+    assert "FutureWarning: another thing" in done.stderr

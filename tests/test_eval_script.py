@@ -1,5 +1,7 @@
 """``python eval.py``: the real command on real footage, awkward values, help, and what a mistake prints."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,26 @@ def test_asks_a_checkpoint_about_real_footage(tmp_path):
     expected = Assistant.from_pretrained(CKPT, device="cpu").ask(bikes, "What moves?", max_new_tokens=8)
     assert done.stdout.rstrip("\n") == expected
     assert list(tmp_path.iterdir()) == [], "asking a question leaves nothing behind"
+
+
+def test_the_first_answer_stands_alone():
+    """In a clean environment, the first command prints the five lines of the README, and no other library a word."""
+    kept = ("PATH", "HOME", "PYTHONPATH", "SYSTEMROOT")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    command = [sys.executable, str(ROOT / "eval.py")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.search(r"```text\n(video: .*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert done.stdout == shown[1]
+
+
+def test_writing_a_model_and_a_tokenizer_that_wants_clean_spaces_are_quiet_too(tmp_path):
+    source, out = TINYLLAVA_VIDEO / "group_phi", tmp_path / "converted"
+    written = run(f"ckpt={source}", f"convert_to={out}")
+    answered = run(f"ckpt={out}", "question=Q", "max_new_tokens=2", "device=cpu")
+    assert written.returncode == answered.returncode == 0, written.stderr + answered.stderr
+    assert all(line.startswith(str(source)) for line in written.stderr.splitlines()), written.stderr
+    assert answered.stderr == ""
 
 
 AWKWARD = (

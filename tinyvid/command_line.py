@@ -4,7 +4,9 @@ Free text (questions, paths) breaks Hydra's grammar with its quotes, commas, bra
 sees the values of a program's free-text keys. What a program does with its configuration is its own.
 """
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +120,7 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
         config: Name of the primary configuration in ``conf/``.
         free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
     """
+    quiet_libraries()
     with readable_errors():
         line = CommandLine.parse(sys.argv[1:], free_text=free_text)
 
@@ -132,6 +135,15 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
     sys.argv[1:] = line.overrides + line.flags
     hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
     leave_processes()
+
+
+def quiet_libraries() -> None:
+    """Hide messages of other libraries that a user can do nothing about. Only programs do this, never an import."""
+    # peft reads a property of transformers' models by its old name whenever it makes or loads an adapter.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # On CPUs with AVX512-BF16, importing bitsandbytes looks for an optional kernel.
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(lambda record: "Failed to load CPU gemm_4bit_forward" not in str(record.msg))
 
 
 def leave_processes() -> None:

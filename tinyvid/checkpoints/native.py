@@ -31,7 +31,7 @@ from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import VideoLLM
-from tinyvid.models.weights import shard_names
+from tinyvid.models.weights import shard_names, without_bars
 from tinyvid.processing.processor import Processor
 
 FORMAT = 1
@@ -170,10 +170,11 @@ def write(loaded: Loaded, folder: Path) -> None:
     connector = adapters.base_state(model.connector)
     save_file({k: v.detach().cpu().contiguous() for k, v in connector.items()}, folder / "connector.safetensors")
     processor.tokenizer.save_pretrained(folder / "tokenizer")
-    if "llm" in loaded.stored:
-        adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
-    if "vision_tower" in loaded.stored:
-        adapters.without(model.vision_tower).save(folder / "vision_tower")
+    with without_bars():
+        if "llm" in loaded.stored:
+            adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
+        if "vision_tower" in loaded.stored:
+            adapters.without(model.vision_tower).save(folder / "vision_tower")
     adapted = [part for part in ADAPTERS if adapters.is_adapted(getattr(model, part))]
     for part in adapted:
         adapters.save(getattr(model, part), folder / ADAPTERS[part])

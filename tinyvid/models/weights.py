@@ -6,8 +6,8 @@ containers. File names inside an index must stay in their folder. Keys and shape
 
 import json
 import pickle
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,21 @@ def building_on(device: str) -> AbstractContextManager[Any]:
 def without_weights() -> bool:
     """Return whether a model is being built on the meta device."""
     return torch.get_default_device().type == "meta"
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the bars that transformers draws while it reads or writes the weights of a part.
+
+    A model is several parts, so they would stand in front of every first answer. Bars of downloads are the hub's own.
+    """
+    from transformers.utils.logging import set_tqdm_hook  # heavy: only when a model is loaded
+
+    previous = set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(previous)
 
 
 def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
@@ -135,7 +150,8 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
         return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
     path = None if kwargs.get("state_dict") is not None else where
     try:
-        model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
+        with without_bars():
+            model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
     except CheckpointError as error:
         if "ignore_mismatched_sizes" in str(error):  # transformers says which in a table on the terminal only
             with building_on("meta"):

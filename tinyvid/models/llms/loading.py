@@ -125,7 +125,9 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
     from transformers import AutoTokenizer
 
     extra = {} if config is None else {"config": config}
-    return explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
+    tokenizer = explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
+    tokenizer.clean_up_tokenization_spaces = False  # where a file asks for it, transformers warns and ignores it
+    return tokenizer
 
 
 def _quantization(quant: str, dtype: torch.dtype) -> Any:
