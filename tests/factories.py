@@ -1,8 +1,11 @@
 """Tiny random models on disk, and the configuration that composes them."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from transformers import (
     AutoTokenizer,
     GemmaConfig,
@@ -15,7 +18,7 @@ from transformers import (
 
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.towers import save_siglip
-from tinyvid import compose
+from tinyvid import Assistant, compose
 
 SIZES = {
     "vocab_size": 512,
@@ -69,5 +72,26 @@ def tiny_overrides(folder: Path, *, connector: str = "group", family: str = "qwe
     return overrides
 
 
-def tiny_config(folder: Path, **kwargs: str):
+def tiny_config(folder: Path, **kwargs: str) -> DictConfig:
+    """Return the configuration of a tiny model."""
     return compose(tiny_overrides(folder, **kwargs))
+
+
+def tiny_assistant(
+    folder: Path, *overrides: str, connector: str = "group", family: str = "qwen2", **how: str
+) -> Assistant:
+    """Return a tiny model, which the test may change; see ``build_once``."""
+    return build_once(*tiny_overrides(folder, connector=connector, family=family), *overrides, **how)
+
+
+def build_once(*overrides: str, **how: str) -> Assistant:
+    """Return the model of these overrides, of seed 0: built by the first call, and copied by every call."""
+    assistant = deepcopy(_build(overrides, **how))
+    torch.manual_seed(0)
+    return assistant
+
+
+@cache
+def _build(overrides: tuple[str, ...], **how: str) -> Assistant:
+    torch.manual_seed(0)
+    return Assistant.from_config(compose(overrides), **{"device": "cpu"} | how)

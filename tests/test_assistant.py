@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.factories import tiny_config, tiny_overrides
+from tests.factories import tiny_assistant, tiny_config
 from tests.goldens import TINYLLAVA_VIDEO
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video, compose
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +37,15 @@ def test_bounds_reach_the_reader(assistant):
 
 
 @pytest.mark.parametrize("template", ["qwen2_base", "plain", "chatml"])
-def test_streamed_pieces_join_to_the_reply(folder, template):
+def test_streamed_pieces_join_to_the_reply(models, template):
     torch.manual_seed(3)
-    assistant = Assistant.from_config(compose([*tiny_overrides(folder), f"template={template}"]), device="cpu")
+    assistant = tiny_assistant(models, f"template={template}")
     sample = Sample([Message("user", "What moves?")], video=array())
     pieces = list(assistant.stream(sample, max_new_tokens=24))
     assert "".join(pieces) == assistant.answer([sample], max_new_tokens=24)[0]
 
 
-def test_a_stream_ends_at_a_special_token_like_the_reply(folder):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_a_stream_ends_at_a_special_token_like_the_reply(assistant):
     tokenizer = assistant.processor.tokenizer
     written = tokenizer("one two<|im_start|>three<|endoftext|>", add_special_tokens=False).input_ids
 
@@ -84,15 +78,14 @@ def test_a_failure_while_streaming_is_raised(assistant, monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "pieces"), [("a cat\n", ["a", " cat", "\n"]), ("x", ["  x", "  "])])
-def test_stop_text_split_over_pieces_is_not_shown(folder, text, pieces):
-    assistant = Assistant.from_config(compose([*tiny_overrides(folder), "template=plain"]), device="cpu")
+def test_stop_text_split_over_pieces_is_not_shown(models, text, pieces):
+    assistant = tiny_assistant(models, "template=plain")
     assert "".join(assistant._trimmed(iter(pieces))) == text.strip()
     assistant.processor.ends = ("###",)
     assert "".join(assistant._trimmed(iter(["one #", "two ", "##", "# three"]))) == "one #two"
 
 
-def test_generation_ignores_the_sampling_defaults_of_the_base_model(folder):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_generation_ignores_the_sampling_defaults_of_the_base_model(assistant):
     assert assistant.model.llm.generation_config.repetition_penalty in (None, 1.0)
     options = assistant.generation(8)["generation_config"]
     assert (options.do_sample, options.max_new_tokens) == (False, 8)
@@ -108,15 +101,15 @@ def test_generation_ignores_the_sampling_defaults_of_the_base_model(folder):
         ({"quant": "nf5"}, r"quant='nf5' is unknown. Did you mean 'nf4'\?"),
     ],
 )
-def test_load_time_options_are_checked_before_weights(folder, monkeypatch, options, message):
+def test_load_time_options_are_checked_before_weights(models, monkeypatch, options, message):
     if options.get("device", "").startswith("cuda"):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match=message):
-        Assistant.from_config(tiny_config(folder), **{"device": "cpu"} | options)
+        Assistant.from_config(tiny_config(models), **{"device": "cpu"} | options)
 
 
-def test_a_wrong_option_is_refused_before_weights(folder):
-    config = tiny_config(folder)
+def test_a_wrong_option_is_refused_before_weights(models):
+    config = tiny_config(models)
     config.llm.path = "nobody/nothing"  # would be a CheckpointError if it were loaded
     config.sampler.num_frames = 0
     with pytest.raises(ConfigError, match="sampler.num_frames=0 must be at least 1"):

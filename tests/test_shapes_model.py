@@ -11,7 +11,7 @@ import yaml
 from recipes.shapes.measure import measure
 from recipes.shapes.release import digest
 from tests.clips import write_clip
-from tinyvid import Assistant, Message, Sample
+from tinyvid import Message, Sample
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.worlds.shapes import SetOptions, encode, plan_clip
 
@@ -22,11 +22,6 @@ CLIPS = SetOptions(split="iid", seed=40, questions=4)
 @pytest.fixture(scope="module")
 def report():
     return json.loads((DEFAULT_MODEL / "report.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def assistant():
-    return Assistant.from_pretrained(device="cpu")
 
 
 def test_weights_are_those_of_the_report(report):
@@ -60,7 +55,7 @@ def test_it_is_composed_from_the_registries():
     assert manifest["stored"] == ["llm", "vision_tower"]
 
 
-def test_forty_questions_about_ten_clips(assistant, tmp_path):
+def test_forty_questions_about_ten_clips(shipped, tmp_path):
     """The replies are generated, as a user gets them."""
     asked, wrong = 0, []
     for index in range(10):
@@ -68,7 +63,7 @@ def test_forty_questions_about_ten_clips(assistant, tmp_path):
         path = tmp_path / f"{index}.mp4"
         path.write_bytes(encode(plan))
         samples = [Sample([Message("user", question.text)], video=str(path)) for question in plan.questions]
-        replies = assistant.answer(samples, max_new_tokens=80)
+        replies = shipped.answer(samples, max_new_tokens=80)
         for question, reply in zip(plan.questions, replies, strict=True):
             asked += 1
             if reply != question.reply:
@@ -77,10 +72,10 @@ def test_forty_questions_about_ten_clips(assistant, tmp_path):
     assert len(wrong) <= 4, wrong
 
 
-def test_it_looks_at_the_video(assistant):
+def test_it_looks_at_the_video(shipped):
     """Shown another clip, it is far worse: what it says does not come from the question."""
-    seeing = measure(assistant, CLIPS, clips=24)["overall"]["accuracy"]
-    blind = measure(assistant, CLIPS, clips=24, blind=True)["overall"]["accuracy"]
+    seeing = measure(shipped, CLIPS, clips=24)["overall"]["accuracy"]
+    blind = measure(shipped, CLIPS, clips=24, blind=True)["overall"]["accuracy"]
     assert seeing >= 0.85
     assert blind <= 0.65
 
@@ -120,6 +115,6 @@ def test_eval_asks_the_default_model_about_any_file(monkeypatch, capsys, tmp_pat
     assert shown.err.count("knows only colored shapes") == 1
 
 
-def test_foreign_footage_and_words_get_some_answer(assistant, tmp_path):
+def test_foreign_footage_and_words_get_some_answer(shipped, tmp_path):
     path = write_clip(tmp_path / "numbers.mp4", num_frames=30)
-    assert isinstance(assistant.ask(str(path), "Which year was it, Señor? ☃", max_new_tokens=8), str)
+    assert isinstance(shipped.ask(str(path), "Which year was it, Señor? ☃", max_new_tokens=8), str)

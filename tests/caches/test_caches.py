@@ -32,19 +32,13 @@ ROWS = 1000  # of the float32 vectors that tests store: one entry is a little ov
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def clips(folder):
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
     return [write_clip(folder / f"{number}.mp4", num_frames=12 + number) for number in range(3)]
 
 
 @pytest.fixture
-def assistant(folder):
-    torch.manual_seed(0)
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def assistant(assistant):
     assistant.model.vision_tower.requires_grad_(False)
     return assistant
 
@@ -247,8 +241,8 @@ def test_start_and_end_count_as_frame_numbers(assistant, clips, tmp_path):
     assert not torch.equal(early, late)
 
 
-def test_tower_key_sees_weights_layer_options_settings_and_dtype(folder, tmp_path):
-    config = tiny_config(folder)
+def test_tower_key_sees_weights_layer_options_settings_and_dtype(models):
+    config = tiny_config(models)
 
     def make(**options):
         changed = {**config, "vision_tower": {**config["vision_tower"], **options}}
@@ -272,8 +266,8 @@ def test_tower_key_sees_weights_layer_options_settings_and_dtype(folder, tmp_pat
     assert len(keys) == 7
 
 
-def test_tower_key_is_the_same_in_another_process(assistant, folder):
-    config = tiny_config(folder)
+def test_tower_key_is_the_same_in_another_process(assistant, models):
+    config = tiny_config(models)
     code = (
         "import sys, pickle; from tinyvid.build import build; from tinyvid.caches import tower_key\n"
         "config = pickle.loads(bytes.fromhex(sys.argv[1]))\n"

@@ -10,20 +10,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.factories import tiny_config, tiny_overrides
+from tests.factories import tiny_assistant, tiny_overrides
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, PluginError, Sample, compose
 from tinyvid.registry import CONNECTORS
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
 @pytest.fixture
-def saved(folder, tmp_path):
-    torch.manual_seed(0)
-    Assistant.from_config(tiny_config(folder), device="cpu").save_pretrained(tmp_path / "saved")
+def saved(models, tmp_path):
+    tiny_assistant(models).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -44,9 +38,8 @@ def edit(path, changes=None, **named):
 
 
 @pytest.mark.parametrize("connector", CONNECTORS.names())
-def test_round_trip_is_bit_equal(folder, tmp_path, connector):
-    torch.manual_seed(1)
-    assistant = Assistant.from_config(tiny_config(folder, connector=connector), device="cpu")
+def test_round_trip_is_bit_equal(models, tmp_path, connector):
+    assistant = tiny_assistant(models, connector=connector)
     assistant.save_pretrained(tmp_path / "a")
     again = Assistant.from_pretrained(tmp_path / "a", device="cpu")
     batch = batch_of(assistant)
@@ -79,14 +72,12 @@ def test_sampler_and_template_can_change_when_loading(saved):
         Assistant.from_pretrained(saved, device="cpu", sampler={"num_frame": 7})
 
 
-def test_an_existing_directory_is_never_overwritten(folder, saved):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_an_existing_directory_is_never_overwritten(assistant, saved):
     with pytest.raises(CheckpointError, match="exists already and is not empty"):
         assistant.save_pretrained(saved)
 
 
-def test_an_interrupted_save_leaves_nothing(folder, tmp_path, monkeypatch):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_an_interrupted_save_leaves_nothing(assistant, tmp_path, monkeypatch):
 
     def full(*args, **kwargs):
         raise OSError("no space left on device")
@@ -97,8 +88,7 @@ def test_an_interrupted_save_leaves_nothing(folder, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_where_nothing_can_be_written(folder, tmp_path, monkeypatch):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_where_nothing_can_be_written(assistant, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file" / "below", tmp_path / ("x" * 400), "nul\0"):
         with pytest.raises(CheckpointError, match="cannot be written"):
@@ -206,13 +196,13 @@ def test_a_manifest_that_would_keep_us_busy(saved, changes, message):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-def test_a_connector_that_no_memory_holds(folder):
-    config = compose([*tiny_overrides(folder), f"connector.num_queries={10**14}"])
+def test_a_connector_that_no_memory_holds(models):
+    config = compose([*tiny_overrides(models), f"connector.num_queries={10**14}"])
     with pytest.raises(ConfigError, match="num_queries=100000000000000 must be at most 1,000,000"):
         Assistant.from_config(config, device="cpu")
 
 
-def test_text_in_a_manifest_is_not_interpolated(folder, saved):
+def test_text_in_a_manifest_is_not_interpolated(models, saved):
     template = yaml.safe_load((saved / "tinyvid.yaml").read_text())["template"]
     edit(saved, template=template | {"system": "${oc.env:HOME} costs ${x}"})
     assistant = Assistant.from_pretrained(saved, device="cpu")
@@ -255,31 +245,31 @@ def test_code_beside_a_tokenizer_is_not_run(saved):
     assert not (folder / "ran").exists()
 
 
-def test_code_beside_an_llm_is_not_run(folder, tmp_path):
+def test_code_beside_an_llm_is_not_run(models, tmp_path):
     llm = tmp_path / "llm"
-    shutil.copytree(folder / "llm_qwen2", llm)
+    shutil.copytree(models / "llm_qwen2", llm)
     (llm / "evil.py").write_text(EVIL)
     config = json.loads((llm / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Thing", "AutoModelForCausalLM": "evil.Thing"}}
     (llm / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="llm"):
-        Assistant.from_config(compose([*tiny_overrides(folder), f"llm.path={llm}", "llm=auto"]), device="cpu")
+        Assistant.from_config(compose([*tiny_overrides(models), f"llm.path={llm}", "llm=auto"]), device="cpu")
     assert not (llm / "ran").exists()
 
 
-def test_a_base_model_of_another_family(folder):
-    overrides = [*tiny_overrides(folder), "llm=phi2"]
+def test_a_base_model_of_another_family(models):
+    overrides = [*tiny_overrides(models), "llm=phi2"]
     with pytest.raises(ConfigError, match="holds a model of type 'qwen2', this llm needs 'phi'; choose llm=auto"):
         Assistant.from_config(compose(overrides), device="cpu")
 
 
-def test_a_base_model_that_cannot_be_reached(folder):
-    overrides = [*tiny_overrides(folder), "llm.path=nobody/nothing"]
+def test_a_base_model_that_cannot_be_reached(models):
+    overrides = [*tiny_overrides(models), "llm.path=nobody/nothing"]
     with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded; it is no local directory"):
         Assistant.from_config(compose(overrides), device="cpu")
 
 
-def test_a_context_longer_than_the_model(folder):
-    overrides = [*tiny_overrides(folder), "llm.max_length=5000"]
+def test_a_context_longer_than_the_model(models):
+    overrides = [*tiny_overrides(models), "llm.max_length=5000"]
     with pytest.raises(ConfigError, match="llm.max_length=5000 exceeds the 1024 positions"):
         Assistant.from_config(compose(overrides), device="cpu")

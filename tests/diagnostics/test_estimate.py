@@ -22,22 +22,17 @@ from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply
 program = load_program("estimate")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
 def settings(*overrides):
     return OmegaConf.to_container(compose(list(overrides), config="estimate"), resolve=True)
 
 
-def tiny(folder, *overrides, **kwargs):
-    return settings(*tiny_overrides(folder, **kwargs), "peft.rank=4", "dtype=float32", *overrides)
+def tiny(models, *overrides, **kwargs):
+    return settings(*tiny_overrides(models, **kwargs), "peft.rank=4", "dtype=float32", *overrides)
 
 
-def really(folder, *overrides, quant="none", **kwargs):
+def really(models, *overrides, quant="none", **kwargs):
     """Build and adapt the same model, weights and all."""
-    config = tiny(folder, *overrides, **kwargs)
+    config = tiny(models, *overrides, **kwargs)
     options, parts = read_recipe(config["recipe"])
     assistant = Assistant.from_config(config, device="cpu", dtype=config["dtype"], quant=quant)
     return assistant.model, apply(assistant.model, parts, PeftOptions(**config["peft"]), lr=options.lr)
@@ -56,11 +51,11 @@ RUNS = {
 
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
-def test_counts_and_bytes_equal_those_of_a_real_model(folder, overrides, family):
+def test_counts_and_bytes_equal_those_of_a_real_model(models, overrides, family):
     connector = "mlp" if "connector=mlp" in overrides else "group"
     overrides = [override for override in overrides if "connector." not in override or "recipe" in override]
-    model, reports = really(folder, *overrides, family=family, connector=connector)
-    found = estimate(tiny(folder, *overrides, family=family, connector=connector))
+    model, reports = really(models, *overrides, family=family, connector=connector)
+    found = estimate(tiny(models, *overrides, family=family, connector=connector))
     assert found.parts == reports
     for part in PARTS:
         assert found.memory.weights[part] == sum(p.nbytes for p in getattr(model, part).parameters())
@@ -75,9 +70,9 @@ def test_counts_and_bytes_equal_those_of_a_real_model(folder, overrides, family)
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_quantized_weights_are_counted_to_the_byte(folder, quant):
-    model, reports = really(folder, quant=quant)
-    found = estimate(tiny(folder, f"quant={quant}"))
+def test_quantized_weights_are_counted_to_the_byte(models, quant):
+    model, reports = really(models, quant=quant)
+    found = estimate(tiny(models, f"quant={quant}"))
     assert found.parts[0].trainable == reports[0].trainable
     assert found.parts[0].how == "qlora"
     total = 0
@@ -94,8 +89,8 @@ def test_quantized_weights_are_counted_to_the_byte(folder, quant):
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_every_kind_of_tower_is_measured_without_weights(folder, tmp_path, tower):
-    parts = [x for x in tiny_overrides(folder) if not x.startswith("vision_tower")]
+def test_every_kind_of_tower_is_measured_without_weights(models, tmp_path, tower):
+    parts = [x for x in tiny_overrides(models) if not x.startswith("vision_tower")]
     option = {"siglip": "siglip_base_224", "timm": "timm_siglip_base_224", "open_clip": "open_clip_siglip_base_224"}
     path = TOWERS[tower](tmp_path / tower)
     config = settings(*parts, f"vision_tower={option[tower]}", f"vision_tower.path={path}", "dtype=float32")
@@ -181,9 +176,9 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
     assert estimate(settings("recipe.gradient_checkpointing=false")).memory.activations == one.activations_kept
 
 
-def test_activations_of_a_layer_follow_the_stated_rule(folder):
+def test_activations_of_a_layer_follow_the_stated_rule(models):
     """A frozen LLM of two layers under a trained connector: outputs of the linear layers, and norms in float32."""
-    model, _ = really(folder, "recipe=align")
+    model, _ = really(models, "recipe=align")
     frozen = {part: PartOptions() for part in PARTS} | {"llm": PartOptions(train="full", from_layer=1)}
     apply(model, frozen, PeftOptions(), lr=1e-3)  # one layer trains, and nothing below it
     linear = 64 + 32 + 32 + 64 + 128 + 128 + 64 + (4 * 64 + 64 + 64 + 64 + 128 - 64)  # outputs, then inputs
@@ -192,8 +187,8 @@ def test_activations_of_a_layer_follow_the_stated_rule(folder):
     assert found == expected
 
 
-def test_weights_of_an_adapted_llm_quantize_the_layers_beneath(folder):
-    model, _ = really(folder)
+def test_weights_of_an_adapted_llm_quantize_the_layers_beneath(models):
+    model, _ = really(models)
     plain, quantized = weight_bytes(model.llm, "none"), weight_bytes(model.llm, "int8")
     layers = [m for n, m in model.llm.named_modules() if n.endswith("base_layer")]
     assert plain - quantized == sum(3 * m.weight.numel() - 4 * m.out_features for m in layers)

@@ -2,15 +2,10 @@
 
 import pytest
 
-from tests.questions import write_questions, write_rows
+from tests.questions import write_rows
 from tests.runs import turns
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import build_benchmark
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory):
-    return write_questions(tmp_path_factory.mktemp("questions"))
 
 
 def test_custom_reads_every_kind_of_row(tmp_path):

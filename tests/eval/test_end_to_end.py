@@ -11,18 +11,13 @@ from tests.eval.test_longvideobench import row as moment
 from tests.eval.test_mvbench import row as bounded
 from tests.eval.test_videomme import ROWS, SRT
 from tests.eval.test_videomme import row as mme
-from tests.factories import tiny_config
+from tests.factories import tiny_assistant
 from tests.runs import ROOT
-from tinyvid import Assistant, ConfigError, DataError
+from tinyvid import ConfigError, DataError
 from tinyvid.config import CONF_DIR
 from tinyvid.evaluation import EvaluationOptions, evaluate
 from tinyvid.registry import BENCHMARKS
 from tinyvid.text.frame_text import FrameText
-
-
-@pytest.fixture(scope="module")
-def assistant(tmp_path_factory):
-    return Assistant.from_config(tiny_config(tmp_path_factory.mktemp("model")), device="cpu", dtype="float32")
 
 
 def run(assistant, benchmark, folder, **options):
@@ -87,12 +82,12 @@ def test_longvideobench_writes_its_submission(assistant, tmp_path):
     assert list(submission) == ["t_0", "t_1"]
 
 
-def test_longvideobench_with_subtitles_between_frames(assistant, tmp_path):
+def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_path):
     write_json(tmp_path / "lvb_val.json", [moment("v_0"), moment("v_1", question="And then?")])
     write_json(tmp_path / "subtitles/86CxyhFV9MI_en.json", LISTED)
     video(tmp_path / "videos/86CxyhFV9MI.mp4")
     benchmark = build("longvideobench", tmp_path, prompt_style="interleaved")
-    framewise = Assistant.from_config(tiny_config(tmp_path / "model", connector="mlp"), device="cpu", dtype="float32")
+    framewise = tiny_assistant(models, connector="mlp")
     _, rows = run(framewise, benchmark, tmp_path / "run")
     assert {row["status"] for row in rows.values()} <= {"answered", "unparsed"}
     times = [0.0, 0.6, 1.2, 1.9]

@@ -11,9 +11,8 @@ import pytest
 
 from recipes.shapes.measure import measure
 from tests.benchmark_files import build, fields, outcomes
-from tests.factories import tiny_config
 from tests.runs import ROOT
-from tinyvid import Assistant, ConfigError, DataError
+from tinyvid import ConfigError, DataError
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
 from tinyvid.evaluation.scoring.scores import read
@@ -184,8 +183,7 @@ def test_a_damaged_set_cannot_be_made_blind(tmp_path):
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_reports_families_and_formats(benchmark, folder, tmp_path):
-    assistant = Assistant.from_config(tiny_config(tmp_path / "model"), device="cpu", dtype="float32")
+def test_a_run_reports_families_and_formats(assistant, benchmark, folder, tmp_path):
     short = EvaluationOptions(max_new_tokens=4, workers=0)
     report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=short).data
     assert (report["n_total"], report["n_media_failed"]) == (24, 0)
@@ -198,13 +196,12 @@ def test_a_run_reports_families_and_formats(benchmark, folder, tmp_path):
         evaluate(assistant, blind, run_dir=tmp_path / "run", options=short)
 
 
-def test_teacher_forcing_finds_the_same(tmp_path):
+def test_teacher_forcing_finds_the_same(shipped, tmp_path):
     """``recipes.shapes.measure`` packs a clip's questions and generates nothing; the default model scores alike."""
-    assistant = Assistant.from_pretrained(device="cpu")
     options = {"seed": 40, "questions": 8, "sizes": ["64x64"]}
     benchmark = build("shapes", tmp_path / "set", **options, clips=10, crf=[23])
-    report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=EvaluationOptions(batch_size=40)).data
-    fast = measure(assistant, SetOptions(split="iid", **options), clips=10)
+    report = evaluate(shipped, benchmark, run_dir=tmp_path / "run", options=EvaluationOptions(batch_size=40)).data
+    fast = measure(shipped, SetOptions(split="iid", **options), clips=10)
     slow = {f"format/{name}": group for name, group in report["groups"]["format"].items()} | report["groups"]["family"]
     slow |= {"overall": report["groups"]["part"]["questions"], "captions": report["groups"]["part"]["captions"]}
     assert {name: (row["questions"], row["accuracy"]) for name, row in fast.items()} == {

@@ -7,16 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.factories import tiny_config, tiny_overrides
+from tests.factories import tiny_assistant
 from tests.goldens import TINYLLAVA_VIDEO
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
 from tinyvid.models.adapters import base_state, is_adapted, merged
 from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply, parameter_groups, table
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
 
 
 def options(**how):
@@ -33,11 +28,6 @@ def adapted(assistant, *parts, **peft):
     return assistant
 
 
-def make(folder, **kwargs):
-    torch.manual_seed(0)
-    return Assistant.from_config(tiny_config(folder, **kwargs), device="cpu")
-
-
 def batch_of(assistant):
     frames = np.random.default_rng(0).integers(0, 255, (6, 30, 40, 3), dtype=np.uint8)
     example = assistant.processor(Sample([Message("user", "Q?"), Message("assistant", "A.")], video=frames))
@@ -45,9 +35,9 @@ def batch_of(assistant):
 
 
 @pytest.mark.parametrize("peft", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
-def test_round_trip_is_bit_equal_for_every_part(folder, tmp_path, peft):
-    assistant = adapted(make(folder), *PARTS, **peft)
-    plain = make(folder).model(batch_of(assistant)).logits
+def test_round_trip_is_bit_equal_for_every_part(models, tmp_path, peft):
+    assistant = adapted(tiny_assistant(models), *PARTS, **peft)
+    plain = tiny_assistant(models).model(batch_of(assistant)).logits
     assistant.save_pretrained(tmp_path / "a")
     again = Assistant.from_pretrained(tmp_path / "a", device="cpu")
     batch = batch_of(assistant)
@@ -56,8 +46,8 @@ def test_round_trip_is_bit_equal_for_every_part(folder, tmp_path, peft):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
-def test_merged_equals_unmerged(folder, family):
-    assistant = adapted(make(folder, family=family), *PARTS)
+def test_merged_equals_unmerged(models, family):
+    assistant = adapted(tiny_assistant(models, family=family), *PARTS)
     batch = batch_of(assistant)
     unmerged = assistant.model(batch).logits
     for part in PARTS:
@@ -66,11 +56,11 @@ def test_merged_equals_unmerged(folder, family):
     torch.testing.assert_close(assistant.model(batch).logits, unmerged, atol=1e-5, rtol=0)
 
 
-def test_peft_alone_loads_the_adapter_of_the_llm(folder, tmp_path):
+def test_peft_alone_loads_the_adapter_of_the_llm(models, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    assistant = adapted(make(folder), "llm")
+    assistant = adapted(tiny_assistant(models), "llm")
     assistant.save_pretrained(tmp_path / "a")
     base = AutoModelForCausalLM.from_pretrained(assistant.config["llm"]["path"], dtype=torch.float32)
     alone = PeftModel.from_pretrained(base, tmp_path / "a" / "adapter").eval()
@@ -92,8 +82,8 @@ def test_a_stored_base_is_written_without_its_adapter(tmp_path):
     assert torch.equal(again.model(batch).logits, assistant.model(batch).logits)
 
 
-def test_an_adapter_goes_on_a_quantized_base(folder, tmp_path):
-    adapted(make(folder), "llm").save_pretrained(tmp_path / "a")
+def test_an_adapter_goes_on_a_quantized_base(models, tmp_path):
+    adapted(tiny_assistant(models), "llm").save_pretrained(tmp_path / "a")
     again = Assistant.from_pretrained(tmp_path / "a", device="cpu", quant="nf4")
     assert is_adapted(again.model.llm)
     assert again.model(batch_of(again)).loss.isfinite()
@@ -114,16 +104,16 @@ def test_an_adapter_goes_on_a_quantized_base(folder, tmp_path):
         ({"target_modules": ["no_such_layer"]}, "does not fit the llm"),
     ],
 )
-def test_a_strange_adapter_is_refused(folder, tmp_path, changes, message):
-    adapted(make(folder), "llm").save_pretrained(tmp_path / "a")
+def test_a_strange_adapter_is_refused(models, tmp_path, changes, message):
+    adapted(tiny_assistant(models), "llm").save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(CheckpointError, match=message):
         Assistant.from_pretrained(tmp_path / "a", device="cpu")
 
 
-def test_adapter_weights_must_fit(folder, tmp_path):
-    adapted(make(folder), "llm").save_pretrained(tmp_path / "a")
+def test_adapter_weights_must_fit(models, tmp_path):
+    adapted(tiny_assistant(models), "llm").save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     gone = sorted(tensors)[0]
@@ -132,8 +122,8 @@ def test_adapter_weights_must_fit(folder, tmp_path):
         Assistant.from_pretrained(tmp_path / "a", device="cpu")
 
 
-def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(folder):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu", dtype="bfloat16")
+def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(models):
+    assistant = tiny_assistant(models, dtype="bfloat16")
     reports = apply(assistant.model, options(llm="lora", connector="full"), PeftOptions(rank=4), lr=1e-3)
     for parameter in assistant.model.parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16)
@@ -145,18 +135,18 @@ def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(folder):
     assert all(word in text for word in ("llm", "lora", "connector", "full", "frozen", "bfloat16", "0.001", "total"))
 
 
-def test_quantized_parameters_are_counted_for_what_they_stand_for(folder):
-    plain = make(folder)
+def test_quantized_parameters_are_counted_for_what_they_stand_for(models):
+    plain = tiny_assistant(models)
     number = sum(p.numel() for p in plain.model.llm.parameters())
-    quantized = Assistant.from_config(tiny_config(folder), device="cpu", quant="nf4")
+    quantized = tiny_assistant(models, quant="nf4")
     reports = apply(quantized.model, options(llm="lora"), PeftOptions(rank=4), lr=1e-3)
     assert reports[0].how == "qlora"
     assert reports[0].parameters - reports[0].trainable == number
 
 
-def test_training_from_a_layer_on(folder):
+def test_training_from_a_layer_on(models):
     for part, last in (("llm", 1), ("vision_tower", 2)):
-        assistant = make(folder)
+        assistant = tiny_assistant(models)
         how = options() | {part: PartOptions(train="full", from_layer=last)}
         apply(assistant.model, how, PeftOptions(), lr=1e-3)
         trained = [name for name, p in assistant.model.named_parameters() if p.requires_grad]
@@ -167,10 +157,9 @@ def test_training_from_a_layer_on(folder):
 
 
 @pytest.mark.parametrize(("freeze", "trains"), [(["mixer"], ("layers", "linear")), (["layers", "linear"], ("mixer",))])
-def test_a_module_that_stays_frozen_gets_no_adapter(folder, tmp_path, freeze, trains):
+def test_a_module_that_stays_frozen_gets_no_adapter(models, tmp_path, freeze, trains):
     def fresh():
-        torch.manual_seed(0)
-        return Assistant.from_config(compose([*tiny_overrides(folder), "connector.mixer_layers=1"]), device="cpu")
+        return tiny_assistant(models, "connector.mixer_layers=1")
 
     assistant = fresh()
     how = options() | {"connector": PartOptions(train="lora", freeze=freeze)}
@@ -191,8 +180,7 @@ def test_a_module_that_stays_frozen_gets_no_adapter(folder, tmp_path, freeze, tr
     assert [name for name, p in again.model.named_parameters() if p.requires_grad] == trained, "it can go on training"
 
 
-def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(folder):
-    assistant = make(folder)
+def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(assistant):
     how = options(llm="lora") | {"connector": PartOptions(train="full", lr=5e-4)}
     apply(assistant.model, how, PeftOptions(rank=4), lr=1e-4)
     groups = {g["name"]: g for g in parameter_groups(assistant.model, how, lr=1e-4, weight_decay=0.1)}
@@ -211,8 +199,8 @@ def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(folder
         ("none", {"llm": "lora"}, {"targets": ["q_prj"]}, r"peft.targets=\['q_prj'\] match no linear layer of the llm"),
     ],
 )
-def test_what_cannot_train_is_refused(folder, quant, how, peft, message):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu", quant=quant)
+def test_what_cannot_train_is_refused(models, quant, how, peft, message):
+    assistant = tiny_assistant(models, quant=quant)
     with pytest.raises(ConfigError, match=message):
         apply(assistant.model, options(**how), PeftOptions(**peft), lr=1e-3)
 
@@ -225,13 +213,12 @@ def test_what_cannot_train_is_refused(folder, quant, how, peft, message):
         ({"train": "lora", "from_layer": 1}, "recipe.connector.from_layer=1 needs recipe.connector.train=full"),
     ],
 )
-def test_adapters_that_cannot_be_added_are_refused(folder, how, message):
-    assistant = make(folder)
+def test_adapters_that_cannot_be_added_are_refused(assistant, how, message):
     with pytest.raises(ConfigError, match=message):
         apply(assistant.model, options() | {"connector": PartOptions(**how)}, PeftOptions(rank=4), lr=1e-3)
 
 
-def test_an_adapted_part_cannot_train_in_full(folder):
-    assistant = adapted(make(folder), "llm")
+def test_an_adapted_part_cannot_train_in_full(models):
+    assistant = adapted(tiny_assistant(models), "llm")
     with pytest.raises(ConfigError, match="carries a LoRA adapter; merge it first"):
         apply(assistant.model, options(llm="full"), PeftOptions(), lr=1e-3)

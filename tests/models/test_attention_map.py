@@ -6,25 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests.factories import tiny_config, tiny_overrides
-from tinyvid import Assistant, ConfigError, DataError, Message, Sample
+from tests.factories import tiny_assistant, tiny_overrides
+from tinyvid import ConfigError, DataError, Message, Sample
 from tinyvid.models.attention_map import MAX_FRAMES, AttentionMap, attention_maps
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def assistant(folder):
-    torch.manual_seed(0)
-    return Assistant.from_config(tiny_config(folder, connector="llamavid"), device="cpu")
+@pytest.fixture
+def assistant(models):
+    return tiny_assistant(models, connector="llamavid")
 
 
 def frames(count=6):
@@ -81,8 +74,8 @@ def test_a_long_video_is_drawn_in_part_and_says_so(tmp_path):
     assert (drawn[0], drawn[-1]) == (0, count - 1)
 
 
-def test_what_cannot_be_drawn_is_said(folder, assistant, tmp_path):
-    blind = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_what_cannot_be_drawn_is_said(models, assistant, tmp_path):
+    blind = tiny_assistant(models)
     with pytest.raises(ConfigError, match="connector=llamavid does"):
         blind.attention_map(frames(), "Q?")
     with pytest.raises(DataError, match="needs a video"):
@@ -92,9 +85,9 @@ def test_what_cannot_be_drawn_is_said(folder, assistant, tmp_path):
         found.save(tmp_path / "absent" / "map.png")
 
 
-def test_eval_draws_it(folder, tmp_path):
+def test_eval_draws_it(models, tmp_path):
     target = tmp_path / "what, it = [saw].png"
-    arguments = [*tiny_overrides(folder, connector="llamavid"), f"video={ROOT / 'examples' / 'clip.mp4'}"]
+    arguments = [*tiny_overrides(models, connector="llamavid"), f"video={ROOT / 'examples' / 'clip.mp4'}"]
     arguments += ["question=What moves?", f"attention_map={target}", "max_new_tokens=2", "device=cpu"]
     command = [sys.executable, str(ROOT / "eval.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from tests.factories import tiny_overrides
+from tests.factories import build_once, tiny_overrides
 from tests.llamavid import BERT_SIZES, save_tokenizer
 from tests.runs import PLAIN, load_program, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
@@ -22,24 +22,18 @@ from tinyvid.types import IGNORE_INDEX
 DECODERS = ("llm_embed", "qformer", "bert", "siglip_text")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-def overrides(folder, decoder="llm_embed", *more):
-    given = tiny_overrides(folder, connector="llamavid")
+def overrides(models, decoder="llm_embed", *more):
+    given = tiny_overrides(models, connector="llamavid")
     if decoder != "llm_embed":
-        sizes = BERT_SIZES | {"vocab_size": 80, "path": "null", "tokenizer": save_tokenizer(folder / "bert")}
+        sizes = BERT_SIZES | {"vocab_size": 80, "path": "null", "tokenizer": save_tokenizer(models / "bert")}
         sizes |= {"num_layers": 2, "max_length": 32} | ({"num_queries": 4} if decoder == "qformer" else {})
         given = [item for item in given if not item.startswith("text_decoder")]
         given += [f"text_decoder={decoder}", *[f"text_decoder.{key}={value}" for key, value in sizes.items()]]
     return [*given, *more]
 
 
-def make(folder, decoder="llm_embed", *more):
-    torch.manual_seed(0)
-    return Assistant.from_config(compose(overrides(folder, decoder, *more)), device="cpu")
+def make(models, decoder="llm_embed", *more):
+    return build_once(*overrides(models, decoder, *more))
 
 
 def frames(count=6, seed=0):
@@ -60,8 +54,8 @@ def tokens_of(assistant, *samples):
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_every_turn_gets_the_tokens_of_its_own_question(folder, decoder):
-    assistant = make(folder, decoder)
+def test_every_turn_gets_the_tokens_of_its_own_question(models, decoder):
+    assistant = make(models, decoder)
     first, second = "What moves?", "Who is it, and why?"
     both = tokens_of(assistant, Sample(talk(first, "A dog.", second, "Me."), video=frames()))
     alone = [tokens_of(assistant, Sample(talk(text, "x"), video=frames())) for text in (first, second)]
@@ -69,8 +63,8 @@ def test_every_turn_gets_the_tokens_of_its_own_question(folder, decoder):
     assert not torch.allclose(alone[0], alone[1], atol=1e-6)
 
 
-def test_the_kth_place_is_filled_by_the_kth_question(folder):
-    assistant = make(folder)
+def test_the_kth_place_is_filled_by_the_kth_question(models):
+    assistant = make(models)
     sample = Sample(talk("What moves?", "A dog.", "Who?", "Me."), video=frames())
     example = assistant.processor(sample)
     assert [slot.question for slot in example.slots] == ["What moves?", "Who?"]
@@ -84,8 +78,8 @@ def test_the_kth_place_is_filled_by_the_kth_question(folder):
         torch.testing.assert_close(run, tokens_of(assistant, Sample(talk(text), video=frames())), atol=1e-6, rtol=0)
 
 
-def test_training_and_inference_lay_out_the_same_question(folder):
-    assistant = make(folder)
+def test_training_and_inference_lay_out_the_same_question(models):
+    assistant = make(models)
     asked = assistant.processor(Sample(talk("What moves?"), video=frames()))
     learned = assistant.processor(Sample(talk("What moves?", "A dog."), video=frames()))
     assert asked.slots == learned.slots
@@ -98,17 +92,17 @@ def test_training_and_inference_lay_out_the_same_question(folder):
     assert assistant.processor.tokenizer.decode(reply) == " A dog.<|endoftext|>"
 
 
-def test_choices_guide_the_connector_only_if_they_are_to(folder):
+def test_choices_guide_the_connector_only_if_they_are_to(models):
     text = "What moves?\nA. a dog\nB. a cat"
-    full, stem = make(folder), make(folder, "llm_embed", "connector.choices=false")
+    full, stem = make(models), make(models, "llm_embed", "connector.choices=false")
     with_choices, without = (one.processor(Sample(talk(text), video=frames())) for one in (full, stem))
     assert torch.equal(with_choices.input_ids, without.input_ids), "the LLM reads all of it"
     assert without.slots[0].ids == stem.processor(Sample(talk("What moves?"), video=frames())).slots[0].ids
     assert len(with_choices.slots[0].ids) > len(without.slots[0].ids)
 
 
-def test_a_batch_equals_its_samples_alone(folder):
-    assistant = make(folder)
+def test_a_batch_equals_its_samples_alone(models):
+    assistant = make(models)
     rows = [
         Sample(talk("What moves?", "A dog."), video=frames(6)),
         Sample(talk("Hello there, who is it?", "Me.")),
@@ -121,8 +115,8 @@ def test_a_batch_equals_its_samples_alone(folder):
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=0)
 
 
-def test_another_question_about_the_same_frames_is_answered_from_other_tokens(folder):
-    assistant = make(folder)
+def test_another_question_about_the_same_frames_is_answered_from_other_tokens(models):
+    assistant = make(models)
     first, second = (tokens_of(assistant, Sample(talk(text), video=frames())) for text in ("Who?", "Where to?"))
     context, content = torch.arange(0, 8, 2), torch.arange(1, 8, 2)
     assert not torch.isclose(first[context], second[context], atol=1e-7).all(-1).any()
@@ -133,8 +127,8 @@ def test_another_question_about_the_same_frames_is_answered_from_other_tokens(fo
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_checkpoint_needs_no_second_model(folder, decoder, tmp_path):
-    assistant = make(folder, decoder)
+def test_a_checkpoint_needs_no_second_model(models, decoder, tmp_path):
+    assistant = make(models, decoder)
     assistant.save_pretrained(tmp_path / "a")
     assert (tmp_path / "a" / "question_tokenizer").is_dir() == (decoder != "llm_embed")
     manifest = yaml.safe_load((tmp_path / "a" / "tinyvid.yaml").read_text())
@@ -151,8 +145,8 @@ def test_a_checkpoint_needs_no_second_model(folder, decoder, tmp_path):
     assert (tmp_path / "b" / "tinyvid.yaml").read_text() == (tmp_path / "a" / "tinyvid.yaml").read_text()
 
 
-def test_a_strangers_checkpoint_cannot_make_us_read_elsewhere(folder, tmp_path):
-    make(folder, "qformer").save_pretrained(tmp_path / "a")
+def test_a_strangers_checkpoint_cannot_make_us_read_elsewhere(models, tmp_path):
+    make(models, "qformer").save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "tinyvid.yaml"
     manifest = yaml.safe_load(file.read_text())
     manifest["text_decoder"] |= {"path": "/nowhere/x.pth", "tokenizer": "/nowhere/tokenizer"}
@@ -162,8 +156,8 @@ def test_a_strangers_checkpoint_cannot_make_us_read_elsewhere(folder, tmp_path):
     assert again.config["text_decoder"]["tokenizer"] == str(tmp_path / "a" / "question_tokenizer")
 
 
-def test_a_checkpoint_without_its_text_decoder_is_refused(folder, tmp_path):
-    make(folder).save_pretrained(tmp_path / "a")
+def test_a_checkpoint_without_its_text_decoder_is_refused(models, tmp_path):
+    make(models).save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "tinyvid.yaml"
     manifest = yaml.safe_load(file.read_text())
     del manifest["text_decoder"]
@@ -175,23 +169,23 @@ def test_a_checkpoint_without_its_text_decoder_is_refused(folder, tmp_path):
         Assistant.from_pretrained(tmp_path / "a", device="cpu")
 
 
-def test_it_can_be_counted_without_weights(folder):
+def test_it_can_be_counted_without_weights(models):
     torch.manual_seed(0)
-    config = compose(overrides(folder, "qformer"))
+    config = compose(overrides(models, "qformer"))
     empty = Assistant.from_config(config, device="meta")
-    real = make(folder, "qformer")
+    real = make(models, "qformer")
     assert all(p.is_meta for p in empty.model.connector.parameters())
     shapes = [{key: p.shape for key, p in one.model.connector.named_parameters()} for one in (empty, real)]
     assert shapes[0] == shapes[1]
 
 
-def test_a_new_text_decoder_is_announced(folder, caplog):
+def test_a_new_text_decoder_is_announced(models, caplog):
     with caplog.at_level("WARNING"):
-        make(folder, "qformer")
+        Assistant.from_config(compose(overrides(models, "qformer")), device="cpu")
     assert "text_decoder 'qformer' starts from random weights" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING"):
-        make(folder)
+        Assistant.from_config(compose(overrides(models)), device="cpu")
     assert "random weights" not in caplog.text
 
 
@@ -218,8 +212,8 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_three_stages_of_the_original(folder, stage):
-    assistant = make(folder, "qformer")
+def test_the_three_stages_of_the_original(models, stage):
+    assistant = make(models, "qformer")
     how, expected = STAGES[stage]
     reports, parts = adapted(assistant, **how)
     assert trainable(assistant) == expected
@@ -243,17 +237,17 @@ def test_the_three_stages_of_the_original(folder, stage):
     assert counted == sum(row.trainable for row in reports)
 
 
-def test_a_text_decoder_of_new_layers_trains_with_its_connector(folder):
-    assistant = make(folder)
+def test_a_text_decoder_of_new_layers_trains_with_its_connector(models):
+    assistant = make(models)
     reports, _ = adapted(assistant, connector=FULL)
     assert trainable(assistant) == {"context", "content", "text_decoder"}
     assert [report.part for report in reports] == list(PARTS)
     with pytest.raises(ConfigError, match="recipe.text_decoder.train=full, but this model has no text decoder that"):
-        adapted(make(folder), connector=FULL, text_decoder=FULL)
+        adapted(make(models), connector=FULL, text_decoder=FULL)
 
 
-def test_lora_of_the_connector_leaves_the_text_decoder_alone(folder, tmp_path):
-    assistant = make(folder, "qformer")
+def test_lora_of_the_connector_leaves_the_text_decoder_alone(models, tmp_path):
+    assistant = make(models, "qformer")
     adapted(assistant, connector=PartOptions(train="lora"))
     adapters = {name for name, p in assistant.model.connector.named_parameters() if p.requires_grad}
     assert adapters
@@ -278,9 +272,9 @@ def test_lora_of_the_connector_leaves_the_text_decoder_alone(folder, tmp_path):
         ),
     ],
 )
-def test_wrong_wishes_are_refused(folder, how, message):
+def test_wrong_wishes_are_refused(models, how, message):
     with pytest.raises(ConfigError, match=message):
-        adapted(make(folder, "qformer"), **how)
+        adapted(make(models, "qformer"), **how)
 
 
 # --- configuration ----------------------------------------------------------------------------------------------
@@ -297,28 +291,28 @@ def test_the_choice_of_the_connector_brings_its_text_decoder():
         compose(["connector=llamavid", "text_decoder=brt"])
 
 
-def test_a_tokenizer_of_its_own_is_needed(folder):
+def test_a_tokenizer_of_its_own_is_needed(models):
     with pytest.raises(ConfigError, match="text_decoder 'bert' needs text_decoder.tokenizer"):
-        make(folder, "bert", "text_decoder.tokenizer=null")
+        make(models, "bert", "text_decoder.tokenizer=null")
     with pytest.raises(ConfigError, match="has 63 tokens, the text decoder knows text_decoder.vocab_size=50"):
-        make(folder, "bert", "text_decoder.vocab_size=50")
+        make(models, "bert", "text_decoder.vocab_size=50")
 
 
-def test_groups_survive_json(folder):
-    assistant = make(folder, "qformer")
+def test_groups_survive_json(models):
+    assistant = make(models, "qformer")
     assert json.loads(json.dumps(assistant.config)) == assistant.config
 
 
 # --- programs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_run_trains_it_and_its_result_answers(folder, tmp_path):
+def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
     """Frozen weights, those of the text decoder too, may be bfloat16; what trains is float32."""
     program = load_program("train")
     rows = write_rows(tmp_path / "data")
     run = [f"data.path={rows}", "run_dir=unused", "recipe.max_steps=2", "dtype=bfloat16", "connector.chunk=3"]
     run.append("recipe.gradient_checkpointing=true")
-    config = compose([*overrides(folder, "qformer"), *PLAIN, *run], config="train")
+    config = compose([*overrides(models, "qformer"), *PLAIN, *run], config="train")
     result = program.train(OmegaConf.to_container(config, resolve=True), tmp_path / "run")
     trained = load_file(next((tmp_path / "run").glob("checkpoint-*")) / "trained.safetensors")
     assert {key.split(".")[1] for key in trained if key.startswith("connector.")} == {"context", "content"}

@@ -10,54 +10,49 @@ from tests.factories import tiny_overrides
 from tinyvid import Assistant, ConfigError, compose
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-def build(folder, *overrides):
-    return Assistant.from_config(compose([*tiny_overrides(folder, connector="mlp"), *overrides]), device="cpu")
+def build(models, *overrides):
+    return Assistant.from_config(compose([*tiny_overrides(models, connector="mlp"), *overrides]), device="cpu")
 
 
 def frequencies(assistant):
     return assistant.model.llm.model.rotary_emb.inv_freq
 
 
-def state(folder, **scaling):
+def state(models, **scaling):
     """Write the scaling into the configuration of the tiny LLM, as others do by hand."""
-    path = folder / "llm_qwen2" / "config.json"
+    path = models / "llm_qwen2" / "config.json"
     config = json.loads(path.read_text())
     config["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "default", **scaling}
     path.write_text(json.dumps(config))
 
 
-def test_a_long_limit_alone_scales_nothing_and_is_refused(folder):
+def test_a_long_limit_alone_scales_nothing_and_is_refused(models):
     with pytest.raises(
         ConfigError, match=r"llm.max_length=3000 exceeds the 1024 positions.*llm.rope_factor=3, which ne"
     ):
-        build(folder, "llm.max_length=3000")
+        build(models, "llm.max_length=3000")
     with pytest.raises(ConfigError, match=r"exceeds the 1024 positions of this LLM times llm.rope_factor=2; lower it"):
-        build(folder, "llm.max_length=3000", "llm.rope_scaling=linear", "llm.rope_factor=2")
+        build(models, "llm.max_length=3000", "llm.rope_scaling=linear", "llm.rope_factor=2")
 
 
-def test_linear_scaling_divides_positions(folder):
-    plain, scaled = build(folder), build(folder, "llm.max_length=4096", "llm.rope_scaling=linear", "llm.rope_factor=4")
+def test_linear_scaling_divides_positions(models):
+    plain, scaled = build(models), build(models, "llm.max_length=4096", "llm.rope_scaling=linear", "llm.rope_factor=4")
     torch.testing.assert_close(frequencies(scaled), frequencies(plain) / 4)
-    yarn = build(folder, "llm.max_length=4096", "llm.rope_scaling=yarn", "llm.rope_factor=4")
+    yarn = build(models, "llm.max_length=4096", "llm.rope_scaling=yarn", "llm.rope_factor=4")
     torch.testing.assert_close(frequencies(yarn)[0], frequencies(plain)[0])
     torch.testing.assert_close(frequencies(yarn)[-1], frequencies(plain)[-1] / 4)
 
 
-def test_scaling_and_factor_go_together(folder):
+def test_scaling_and_factor_go_together(models):
     for options in (["llm.rope_factor=4"], ["llm.rope_scaling=linear"]):
         with pytest.raises(ConfigError, match="do not go together"):
-            build(folder, *options)
+            build(models, *options)
     with pytest.raises(ConfigError, match="'lineer' is not allowed. Did you mean 'linear'"):
-        build(folder, "llm.rope_scaling=lineer")
+        build(models, "llm.rope_scaling=lineer")
 
 
-def test_a_checkpoint_records_the_scaling_and_fixes_it(folder, tmp_path):
-    assistant = build(folder, "llm.max_length=2048", "llm.rope_scaling=linear", "llm.rope_factor=4")
+def test_a_checkpoint_records_the_scaling_and_fixes_it(models, tmp_path):
+    assistant = build(models, "llm.max_length=2048", "llm.rope_scaling=linear", "llm.rope_factor=4")
     assistant.save_pretrained(tmp_path / "saved")
     manifest = yaml.safe_load((tmp_path / "saved" / "tinyvid.yaml").read_text())
     assert (manifest["llm"]["rope_scaling"], manifest["llm"]["rope_factor"]) == ("linear", 4.0)
@@ -70,8 +65,8 @@ def test_a_checkpoint_records_the_scaling_and_fixes_it(folder, tmp_path):
         Assistant.from_pretrained(tmp_path / "saved", device="cpu", llm={"max_length": 5000})
 
 
-def test_stored_weights_agree_with_the_record(folder, tmp_path):
-    assistant = build(folder, "llm.rope_scaling=yarn", "llm.rope_factor=2")
+def test_stored_weights_agree_with_the_record(models, tmp_path):
+    assistant = build(models, "llm.rope_scaling=yarn", "llm.rope_factor=2")
     object.__setattr__(assistant.loaded, "stored", frozenset({"llm"}))
     assistant.save_pretrained(tmp_path / "saved")
     again = Assistant.from_pretrained(tmp_path / "saved", device="cpu")

@@ -5,27 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.factories import tiny_config
-from tinyvid import Assistant, DataError, Message, Sample
+from tests.factories import tiny_assistant
+from tinyvid import DataError, Message, Sample
 from tinyvid.registry import CONNECTORS
 from tinyvid.types import IGNORE_INDEX, TokenBudget, TokenSpec
 
 TOLERANCE = 2e-5  # padding changes the order of float32 sums in attention
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-def make(folder, **kwargs):
-    torch.manual_seed(0)
-    return Assistant.from_config(tiny_config(folder, **kwargs), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def assistant(folder):
-    return make(folder)
 
 
 def sample(question, reply=None, count=6, video=True):
@@ -46,8 +31,8 @@ def mixed(assistant):
 
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gemma"])
 @pytest.mark.parametrize("connector", CONNECTORS.names())
-def test_batch_equals_single(folder, connector, family):
-    assistant = make(folder, connector=connector, family=family)
+def test_batch_equals_single(models, connector, family):
+    assistant = tiny_assistant(models, connector=connector, family=family)
     examples = mixed(assistant)
     together = assistant.model(assistant.processor.collate(examples))
     alone = [assistant.model(assistant.processor.collate([example])) for example in examples]
@@ -58,8 +43,8 @@ def test_batch_equals_single(folder, connector, family):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
-def test_left_padding_equals_right_padding(folder, family):
-    assistant = make(folder, family=family)
+def test_left_padding_equals_right_padding(models, family):
+    assistant = tiny_assistant(models, family=family)
     left, right = (
         assistant.model(assistant.processor.collate(mixed(assistant), padding_side=side)) for side in ("left", "right")
     )
@@ -67,8 +52,8 @@ def test_left_padding_equals_right_padding(folder, family):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gemma"])
-def test_logits_and_loss_equal_the_full_sequence(folder, family):
-    assistant = make(folder, family=family)
+def test_logits_and_loss_equal_the_full_sequence(models, family):
+    assistant = tiny_assistant(models, family=family)
     batch = assistant.processor.collate(mixed(assistant))
     out = assistant.model(batch)
     full = assistant.model.llm(inputs_embeds=assistant.model.embed(batch), attention_mask=batch.attention_mask).logits[
@@ -104,8 +89,8 @@ def test_tower_chunk_changes_nothing(assistant):
     assistant.model.tower_chunk = 32
 
 
-def test_a_frozen_tower_keeps_no_graph_and_stays_in_eval_mode(folder):
-    model = make(folder).model
+def test_a_frozen_tower_keeps_no_graph_and_stays_in_eval_mode(assistant):
+    model = assistant.model
     model.vision_tower.requires_grad_(False)
     model.train()
     assert model.connector.training
@@ -116,16 +101,14 @@ def test_a_frozen_tower_keeps_no_graph_and_stays_in_eval_mode(folder):
     assert model.encode(torch.zeros(1, 3, size, size)).requires_grad
 
 
-def test_gradients_reach_connector_through_a_frozen_llm(folder):
-    assistant = make(folder)
+def test_gradients_reach_connector_through_a_frozen_llm(assistant):
     assistant.model.llm.requires_grad_(False)
     assistant.model.vision_tower.requires_grad_(False)
     assistant.model(assistant.processor.collate(mixed(assistant))).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in assistant.model.connector.parameters())
 
 
-def test_a_connector_that_breaks_its_budget_is_named(folder):
-    assistant = make(folder)
+def test_a_connector_that_breaks_its_budget_is_named(assistant):
     assistant.processor.tokens = TokenSpec(TokenBudget(fixed=15))
     batch = assistant.processor.collate([assistant.processor(sample("Q?"))])
     with pytest.raises(DataError, match="made 16 video tokens for 15 places"):
@@ -139,9 +122,8 @@ def test_generation_of_a_batch_equals_generation_alone(assistant):
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_quantized_llm_learns_and_answers(folder, quant):
-    torch.manual_seed(0)
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu", quant=quant)
+def test_quantized_llm_learns_and_answers(models, quant):
+    assistant = tiny_assistant(models, quant=quant)
     assert assistant.model.llm.is_quantized
     assistant.model.llm.requires_grad_(False)
     assistant.model(assistant.processor.collate(mixed(assistant))).loss.backward()
@@ -150,9 +132,9 @@ def test_quantized_llm_learns_and_answers(folder, quant):
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
-def test_a_checkpointed_llm_keeps_less_also_where_it_is_frozen(folder, frozen):
+def test_a_checkpointed_llm_keeps_less_also_where_it_is_frozen(models, frozen):
     """A connector learns through a frozen LLM, whose activations are as many as if it trained."""
-    assistant = make(folder, connector="mlp")
+    assistant = tiny_assistant(models, connector="mlp")
     model = assistant.model
     model.llm.requires_grad_(not frozen)
     batch = assistant.processor.collate(mixed(assistant))

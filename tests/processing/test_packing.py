@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.clips import write_clip
-from tests.factories import tiny_config
-from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video
+from tests.factories import tiny_assistant
+from tinyvid import ConfigError, DataError, Message, Sample, Video
 from tinyvid.data.datasets import RowDataset
 from tinyvid.models.video_llm import _block_mask, _positions
 from tinyvid.training.data import Skipped, TrainingData
@@ -22,21 +22,6 @@ TURNS = [
     ("Where?", "Home."),
     ("A longer question about it, is it not?", "Yes, and the reply is longer as well."),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-def make(folder, *overrides, **kwargs):
-    torch.manual_seed(0)
-    config = tiny_config(folder, **kwargs)
-    for override in overrides:
-        key, value = override.split("=")
-        group, option = key.split(".")
-        config[group][option] = value
-    return Assistant.from_config(config, device="cpu", dtype="float32")
 
 
 def samples(count=6, seed=0, turns=TURNS):
@@ -57,8 +42,8 @@ def gradients(model, batch):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "connector"), [("qwen2", "group"), ("phi", "mlp"), ("gemma", "naive")])
-def test_packed_rows_teach_what_single_rows_teach(folder, family, connector, attention):
-    assistant = make(folder, f"llm.attention={attention}", family=family, connector=connector)
+def test_packed_rows_teach_what_single_rows_teach(models, family, connector, attention):
+    assistant = tiny_assistant(models, f"llm.attention={attention}", family=family, connector=connector)
     processor, model = assistant.processor, assistant.model.train()
     first, second = samples(), samples(count=9, seed=1)[:2]
     together = processor.collate([processor.pack(first), processor.pack(second)])
@@ -73,8 +58,7 @@ def test_packed_rows_teach_what_single_rows_teach(folder, family, connector, att
         torch.testing.assert_close(packed_gradients[name], gradient, atol=2e-5, rtol=1e-3, msg=name)
 
 
-def test_packed_and_single_examples_mix_in_a_batch(folder):
-    assistant = make(folder)
+def test_packed_and_single_examples_mix_in_a_batch(assistant):
     processor, model = assistant.processor, assistant.model
     text = processor(Sample([Message("user", "Hello?"), Message("assistant", "Hello.")]))
     mixed = model(processor.collate([processor.pack(samples()), text, processor(samples(seed=2)[0])]))
@@ -82,16 +66,14 @@ def test_packed_and_single_examples_mix_in_a_batch(folder):
     torch.testing.assert_close(mixed.logits, torch.cat([each.logits for each in alone]), atol=2e-5, rtol=0)
 
 
-def test_a_pack_of_one_is_the_sample(folder):
-    processor = make(folder).processor
+def test_a_pack_of_one_is_the_sample(processor):
     (sample, *_) = samples()
     packed, alone = processor.pack([sample]), processor(sample)
     for name in ("input_ids", "labels", "video_mask", "pixels"):
         assert torch.equal(getattr(packed, name), getattr(alone, name))
 
 
-def test_layout_of_a_pack(folder):
-    processor = make(folder).processor
+def test_layout_of_a_pack(processor):
     packed, singles = processor.pack(samples()), [processor(sample) for sample in samples()]
     shared = int((packed.blocks == 0).sum())
     assert packed.id == "row 0+row 1+row 2"
@@ -121,8 +103,7 @@ def test_positions_and_mask():
     assert mask[7].any()  # a row of nothing would make softmax not a number
 
 
-def test_length_is_that_of_the_longest_sample_alone(folder):
-    processor = make(folder).processor
+def test_length_is_that_of_the_longest_sample_alone(processor):
     longest = max(len(processor.plan(sample).input_ids) for sample in samples())
     processor.max_length = longest
     assert len(processor.pack(samples()).input_ids) > longest
@@ -144,28 +125,25 @@ def test_length_is_that_of_the_longest_sample_alone(folder):
         (lambda rows: [], "at least one sample"),
     ],
 )
-def test_samples_that_cannot_be_packed(folder, change, message):
+def test_samples_that_cannot_be_packed(processor, change, message):
     with pytest.raises(DataError, match=message):
-        make(folder).processor.plan_pack(change(samples()))
+        processor.plan_pack(change(samples()))
 
 
-def test_a_template_with_nothing_before_the_reply(folder):
-    processor = make(folder).processor
+def test_a_template_with_nothing_before_the_reply(processor):
     processor.template.video_suffix = processor.template.user_suffix = processor.template.assistant_prefix = ""
     processor.template.read_user_text = False
     with pytest.raises(DataError, match="reply begins right behind the video.*recipe.pack=1"):
         processor.pack(samples())
 
 
-def test_a_connector_that_reads_the_question(folder):
-    processor = make(folder).processor
+def test_a_connector_that_reads_the_question(processor):
     processor.tokens = replace(processor.tokens, reads_question=True)
     with pytest.raises(ConfigError, match="questions cannot share video tokens; set recipe.pack=1"):
         processor.pack(samples())
 
 
-def test_packed_examples_are_not_for_generation(folder):
-    assistant = make(folder)
+def test_packed_examples_are_not_for_generation(assistant):
     packed = assistant.processor.pack(samples())
     with pytest.raises(DataError, match="to learn"):
         assistant.processor.collate([packed], padding_side="left")
@@ -173,8 +151,7 @@ def test_packed_examples_are_not_for_generation(folder):
         assistant.model.generate(assistant.processor.collate([packed]), max_new_tokens=2)
 
 
-def test_other_attention_is_refused(folder):
-    assistant = make(folder)
+def test_other_attention_is_refused(assistant):
     assistant.model.llm.config._attn_implementation = "flash_attention_2"
     batch = assistant.processor.collate([assistant.processor.pack(samples())])
     with pytest.raises(ConfigError, match=r"recipe.pack above 1 needs llm.attention=sdpa or eager"):
@@ -209,8 +186,7 @@ def test_rows_about_the_same_video_come_together(rows, most, items):
     assert packed.where(0).endswith(f"rows.jsonl:1 (packed with {len(items[0]) - 1} more)")
 
 
-def test_training_data_packs(folder, rows):
-    processor = make(folder).processor
+def test_training_data_packs(processor, rows):
     data = TrainingData(PackedRows(rows, 8), processor, DataPolicy(on_error="skip", max_skip=0.5))
     examples = [data[index] for index in range(len(data))]
     assert [getattr(e, "blocks", None) is not None for e in examples] == [True, True, False, False]

@@ -8,27 +8,12 @@ import torch
 from tokenizers.normalizers import NFKC
 from transformers import AddedToken
 
-from tests.factories import tiny_config, tiny_overrides
-from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, VideoError, compose
+from tests.factories import tiny_assistant
+from tinyvid import ConfigError, DataError, Message, Sample, Video, VideoError
 from tinyvid.processing.processor import Processor, videos_per_message
 from tinyvid.types import IGNORE_INDEX
 
 TEMPLATES = ("qwen2_base", "phi", "plain", "chatml")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def assistant(folder):
-    return Assistant.from_config(tiny_config(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def processor(assistant):
-    return assistant.processor
 
 
 def frames(count=6, value=0):
@@ -40,10 +25,8 @@ def chat(*texts):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_labels_decode_to_the_replies_with_their_end(folder, template):
-    processor = Assistant.from_config(
-        compose([*tiny_overrides(folder), f"template={template}"]), device="cpu"
-    ).processor
+def test_labels_decode_to_the_replies_with_their_end(models, template):
+    processor = tiny_assistant(models, f"template={template}").processor
     example = processor(Sample(chat("What moves?", "A red dog.", "Then?", "It stops, 12 times."), video=frames()))
     learned = processor.tokenizer.decode(example.labels[example.labels != IGNORE_INDEX])
     style = processor.template
@@ -55,10 +38,8 @@ def test_labels_decode_to_the_replies_with_their_end(folder, template):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_training_prompt_ids_equal_inference_prompt_ids(folder, template):
-    processor = Assistant.from_config(
-        compose([*tiny_overrides(folder), f"template={template}"]), device="cpu"
-    ).processor
+def test_training_prompt_ids_equal_inference_prompt_ids(models, template):
+    processor = tiny_assistant(models, f"template={template}").processor
     prompt = processor(Sample(chat("What moves?"), video=frames()))
     learned = processor(Sample(chat("What moves?", "A dog."), video=frames()))
     length = len(prompt.input_ids)
@@ -117,8 +98,8 @@ def test_slots_count_videos_within_the_batch(processor):
     assert [slot.video for slot in processor.collate(examples).slots] == [0, 1, 2, 3]
 
 
-def test_too_long_is_refused_before_decoding(folder, monkeypatch):
-    assistant = Assistant.from_config(compose([*tiny_overrides(folder), "llm.max_length=60"]), device="cpu")
+def test_too_long_is_refused_before_decoding(models, monkeypatch):
+    assistant = tiny_assistant(models, "llm.max_length=60")
 
     def never(*args, **kwargs):
         raise AssertionError("decoded")
@@ -137,8 +118,7 @@ def test_control_tokens_in_a_text_are_refused(processor, token):
         processor(Sample(chat(f"Ignore this {token} and that")))
 
 
-def test_special_tokens_without_a_role_are_control_tokens(folder):
-    assistant = Assistant.from_config(tiny_config(folder), device="cpu")
+def test_special_tokens_without_a_role_are_control_tokens(assistant):
     tokenizer = assistant.processor.tokenizer
     tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True)])
     assert "<|eot_id|>" not in tokenizer.all_special_tokens
@@ -157,9 +137,9 @@ def test_special_tokens_without_a_role_are_control_tokens(folder):
     assert processor.reply(ids) == "A dog."
 
 
-def test_a_template_of_another_llm_is_refused(folder):
+def test_a_template_of_another_llm_is_refused(models):
     with pytest.raises(ConfigError, match=r"needs the control tokens \['<eos>'\]"):
-        Assistant.from_config(compose([*tiny_overrides(folder), "template=gemma"]), device="cpu")
+        tiny_assistant(models, "template=gemma")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from tests.factories import tiny_overrides
+from tests.factories import tiny_assistant
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import ROOT, load_program, settings, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
@@ -22,8 +22,7 @@ program = load_program("export")
 
 def adapted(folder, *parts, dtype="float32", quant="none", **peft):
     """A model whose adapters change what it says, saved as training would."""
-    torch.manual_seed(0)
-    assistant = Assistant.from_config(compose(tiny_overrides(folder)), device="cpu", dtype=dtype, quant=quant)
+    assistant = tiny_assistant(folder, dtype=dtype, quant=quant)
     how = {part: PartOptions(train="lora" if part in parts else "frozen") for part in PARTS}
     apply(assistant.model, how, PeftOptions(rank=4, **peft), lr=1e-3)
     for name, parameter in assistant.model.named_parameters():

@@ -19,21 +19,16 @@ CUES = (Cue(0.5, 1.5, "Hello there."), Cue(3.2, 3.9, "Bye."))
 FPS = ["sampler=fps", "sampler.max_frames=1000"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
 @cache
-def build(folder, *overrides, connector="llamavid"):
+def build(models, *overrides, connector="llamavid"):
     """Compose a tiny assistant; those who ask for the same one share it, and change nothing of it for good."""
-    parts = [item for item in tiny_overrides(folder, connector=connector) if not item.startswith("sampler.")]
+    parts = [item for item in tiny_overrides(models, connector=connector) if not item.startswith("sampler.")]
     return Assistant.from_config(compose([*parts, *FPS, *overrides]), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def assistant(folder):
-    return build(folder)
+def assistant(models):
+    return build(models)
 
 
 def array(count=6, value=0):
@@ -74,15 +69,15 @@ def test_without_subtitles_nothing_changes(assistant):
     assert "USER: ............\nWhat?" in read(assistant.processor, plain)
 
 
-def test_labels_and_times(folder, monkeypatch):
-    processor = build(folder, "template.frame='[{i} {time}] {video} {subtitle}|'", connector="mlp").processor
+def test_labels_and_times(models, monkeypatch):
+    processor = build(models, "template.frame='[{i} {time}] {video} {subtitle}|'", connector="mlp").processor
     monkeypatch.setattr(processor, "tokens", TokenSpec(TokenBudget(per_frame=1), in_pieces=True))
     example = processor(Sample(chat("What?"), video=film(3)))
     assert "USER: [1 0:00] . |[2 0:01] . Hello there.|[3 0:02] . Bye.|\nWhat?" in read(processor, example)
 
 
-def test_a_template_may_leave_subtitles_out(folder):
-    processor = build(folder, "template.frame='{video}'").processor
+def test_a_template_may_leave_subtitles_out(models):
+    processor = build(models, "template.frame='{video}'").processor
     assert "USER: ............\nWhat?" in read(processor, processor(Sample(chat("What?"), video=film())))
     missing = Video(array(), subtitles="nowhere.srt")
     assert processor(Sample(chat("What?"), video=missing)).video_mask.sum() == 12
@@ -110,8 +105,8 @@ def test_a_subtitle_cannot_end_a_turn(assistant):
         assistant.processor(Sample(chat("What?"), video=film(cues=cues)))
 
 
-def test_a_connector_of_whole_clips_takes_no_text_between_frames(folder):
-    overrides = [item for item in tiny_overrides(folder, connector="group") if not item.startswith("sampler.")]
+def test_a_connector_of_whole_clips_takes_no_text_between_frames(models):
+    overrides = [item for item in tiny_overrides(models, connector="group") if not item.startswith("sampler.")]
     with pytest.raises(
         ConfigError, match=r"template.frame='Frame .*16 tokens of all frames together; use connector=mlp"
     ):
@@ -123,8 +118,8 @@ def test_a_connector_of_whole_clips_takes_no_text_between_frames(folder):
 
 
 @pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({time}) {subtitle}"])
-def test_training_and_inference_read_the_same(folder, frame):
-    processor = build(folder, f"template.frame='{frame}'").processor
+def test_training_and_inference_read_the_same(models, frame):
+    processor = build(models, f"template.frame='{frame}'").processor
     prompt = processor(Sample(chat("What?"), video=film()))
     learned = processor(Sample(chat("What?", "A dog."), video=film()))
     length = len(prompt.input_ids)
@@ -141,8 +136,8 @@ def test_every_turn_shows_the_frames_and_their_text_again(assistant):
     assert int(example.video_mask.sum()) == 2 * 6 * 2
 
 
-def test_text_between_frames_moves_no_video_token(folder):
-    plain, labeled = build(folder), build(folder, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
+def test_text_between_frames_moves_no_video_token(models):
+    plain, labeled = build(models), build(models, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
     labeled.model.load_state_dict(plain.model.state_dict())
     rows = []
     for assistant in (plain, labeled):
@@ -174,8 +169,8 @@ def test_videos_with_other_subtitles_are_other_videos():
 @pytest.mark.parametrize("turns", [1, 2])
 @pytest.mark.parametrize("num_frames", [1, 2, 17])
 @pytest.mark.parametrize("content", ["mean", "grid", "none", "drop"])
-def test_counts_agree_between_plan_layout_and_model(folder, content, num_frames, turns):
-    assistant = build(folder, f"connector.content={content}")
+def test_counts_agree_between_plan_layout_and_model(models, content, num_frames, turns):
+    assistant = build(models, f"connector.content={content}")
     messages = chat("One?", "a", "Two?", "b")[: 2 * turns]
     layout = assistant.processor.plan(Sample(messages, video=array(num_frames)))
     per_frame = {"mean": 2, "grid": 5, "none": 17, "drop": 1}[content]
@@ -192,14 +187,14 @@ def too_long(assistant, count=80, reserve=0):
     )
 
 
-def test_refuse_is_what_happens_unless_told_otherwise(folder):
+def test_refuse_is_what_happens_unless_told_otherwise(models):
     with pytest.raises(DataError, match=r"sample 'row 7': 160 video \+ \d+ text tokens = \d+ exceed .*max_length=150"):
-        too_long(build(folder, "llm.max_length=150"))
+        too_long(build(models, "llm.max_length=150"))
 
 
 @pytest.mark.parametrize("reserve", [0, 20])
-def test_fewer_frames_fills_the_context_and_reports_the_rate(folder, caplog, reserve):
-    assistant = build(folder, "llm.max_length=200", "sampler.overflow=fewer_frames")
+def test_fewer_frames_fills_the_context_and_reports_the_rate(models, caplog, reserve):
+    assistant = build(models, "llm.max_length=200", "sampler.overflow=fewer_frames")
     with caplog.at_level("INFO", logger="tinyvid.processing.processor"):
         layout = too_long(assistant, reserve=reserve)
     (plan,) = layout.plans
@@ -212,9 +207,9 @@ def test_fewer_frames_fills_the_context_and_reports_the_rate(folder, caplog, res
     assert assistant.processor.tokenizer.decode(replies) == " A dog.<|endoftext|>"
 
 
-def test_labels_and_subtitles_are_counted_when_frames_give_way(folder):
+def test_labels_and_subtitles_are_counted_when_frames_give_way(models):
     frame = "template.frame='Frame {i} at {time}: {video} {subtitle} '"
-    assistant = build(folder, "llm.max_length=400", "sampler.overflow=fewer_frames", frame)
+    assistant = build(models, "llm.max_length=400", "sampler.overflow=fewer_frames", frame)
     cues = tuple(Cue(i, i + 0.5, f"word {i}") for i in range(0, 80, 10))
     layout = assistant.processor.plan(Sample(chat("What?"), video=film(80, cues)))
     assert 350 < len(layout.input_ids) <= 400
@@ -223,32 +218,32 @@ def test_labels_and_subtitles_are_counted_when_frames_give_way(folder):
     assert f"Frame {len(layout.indices[0])} at 1:19: " in text
 
 
-def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(folder):
+def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(models):
     options = ["connector.content=grid", "connector.grid=4", "llm.max_length=600", "sampler.overflow=fewer_tokens"]
-    assistant = build(folder, *options)
+    assistant = build(models, *options)
     assert assistant.processor.tokens.smaller == (10, 5, 2)
     example = assistant.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))
     assert [slot.per_frame for slot in example.slots] == [5, 5]
     assert example.num_frames == (40,)
     with torch.no_grad():
         tokens = assistant.model.video_tokens(assistant.processor.collate([example]))
-    coarse = build(folder, "connector.content=grid", "connector.grid=2")
+    coarse = build(models, "connector.content=grid", "connector.grid=2")
     coarse.model.load_state_dict(assistant.model.state_dict())
     small = coarse.processor.collate([coarse.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))])
     with torch.no_grad():
         torch.testing.assert_close(tokens, coarse.model.video_tokens(small))
 
 
-def test_fewer_tokens_refuses_where_the_fewest_are_too_many(folder):
+def test_fewer_tokens_refuses_where_the_fewest_are_too_many(models):
     with pytest.raises(DataError, match=r"160 video .*exceed"):
-        too_long(build(folder, "llm.max_length=150", "sampler.overflow=fewer_tokens"))
-    mlp = build(folder, "llm.max_length=600", "sampler.overflow=fewer_tokens", connector="mlp")
+        too_long(build(models, "llm.max_length=150", "sampler.overflow=fewer_tokens"))
+    mlp = build(models, "llm.max_length=600", "sampler.overflow=fewer_tokens", connector="mlp")
     with pytest.raises(DataError, match=r"1,280 video .*exceed"):
         too_long(mlp)
 
 
-def test_a_text_that_is_too_long_by_itself_is_never_cut(folder):
-    assistant = build(folder, "llm.max_length=100", "sampler.overflow=fewer_frames")
+def test_a_text_that_is_too_long_by_itself_is_never_cut(models):
+    assistant = build(models, "llm.max_length=100", "sampler.overflow=fewer_frames")
     with pytest.raises(DataError, match="exceed the limit"):
         assistant.processor.plan(Sample(chat("word " * 200), video=array(80)))
 
@@ -256,10 +251,10 @@ def test_a_text_that_is_too_long_by_itself_is_never_cut(folder):
 # --- content-based choice of frames -----------------------------------------------------------------------------
 
 
-def test_a_sampler_that_looks_finds_the_change_in_a_file(folder, tmp_path):
+def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=2)  # 30 s of frames that count: every one differs
     still = Video(np.repeat(array(1), 60, axis=0), fps=2.0)
-    assistant = build(folder, "sampler=content", "sampler.fps=2", "sampler.max_frames=20")
+    assistant = build(models, "sampler=content", "sampler.fps=2", "sampler.max_frames=20")
     moving = assistant.processor.plan(Sample(chat("What?"), video=clip)).plans[0]
     assert len(moving.indices) == 20
     assert "capped from" in moving.reason
@@ -291,9 +286,9 @@ def test_looking_holds_one_piece_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("connector", ["llamavid", "mlp"])
-def test_a_streamed_video_makes_the_same_tokens(folder, tmp_path, connector, monkeypatch):
+def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=70, fps=1)
-    assistant = build(folder, "llm.max_length=1024", connector=connector)
+    assistant = build(models, "llm.max_length=1024", connector=connector)
     processor, model = assistant.processor, assistant.model
     # Batches mix streams, pixels and texts.
     samples = [
@@ -318,16 +313,16 @@ def test_a_streamed_video_makes_the_same_tokens(folder, tmp_path, connector, mon
         assert torch.equal(model.generate(batch, max_new_tokens=4), model.generate(held, max_new_tokens=4))
 
 
-def test_a_connector_of_whole_clips_is_given_whole_clips(folder, monkeypatch):
-    assistant = build(folder, connector="group")
+def test_a_connector_of_whole_clips_is_given_whole_clips(models, monkeypatch):
+    assistant = build(models, connector="group")
     monkeypatch.setattr(assistant.processor, "stream_bytes", 1)
     example = assistant.processor(Sample(chat("What?"), video=array(5)))
     assert example.streams == (None,)
     assert len(example.pixels) == 5
 
 
-def test_features_of_streams_are_not_kept(folder, monkeypatch):
-    assistant = build(folder)
+def test_features_of_streams_are_not_kept(models, monkeypatch):
+    assistant = build(models)
     monkeypatch.setattr(assistant.processor, "stream_bytes", 12 * 56**2 * 4)
     for parameter in assistant.model.vision_tower.parameters():
         parameter.requires_grad_(False)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from tests.clips import write_clip
-from tests.factories import tiny_overrides
-from tests.questions import read_rows, write_questions
-from tinyvid import Assistant, Message, Sample, Video, compose
+from tests.factories import tiny_assistant
+from tests.questions import read_rows
+from tinyvid import Message, Sample, Video
 from tinyvid.caches import FeatureCache, tower_key
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate
@@ -19,21 +19,6 @@ from tinyvid.evaluation.items import Item
 from tinyvid.evaluation.running.units import plan_units
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def assistant(models):
-    return Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory):
-    return write_questions(tmp_path_factory.mktemp("questions"))
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +163,7 @@ def test_prompts_may_depend_on_the_frames_that_are_seen(assistant, tmp_path):
         assert row["reply"] == assistant.answer([sample], max_new_tokens=4)[0]
 
 
-def test_features_of_a_cache_give_the_same_replies(models, benchmark, tmp_path):
-    assistant = Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
+def test_features_of_a_cache_give_the_same_replies(assistant, benchmark, tmp_path):
     evaluate(assistant, benchmark, run_dir=tmp_path / "without", options=SHORT)
     assistant.model.vision_tower.requires_grad_(False)
     key = tower_key(assistant.model.vision_tower, assistant.config["vision_tower"])
@@ -298,7 +282,7 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
         with pytest.raises(ConfigError, match=f"holds a run that differs.*{key}"):
             evaluate(other, benchmark, run_dir=tmp_path, options=options)
     torch.manual_seed(1)
-    trained = Assistant.from_config(compose(tiny_overrides(models)), device="cpu")
+    trained = tiny_assistant(models)
     with torch.no_grad():
         next(trained.model.connector.parameters()).add_(0.01)
     with pytest.raises(ConfigError, match="weights"):

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories import tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.questions import read_rows, write_questions
 from tests.runs import ROOT, load_program
-from tinyvid import Assistant, ConfigError, DataError, compose
+from tinyvid import ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.evaluation import EvaluationOptions, build_benchmark
 from tinyvid.evaluation.items import Outcome
@@ -211,8 +210,7 @@ def test_the_package_and_the_program_share_a_name():
     assert "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl" in done.stdout, done.stderr
 
 
-def test_a_benchmark_is_the_evaluation_of_a_training_run(questions, tmp_path):
-    assistant = Assistant.from_config(compose(tiny_overrides(tmp_path / "models")), device="cpu")
+def test_a_benchmark_is_the_evaluation_of_a_training_run(assistant, questions, tmp_path):
     assistant.model.train()
     benchmark = build_benchmark({"name": "custom", "root": str(questions)})
     options = EvaluationOptions(limit=4, max_new_tokens=2, workers=0)
@@ -226,8 +224,7 @@ def test_a_benchmark_is_the_evaluation_of_a_training_run(questions, tmp_path):
     assert hook(assistant.loaded, 10), "a step that a resumed run reaches again is evaluated anew"
 
 
-def test_a_sharded_model_is_refused(questions, tmp_path, monkeypatch):
-    assistant = Assistant.from_config(compose(tiny_overrides(tmp_path / "models")), device="cpu")
+def test_a_sharded_model_is_refused(assistant, questions, tmp_path, monkeypatch):
     next(assistant.model.parameters()).full_tensor = None
     benchmark = build_benchmark({"name": "custom", "root": str(questions)})
     hook = TrainingBenchmark(benchmark, tmp_path, options=EvaluationOptions(limit=1))
