@@ -5,6 +5,7 @@ The benchmarks are in the package ``eval/`` beside this file, which ``import eva
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
 from tinyvid.errors import ConfigError
+from tinyvid.generation.decode import Decoding
 from tinyvid.registry import JUDGES, VIDEO_READERS, check_options
 from tinyvid.video.open_video import IMAGES, open_video
 
@@ -26,8 +28,9 @@ ONLY_SHAPES = (
     'another one: python eval.py ckpt=DIR video=FILE question="..."'
 )
 FREE_TEXT = ("ckpt", "video", "image", "question", "attention_map", "convert_to", "benchmark.root")
-OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "max_new_tokens", "judge_cache")  # of a benchmark
-ONLY_BENCHMARK = ("judge", "run_dir", "cache", *(option for option in OPTIONS if option != "max_new_tokens"))
+DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # how replies are drawn
+OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache")  # of a benchmark
+ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
 
 
 def main() -> None:
@@ -43,20 +46,21 @@ def run(config: DictConfig, line: CommandLine) -> None:
     if "convert_to" in text:
         convert(config, line)
         return
+    decoding = asdict(Decoding(**{key: config[key] for key in DECODING}))
     if config.get("benchmark") is not None:
-        run_benchmark(config, line)
+        run_benchmark(config, line, decoding)
         return
     for key in (*ONLY_BENCHMARK, "benchmark.root"):
         if line.chosen(key) or key in text:
             raise ConfigError(f"{key}= needs benchmark=NAME")
-    ask(config, line)
+    ask(config, line, decoding)
 
 
-def ask(config: DictConfig, line: CommandLine) -> None:
+def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Answer the question of the command line."""
     text = line.text
     if not text and not any(line.chosen(part) for part in FIXED_BY_CHECKPOINT):
-        demonstrate(config)
+        demonstrate(config, decoding)
         return
     if not text.get("question"):
         raise ConfigError('nothing to answer: give question="..." (python eval.py --help lists all keys)')
@@ -72,14 +76,14 @@ def ask(config: DictConfig, line: CommandLine) -> None:
     if "attention_map" in text:
         draw(assistant, sample.videos[0], text)
     if config.stream:
-        for piece in assistant.stream(sample, max_new_tokens=config.max_new_tokens):
+        for piece in assistant.stream(sample, **decoding):
             print(piece, end="", flush=True)
         print()
     else:
-        print(assistant.answer([sample], max_new_tokens=config.max_new_tokens)[0])
+        print(assistant.answer([sample], **decoding)[0])
 
 
-def demonstrate(config: DictConfig) -> None:
+def demonstrate(config: DictConfig, decoding: dict[str, Any]) -> None:
     """Ask the model that comes with tinyvid about the clip that comes with it."""
     video, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text(encoding="utf-8").strip()
     meta = open_video(Video(str(video)), VIDEO_READERS.build(config.video_reader)).meta
@@ -88,11 +92,11 @@ def demonstrate(config: DictConfig) -> None:
     print(f"          {meta.width} x {meta.height} pixels, {meta.num_frames} frames, {meta.duration:g} s")
     assistant = Assistant.from_pretrained(device=config.device, dtype=config.dtype)
     print(f"question: {question}")
-    print(f"answer:   {assistant.ask(str(video), question, max_new_tokens=config.max_new_tokens)}")
+    print(f"answer:   {assistant.ask(str(video), question, **decoding)}")
     print(ONLY_SHAPES)
 
 
-def run_benchmark(config: DictConfig, line: CommandLine) -> None:
+def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Run a benchmark, or go on with it, and print what it came to."""
     from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate  # heavy, and of no use for a question
 
@@ -105,7 +109,8 @@ def run_benchmark(config: DictConfig, line: CommandLine) -> None:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     if "benchmark.root" in line.text:
         settings["benchmark"]["root"] = line.text["benchmark.root"]
-    options = check_options(EvaluationOptions, {key: settings[key] for key in OPTIONS}, key="eval.py")
+    chosen = {key: settings[key] for key in OPTIONS} | decoding
+    options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="eval.py"))
     cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
     benchmark = build_benchmark(settings["benchmark"])
     judge = JUDGES.build(settings["judge"]) if settings.get("judge") else None
@@ -118,7 +123,7 @@ def run_benchmark(config: DictConfig, line: CommandLine) -> None:
         assistant,
         benchmark,
         run_dir=HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"],
-        options=EvaluationOptions(**options),
+        options=options,
         judge=judge,
         settings={"ckpt": line.text.get("ckpt"), "quant": config.quant, "options": settings["benchmark"]}
         | {"model": assistant.config},

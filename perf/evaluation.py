@@ -144,8 +144,10 @@ def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str | None], dict[
     """Answer one question after the other; return the seconds, the replies, and the seconds by stage."""
     import torch
 
+    from tinyvid.generation.decode import Decoding, replies
+
     stages = {"decode": 0.0, "tower": 0.0, "generate": 0.0}
-    replies: list[str | None] = []
+    answers: list[str | None] = []
     began = time.perf_counter()
     for index in range(len(benchmark)):
         times = [time.perf_counter()]
@@ -155,12 +157,11 @@ def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str | None], dict[
         with torch.inference_mode():
             batch = assistant.model.fill_features(batch)
         times.append(time.perf_counter())
-        ids = assistant.model.generate(batch, **assistant.generation(TOKENS))
-        replies.append(assistant.processor.reply(ids[0]))
+        answers += replies(assistant.model, assistant.processor, batch, Decoding(TOKENS))
         times.append(time.perf_counter())
         for number, name in enumerate(stages):
             stages[name] += times[number + 1] - times[number]
-    return time.perf_counter() - began, replies, stages
+    return time.perf_counter() - began, answers, stages
 
 
 def run(assistant: Any, benchmark: Any, folder: Path, arguments: argparse.Namespace) -> tuple[float, list[str | None]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.factories import tiny_assistant, tiny_config
+from tests.factories import tiny_config
 from tests.goldens import TINYLLAVA_VIDEO
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video
 
@@ -30,65 +30,22 @@ def test_ask_an_array_several_and_none(assistant):
     assert isinstance(assistant.ask(None, "Hello?", max_new_tokens=4), str)
 
 
+def test_options_of_decoding_reach_ask_answer_and_stream(assistant):
+    """Sampled, another seed gives another reply, and all three ways of asking give the same one."""
+    sample = Sample([Message("user", "What?")], video=array())
+    options = {"max_new_tokens": 8, "temperature": 2.0, "top_p": 0.95}
+    replies = [assistant.ask(array(), "What?", **options, seed=seed) for seed in (0, 1)]
+    assert replies[0] != replies[1]
+    assert replies[1] == assistant.answer([sample], **options, seed=1)[0]
+    assert replies[1] == "".join(assistant.stream(sample, **options, seed=1))
+    with pytest.raises(ConfigError, match="temperature=-1 must be a number of at least 0"):
+        assistant.ask(None, "Q", temperature=-1)
+
+
 def test_bounds_reach_the_reader(assistant):
     sample = Sample([Message("user", "Q")], video="examples/clip.mp4", start=1.0, end=2.0)
     whole = Sample([Message("user", "Q")], video="examples/clip.mp4")
     assert not torch.equal(assistant.processor(sample).pixels, assistant.processor(whole).pixels)
-
-
-@pytest.mark.parametrize("template", ["qwen2_base", "plain", "chatml"])
-def test_streamed_pieces_join_to_the_reply(models, template):
-    torch.manual_seed(3)
-    assistant = tiny_assistant(models, f"template={template}")
-    sample = Sample([Message("user", "What moves?")], video=array())
-    pieces = list(assistant.stream(sample, max_new_tokens=24))
-    assert "".join(pieces) == assistant.answer([sample], max_new_tokens=24)[0]
-
-
-def test_a_stream_ends_at_a_special_token_like_the_reply(assistant):
-    tokenizer = assistant.processor.tokenizer
-    written = tokenizer("one two<|im_start|>three<|endoftext|>", add_special_tokens=False).input_ids
-
-    def generate(batch, *, streamer=None, **options):
-        if streamer is not None:
-            for token in written:
-                streamer.put(torch.tensor([token]))
-            streamer.end()
-        return torch.tensor([written])
-
-    assistant.model.generate = generate
-    sample = Sample([Message("user", "Q")])
-    assert assistant.answer([sample]) == ["one two"]
-    assert "".join(assistant.stream(sample)) == "one two"
-
-
-def test_a_closed_stream_stops(assistant):
-    stream = assistant.stream(Sample([Message("user", "Q")], video=array()), max_new_tokens=200)
-    next(stream)
-    stream.close()
-
-
-def test_a_failure_while_streaming_is_raised(assistant, monkeypatch):
-    def broken(*args, **kwargs):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(assistant.model, "generate", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(assistant.stream(Sample([Message("user", "Q")], video=array()), max_new_tokens=8))
-
-
-@pytest.mark.parametrize(("text", "pieces"), [("a cat\n", ["a", " cat", "\n"]), ("x", ["  x", "  "])])
-def test_stop_text_split_over_pieces_is_not_shown(models, text, pieces):
-    assistant = tiny_assistant(models, "template=plain")
-    assert "".join(assistant._trimmed(iter(pieces))) == text.strip()
-    assistant.processor.ends = ("###",)
-    assert "".join(assistant._trimmed(iter(["one #", "two ", "##", "# three"]))) == "one #two"
-
-
-def test_generation_ignores_the_sampling_defaults_of_the_base_model(assistant):
-    assert assistant.model.llm.generation_config.repetition_penalty in (None, 1.0)
-    options = assistant.generation(8)["generation_config"]
-    assert (options.do_sample, options.max_new_tokens) == (False, 8)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +71,6 @@ def test_a_wrong_option_is_refused_before_weights(models):
     config.sampler.num_frames = 0
     with pytest.raises(ConfigError, match="sampler.num_frames=0 must be at least 1"):
         Assistant.from_config(config, device="cpu")
-
-
-@pytest.mark.parametrize("count", [0, -1, 1.5, "8", None, True])
-def test_new_tokens_are_a_count(assistant, count):
-    with pytest.raises(ConfigError, match=f"max_new_tokens={count!r} must be a whole number of at least 1"):
-        assistant.ask(None, "Q", max_new_tokens=count)
-    with pytest.raises(ConfigError, match="max_new_tokens"):
-        list(assistant.stream(Sample([Message("user", "Q")]), max_new_tokens=count))
 
 
 @pytest.mark.parametrize("group", ["fps", None])

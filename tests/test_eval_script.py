@@ -107,9 +107,13 @@ def test_an_awkward_file_name_and_a_stream_work_end_to_end(tmp_path):
         "stream=true",
         "max_new_tokens=4",
         "end=2.5",
+        "temperature=1.5",
+        "seed=1",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assistant = Assistant.from_pretrained(CKPT, sampler={"num_frames": 2})
+    sampled = {"max_new_tokens": 4, "temperature": 1.5, "seed": 1}
+    assert done.stdout.rstrip("\n") == assistant.ask(name, AWKWARD[0], end=2.5, **sampled)
 
 
 def test_converts_and_asks_the_result(tmp_path):
@@ -170,6 +174,8 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "video="), "VideoError: the path of a video is empty"),
         (("question=Q", f"ckpt={CKPT}", f"video={CLIP}", "start=abc"), "start='abc' must be a number"),
         (("question=Q", f"ckpt={CKPT}", "max_new_tokens=abc"), "max_new_tokens='abc' must be a whole number"),
+        (("question=Q", f"ckpt={CKPT}", "temperature=-1"), "temperature=-1 must be a number of at least 0"),
+        (("benchmark=shapes", "top_p=2"), "top_p=2 must be a number above 0 and at most 1"),
         (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
         (("question=\udcff", f"ckpt={CKPT}"), "DataError: message text holds '\\udcff' at character 0"),
         (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is asked for"),

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from tinyvid.build import build, check
@@ -12,9 +11,11 @@ from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on
+from tinyvid.processing.batch import Batch
 from tinyvid.processing.processor import Processor
 from tinyvid.types import Message, Sample, Video, VideoSource
 
@@ -144,6 +145,9 @@ class Assistant:
         start: float | None = None,
         end: float | None = None,
         max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
     ) -> str:
         """Return the model's reply to a question about a video.
 
@@ -154,20 +158,31 @@ class Assistant:
             start: First second to look at.
             end: Last second to look at.
             max_new_tokens: Longest reply, in tokens.
+            temperature: 0 takes the most likely token; above 0 tokens are sampled, and more freely the higher it is.
+            top_p: Sample from the fewest tokens that hold this share of the probability; 1 keeps all.
+            seed: Another seed gives another sampled reply; the same seed gives the same one.
 
         Raises:
+            ConfigError: An option is out of range.
             VideoError: The video cannot be read.
             DataError: Question, video tokens and reply do not fit the LLM's context.
         """
         sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
-        return self.answer([sample], max_new_tokens=max_new_tokens)[0]
+        (reply,) = self.answer([sample], max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        return reply
 
-    def answer(self, samples: Sequence[Sample], *, max_new_tokens: int = 128) -> list[str]:
-        """Return the replies to several samples, generated as one batch. Greedy, so the same input replies the same."""
-        options = self.generation(max_new_tokens)
-        examples = [self.processor(sample, reserve=max_new_tokens) for sample in samples]
-        batch = self.processor.collate(examples, padding_side="left").to(self.model.device)
-        return [self.processor.reply(ids) for ids in self.model.generate(batch, **options)]
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Return the replies to several samples, generated as one batch. Options and errors as of ``ask``."""
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+        return replies(self.model, self.processor, self._prompts(samples, decoding), decoding)
 
     def attention_map(
         self, video: VideoInput, question: str, *, start: float | None = None, end: float | None = None
@@ -190,76 +205,26 @@ class Assistant:
         sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
         return attention_maps(self.model, self.processor, sample)
 
-    def stream(self, sample: Sample, *, max_new_tokens: int = 128) -> Iterator[str]:
+    def stream(
+        self,
+        sample: Sample,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
         """Yield the reply to a sample in pieces, as the model writes it; joined, they equal what ``answer`` returns.
 
-        Closing the iterator early stops the generation.
+        Closing the iterator early stops the generation. Options and errors as of ``ask``.
         """
-        from transformers import StoppingCriteriaList, TextIteratorStreamer
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+        yield from stream(self.model, self.processor, self._prompts([sample], decoding), decoding)
 
-        options = self.generation(max_new_tokens)
-        example = self.processor(sample, reserve=max_new_tokens)
-        batch = self.processor.collate([example], padding_side="left").to(self.model.device)
-        streamer = TextIteratorStreamer(self.processor.tokenizer)
-        closed = False
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            stopping = StoppingCriteriaList([lambda ids, _: ids.new_full((len(ids),), closed).bool()])
-            try:
-                self.model.generate(batch, streamer=streamer, stopping_criteria=stopping, **options)
-            except BaseException as error:  # raised again below, in the caller's thread
-                failure.append(error)
-                streamer.end()
-
-        worker = Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            yield from self._trimmed(streamer)
-        finally:
-            closed = True
-            worker.join()
-        if failure:
-            raise failure[0]
-
-    def _trimmed(self, pieces: Iterator[str]) -> Iterator[str]:
-        """Drop the white space and the end markers around a reply that arrives in pieces."""
-        held, begun = "", False
-        for piece in pieces:
-            held += piece if begun else piece.lstrip()
-            begun = begun or bool(held)
-            first = min((held.index(end) for end in self.processor.ends if end in held), default=None)
-            if first is not None:
-                yield held[:first].rstrip()
-                return
-            # The tail may turn out to be trailing space or the beginning of an end marker.
-            starts = [end[:n] for end in self.processor.ends for n in range(1, len(end))]
-            keep = max((len(start) for start in starts if held.endswith(start)), default=0)
-            cut = len(held[: len(held) - keep].rstrip())
-            yield held[:cut]
-            held = held[cut:]
-        yield held.rstrip()
-
-    def generation(self, max_new_tokens: int) -> dict[str, Any]:
-        """Return the options of greedy generation that ends where the template says."""
-        from transformers import GenerationConfig
-
-        if type(max_new_tokens) is not int or max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={max_new_tokens!r} must be a whole number of at least 1")
-        if self.model.device.type == "meta":
-            raise ConfigError("device='meta' builds a model without weights, which cannot answer; choose another")
-        tokenizer, template = self.processor.tokenizer, self.processor.template
-        ends = {tokenizer.convert_tokens_to_ids(stop) for stop in template.stop if stop in template.control_tokens}
-        ends |= {tokenizer.eos_token_id} - {None}
-        texts = [stop for stop in template.stop if stop not in template.control_tokens]
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=self.processor.pad_id,
-            stop_strings=texts or None,
-        )
-        return {"generation_config": config, **({"tokenizer": tokenizer} if texts else {})}
+    def _prompts(self, samples: Sequence[Sample], decoding: Decoding) -> Batch:
+        """Return samples as one batch of prompts with room for the replies."""
+        examples = [self.processor(sample, reserve=decoding.max_new_tokens) for sample in samples]
+        return self.processor.collate(examples, padding_side="left").to(self.model.device)
 
 
 def local_folder(path: str, revision: str | None = None) -> Path:

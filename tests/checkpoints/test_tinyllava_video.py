@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.goldens import FULL_CHECKPOINTS, TEMPLATE_OF, TINYLLAVA_VIDEO, read_json, to_messages
 from tinyvid import Assistant, CheckpointError, Message, Sample
+from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.weights import read_weights
 
 # The recordings hold float32 sums; the tolerances are those a faithful reimplementation reaches on another machine.
@@ -86,7 +87,7 @@ def test_greedy_reply(case):
     recorded = tensors["eval_input_ids"].flatten()
     assert torch.equal(example.input_ids[~example.video_mask], recorded[recorded != VIDEO_ID])
     batch = assistant.processor.collate([example], padding_side="left")
-    ids = assistant.model.generate(batch, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    ids = generate(assistant.model, assistant.processor, batch, Decoding(16), min_new_tokens=16)
     assert torch.equal(ids.flatten(), tensors["greedy_ids"].flatten())
 
 

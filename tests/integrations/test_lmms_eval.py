@@ -17,7 +17,8 @@ from tests.clips import write_clip
 from tests.factories import tiny_config
 from tinyvid import Assistant
 from tinyvid.errors import ConfigError, DataError, VideoError
-from tinyvid.integrations.chat import KNOWN, Generation, generation_of, sample_of
+from tinyvid.generation.decode import Decoding
+from tinyvid.integrations.chat import KNOWN, Generation, generation_of, names_of, sample_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/lmms_eval"
@@ -104,18 +105,35 @@ def test_greedy_options_are_taken():
         "max_new_tokens": 16, "temperature": 0.0, "top_p": 1.0, "num_beams": 1, "do_sample": False,
         "image_aspect_ratio": "original", "until": ["ASSISTANT:", "\n\n", ""],
     }  # fmt: skip
-    assert generation_of(options, task="t") == Generation(16, ("ASSISTANT:",))
-    assert generation_of({"until": "stop", "temperature": None}, task="t") == Generation(128, ("stop",))
-    assert generation_of({"until": None}, task="t") == generation_of({}, task="t") == Generation()
+    assert generation_of(options, task="t") == Generation(Decoding(16), ("ASSISTANT:",))
+    assert generation_of({"until": "stop", "temperature": None}, task="t") == Generation(Decoding(), ("stop",))
+    assert generation_of({"until": None}, task="t") == generation_of({}, task="t") == Generation(Decoding())
+    greedy = {"temperature": 0, "top_p": 0.9, "top_k": 40, "seed": 1}
+    assert generation_of(greedy, task="t") == Generation(Decoding()), "requests that are replied to alike go together"
+
+
+def test_sampled_options_are_taken():
+    options = {"temperature": 0.7, "top_p": 0.9, "seed": 1, "top_k": 0, "do_sample": True}
+    decoding = Decoding(temperature=0.7, top_p=0.9, seed=1)
+    assert generation_of(options, task="t").decoding == decoding
+    assert generation_of(options | {"do_sample": None}, task="t").decoding == decoding
+    assert generation_of({"do_sample": True}, task="t").decoding == Decoding(temperature=1.0)
+
+
+def test_repeats_of_a_document_have_names_of_their_own():
+    assert names_of([("a", 1), ("b", 1), ("a", 1), ("a", 2), ("a", 1)]) == ["a/1", "b/1", "a/1#1", "a/2", "a/1#2"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.7, "do_sample": False}, "task 'mmvu': .*temperature=0.7: .* --gen_kwargs temperature=0 "),
-        ({"do_sample": True}, "do_sample=True: .* --gen_kwargs do_sample=False"),
-        ({"num_beams": 5}, "num_beams=5: .* --gen_kwargs num_beams=1"),
-        ({"repetition_penalty": 1.2}, "repetition_penalty=1.2: tinyvid replies greedily"),
+        ({"temperature": 0.7, "do_sample": False}, "task 'mmvu': .*do_sample=False contradicts temperature=0.7"),
+        ({"temperature": 0, "do_sample": True}, "do_sample=True contradicts temperature=0"),
+        ({"temperature": 0.7, "top_k": 40}, "top_k=40 is nothing that tinyvid does .* --gen_kwargs top_k=0 "),
+        ({"temperature": -1}, "generation option temperature=-1 must be a number of at least 0"),
+        ({"max_new_tokens": "8"}, "generation option max_new_tokens='8' must be a whole number"),
+        ({"num_beams": 5}, "num_beams=5 is nothing that tinyvid does; .* --gen_kwargs num_beams=1"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty=1.2 is nothing that tinyvid does"),
         ({"max_tokens": 5}, "max_tokens=5 is unknown to tinyvid. Did you mean 'max_new_tokens'?"),
         ({"until": [1]}, "until=.* must be a text or a list of texts"),
     ],
@@ -132,7 +150,7 @@ def test_every_known_option_is_decided_on():
 
 
 def test_a_reply_ends_at_the_first_of_its_ends():
-    generation = Generation(until=("Q:", "END"))
+    generation = Generation(Decoding(), ("Q:", "END"))
     assert generation.cut("a cat END Q: more") == "a cat"
     assert generation.cut("no end") == "no end"
 
@@ -271,8 +289,8 @@ def test_what_it_does_not_do(checkpoint):
         model.loglikelihood(requests)
     with pytest.raises(NotImplementedError, match="replies to each request once"):
         model.generate_until_multi_round(requests)
-    requests[0].args[2]["temperature"] = 1.0
-    with pytest.raises(ConfigError, match="task 't': generation option temperature=1.0"):
+    requests[0].args[2]["num_beams"] = 2
+    with pytest.raises(ConfigError, match="task 't': generation option num_beams=2"):
         model.generate_until(requests)
     model.clean()
     assert not hasattr(model, "assistant")

@@ -11,6 +11,7 @@ from tests.clips import write_clip
 from tests.factories import tiny_assistant
 from tinyvid import ConfigError, DataError, Message, Sample, Video
 from tinyvid.data.datasets import RowDataset
+from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.video_llm import _block_mask, _positions
 from tinyvid.training.data import Skipped, TrainingData
 from tinyvid.training.options import DataPolicy
@@ -148,7 +149,7 @@ def test_packed_examples_are_not_for_generation(assistant):
     with pytest.raises(DataError, match="to learn"):
         assistant.processor.collate([packed], padding_side="left")
     with pytest.raises(DataError, match="to learn"):
-        assistant.model.generate(assistant.processor.collate([packed]), max_new_tokens=2)
+        generate(assistant.model, assistant.processor, assistant.processor.collate([packed]), Decoding(2))
 
 
 def test_other_attention_is_refused(assistant):

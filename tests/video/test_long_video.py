@@ -11,6 +11,7 @@ from tests.clips import write_clip
 from tests.factories import tiny_overrides
 from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, compose
 from tinyvid.diagnostics.transcript import transcript
+from tinyvid.generation.decode import Decoding, generate
 from tinyvid.processing.layout import same_videos
 from tinyvid.types import IGNORE_INDEX, Cue, TokenBudget, TokenSpec
 from tinyvid.video.samplers import Content
@@ -310,7 +311,8 @@ def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, mon
     assert torch.equal(batch.input_ids, held.input_ids)
     with torch.inference_mode():
         torch.testing.assert_close(model.video_tokens(batch), model.video_tokens(held), atol=1e-5, rtol=1e-5)
-        assert torch.equal(model.generate(batch, max_new_tokens=4), model.generate(held, max_new_tokens=4))
+        short = Decoding(4)
+        assert torch.equal(generate(model, processor, batch, short), generate(model, processor, held, short))
 
 
 def test_a_connector_of_whole_clips_is_given_whole_clips(models, monkeypatch):

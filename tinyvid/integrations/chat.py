@@ -1,9 +1,10 @@
 """What lmms-eval asks, in tinyvid's terms: chat messages as a ``Sample``, generation options as a ``Generation``.
 
-What tinyvid cannot do as asked is refused rather than done otherwise: sampling, beams, sound, and media in the middle
+What tinyvid cannot do as asked is refused rather than done otherwise: beams, penalties, sound, and media in the middle
 of a text. lmms-eval is not imported here.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +14,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.generation.decode import Decoding
 from tinyvid.types import Message, Sample, Video
 
-DEFAULT_LENGTH = 128  # tokens of a reply, where a task does not say
 # lmms-eval puts its separator of few-shot examples here for tasks that name no end; a chat reply may have paragraphs.
 SEPARATOR = "\n\n"
-# Each option with the values at which replies are greedy; any other asks for what tinyvid does not do.
-GREEDY: dict[str, tuple[Any, ...]] = {
-    "temperature": (None, 0),
-    "do_sample": (None, False),
-    "num_beams": (None, 1),
-    "repetition_penalty": (None, 1),
-}
-# Without effect on greedy replies; image_aspect_ratio is LLaVA's, a checkpoint of tinyvid fixes how images are resized.
-WITHOUT_EFFECT = ("top_p", "top_k", "seed", "image_aspect_ratio")
-KNOWN = ("max_new_tokens", "until", *GREEDY, *WITHOUT_EFFECT)
+# Options that tinyvid does not have, each with the values that switch it off; any other is refused.
+OFF: dict[str, tuple[Any, ...]] = {"num_beams": (None, 1), "repetition_penalty": (None, 1)}
+WITHOUT_EFFECT = ("image_aspect_ratio",)  # LLaVA's; a checkpoint of tinyvid fixes how images are resized
+DRAWN = ("max_new_tokens", "temperature", "top_p", "seed")  # as in ``Decoding``
+KNOWN = (*DRAWN, "do_sample", "top_k", "until", *OFF, *WITHOUT_EFFECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +31,11 @@ class Generation:
     """How a request is to be replied to.
 
     Attributes:
-        max_new_tokens: Longest reply, in tokens.
+        decoding: How the reply is drawn.
         until: Texts that end a reply, besides the ends of the model's template.
     """
 
-    max_new_tokens: int = DEFAULT_LENGTH
+    decoding: Decoding
     until: tuple[str, ...] = ()
 
     def cut(self, reply: str) -> str:
@@ -56,28 +52,60 @@ def generation_of(options: Mapping[str, Any], *, task: str) -> Generation:
         task: Its name, for messages.
 
     Raises:
-        ConfigError: Something else than greedy decoding is asked for, or an option is unknown.
+        ConfigError: An option is unknown, out of range or nothing that tinyvid does, or options contradict each other.
     """
     for key, value in options.items():
         if key not in KNOWN:
             raise ConfigError(
                 f"task '{task}': generation option {key}={value!r} is unknown to tinyvid. {suggest(key, KNOWN)}"
             )
-        if key in GREEDY and value not in GREEDY[key]:
-            wanted = GREEDY[key][-1]
+        if key in OFF and value not in OFF[key]:
             raise ConfigError(
-                f"task '{task}': generation option {key}={value!r}: tinyvid replies greedily and can do nothing else; "
-                f"give --gen_kwargs {key}={wanted} to ask the task so, and say so with its number"
+                f"task '{task}': generation option {key}={value!r} is nothing that tinyvid does; "
+                f"give --gen_kwargs {key}={OFF[key][-1]} to ask the task so, and say so with its number"
             )
     until = options.get("until") or []
     texts = [until] if isinstance(until, str) else list(until)
     if not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"task '{task}': generation option until={until!r} must be a text or a list of texts")
-    length = options.get("max_new_tokens")
-    return Generation(
-        max_new_tokens=DEFAULT_LENGTH if length is None else length,
-        until=tuple(text for text in texts if text and text != SEPARATOR),
-    )
+    try:
+        decoding = Decoding(**_drawn(options))
+    except ConfigError as error:
+        raise ConfigError(f"task '{task}': generation option {error}") from error
+    return Generation(decoding, tuple(text for text in texts if text and text != SEPARATOR))
+
+
+def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a reply is drawn: ``do_sample`` alone samples at temperature 1, and a temperature above 0 samples."""
+    drawn = {key: options[key] for key in DRAWN if options.get(key) is not None}
+    sampled = options.get("do_sample")
+    if sampled is not None and bool(drawn.get("temperature", sampled)) != sampled:
+        raise ConfigError(
+            f"do_sample={sampled!r} contradicts temperature={drawn['temperature']!r}; give --gen_kwargs "
+            "temperature=0,do_sample=False for greedy replies, or a temperature above 0 with do_sample=True"
+        )
+    if sampled:
+        drawn.setdefault("temperature", 1.0)
+    if drawn.get("temperature") and options.get("top_k"):
+        raise ConfigError(
+            f"top_k={options['top_k']!r} is nothing that tinyvid does when it samples; give --gen_kwargs top_k=0 to "
+            "ask the task so, and say so with its number"
+        )
+    return drawn if drawn.get("temperature") else {key: drawn[key] for key in drawn if key == "max_new_tokens"}
+
+
+def names_of(requests: Sequence[tuple[str, int]]) -> list[str]:
+    """Return a name for each request, a task and the number of a document: ``task/3``, and ``task/3#1`` for a repeat.
+
+    Sampled replies depend on the name, so that repeats of a document get replies of their own.
+    """
+    asked: Counter[str] = Counter()
+    names = []
+    for task, document in requests:
+        name = f"{task}/{document}"
+        names.append(f"{name}#{asked[name]}" if asked[name] else name)
+        asked[name] += 1
+    return names
 
 
 def sample_of(messages: Sequence[Mapping[str, Any]], *, name: str) -> Sample:

@@ -18,7 +18,8 @@ from tinyvid.errors import ConfigError, VideoError, suggest
 from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.evaluation.running.answering import Answerer
 from tinyvid.evaluation.running.units import Preparer, ahead, plan_units
-from tinyvid.integrations.chat import Generation, generation_of, sample_of
+from tinyvid.generation.decode import Decoding
+from tinyvid.integrations.chat import Generation, generation_of, names_of, sample_of
 
 try:
     from lmms_eval.api.model import lmms
@@ -37,7 +38,7 @@ UNREADABLE = ("raise", "empty")
 
 
 class TinyVid(lmms):
-    """A checkpoint as a chat model of lmms-eval. Replies are greedy; each task writes its own prompt.
+    """A checkpoint as a chat model of lmms-eval. Each task writes its own prompt, and says how replies are drawn.
 
     Args:
         pretrained: What ``Assistant.from_pretrained`` takes: a directory or a hub id; the model that comes with tinyvid
@@ -95,20 +96,21 @@ class TinyVid(lmms):
                 document, task, split.
 
         Raises:
-            ConfigError: A task asks for sampling or beams, or for an option that tinyvid does not have.
+            ConfigError: A task asks for beams or a penalty, or for an option that tinyvid does not have.
             DataError: A request does not fit the LLM's context, or shows media in a way that tinyvid does not.
             VideoError: A video cannot be read.
         """
         groups: dict[Generation, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(generation_of(request.args[2], task=request.args[4]), []).append(number)
+        names = names_of([(request.args[4], request.args[3]) for request in requests])
         replies = [""] * len(requests)
         with tqdm(total=len(requests), desc="tinyvid", disable=self.rank != 0) as bar:
             for generation, numbers in groups.items():
                 for first in range(0, len(numbers), WINDOW * self.batch_size):
                     portion = numbers[first : first + WINDOW * self.batch_size]
-                    items = [self._item(requests[number]) for number in portion]
-                    for index, reply in self._replies(items, generation.max_new_tokens):
+                    items = [self._item(requests[number], names[number]) for number in portion]
+                    for index, reply in self._replies(items, generation.decoding):
                         context, _, options, *_ = requests[portion[index]].args
                         replies[portion[index]] = generation.cut(reply)
                         self.cache_hook.add_partial("generate_until", (context, options), replies[portion[index]])
@@ -139,16 +141,15 @@ class TinyVid(lmms):
         del self.assistant
         super().clean()
 
-    def _item(self, request: Any) -> Item:
+    def _item(self, request: Any, name: str) -> Item:
         _, to_messages, _, document, task, split = request.args
-        name = f"{task}/{document}"
         messages = to_messages(self.task_dict[task][split][document])
         return Item(name, sample_of(messages, name=name), rule="exact")
 
-    def _replies(self, items: Sequence[Item], max_new_tokens: int) -> Iterator[tuple[int, str]]:
+    def _replies(self, items: Sequence[Item], decoding: Decoding) -> Iterator[tuple[int, str]]:
         """Yield the number of each item and the reply to it, as they come."""
-        answerer = Answerer(self.assistant, batch_size=self.batch_size, max_new_tokens=max_new_tokens)
-        prepare = Preparer(self.assistant.processor, _Asked(items), items, max_new_tokens, "reply")
+        answerer = Answerer(self.assistant, batch_size=self.batch_size, decoding=decoding)
+        prepare = Preparer(self.assistant.processor, _Asked(items), items, decoding.max_new_tokens, "reply")
         for groups in ahead(prepare, plan_units(items, self.batch_size), WORKERS):
             for group in groups:
                 if group.failure and self.unreadable == "raise":

@@ -220,19 +220,6 @@ class VideoLLM(nn.Module):
                     layer.training = True
         return self
 
-    @torch.inference_mode()
-    def generate(self, batch: Batch, **options: Any) -> Tensor:
-        """Return the ids of the replies to a left-padded batch of prompts: (B, new tokens).
-
-        Args:
-            batch: Collated with ``padding_side="left"``, on the model's device.
-            **options: For ``transformers``' ``generate``: ``max_new_tokens``, ``generation_config``, ``streamer``.
-        """
-        if batch.blocks is not None:
-            raise DataError("packed examples are to learn from; generate replies to samples one by one")
-        embeddings = self.embed(batch)
-        return self.llm.generate(inputs_embeds=embeddings, attention_mask=batch.attention_mask, **options)
-
 
 def _in_pixels(batch: Batch) -> list[int]:
     """Return the frames T of each video whose pixels the batch holds."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
+from tinyvid.generation.decode import Decoding, replies
 from tinyvid.training.data import TrainingData
 from tinyvid.types import Sample
 
@@ -41,10 +42,8 @@ def _letter_is_right(model: Any, rows: TrainingData, sample: Sample, *, device: 
     processor = rows.processor
     example = processor(replace(sample, messages=sample.messages[:-1]))
     batch = processor.collate([example], padding_side="left").to(device)
-    ids = model.generate(
-        batch, max_new_tokens=4, do_sample=False, pad_token_id=processor.pad_id, synced_gpus=synced
-    )  # fmt: skip
-    return processor.reply(ids[0]).strip(" .()") == sample.messages[-1].text
+    (reply,) = replies(model, processor, batch, Decoding(max_new_tokens=4), synced_gpus=synced)
+    return reply.strip(" .()") == sample.messages[-1].text
 
 
 def _is_choice(sample: Sample) -> bool:

@@ -17,6 +17,7 @@ from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate
 from tinyvid.evaluation.items import Item
 from tinyvid.evaluation.running.units import plan_units
+from tinyvid.generation.decode import Decoding, replies
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
@@ -135,7 +136,7 @@ def test_a_prefix_is_what_the_reply_begins_with(assistant, questions, tmp_path):
     ids = torch.cat([example.input_ids, torch.tensor(begun)])
     mask = torch.cat([example.video_mask, torch.zeros(len(begun), dtype=torch.bool)])
     batch = processor.collate([replace(example, input_ids=ids, labels=ids, video_mask=mask)], padding_side="left")
-    assert reply == processor.reply(model.generate(batch, **assistant.generation(4))[0])
+    assert [reply] == replies(model, processor, batch, Decoding(4))
 
 
 def test_prompts_may_depend_on_the_frames_that_are_seen(assistant, tmp_path):
@@ -270,12 +271,28 @@ def test_what_can_be_refused_is_refused_before_a_model_is_asked(assistant, tmp_p
         evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path / "other", options=SHORT)
 
 
+def test_a_sampled_run_says_so_and_goes_on_with_the_same_settings_alone(assistant, tmp_path):
+    items = Fixed([ask("a"), ask("b")])
+    sampled = replace(SHORT, temperature=1.5, top_p=0.9, seed=3)
+    report = evaluate(assistant, items, run_dir=tmp_path, options=sampled)
+    assert {"temperature": 1.5, "top_p": 0.9, "seed": 3}.items() <= report.data["settings"].items()
+    evaluate(assistant, items, run_dir=tmp_path / "singly", options=replace(sampled, batch_size=1))
+    replies_of = [[row["reply"] for row in read_rows(folder)] for folder in (tmp_path, tmp_path / "singly")]
+    assert replies_of[0] == replies_of[1]
+    assert evaluate(assistant, items, run_dir=tmp_path, options=sampled).data["settings"] == report.data["settings"]
+    with pytest.raises(ConfigError, match="cannot be continued: seed: 3 -> 4"):
+        evaluate(assistant, items, run_dir=tmp_path, options=replace(sampled, seed=4))
+    with pytest.raises(ConfigError, match="top_p=2 must be a number above 0"):
+        evaluate(assistant, items, run_dir=tmp_path / "new", options=replace(sampled, top_p=2))
+
+
 def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
     items = [ask("a"), ask("b")]
     evaluate(assistant, Fixed(items), run_dir=tmp_path, options=SHORT)
     for changed, key in (
         ((assistant, Fixed(items[:1]), SHORT), "questions"),
         ((assistant, Fixed(items), replace(SHORT, max_new_tokens=5)), "max_new_tokens: 4 -> 5"),
+        ((assistant, Fixed(items), replace(SHORT, temperature=0.5)), "seed: None -> 0; temperature: None -> 0.5"),
         ((assistant, Fixed([items[0], replace(items[1], answer="y")]), SHORT), "questions"),
     ):
         other, benchmark, options = changed

@@ -21,7 +21,6 @@ from tinyvid.command_line import CommandLine
 from tinyvid.evaluation import EvaluationOptions, build_benchmark
 from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.reporting.predictions import Predictions
-from tinyvid.models.video_llm import VideoLLM
 from tinyvid.training.benchmarking import TrainingBenchmark
 
 CKPT = TINYLLAVA_VIDEO / "group_qwen2"
@@ -99,7 +98,7 @@ def test_a_run_that_is_killed_again_and_again_reports_the_same(program, question
 
 
 def test_a_finished_run_is_reported_again_without_asking(program, questions, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(VideoLLM, "generate", None)
+    monkeypatch.setattr("tinyvid.evaluation.running.answering.replies", None)
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "report.json").unlink()

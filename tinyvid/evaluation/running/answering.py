@@ -12,6 +12,7 @@ from tinyvid.errors import ConfigError
 from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.scores import rescore
+from tinyvid.generation.decode import Decoding, log_probs, replies
 from tinyvid.processing.batch import Batch, Example
 from tinyvid.types import IGNORE_INDEX
 
@@ -47,14 +48,14 @@ class Answerer:
     Args:
         assistant: The model and its Processor.
         batch_size: Examples that go through the LLM at once.
-        max_new_tokens: Longest reply, in tokens.
+        decoding: How replies are drawn.
     """
 
-    def __init__(self, assistant: Assistant, *, batch_size: int, max_new_tokens: int) -> None:
+    def __init__(self, assistant: Assistant, *, batch_size: int, decoding: Decoding) -> None:
         self.model = assistant.model
         self.processor = assistant.processor
         self.batch_size = batch_size
-        self.options = assistant.generation(max_new_tokens)
+        self.decoding = decoding
 
     def __call__(self, groups: Sequence[VideoGroup]) -> Iterator[Answer]:
         """Yield the answers to all questions about videos that could be read.
@@ -94,9 +95,9 @@ class Answerer:
 
     def _replies(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
         batch = self._batch([question.examples[0] for question, _ in asked], [n for _, n in asked], clips, side="left")
-        ids = self.model.generate(batch, **self.options)
-        for (question, _), row in zip(asked, ids, strict=True):
-            yield Answer(question.index, self.processor.reply(row))
+        texts = replies(self.model, self.processor, batch, self.decoding)
+        for (question, _), reply in zip(asked, texts, strict=True):
+            yield Answer(question.index, reply)
 
     def _compare(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
         """Yield the mean log-probability per token of each option.
@@ -125,8 +126,7 @@ class Answerer:
         """Yield the log-probabilities (tokens, vocabulary) of each example at the positions of its span."""
         examples = [_learning(example, span) for example, span, _ in passes]
         batch = self._batch(examples, [number for _, _, number in passes], clips, side="right")
-        logits = self.model(batch).logits  # (sum of tokens, vocabulary)
-        yield from logits.log_softmax(-1).split([end - start for _, (start, end), _ in passes])
+        yield from log_probs(self.model, batch)
 
     def _batch(
         self, examples: Sequence[Example], numbers: Sequence[int], clips: Sequence[Clips], *, side: str

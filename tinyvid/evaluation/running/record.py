@@ -25,7 +25,7 @@ def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], 
         assistant: The model.
         benchmark: The questions.
         items: The ones that are asked.
-        **options: How: ``score``, ``max_new_tokens``, ``limit``.
+        **options: How: ``score``, ``limit``, ``max_new_tokens``, and how replies are sampled, if they are.
     """
     groups = assistant.config
     return {

@@ -7,7 +7,7 @@ killed and started again, or spread over processes, reports what one that went t
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
 from tinyvid.evaluation.scoring.scores import is_judged, rescore
+from tinyvid.generation.decode import Decoding
 from tinyvid.registry import PositiveInt
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ class EvaluationOptions:
         batch_size: Items that go through the LLM at once.
         workers: Threads that decode ahead of the model.
         max_new_tokens: Longest reply, in tokens.
+        temperature: 0 for greedy replies; above 0 they are sampled.
+        top_p: Sample from the fewest tokens that hold this share of the probability; 1 keeps all.
+        seed: Of sampled replies.
         judge_cache: File of a judge's verdicts, to share between runs; ``null`` for one in the run's folder.
     """
 
@@ -59,7 +63,19 @@ class EvaluationOptions:
     batch_size: PositiveInt = 8
     workers: int = 2
     max_new_tokens: PositiveInt = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
     judge_cache: str | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How replies are drawn.
+
+        Raises:
+            ConfigError: An option is out of range.
+        """
+        return Decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
 def evaluate(
@@ -95,6 +111,7 @@ def evaluate(
         DataError: There are no items, videos are missing, or an item does not fit the LLM's context.
     """
     folder = Path(run_dir).expanduser()
+    drawn = asdict(options.decoding) if options.temperature else {"max_new_tokens": options.max_new_tokens}
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
@@ -103,8 +120,8 @@ def evaluate(
         benchmark,
         items,
         score=options.score,
-        max_new_tokens=options.max_new_tokens,
         limit=options.limit,
+        **drawn,
     )
     state = PartialState(cpu=assistant.model.device.type == "cpu", timeout=LONGEST_WAIT)
     rows = Predictions(folder, state.process_index)
@@ -206,7 +223,7 @@ def _answer(
     state.wait_for_everyone()  # before any process adds to what others read
     units = plan_units(items, options.batch_size)[state.process_index :: state.num_processes]
     units = [unit for unit in units if any(items[index].id not in done for video in unit for index in video)]
-    answerer = Answerer(assistant, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
+    answerer = Answerer(assistant, batch_size=options.batch_size, decoding=options.decoding)
     prepare_unit = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score)
     waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
     shown = progress and state.is_main_process

@@ -1,0 +1,200 @@
+"""Draw replies, greedily or by sampling, and tell how likely given replies are.
+
+The loop over tokens is transformers' ``generate``, which owns the key-value cache; tinyvid names that cache nowhere.
+A sampled token is chosen from the logits and then handed to the loop as the only candidate, so that greedy and sampled
+replies share everything else.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyvid.errors import ConfigError, DataError
+from tinyvid.models.video_llm import VideoLLM
+from tinyvid.processing.batch import Batch
+from tinyvid.processing.processor import Processor
+from tinyvid.types import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a reply is drawn. The default is greedy: the same input gives the same reply.
+
+    Attributes:
+        max_new_tokens: Longest reply, in tokens.
+        temperature: What logits are divided by before a token is sampled; 0 takes the most likely token.
+        top_p: Sample from the fewest tokens that hold this share of the probability (https://arxiv.org/abs/1904.09751);
+            1 keeps all. No effect at temperature 0.
+        seed: What samples depend on. A reply follows from the sample and the seed, whatever else is in the batch.
+
+    Raises:
+        ConfigError: A value is of the wrong type or out of range.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1")
+        if type(self.temperature) not in (int, float) or not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature!r} must be a number of at least 0; 0 is greedy")
+        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p!r} must be a number above 0 and at most 1; 1 keeps all tokens")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"seed={self.seed!r} must be a whole number of at least 0")
+
+
+def replies(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding, **options: Any) -> list[str]:
+    """Return the texts of the replies to a batch of prompts; arguments and errors as of ``generate``."""
+    return [processor.reply(ids) for ids in generate(model, processor, batch, decoding, **options)]
+
+
+@torch.inference_mode()
+def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding, **options: Any) -> Tensor:
+    """Return the ids of the replies to a batch of prompts, up to where the template ends them: (B, new tokens).
+
+    Args:
+        model: What replies.
+        processor: Of the model; knows where a reply ends.
+        batch: Collated with ``padding_side="left"``, on the model's device.
+        decoding: How the replies are drawn.
+        **options: More for transformers' ``generate``: ``streamer``, ``stopping_criteria``, ``synced_gpus``.
+
+    Raises:
+        ConfigError: The model has no weights.
+        DataError: The batch is packed.
+    """
+    from transformers import GenerationConfig
+
+    if model.device.type == "meta":
+        raise ConfigError("device='meta' builds a model without weights, which cannot answer; choose another")
+    if batch.blocks is not None:
+        raise DataError("packed examples are to learn from; generate replies to samples one by one")
+    ends, texts = stops(processor)
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=False,
+        eos_token_id=ends or None,
+        pad_token_id=processor.pad_id,
+        stop_strings=texts or None,
+    )
+    if texts:
+        options["tokenizer"] = processor.tokenizer
+    if decoding.temperature:
+        options["logits_processor"] = [_sampler(batch, decoding)]
+    embeddings = model.embed(batch)  # (B, L, D)
+    return model.llm.generate(
+        inputs_embeds=embeddings, attention_mask=batch.attention_mask, generation_config=config, **options
+    )
+
+
+def stops(processor: Processor) -> tuple[list[int], list[str]]:
+    """Return what ends a reply: the ids of end tokens, and the stop strings that are no single token."""
+    tokenizer, template = processor.tokenizer, processor.template
+    ends = {tokenizer.convert_tokens_to_ids(stop) for stop in template.stop if stop in template.control_tokens}
+    ends |= {tokenizer.eos_token_id} - {None}
+    return sorted(ends), [stop for stop in template.stop if stop not in template.control_tokens]
+
+
+def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding) -> Iterator[str]:
+    """Yield the reply to a batch of one prompt in pieces, as the model writes it; joined, they equal the reply.
+
+    Closing the iterator early stops the generation. Arguments and errors as of ``generate``.
+    """
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+    streamer = TextIteratorStreamer(processor.tokenizer)
+    closed = False
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        stopping = StoppingCriteriaList([lambda ids, _: ids.new_full((len(ids),), closed).bool()])
+        try:
+            generate(model, processor, batch, decoding, streamer=streamer, stopping_criteria=stopping)
+        except BaseException as error:  # raised again below, in the caller's thread
+            failure.append(error)
+            streamer.end()
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        yield from trimmed(streamer, processor.ends)
+    finally:
+        closed = True
+        worker.join()
+    if failure:
+        raise failure[0]
+
+
+def trimmed(pieces: Iterator[str], ends: tuple[str, ...]) -> Iterator[str]:
+    """Drop the white space and the end markers around a reply that arrives in pieces."""
+    held, begun = "", False
+    for piece in pieces:
+        held += piece if begun else piece.lstrip()
+        begun = begun or bool(held)
+        first = min((held.index(end) for end in ends if end in held), default=None)
+        if first is not None:
+            yield held[:first].rstrip()
+            return
+        # The tail may turn out to be trailing space or the beginning of an end marker.
+        starts = [end[:n] for end in ends for n in range(1, len(end))]
+        keep = max((len(start) for start in starts if held.endswith(start)), default=0)
+        cut = len(held[: len(held) - keep].rstrip())
+        yield held[:cut]
+        held = held[cut:]
+    yield held.rstrip()
+
+
+def log_probs(model: VideoLLM, batch: Batch) -> tuple[Tensor, ...]:
+    """Return, for each sample of a batch, the log-probabilities at its N label positions: float32 (N, vocabulary).
+
+    The log-probability of a given reply, which is what the labels hold, is the sum of its tokens' entries.
+    """
+    counts = (batch.labels[:, 1:] != IGNORE_INDEX).sum(-1)  # (B,)
+    return model(batch).logits.log_softmax(-1).split(counts.tolist())
+
+
+def sample_tokens(logits: Tensor, draws: Tensor, *, temperature: float, top_p: float) -> Tensor:
+    """Return a token for each row of logits: (B, vocabulary) to int64 (B,).
+
+    Args:
+        logits: Of the next token.
+        draws: (B,) in [0, 1): 0 takes the most likely token, and a larger one a token that is further down.
+        temperature: As in ``Decoding``, above 0.
+        top_p: As in ``Decoding``.
+    """
+    logits = logits.float()
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however low the temperature
+    probs, tokens = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (B, vocabulary)
+    sums = probs.cumsum(-1)  # (B, vocabulary)
+    last = (sums - probs < top_p).sum(-1, keepdim=True) - 1  # (B, 1): of the tokens that are kept
+    below = sums <= draws[:, None] * sums.gather(-1, last)  # (B, vocabulary)
+    place = below.sum(-1, keepdim=True).minimum(last)  # (B, 1)
+    return tokens.gather(-1, place).squeeze(-1)
+
+
+def _sampler(batch: Batch, decoding: Decoding) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a logits processor that leaves the sampled token of each row, and no other."""
+    # Each row has its own draws, which follow from the seed, the sample's id and its tokens.
+    rows = zip(batch.ids, batch.input_ids.cpu(), batch.attention_mask.bool().cpu(), strict=True)
+    keys = [zlib.crc32(ids[real].numpy().tobytes(), zlib.crc32(repr(id).encode())) for id, ids, real in rows]
+    chances = [np.random.default_rng([decoding.seed, key]) for key in keys]
+    draws = np.stack([chance.random(decoding.max_new_tokens, dtype=np.float32) for chance in chances])
+    of_step = torch.from_numpy(draws).to(batch.input_ids.device)  # (B, new tokens)
+
+    def choose(written: Tensor, logits: Tensor) -> Tensor:
+        now = of_step[:, written.shape[1]]  # (B,); written holds the tokens of the reply alone
+        chosen = sample_tokens(logits, now, temperature=decoding.temperature, top_p=decoding.top_p)  # (B,)
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)  # (B, vocabulary)
+
+    return choose
