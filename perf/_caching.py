@@ -93,9 +93,9 @@ def small_model(sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
     import torch
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    from tinyvid.models.video_llm import VideoLLM
+    from tinyvid.models.video_llm import PARTS, VideoLLM
     from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
-    from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply, parameter_groups
+    from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups
 
     torch.manual_seed(0)
     heads = sizes["tower"]["hidden_size"] // 64

@@ -40,10 +40,10 @@ def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
     from tinyvid.models.llms.loading import from_weights
-    from tinyvid.models.video_llm import VideoLLM
+    from tinyvid.models.video_llm import PARTS, VideoLLM
     from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
     from tinyvid.registry import CONNECTORS
-    from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply
+    from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
     torch.manual_seed(0)
     quant, rank = METHODS[method]

@@ -22,10 +22,10 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.models import adapters
+from tinyvid.models.video_llm import PARTS
 from tinyvid.training.model_card import write_card
 
 UNMERGED = "adapters_unmerged"
-PARTS = ("llm", "vision_tower", "connector")
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
@@ -74,9 +74,9 @@ def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu
 
 def save_adapters(loaded: Loaded, folder: Path) -> list[str]:
     """Write each part's adapter in peft's layout, and return the parts that have one."""
-    adapted = [part for part in PARTS if adapters.is_adapted(getattr(loaded.model, part))]
+    adapted = [part for part in PARTS if adapters.is_adapted(loaded.model.get_submodule(part))]
     for part in adapted:
-        adapters.save(getattr(loaded.model, part), folder / part)
+        adapters.save(loaded.model.get_submodule(part), folder / part)
     return adapted
 
 
@@ -86,10 +86,10 @@ def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
     Raises:
         CheckpointError: The LLM is quantized.
     """
-    if getattr(adapters.base(loaded.model.llm), "is_quantized", False):
+    if adapters.is_quantized(loaded.model.llm):
         raise CheckpointError("the LLM is quantized: its weights cannot be stored or merged; load with quant=none")
     for part in PARTS:
-        setattr(loaded.model, part, adapters.merged(getattr(loaded.model, part)).to(dtypes[part]))
+        setattr(loaded.model, part, adapters.merged(loaded.model.get_submodule(part)).to(dtypes[part]))
     return replace(loaded, stored=frozenset(native.PARTS))
 
 

@@ -16,8 +16,9 @@ from tinyvid import Assistant, CheckpointError, ConfigError, compose
 from tinyvid.config import CONF_DIR
 from tinyvid.diagnostics.estimate import advise, changed, estimate
 from tinyvid.diagnostics.memory import activation_bytes, logits_bytes, optimizer_bytes, weight_bytes
+from tinyvid.models.video_llm import PARTS
 from tinyvid.training import read_recipe
-from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply
+from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
 program = load_program("estimate")
 
@@ -58,7 +59,7 @@ def test_counts_and_bytes_equal_those_of_a_real_model(models, overrides, family)
     found = estimate(tiny(models, *overrides, family=family, connector=connector))
     assert found.parts == reports
     for part in PARTS:
-        assert found.memory.weights[part] == sum(p.nbytes for p in getattr(model, part).parameters())
+        assert found.memory.weights[part] == sum(p.nbytes for p in model.get_submodule(part).parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.ones_like(parameter)

@@ -11,7 +11,8 @@ from tests.factories import tiny_assistant
 from tests.goldens import TINYLLAVA_VIDEO
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
 from tinyvid.models.adapters import base_state, is_adapted, merged
-from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply, parameter_groups, table
+from tinyvid.models.video_llm import PARTS
+from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups, table
 
 
 def options(**how):
@@ -51,8 +52,8 @@ def test_merged_equals_unmerged(models, family):
     batch = batch_of(assistant)
     unmerged = assistant.model(batch).logits
     for part in PARTS:
-        setattr(assistant.model, part, merged(getattr(assistant.model, part)))
-        assert not is_adapted(getattr(assistant.model, part))
+        setattr(assistant.model, part, merged(assistant.model.get_submodule(part)))
+        assert not is_adapted(assistant.model.get_submodule(part))
     torch.testing.assert_close(assistant.model(batch).logits, unmerged, atol=1e-5, rtol=0)
 
 
@@ -70,10 +71,12 @@ def test_peft_alone_loads_the_adapter_of_the_llm(models, tmp_path):
 
 def test_a_stored_base_is_written_without_its_adapter(tmp_path):
     assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu")
-    before = {part: {k: v.clone() for k, v in getattr(assistant.model, part).state_dict().items()} for part in PARTS}
+    before = {
+        part: {k: v.clone() for k, v in assistant.model.get_submodule(part).state_dict().items()} for part in PARTS
+    }
     adapted(assistant, *PARTS)
     for part in PARTS:
-        state = base_state(getattr(assistant.model, part))
+        state = base_state(assistant.model.get_submodule(part))
         assert state.keys() == before[part].keys()
         assert all(torch.equal(state[key], before[part][key]) for key in state)
     assistant.save_pretrained(tmp_path / "a")

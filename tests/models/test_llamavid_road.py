@@ -16,7 +16,8 @@ from tests.factories import build_once, tiny_overrides
 from tests.llamavid import BERT_SIZES, save_tokenizer
 from tests.runs import PLAIN, load_program, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
-from tinyvid.training.trainable import PARTS, PartOptions, PeftOptions, apply, parameter_groups, table
+from tinyvid.models.video_llm import PARTS
+from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups, table
 from tinyvid.types import IGNORE_INDEX
 
 DECODERS = ("llm_embed", "qformer", "bert", "siglip_text")

@@ -72,7 +72,7 @@ def save(loaded: Loaded, path: Path) -> None:
 def _save(loaded: Loaded, path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists already and is not empty; choose another directory, or remove it first")
-    if "llm" in loaded.stored and getattr(loaded.model.llm, "is_quantized", False):
+    if "llm" in loaded.stored and adapters.is_quantized(loaded.model.llm):
         raise CheckpointError("the LLM is quantized, so its weights cannot be stored; load with quant=none to save")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -116,7 +116,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
     model, processor = assemble(groups, *parts)
     for part in manifest["adapters"]:
-        setattr(model, part, adapters.load(part, getattr(model, part), path / ADAPTERS[part]))
+        setattr(model, part, adapters.load(part, model.get_submodule(part), path / ADAPTERS[part]))
     return Loaded(model, processor, groups, stored)
 
 
@@ -175,9 +175,9 @@ def write(loaded: Loaded, folder: Path) -> None:
             adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
         if "vision_tower" in loaded.stored:
             adapters.without(model.vision_tower).save(folder / "vision_tower")
-    adapted = [part for part in ADAPTERS if adapters.is_adapted(getattr(model, part))]
+    adapted = [part for part in ADAPTERS if adapters.is_adapted(model.get_submodule(part))]
     for part in adapted:
-        adapters.save(getattr(model, part), folder / ADAPTERS[part])
+        adapters.save(model.get_submodule(part), folder / ADAPTERS[part])
     groups = {kind: dict(group) for kind, group in loaded.groups.items()}
     groups["llm"]["tokenizer"] = None
     if "tokenizer" in groups.get("text_decoder", {}):  # its weights are the connector's, so nothing else is looked up

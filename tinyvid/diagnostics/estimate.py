@@ -21,7 +21,7 @@ from tinyvid.diagnostics.memory import activation_bytes, copied_bytes, logits_by
 from tinyvid.diagnostics.skeleton import build_skeleton
 from tinyvid.errors import ConfigError
 from tinyvid.models.adapters import base
-from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.video_llm import PARTS, VideoLLM
 from tinyvid.registry import SAMPLERS, check_options
 from tinyvid.training import trainable
 from tinyvid.training.options import read_recipe
@@ -133,9 +133,7 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
     )
     vocabulary = base(model.llm).get_output_embeddings().weight.shape[0]
     memory = Memory(
-        weights={
-            part: weight_bytes(getattr(model, part), quant if part == "llm" else "none") for part in trainable.PARTS
-        },
+        weights={part: weight_bytes(model.get_submodule(part), quant if part == "llm" else "none") for part in PARTS},
         gradients=sum(p.nbytes for p in trained),
         optimizer=optimizer_bytes((p.numel() for p in trained), options.optimizer),
         copies=copied_bytes(model, dtype, quant),
@@ -287,9 +285,7 @@ def _structure(settings: Mapping[str, Any]) -> str:
     kinds = ["llm", "vision_tower", "connector", "sampler", "template", "video_reader", "peft", "ckpt", "dtype"]
     kinds += [kind for kind in OPTIONAL if kind in settings]
     recipe = {
-        key: settings["recipe"][key]
-        for key in (*trainable.PARTS, trainable.TEXT_DECODER, "lr")
-        if key in settings["recipe"]
+        key: settings["recipe"][key] for key in (*PARTS, trainable.TEXT_DECODER, "lr") if key in settings["recipe"]
     }
     quantized = settings["quant"] != "none"
     return json.dumps({**{kind: settings[kind] for kind in kinds}, "recipe": recipe, "quantized": quantized})

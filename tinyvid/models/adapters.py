@@ -30,6 +30,11 @@ def base(module: Any) -> Any:
     return module.get_base_model() if is_adapted(module) else module
 
 
+def is_quantized(module: Any) -> bool:
+    """Return whether the weights of a part are those of bitsandbytes, of which transformers tells so."""
+    return getattr(base(module), "is_quantized", False)
+
+
 def base_state(module: Any) -> dict[str, Tensor]:
     """Return the state dict of a part as if it had no adapter."""
     state = base(module).state_dict()
@@ -51,7 +56,7 @@ def merged(module: Any) -> Any:
     """
     if not is_adapted(module):
         return module
-    if getattr(base(module), "is_quantized", False):
+    if is_quantized(module):
         raise CheckpointError("an adapter cannot be merged into quantized weights; load with quant=none to merge")
     return module.merge_and_unload()
 

@@ -19,6 +19,8 @@ from tinyvid.errors import ConfigError, DataError
 from tinyvid.processing.batch import Batch, Output
 from tinyvid.types import IGNORE_INDEX, Question, Slot
 
+PARTS = ("llm", "vision_tower", "connector")  # of a VideoLLM, by the names of its members
+
 
 class VideoLLM(nn.Module):
     """Answer questions about videos, or learn to.

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from tinyvid.models.video_llm import PARTS
 from tinyvid.registry import PositiveFloat, PositiveInt, check_options
-from tinyvid.training.trainable import PARTS, TEXT_DECODER, PartOptions
+from tinyvid.training.trainable import TEXT_DECODER, PartOptions
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 

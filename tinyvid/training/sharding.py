@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.adapters import base
+from tinyvid.models.adapters import base, is_quantized
 from tinyvid.models.video_llm import VideoLLM
 
 
@@ -37,7 +37,7 @@ def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:
     ):
         if found != needed:
             raise ConfigError(f"FSDP with {key}={found} is not supported; set {key}: {needed} as in fsdp2.yaml")
-    if getattr(base(model.llm), "is_quantized", False):
+    if is_quantized(model.llm):
         raise ConfigError("a quantized LLM cannot be sharded; use quant=none with FSDP, or DDP with quant")
     if optimizer != "adamw":
         raise ConfigError(f"recipe.optimizer={optimizer} keeps no sharded state; use recipe.optimizer=adamw with FSDP")

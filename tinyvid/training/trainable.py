@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.models.adapters import base, is_adapted
-from tinyvid.models.video_llm import VideoLLM
+from tinyvid.models.adapters import base, is_adapted, is_quantized
+from tinyvid.models.video_llm import PARTS, VideoLLM
 from tinyvid.registry import PositiveFloat, PositiveInt
 
-PARTS = ("llm", "vision_tower", "connector")
 TEXT_DECODER = "text_decoder"  # lies inside the connector, and trains as a part of its own if its weights come trained
 LAYER = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
 
@@ -86,25 +85,25 @@ def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, 
             match nothing.
     """
     for name in PARTS:
-        setattr(model, name, _adapt(name, getattr(model, name), parts[name], peft))
+        setattr(model, name, _adapt(name, model.get_submodule(name), parts[name], peft))
     _adapt_text_decoder(model, parts.get(TEXT_DECODER, PartOptions()))
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("nothing trains: every part is frozen; set recipe.connector.train=full, for example")
     return [
-        _report(name, getattr(model, name, None), list(own.values()), parts.get(name, PartOptions()), lr)
+        _report(name, list(own.values()), parts.get(name, PartOptions()), lr, quantized=is_quantized(model.llm))
         for name, own in _parameters(model).items()
     ]
 
 
 def text_decoder(model: VideoLLM) -> Any | None:
     """Return the text decoder that trains as a part of its own: the connector's, if its weights come trained."""
-    decoder = getattr(model.connector, TEXT_DECODER, None)
+    decoder = model.connector.text_decoder
     return decoder if decoder is not None and decoder.pretrained else None
 
 
 def _parameters(model: VideoLLM) -> dict[str, dict[str, nn.Parameter]]:
     """Return the parameters of each part by name; those of a text decoder that is a part are not the connector's."""
-    parts = {name: dict(getattr(model, name).named_parameters()) for name in PARTS}
+    parts = {name: dict(model.get_submodule(name).named_parameters()) for name in PARTS}
     if (decoder := text_decoder(model)) is not None:
         parts[TEXT_DECODER] = dict(decoder.named_parameters())
         within = {id(p) for p in parts[TEXT_DECODER].values()}
@@ -175,7 +174,7 @@ def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) 
 
 
 def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:
-    if getattr(module, "is_quantized", False):
+    if is_quantized(module):
         raise ConfigError(f"recipe.{name}.train=full, but its weights are quantized; use train=lora, or quant=none")
     if from_layer is None:
         module.requires_grad_(True)
@@ -200,7 +199,7 @@ def _freeze_child(name: str, module: nn.Module, child: str) -> None:
 def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str]) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes: only for those who train with it
 
-    decoder = getattr(module, TEXT_DECODER, None)  # trains as a part of its own, or not at all
+    decoder = module.text_decoder if name == "connector" else None  # trains as a part of its own, or not at all
     spared = [*freeze, *([TEXT_DECODER] if decoder is not None and decoder.pretrained else [])]
     targets = _targets(name, module, options.targets, spared)
     # peft also takes layers whose names end like a target's: "mixer.layers.0.key" where "layers.0.key" is meant.
@@ -241,11 +240,11 @@ def _targets(name: str, module: nn.Module, wanted: list[str] | None, spared: Seq
 
 
 def _report(
-    name: str, module: nn.Module | None, parameters: list[nn.Parameter], options: PartOptions, lr: float
+    name: str, parameters: list[nn.Parameter], options: PartOptions, lr: float, *, quantized: bool
 ) -> PartReport:
     trainable = [p for p in parameters if p.requires_grad]
     how = options.train if options.from_layer is None else f"from layer {options.from_layer}"
-    if options.train == "lora" and getattr(module, "is_quantized", False):
+    if options.train == "lora" and name == "llm" and quantized:
         how = "qlora"
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in (trainable or parameters)})
     return PartReport(

@@ -23,7 +23,7 @@ from transformers.trainer_callback import ExportableState
 from tinyvid.checkpoints import native
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, DataError, TinyvidError
-from tinyvid.models.adapters import base
+from tinyvid.models.adapters import is_quantized
 from tinyvid.models.weights import few
 from tinyvid.processing.batch import Batch
 from tinyvid.training.benchmarking import TrainingBenchmark
@@ -312,7 +312,7 @@ def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[
         for part in native.PARTS
         if parts[part].train == "full" or (part in loaded.stored and not Path(loaded.groups[part]["path"]).is_dir())
     }
-    if "llm" in stored and getattr(base(loaded.model.llm), "is_quantized", False):
+    if "llm" in stored and is_quantized(loaded.model.llm):
         raise CheckpointError(
             "the LLM is quantized and no directory holds its weights in tinyvid's layout; first write them with "
             "'python eval.py ckpt=... convert_to=DIR', then train with ckpt=DIR"

@@ -42,7 +42,7 @@ def scale_positions(config: Any, rope: Rope) -> None:
     """
     if (rope.scaling == "none") != (rope.factor == 1):
         raise ConfigError(f"{rope} do not go together: a factor of 1 is no scaling")
-    stated: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    stated = _stated(config)
     if rope.scaling != "none" and "rope_type" not in stated:
         raise ConfigError(f"{rope}: the positions of a '{config.model_type}' cannot be scaled")
     kind, factor = stated.get("rope_type", "default"), float(stated.get("factor") or 1)
@@ -60,7 +60,7 @@ def scale_positions(config: Any, rope: Rope) -> None:
 def check_positions(config: Any, max_length: int) -> None:
     """Raise ``ConfigError`` when sequences of ``max_length`` tokens exceed the positions of an LLM, scaled as it is."""
     positions = getattr(config, "max_position_embeddings", None)
-    stated: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    stated = _stated(config)
     factor = float(stated.get("factor") or 1) if stated.get("rope_type") in STATED else 1.0
     if positions is not None and max_length > positions * factor:
         scaled = f" times llm.rope_factor={factor:g}" if factor > 1 else ""
@@ -68,3 +68,8 @@ def check_positions(config: Any, max_length: int) -> None:
             f"llm.max_length={max_length} exceeds the {positions} positions of this LLM{scaled}; lower it, or scale "
             f"them with llm.rope_scaling=yarn llm.rope_factor={-(-max_length // positions)}, which needs training"
         )
+
+
+def _stated(config: Any) -> dict[str, Any]:
+    """Return how a configuration of transformers scales rotary positions; empty where the model has none."""
+    return getattr(config, "rope_parameters", None) or {}

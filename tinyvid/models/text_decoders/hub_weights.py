@@ -29,10 +29,11 @@ def start_from(
         return model_class(config)
     stored = read_config("text_decoder", path)
     stored = {**model_class.config_class().to_dict(), **stored.get(section, stored)}
+    wanted = config.to_dict()
     wrong = [
-        f"text_decoder.{option}={getattr(config, key)} where it has {stored[key]}"
+        f"text_decoder.{option}={wanted[key]} where it has {stored[key]}"
         for key, option in compare.items()
-        if stored[key] != getattr(config, key)
+        if stored[key] != wanted[key]
     ]
     if wrong:
         raise ConfigError(f"text_decoder.path={path!r} holds a model of other sizes: {', '.join(wrong)}")
