@@ -13,14 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tinyvid import Assistant, Message, Sample, Video
+from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, Message, Sample, Video
 from tinyvid.assistant import DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
-from tinyvid.errors import ConfigError
 from tinyvid.generation.decode import Decoding
-from tinyvid.registry import JUDGES, VIDEO_READERS, check_options
+from tinyvid.registry import check_options
 from tinyvid.video.open_video import IMAGES, open_video
 
 ONLY_SHAPES = (
@@ -98,7 +97,7 @@ def demonstrate(config: DictConfig, decoding: dict[str, Any]) -> None:
 
 def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Run a benchmark, or go on with it, and print what it came to."""
-    from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate  # heavy, and of no use for a question
+    from tinyvid import EvaluationOptions, build_benchmark, evaluate  # heavy, and of no use for a question
 
     asked = [key for key in ("question", "video", "image", "attention_map") if key in line.text]
     if asked or config.stream:

@@ -7,11 +7,8 @@ in the order of the file. A judge compares.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from tinyvid import BENCHMARKS, Item, Outcome, Sample, require
 from tinyvid.data.formats import read_moments
-from tinyvid.evaluation import require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Sample
 
 from .prompts import conversation
 from .rows import below, first_of

@@ -9,12 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tinyvid.data.parsing import CHOICE_PROMPT, LETTERS
-from tinyvid.errors import DataError
-from tinyvid.evaluation import lettered, macro, require
-from tinyvid.evaluation.items import Item, Outcome, Rule
-from tinyvid.registry import BENCHMARKS, DATASETS
-from tinyvid.types import Message, Sample
+from tinyvid import (
+    BENCHMARKS,
+    CHOICE_PROMPT,
+    DATASETS,
+    LETTERS,
+    DataError,
+    Item,
+    Message,
+    Outcome,
+    Rule,
+    Sample,
+    lettered,
+    macro,
+    require,
+)
 
 
 @BENCHMARKS.register("custom")

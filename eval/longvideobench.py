@@ -11,13 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.data.parsing import LETTERS
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.scoring.averages import by_group
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Cue, Message, Sample
+from tinyvid import (
+    BENCHMARKS,
+    LETTERS,
+    ConfigError,
+    Cue,
+    DataError,
+    Item,
+    Message,
+    Outcome,
+    Sample,
+    by_group,
+    lettered,
+    micro,
+    require,
+)
 
 from .prompts import LETTER_PROMPT, conversation, dotted
 from .rows import Row, read_rows

@@ -10,12 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import lettered, macro, micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.scoring.averages import by_group
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Message, Sample
+from tinyvid import (
+    BENCHMARKS,
+    ConfigError,
+    DataError,
+    Item,
+    Message,
+    Outcome,
+    Sample,
+    by_group,
+    lettered,
+    macro,
+    micro,
+    require,
+)
 
 from .prompts import BEST_OPTION, LETTER_PROMPT, bracketed, conversation
 from .rows import Row, digest, first_of, numbered, read_rows

@@ -7,12 +7,7 @@ rule, and only open questions go to a judge, or to strict containment.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from tinyvid.errors import DataError, suggest
-from tinyvid.evaluation import micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.scoring.averages import by_group
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Message, Sample
+from tinyvid import BENCHMARKS, DataError, Item, Message, Outcome, Sample, by_group, micro, require, suggest
 
 from .prompts import LETTER_PROMPT, conversation, dotted
 from .rows import Row, below, read_rows

@@ -9,11 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tinyvid.errors import ConfigError, DataError, suggest
-from tinyvid.evaluation import lettered, macro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Message, Sample, Video
+from tinyvid import (
+    BENCHMARKS,
+    ConfigError,
+    DataError,
+    Item,
+    Message,
+    Outcome,
+    Sample,
+    Video,
+    lettered,
+    macro,
+    require,
+    suggest,
+)
 
 from .prompts import BEST_OPTION, LETTER_PROMPT, bracketed, conversation
 from .rows import Row, below, digest, first_of, numbered, read_object, read_rows

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from tinyvid.data.parsing import CHOICE_PROMPT
-from tinyvid.types import Message
+from tinyvid import CHOICE_PROMPT, Message
 
 LETTER_PROMPT = CHOICE_PROMPT  # the line of TinyLLaVA-Video, lmms-eval and LongVideoBench
 BEST_OPTION = "Only give the best option."

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyvid import ConfigError, DataError
 from tinyvid.data.parsing import is_number
 from tinyvid.data.rows import RowFile
-from tinyvid.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,21 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from tinyvid.data.parsing import LETTERS
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import lettered, micro
-from tinyvid.evaluation.items import Item, Outcome, Rule
-from tinyvid.registry import BENCHMARKS, DATASETS, PositiveInt
-from tinyvid.types import Sample, Video
+from tinyvid import (
+    BENCHMARKS,
+    DATASETS,
+    LETTERS,
+    ConfigError,
+    DataError,
+    Item,
+    Outcome,
+    PositiveInt,
+    Rule,
+    Sample,
+    Video,
+    lettered,
+    micro,
+)
 from tinyvid.worlds.shapes import (
     Background,
     ClipPlan,

@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tinyvid.errors import DataError
+from tinyvid import Cue, DataError
 from tinyvid.text.subtitles import read_subtitles
-from tinyvid.types import Cue
 
 WIDEST = 1.0  # seconds that a shorter subtitle of LongVideoBench counts as
 

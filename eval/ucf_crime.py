@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from tinyvid import BENCHMARKS, Item, Outcome, Sample, macro, micro, require
 from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, crime_of
-from tinyvid.evaluation import macro, micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Sample
 
 from .prompts import conversation
 

@@ -6,12 +6,7 @@ A level is the weighted mean of its sets, the final score the mean of the levels
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from tinyvid.errors import ConfigError, suggest
-from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.scoring.averages import by_group, graded
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Sample
+from tinyvid import BENCHMARKS, ConfigError, Item, Outcome, Sample, by_group, graded, lettered, micro, require, suggest
 
 from .prompts import conversation
 from .rows import Row, read_object

@@ -11,12 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import lettered, micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.scoring.averages import by_group
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Message, Sample
+from tinyvid import (
+    BENCHMARKS,
+    ConfigError,
+    DataError,
+    Item,
+    Message,
+    Outcome,
+    Sample,
+    by_group,
+    lettered,
+    micro,
+    require,
+)
 
 from .prompts import LETTER_PROMPT, conversation
 from .rows import Row, below, first_of, read_rows

@@ -8,11 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tinyvid.errors import DataError
-from tinyvid.evaluation import micro, require
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.registry import BENCHMARKS
-from tinyvid.types import Sample
+from tinyvid import BENCHMARKS, DataError, Item, Outcome, Sample, micro, require
 
 from .prompts import conversation
 from .rows import Row, below, digest, first_of, numbered, read_rows

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinyvid import CONNECTORS, FeatureSpec
 from tinyvid.models.connectors.blocks import HEAD_DIM, HEADS, CrossAttention, sinusoid_table
 from tinyvid.models.connectors.resampler import GroupResampler, NaiveResampler
-from tinyvid.registry import CONNECTORS
-from tinyvid.types import FeatureSpec
 
 SIZES = {
     "published": {

@@ -61,7 +61,7 @@ def main() -> None:
 
 def measure(folder: Path, sizes: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    from tinyvid.evaluation import build_benchmark
+    from tinyvid import build_benchmark
 
     write_rows(folder, sizes, arguments.questions)
     benchmark = build_benchmark({"name": "custom", "root": str(folder)})
@@ -121,9 +121,8 @@ def small_assistant(sizes: dict[str, Any]) -> Any:
     import torch
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    from tinyvid import Assistant
+    from tinyvid import Assistant, VideoLLM
     from tinyvid.checkpoints.native import Loaded
-    from tinyvid.models.video_llm import VideoLLM
     from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
 
     torch.manual_seed(0)
@@ -166,8 +165,8 @@ def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str | None], dict[
 
 def run(assistant: Any, benchmark: Any, folder: Path, arguments: argparse.Namespace) -> tuple[float, list[str | None]]:
     """Run the benchmark with tinyvid's runner; return the seconds and the replies."""
-    from tinyvid.evaluation import EvaluationOptions, evaluate
-    from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
+    from tinyvid import EvaluationOptions, evaluate, read_outcomes
+    from tinyvid.evaluation.reporting.predictions import ROWS
 
     options = EvaluationOptions(batch_size=arguments.batch_size, workers=arguments.workers, max_new_tokens=TOKENS)
     began = time.perf_counter()

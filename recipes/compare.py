@@ -8,9 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from tinyvid import ConfigError, compare_runs, load_runs
 from tinyvid.command_line import CommandLine, run_hydra
-from tinyvid.errors import ConfigError
-from tinyvid.evaluation.reporting.compare import compare, load_runs
 from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 
 FREE_TEXT = ("runs", "names", "out")
@@ -21,7 +20,7 @@ def main(_: DictConfig, line: CommandLine) -> None:
     if not line.text.get("runs"):
         raise ConfigError("runs= is missing: python recipes/compare.py runs=runs/a,runs/b")
     names = _list(line.text["names"]) if line.text.get("names") else None
-    comparison = compare(load_runs(_folders(line.text["runs"]), names))
+    comparison = compare_runs(load_runs(_folders(line.text["runs"]), names))
     print(as_text(comparison))
     if line.text.get("out"):
         write_comparison(Path(line.text["out"]).expanduser(), comparison)

@@ -22,14 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyvid import Assistant
+from tinyvid import DATASETS, Assistant, ConfigError, EvaluationOptions, build_benchmark
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
-from tinyvid.errors import ConfigError
-from tinyvid.evaluation import EvaluationOptions, build_benchmark
-from tinyvid.registry import DATASETS, check_options
+from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
 from tinyvid.training.benchmarking import TrainingBenchmark
 from tinyvid.training.packing import PackedRows

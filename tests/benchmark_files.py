@@ -9,10 +9,8 @@ import pyarrow.parquet
 from PIL import Image
 
 from tests.clips import numbered_frame, write_clip
+from tinyvid import BENCHMARKS, RUBRICS, Item, Outcome, build_benchmark
 from tinyvid.config import CONF_DIR
-from tinyvid.evaluation import RUBRICS, build_benchmark
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.registry import BENCHMARKS
 
 
 def write_json(path: Path, content) -> Path:

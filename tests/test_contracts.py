@@ -15,9 +15,7 @@ import pytest
 from torch import nn
 
 import tinyvid
-from tinyvid import protocols, registry
-from tinyvid.evaluation.items import Benchmark, ReadsTimes, WritesFiles
-from tinyvid.evaluation.judging.judge import Judge
+from tinyvid import Benchmark, Judge, ReadsTimes, WritesFiles, protocols, registry
 
 ROOT = Path(tinyvid.__file__).parents[1]
 QPOOL = ROOT / "examples" / "plugin" / "tinyvid_qpool" / "qpool.py"

@@ -14,20 +14,37 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "tinyvid").rglob("*.py"))
 
 
-def test_import_is_light():
-    code = (
-        "import sys, tinyvid\n"
-        "heavy = {'timm', 'open_clip', 'decord', 'bitsandbytes', 'peft', 'av', 'torchcodec'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)"
-    )
+def run(code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_import_is_light():
+    modules = run("import sys, tinyvid; print(*sys.modules)")
+    assert not {"torch", "transformers", "hydra"}.intersection(modules)
+    assert [name for name in modules if name.startswith("tinyvid")] == ["tinyvid"]
+
+
+def test_an_assistant_loads_only_what_it_needs():
+    modules = run("import sys; from tinyvid import Assistant, compose; print(*sys.modules)")
+    assert not {"timm", "open_clip", "decord", "bitsandbytes", "peft", "av", "torchcodec"}.intersection(modules)
+    assert not {"tinyvid.worlds", "tinyvid.evaluation", "tinyvid.training"}.intersection(modules)
 
 
 def test_public_names():
-    assert tinyvid.__all__ == sorted(tinyvid.__all__)
-    assert all(hasattr(tinyvid, name) for name in tinyvid.__all__)
-    assert len(tinyvid.__all__) <= 20
+    names = [name for name in tinyvid.__all__ if name != "__version__"]
+    assert len(names) == len(set(names)) <= 85
+    assert all(getattr(tinyvid, name) is not None for name in names)
+    assert dir(tinyvid) == sorted(tinyvid.__all__)
+    with pytest.raises(AttributeError, match="'tinyvid' has no attribute 'Assistent'"):
+        tinyvid.Assistent  # noqa: B018
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse((ROOT / "tinyvid" / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    assert {name.asname: node.module for node in imports for name in node.names} == tinyvid._HOMES
 
 
 def test_every_package_is_shipped():

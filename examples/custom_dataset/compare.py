@@ -12,10 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tinyvid import Assistant
-from tinyvid.errors import TinyvidError
-from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
-from tinyvid.evaluation.reporting.compare import compare, load_runs
+from tinyvid import Assistant, EvaluationOptions, TinyvidError, build_benchmark, compare_runs, evaluate, load_runs
 
 
 def comparisons(files: list[Path], models: dict[str, str], out: Path) -> Iterator[dict[str, Any]]:
@@ -31,7 +28,7 @@ def comparisons(files: list[Path], models: dict[str, str], out: Path) -> Iterato
             options = EvaluationOptions(batch_size=16, max_new_tokens=100)
             evaluate(assistant, benchmark, run_dir=folders[file][-1], options=options, progress=True)
     for file in files:
-        yield compare(load_runs(folders[file], list(models)))
+        yield compare_runs(load_runs(folders[file], list(models)))
 
 
 def table(files: list[Path], found: list[dict[str, Any]]) -> str:

@@ -17,9 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from tinyvid import Assistant
-from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
-from tinyvid.evaluation.reporting.predictions import read_outcomes
+from tinyvid import Assistant, EvaluationOptions, build_benchmark, evaluate, read_outcomes
 
 TASK, TOKENS = "tinyvid_shapes", 32  # as the task has it
 

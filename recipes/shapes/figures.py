@@ -14,11 +14,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tinyvid.evaluation import Report
-from tinyvid.evaluation.items import Outcome
-from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
-from tinyvid.registry import VIDEO_READERS
-from tinyvid.types import Video
+from tinyvid import VIDEO_READERS, Outcome, Report, Video, read_outcomes
+from tinyvid.evaluation.reporting.predictions import ROWS
 from tinyvid.video.open_video import open_video
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES
 

@@ -5,8 +5,7 @@ import pickle
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tinyvid import DataError
 from tinyvid.data import rows

@@ -4,8 +4,7 @@ import pytest
 
 from tests.questions import write_rows
 from tests.runs import turns
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import build_benchmark
+from tinyvid import ConfigError, DataError, build_benchmark
 
 
 def test_custom_reads_every_kind_of_row(tmp_path):

@@ -6,17 +6,13 @@ import pytest
 
 from tests.benchmark_files import build, frames, video, write_json, write_parquet, write_text
 from tests.clips import truncate
-from tests.eval.test_longvideobench import LISTED
-from tests.eval.test_longvideobench import row as moment
+from tests.eval.test_longvideobench import LISTED, row as moment
 from tests.eval.test_mvbench import row as bounded
-from tests.eval.test_videomme import ROWS, SRT
-from tests.eval.test_videomme import row as mme
+from tests.eval.test_videomme import ROWS, SRT, row as mme
 from tests.factories import tiny_assistant
 from tests.runs import ROOT
-from tinyvid import ConfigError, DataError
+from tinyvid import BENCHMARKS, ConfigError, DataError, EvaluationOptions, evaluate
 from tinyvid.config import CONF_DIR
-from tinyvid.evaluation import EvaluationOptions, evaluate
-from tinyvid.registry import BENCHMARKS
 from tinyvid.text.frame_text import FrameText
 
 

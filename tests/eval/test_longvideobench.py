@@ -7,10 +7,8 @@ import pytest
 
 from eval.subtitles import interleaved, moments
 from tests.benchmark_files import assert_contract, build, outcomes, prompts, touch, write_json, write_parquet
-from tinyvid import ConfigError, DataError
-from tinyvid.evaluation.items import ReadsTimes
+from tinyvid import ConfigError, Cue, DataError, ReadsTimes
 from tinyvid.text.subtitles import place
-from tinyvid.types import Cue
 
 LETTER = "Answer with the option's letter from the given choices directly."
 OPTIONS = "A. a red car\nB. a dog\nC. nobody"

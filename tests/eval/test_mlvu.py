@@ -5,8 +5,7 @@ import json
 import pytest
 
 from tests.benchmark_files import assert_contract, build, outcomes, prompts, touch, write_json, write_parquet
-from tinyvid import ConfigError, DataError
-from tinyvid.evaluation import RUBRICS
+from tinyvid import RUBRICS, ConfigError, DataError
 
 CHOOSE = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, select the best option "

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.benchmark_files import assert_contract, build, outcomes, prompts, touch, write_json
-from tinyvid import ConfigError, DataError
-from tinyvid.evaluation import RUBRICS
+from tinyvid import RUBRICS, ConfigError, DataError
 from tinyvid.evaluation.scoring.scores import read
 
 REMOTE = "https://huggingface.co/datasets/yale-nlp/MMVU/resolve/main/videos"

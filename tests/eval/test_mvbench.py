@@ -6,8 +6,7 @@ import pytest
 
 from tests.benchmark_files import assert_contract, build, frames, outcomes, prompts, touch, video, write_json
 from tests.clips import frame_numbers
-from tinyvid import ConfigError, DataError
-from tinyvid.registry import BENCHMARKS, SAMPLERS, VIDEO_READERS
+from tinyvid import BENCHMARKS, SAMPLERS, VIDEO_READERS, ConfigError, DataError
 from tinyvid.video.open_video import open_video
 
 TASKS = sys.modules[BENCHMARKS.get("mvbench").__module__].TASKS

@@ -12,11 +12,9 @@ import pytest
 from recipes.shapes.measure import measure
 from tests.benchmark_files import build, fields, outcomes
 from tests.runs import ROOT
-from tinyvid import ConfigError, DataError
+from tinyvid import VIDEO_READERS, ConfigError, DataError, EvaluationOptions, build_benchmark, evaluate
 from tinyvid.assistant import DEFAULT_MODEL
-from tinyvid.evaluation import EvaluationOptions, build_benchmark, evaluate
 from tinyvid.evaluation.scoring.scores import read
-from tinyvid.registry import VIDEO_READERS
 from tinyvid.worlds.shapes import SetOptions, write_set
 
 OPTIONS = {"clips": 6, "questions": 4, "seed": 7, "sizes": ["64x64"], "fps": [8.0], "seconds": [2.0, 3.0]}

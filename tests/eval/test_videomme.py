@@ -6,8 +6,7 @@ import pickle
 import pytest
 
 from tests.benchmark_files import assert_contract, build, outcomes, prompts, touch, write_parquet, write_text
-from tinyvid import ConfigError, DataError
-from tinyvid.evaluation.items import ReadsTimes, WritesFiles
+from tinyvid import ConfigError, DataError, ReadsTimes, WritesFiles
 
 OPTIONS = ["A. Apples.", "B. Candles.", "C. Berries.", "D. The three kinds are of the same number."]
 SRT = """1

@@ -5,10 +5,8 @@ import inspect
 import pytest
 import yaml
 
+from tinyvid import BENCHMARKS, JUDGES, DataError, letter_of, lettered, require
 from tinyvid.config import CONF_DIR
-from tinyvid.errors import DataError
-from tinyvid.evaluation.annotations import letter_of, lettered, require
-from tinyvid.registry import BENCHMARKS, JUDGES
 
 
 def test_helpers_of_benchmarks(tmp_path):

@@ -15,8 +15,7 @@ from PIL import Image
 
 from tests.clips import write_clip
 from tests.factories import tiny_config
-from tinyvid import Assistant
-from tinyvid.errors import ConfigError, DataError, VideoError
+from tinyvid import Assistant, ConfigError, DataError, VideoError
 from tinyvid.generation.decode import Decoding
 from tinyvid.integrations.chat import KNOWN, Generation, generation_of, names_of, sample_of
 
@@ -326,7 +325,7 @@ def test_the_example_draws_rows_that_both_read(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     spec = importlib.util.spec_from_file_location("utils", tmp_path / "utils.py")
     spec.loader.exec_module(utils := importlib.util.module_from_spec(spec))
-    from tinyvid.evaluation import build_benchmark
+    from tinyvid import build_benchmark
 
     benchmark = build_benchmark({"name": "custom", "root": str(tmp_path)})
     for row, item in zip(rows, benchmark, strict=True):

@@ -16,9 +16,7 @@ from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.video import readers
-from tinyvid.video.readers import decord as decord_module
-from tinyvid.video.readers import index as index_module
-from tinyvid.video.readers import pyav as pyav_module
+from tinyvid.video.readers import decord as decord_module, index as index_module, pyav as pyav_module
 from tinyvid.video.readers.index import index_of
 
 steps = random.Random(0)

@@ -19,31 +19,3 @@ Example::
     report = evaluate(assistant, benchmark, run_dir="runs/mine")
     print(report.accuracy)
 """
-
-from tinyvid.evaluation.annotations import build_benchmark, letter_of, lettered, require
-from tinyvid.evaluation.judging.judge import Judge
-from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
-from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
-from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
-from tinyvid.evaluation.scoring.averages import macro, micro
-from tinyvid.evaluation.scoring.choices import extract_choice
-
-__all__ = [
-    "RUBRICS",
-    "EvaluationOptions",
-    "ExactJudge",
-    "Judge",
-    "LocalJudge",
-    "OpenAIJudge",
-    "Report",
-    "Rubric",
-    "build_benchmark",
-    "evaluate",
-    "extract_choice",
-    "letter_of",
-    "lettered",
-    "macro",
-    "micro",
-    "require",
-]

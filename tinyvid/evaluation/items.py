@@ -29,7 +29,7 @@ class Item:
         groups: Kinds of groups to the group that the item is in: ``{"duration": "short", "task": "OCR Problems"}``.
         prefix: What the reply is made to begin with, such as ``Best option:(``; it is no part of the reply.
         question: The bare question, for a judge.
-        rubric: What a judge is asked; a name of ``tinyvid.evaluation.RUBRICS``.
+        rubric: What a judge is asked; a name of ``tinyvid.RUBRICS``.
     """
 
     id: str
@@ -110,7 +110,7 @@ class Benchmark(Protocol):
     """Questions about videos, in a fixed order, and the averages that are published of them.
 
     Registered in ``registry.BENCHMARKS`` and built as ``Class(root=..., prompt_style=..., <options>)``. The constructor
-    reads the annotation and no video, and raises ``DataError`` (``tinyvid.evaluation.require``) where files of it are
+    reads the annotation and no video, and raises ``DataError`` (``tinyvid.require``) where files of it are
     missing, or a choice of options leaves no item. Holds no open file, so that DataLoader workers can carry it.
     """
 
@@ -128,7 +128,7 @@ class Benchmark(Protocol):
         """Return the averages that the benchmark publishes, by their official names, in percent or points.
 
         Args:
-            outcomes: Of every item of the run, in the benchmark's order; ``tinyvid.evaluation.macro`` and ``micro``
+            outcomes: Of every item of the run, in the benchmark's order; ``tinyvid.macro`` and ``micro``
                 average them.
         """
 

@@ -9,8 +9,9 @@ from accelerate import PartialState
 from tinyvid.assistant import Assistant
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import ConfigError
-from tinyvid.evaluation import EvaluationOptions, Judge, evaluate
 from tinyvid.evaluation.items import Benchmark
+from tinyvid.evaluation.judging.judge import Judge
+from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
 
 logger = logging.getLogger(__name__)
 

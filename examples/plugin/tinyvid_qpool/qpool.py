@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tinyvid.registry import PositiveInt
-from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
+from tinyvid import FeatureSpec, PositiveInt, Question, TokenBudget, TokenSpec
 
 
 class QueryPool(nn.Module):

@@ -6,16 +6,14 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers import AutoTokenizer
 
 from tests.factories import save_llm
-from tinyvid.errors import ConfigError
-from tinyvid.evaluation.items import Verdict
-from tinyvid.evaluation.judging.judge import Case, by_chat, judge_cases, key_of, parse_verdict, read_verdicts
+from tinyvid import RUBRICS, Case, ConfigError, Rubric, Verdict
+from tinyvid.evaluation.judging.judge import by_chat, judge_cases, key_of, parse_verdict, read_verdicts
 from tinyvid.evaluation.judging.judges import ExactJudge, LocalJudge, OpenAIJudge
-from tinyvid.evaluation.judging.rubrics import RUBRICS, YES_NO, Rubric
+from tinyvid.evaluation.judging.rubrics import YES_NO
 
 QA = RUBRICS["qa"]
 GOOD = '{"correct": "yes", "score": 4}'

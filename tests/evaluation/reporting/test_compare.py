@@ -6,10 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from tests.runs import load_program
-from tinyvid import Message, Sample
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation.items import Item, Outcome
-from tinyvid.evaluation.reporting.compare import compare, load_runs
+from tinyvid import ConfigError, DataError, Item, Message, Outcome, Sample, compare_runs, load_runs
 from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 from tinyvid.evaluation.reporting.report import write_report
 
@@ -57,7 +54,7 @@ def test_the_study_of_frames_per_second(tmp_path):
     first = {f"i{n:03d}": float(n < 150) for n in range(257)}
     second = {f"i{n:03d}": float(n < 146 or 150 <= n < 162) for n in range(242)}
     runs = load_runs([write_run(tmp_path / "fps1", first), write_run(tmp_path / "fps6", second)])
-    found = compare(runs)
+    found = compare_runs(runs)
     assert found["n_common"] == 242
     assert [run["value"] for run in found["runs"]] == [150 / 242, 158 / 242]
     pair = found["pairs"][0]
@@ -72,7 +69,7 @@ def test_repeats_are_spread_and_their_first_is_tested(tmp_path):
         write_run(tmp_path / str(number), {f"i{n}": float(n < right) for n in range(10)})
         for number, right in enumerate((5, 6, 7, 9))
     ]
-    found = compare(load_runs(folders, ["fps1", "fps1", "fps1", "fps6"]))
+    found = compare_runs(load_runs(folders, ["fps1", "fps1", "fps1", "fps6"]))
     spread = found["repeats"]["fps1"]
     assert (spread["n"], spread["low"], spread["high"]) == (3, 0.5, 0.7)
     assert spread["mean"] == pytest.approx(0.6)
@@ -85,7 +82,7 @@ def test_groups_and_classes_state_their_size(tmp_path):
     answers = {"a0": "A", "a1": "A", "b0": "B"}
     one = write_run(tmp_path / "one", {"a0": "A", "a1": "B", "b0": "B"}, answer=answers, rule="label")
     two = write_run(tmp_path / "two", {"a0": "A", "a1": "A", "b0": "A"}, answer=answers, rule="label")
-    found = compare(load_runs([one, two]))
+    found = compare_runs(load_runs([one, two]))
     assert found["classes"]["A"]["n"] == 2
     assert [number["value"] for number in found["classes"]["A"]["runs"]] == [0.5, 1.0]
     assert [number["value"] for number in found["classes"]["B"]["runs"]] == [1.0, 0.0]
@@ -118,10 +115,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"different benchmarks \(made, other\)"):
         load_runs([one, write_run(tmp_path / "other", {"a": 1.0}, name="other")])
     with pytest.raises(DataError, match="no item with an answer in common"):
-        compare(load_runs([one, write_run(tmp_path / "apart", {"c": 1.0})]))
+        compare_runs(load_runs([one, write_run(tmp_path / "apart", {"c": 1.0})]))
     changed = write_run(tmp_path / "changed", {"a": 1.0}, answer="B")
     with pytest.raises(DataError, match="item 'a' has the answer 'A' in .* and 'B' in .*the annotation changed"):
-        compare(load_runs([one, changed]))
+        compare_runs(load_runs([one, changed]))
     (one / "predictions.jsonl").write_text("")
     with pytest.raises(DataError, match="holds 0 items, its report counts 2"):
         load_runs([one, changed])

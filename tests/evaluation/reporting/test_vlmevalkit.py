@@ -10,8 +10,7 @@ import pytest
 
 from tests.benchmark_files import build, touch, write_json, write_parquet
 from tests.runs import load_program
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation.items import Outcome
+from tinyvid import ConfigError, DataError, Outcome
 from tinyvid.evaluation.reporting.report import write_report
 from tinyvid.evaluation.reporting.vlmevalkit import MISSING, NO_REPLY, export_run, prediction_of
 

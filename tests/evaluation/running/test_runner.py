@@ -11,11 +11,20 @@ from PIL import Image
 from tests.clips import write_clip
 from tests.factories import tiny_assistant
 from tests.questions import read_rows
-from tinyvid import Message, Sample, Video
+from tinyvid import (
+    ConfigError,
+    DataError,
+    EvaluationOptions,
+    Item,
+    Message,
+    Report,
+    Sample,
+    Video,
+    build_benchmark,
+    evaluate,
+)
 from tinyvid.caches import FeatureCache, tower_key
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.evaluation import EvaluationOptions, ExactJudge, Report, build_benchmark, evaluate
-from tinyvid.evaluation.items import Item
+from tinyvid.evaluation.judging.judges import ExactJudge
 from tinyvid.evaluation.running.units import plan_units
 from tinyvid.generation.decode import Decoding, replies
 

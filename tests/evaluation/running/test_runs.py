@@ -16,10 +16,8 @@ import pytest
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.questions import read_rows, write_questions
 from tests.runs import ROOT, load_program
-from tinyvid import ConfigError, DataError, compose
+from tinyvid import ConfigError, DataError, EvaluationOptions, Outcome, build_benchmark, compose
 from tinyvid.command_line import CommandLine
-from tinyvid.evaluation import EvaluationOptions, build_benchmark
-from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.training.benchmarking import TrainingBenchmark
 
@@ -199,7 +197,7 @@ def test_the_package_and_the_program_share_a_name():
         f"spec = importlib.util.spec_from_file_location('tinyvid', {str(ROOT / 'tinyvid' / '__init__.py')!r})\n"
         "module = sys.modules['tinyvid'] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "from tinyvid.evaluation import build_benchmark\n"
+        "from tinyvid import build_benchmark\n"
         "from tinyvid.errors import DataError\n"
         "try:\n    build_benchmark({'name': 'custom', 'root': 'nowhere'})\n"
         "except DataError as error:\n    print(error)\n"

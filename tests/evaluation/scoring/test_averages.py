@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tinyvid.evaluation.items import Outcome
-from tinyvid.evaluation.scoring.averages import bootstrap, interval, macro, mcnemar, mean_points, micro, wilson
+from tinyvid import Outcome, macro, micro
+from tinyvid.evaluation.scoring.averages import bootstrap, interval, mcnemar, mean_points, wilson
 
 
 def outcomes(*values, kind="task", status="answered"):

@@ -3,10 +3,9 @@
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from tinyvid.evaluation import extract_choice
+from tinyvid.evaluation.scoring.choices import extract_choice
 
 ANIMALS = {"A": "a cat", "B": "the red bird", "C": "the dog", "D": "a cow"}
 ACTIONS = {"A": "running", "B": "a man throws a ball", "C": "dancing", "D": "None of the above", "E": "sleeping"}

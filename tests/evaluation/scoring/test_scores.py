@@ -3,12 +3,9 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from tinyvid import Message, Sample
-from tinyvid.errors import DataError
-from tinyvid.evaluation.items import Item
+from tinyvid import DataError, Item, Message, Sample
 from tinyvid.evaluation.scoring.scores import (
     extract_label,
     extract_number,

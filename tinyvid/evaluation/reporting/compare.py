@@ -111,7 +111,7 @@ def common_items(runs: Sequence[FinishedRun]) -> list[str]:
     return common
 
 
-def compare(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return the comparison of runs: all that ``comparison.json`` holds."""
     common = common_items(runs)
     chosen = {id(run): [run.outcomes[name] for name in common] for run in runs}
