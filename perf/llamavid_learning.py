@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,14 @@ class RandomTower(nn.Module):
         self.mix = nn.Linear(WIDTH, WIDTH)
         self.places = nn.Parameter(torch.randn(self.features.num_patches, WIDTH) * 0.1)
         self.requires_grad_(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pixels must be cast to."""
+        return self.patches.weight.dtype
+
+    def save(self, directory: Path) -> None:
+        """Write nothing: a seed is all that it takes to build the same tower again."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv)."""

@@ -15,7 +15,7 @@ from tinyvid.models.llms.loading import QUANTS, load_tokenizer
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on, load_strict, read_tensors
 from tinyvid.processing.processor import Processor
-from tinyvid.protocols import LanguageModel
+from tinyvid.protocols import Connector, LanguageModel, VisionTower
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
@@ -85,7 +85,7 @@ def load_parts(
     dtype: str,
     quant: str,
     connector_weights: Path | None = None,
-) -> tuple[LanguageModel, Any, Any]:
+) -> tuple[LanguageModel, VisionTower, Connector]:
     """Load the LLM and the vision tower, and put a connector between them, new or from a file; see ``build``."""
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
@@ -187,7 +187,7 @@ def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, 
 
 
 def assemble(
-    groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: Any, connector: Any
+    groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: VisionTower, connector: Connector
 ) -> tuple[VideoLLM, Processor]:
     """Join loaded parts, and make the Processor that fits them."""
     model = VideoLLM(llm.model, vision_tower, connector).eval()
@@ -204,11 +204,11 @@ def assemble(
     return model, processor
 
 
-def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: Any) -> QuestionReader | None:
+def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: Connector) -> QuestionReader | None:
     """Return what turns questions into the tokens of the connector's text decoder; ``None`` if it has none."""
-    if "text_decoder" not in groups:
-        return None
     decoder, choices = connector.text_decoder, connector.tokens.reads_choices
+    if decoder is None:
+        return None
     if decoder.reads_embeddings:
         return QuestionReader(llm.tokenizer, max_length=decoder.max_length, special_tokens=False, choices=choices)
     path = groups["text_decoder"].get("tokenizer")

@@ -97,8 +97,8 @@ class RecipeRun:
         ]
         torch.manual_seed(self.seed)
         assistant = Assistant.from_config(compose(overrides), device=self.device, dtype="float32")
-        parts.initialize(assistant.model.connector)
-        assistant.model.vision_tower.requires_grad_(False)
+        parts.initialize(assistant.model.get_submodule("connector"))
+        assistant.model.get_submodule("vision_tower").requires_grad_(False)
         return assistant
 
     def student(self, stage: str | None = None) -> tuple[Assistant, Student]:
@@ -231,7 +231,7 @@ def answers(run: RecipeRun) -> None:
     """Teach mixer and LLM to answer."""
     attention.install()
     assistant, student = run.student("mixer")
-    for name, parameter in student.model.connector.named_parameters():
+    for name, parameter in student.model.get_submodule("connector").named_parameters():
         parameter.requires_grad_(name.startswith("mixer."))
     trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed)
     held_out = shares(run, assistant, held_out=True)

@@ -73,7 +73,7 @@ def activation_bytes(
         checkpointing: Of the LLM; connector and tower never do.
     """
     llm = base(model.llm)
-    below = _trains(model.connector) or _trains(model.vision_tower)
+    below = _trains(model.get_submodule("connector")) or _trains(model.get_submodule("vision_tower"))
     layers = [layer for layer in llm.get_decoder().layers if below or _trains(layer)]
     rows = batch_size * length
     kept = [rows * _layer_bytes(layer, dtype.itemsize) for layer in layers]
@@ -105,11 +105,11 @@ def _layer_bytes(layer: nn.Module, itemsize: int) -> int:
 def _encoder_bytes(model: VideoLLM, frames: int, dtype: torch.dtype) -> int:
     """Return what connector and vision tower keep for one clip, counted while they run, on the meta device if there."""
     tower, connector = base(model.vision_tower), base(model.connector)
-    tower_trains = _trains(model.vision_tower)
+    tower_trains = _trains(model.get_submodule("vision_tower"))
     total = 0
     if tower_trains:
         total += _counted(tower, (frames, 3, tower.image.size, tower.image.size), dtype)  # (T, 3, S, S)
-    if tower_trains or _trains(model.connector):
+    if tower_trains or _trains(model.get_submodule("connector")):
         total += _counted(connector, (frames, tower.features.num_patches, tower.features.dim), dtype)  # (T, P, Dv)
     return total
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tinyvid.caches import FeatureCache, check_frozen
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.processing.batch import Batch, Output
+from tinyvid.protocols import Connector, VisionTower
 from tinyvid.types import IGNORE_INDEX, Question, Slot
 
 PARTS = ("llm", "vision_tower", "connector")  # of a VideoLLM, by the names of its members
@@ -32,7 +33,7 @@ class VideoLLM(nn.Module):
         tower_chunk: Frames that go through the vision tower at once; bounds memory, changes no number.
     """
 
-    def __init__(self, llm: Any, vision_tower: Any, connector: Any, *, tower_chunk: int = 32) -> None:
+    def __init__(self, llm: Any, vision_tower: VisionTower, connector: Connector, *, tower_chunk: int = 32) -> None:
         super().__init__()
         self.llm = llm
         self.vision_tower = vision_tower
@@ -183,7 +184,7 @@ class VideoLLM(nn.Module):
         Raises:
             ConfigError: The tower trains: its features would be old after a step.
         """
-        check_frozen(self.vision_tower)
+        check_frozen(self.get_submodule("vision_tower"))
         if batch.pixels is None:
             return batch
         known = batch.features or (None,) * len(batch.num_frames)
@@ -206,12 +207,12 @@ class VideoLLM(nn.Module):
             return torch.cat([self.vision_tower(chunk) for chunk in chunks])  # (N, P, Dv)
 
     def _tower_learns(self) -> bool:
-        return any(p.requires_grad for p in self.vision_tower.parameters())
+        return any(p.requires_grad for p in self.get_submodule("vision_tower").parameters())
 
     def train(self, mode: bool = True) -> "VideoLLM":
         """Switch to training mode, except parts that are frozen entirely: those stay in eval mode."""
         super().train(mode)
-        for part in (self.llm, self.vision_tower, self.connector):
+        for part in map(self.get_submodule, PARTS):
             if not any(p.requires_grad for p in part.parameters()):
                 part.eval()
         if mode:
