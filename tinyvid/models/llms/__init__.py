@@ -1,5 +1,5 @@
-"""The LLMs that ``llm=`` can name. Each import below registers one family."""
+"""The LLMs that ``llm=`` can name. The import below registers them."""
 
-from tinyvid.models.llms import auto, phi2, qwen2_5
+from tinyvid.models.llms import families
 
-__all__ = ["auto", "phi2", "qwen2_5"]
+__all__ = ["families"]

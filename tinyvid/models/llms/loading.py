@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.models.llms.rope import Rope, check_positions, scale_positions
+from tinyvid.models.llms.rope import Rope, Scaling, check_positions, scale_positions
 from tinyvid.models.weights import explain, load_pretrained, read_config
 from tinyvid.protocols import LanguageModel
+from tinyvid.registry import PositiveFloat, PositiveInt
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 NO_CODE = {"trust_remote_code": False}  # left unsaid, transformers would ask on the terminal, and wait
 QUANTS = ("none", "nf4", "int8")
 
 
-def load(
+def load(  # noqa: PLR0913 - the options of every LLM, and what the program adds
+    model_type: str | None,
     *,
     path: str,
-    revision: str | None,
-    tokenizer: str | None,
-    attention: str,
-    max_length: int,
-    rope: Rope,
-    model_type: str | None,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    attention: Attention = "sdpa",
+    max_length: PositiveInt = 2048,
+    rope_scaling: Scaling = "none",
+    rope_factor: PositiveFloat = 1.0,
     dtype: torch.dtype,
     quant: str,
     device: str,
@@ -36,13 +38,14 @@ def load(
     """Load an LLM from a directory or a hub id.
 
     Args:
+        model_type: The ``model_type`` that the configuration must state; ``None`` for any.
         path: Directory in the layout of transformers, or hub id.
         revision: Commit, branch or tag on the hub.
         tokenizer: Directory or hub id of the tokenizer, where it does not lie with the weights.
         attention: Attention implementation of transformers.
         max_length: Longest sequence, in tokens.
-        rope: How positions beyond those it was trained with are reached.
-        model_type: The ``model_type`` that the configuration must state; ``None`` for any.
+        rope_scaling: How positions beyond those it was trained with are reached; see ``rope.Rope``.
+        rope_factor: By how much they grow.
         dtype: Of the weights, and of the computation where they are quantized.
         quant: ``none``, ``nf4`` or ``int8``.
         device: Where the weights go.
@@ -60,7 +63,7 @@ def load(
             f"llm.path={path!r} holds a model of type '{config.model_type}', this llm needs '{model_type}'; "
             "choose llm=auto for any causal LM of transformers"
         )
-    scale_positions(config, rope)
+    scale_positions(config, Rope(rope_scaling, rope_factor))
     return from_weights(
         config,
         path=path,
