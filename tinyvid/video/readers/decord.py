@@ -10,7 +10,6 @@ is a frame that decord has patched up after a bit error; PyAV refuses those.
 
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby, pairwise
 from pathlib import Path
@@ -20,8 +19,7 @@ import numpy as np
 
 from tinyvid.errors import ConfigError
 from tinyvid.registry import VIDEO_READERS, PositiveInt
-from tinyvid.types import Clip, VideoMeta
-from tinyvid.video.readers.index import FrameIndex, check_indices, index_of
+from tinyvid.video.readers.index import FrameIndex, IndexedReader
 from tinyvid.video.readers.pyav import PyAVReader
 
 logger = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ def import_decord() -> ModuleType | None:
 
 
 @VIDEO_READERS.register("decord")
-class DecordReader:
+class DecordReader(IndexedReader):
     """Decode with decord where it is exact, with PyAV where it is not.
 
     Args:
@@ -59,32 +57,19 @@ class DecordReader:
                 "video_reader 'decord': decord cannot be imported; `pip install decord` (wheels exist for Linux and "
                 "Windows on x86-64), or choose video_reader=pyav"
             )
-        self.threads = threads
+        super().__init__(threads=threads)
         self._exact = PyAVReader(threads=threads)
 
-    def probe(self, path: Path) -> VideoMeta:
-        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
-        return index_of(Path(path)).meta
-
-    def times(self, path: Path) -> np.ndarray:
-        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
-        return index_of(Path(path)).times
-
-    def read(self, path: Path, indices: Sequence[int]) -> Clip:
-        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
-        path = Path(path)
-        index = index_of(path)
-        numbers = check_indices(path, indices, index)
+    def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), from decord or from PyAV."""
         if not _counts_right(index) or index.meta.num_frames > LONG:
             logger.debug("%s (%s, %s) is decoded by PyAV: decord is wrong or slow", path, index.container, index.codec)
-            return self._exact.read(path, numbers)
-        unique, places = np.unique(numbers, return_inverse=True)
-        frames = _decode(path, unique.tolist(), index, self.threads)
+            return self._exact.decode(path, numbers, index)
+        frames = _decode(path, numbers, index, self.threads)
         if frames is None:
             logger.debug("%s: decord fails, or repeats a frame as it does for damaged ones; PyAV decides", path)
-            return self._exact.read(path, numbers)
-        times = index.times[numbers].astype(np.float32)
-        return Clip(frames if len(unique) == len(numbers) else frames[places], times)
+            return self._exact.decode(path, numbers, index)
+        return frames
 
 
 def _counts_right(index: FrameIndex) -> bool:

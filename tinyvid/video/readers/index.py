@@ -7,7 +7,7 @@ over it once.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tinyvid.errors import VideoError
-from tinyvid.types import VideoMeta
+from tinyvid.registry import PositiveInt
+from tinyvid.types import Clip, VideoMeta
 
 NOT_VIDEO = {
     "tty",
@@ -101,6 +102,43 @@ def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list
             f"{index.meta.num_frames - 1}"
         )
     return numbers
+
+
+class IndexedReader:
+    """A reader that takes all but the pictures from the frame table; it fulfills ``protocols.VideoReader``.
+
+    Args:
+        threads: Decoding threads of one read.
+    """
+
+    def __init__(self, *, threads: PositiveInt = 2) -> None:
+        self.threads = threads
+
+    def probe(self, path: Path) -> VideoMeta:
+        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
+        return index_of(Path(path)).meta
+
+    def times(self, path: Path) -> np.ndarray:
+        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
+        return index_of(Path(path)).times
+
+    def read(self, path: Path, indices: Sequence[int]) -> Clip:
+        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
+        path = Path(path)
+        index = index_of(path)
+        numbers = check_indices(path, indices, index)
+        unique, places = np.unique(numbers, return_inverse=True)
+        frames = self.decode(path, unique.tolist(), index)
+        times = index.times[numbers].astype(np.float32)
+        return Clip(frames if len(unique) == len(numbers) else frames[places], times)
+
+    def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
+        """Return the frames of rising numbers, uint8 (T, H, W, 3).
+
+        Raises:
+            VideoError: A frame cannot be decoded.
+        """
+        raise NotImplementedError
 
 
 @dataclass(slots=True)

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from tinyvid.errors import VideoError
-from tinyvid.registry import VIDEO_READERS, PositiveInt
-from tinyvid.types import Clip, VideoMeta
-from tinyvid.video.readers.index import LOCAL_ONLY, FrameIndex, check_indices, index_of
+from tinyvid.registry import VIDEO_READERS
+from tinyvid.video.readers.index import LOCAL_ONLY, FrameIndex, IndexedReader
 
 SEEK_SAVES = 8  # frames; decoding fewer than this is cheaper than a seek
 
 
 @VIDEO_READERS.register("pyav")
-class PyAVReader:
+class PyAVReader(IndexedReader):
     """Decode with PyAV, seeking only where that skips frames.
 
     Frames are recognized by their timestamp, never by counting from a seek point. Only the frames asked for are
@@ -27,37 +26,22 @@ class PyAVReader:
 
     name = "pyav"
 
-    def __init__(self, *, threads: PositiveInt = 2) -> None:
-        self.threads = threads
-
-    def probe(self, path: Path) -> VideoMeta:
-        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
-        return index_of(Path(path)).meta
-
-    def times(self, path: Path) -> np.ndarray:
-        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
-        return index_of(Path(path)).times
-
-    def read(self, path: Path, indices: Sequence[int]) -> Clip:
-        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
+    def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
+        """Return the frames ``numbers``, uint8 (T, H, W, 3)."""
         import av  # imported on use: `import tinyvid` needs no decoder
 
-        path = Path(path)
-        index = index_of(path)
-        numbers = check_indices(path, indices, index)
-        unique = sorted(set(numbers))
         try:
             try:
-                frames = self._decode(path, list(_runs(unique, index)), index)
+                frames = self._decode(path, list(_runs(numbers, index)), index)
             except (av.error.FFmpegError, _MissedError):
                 # Some containers seek past the frame they are asked for; decoding all of it is slow and certain.
-                frames = self._decode(path, [unique], index, seek=False)
+                frames = self._decode(path, [numbers], index, seek=False)
         except (av.error.FFmpegError, _MissedError) as error:
             raise VideoError(
-                f"{path}: frames {unique[0]} to {unique[-1]} of {index.meta.num_frames} cannot be decoded ({error}); "
+                f"{path}: frames {numbers[0]} to {numbers[-1]} of {index.meta.num_frames} cannot be decoded ({error}); "
                 "the file is damaged. Encode or download it again"
             ) from error
-        return Clip(np.stack([frames[i] for i in numbers]), index.times[numbers].astype(np.float32))
+        return np.stack([frames[i] for i in numbers])
 
     def _decode(
         self, path: Path, runs: Sequence[Sequence[int]], index: FrameIndex, *, seek: bool = True

@@ -1,7 +1,6 @@
 """The reader on torchcodec: PyTorch's own decoder, for those who have its wheel and a shared FFmpeg."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ import numpy as np
 
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS, PositiveInt
-from tinyvid.types import Clip, VideoMeta
-from tinyvid.video.readers.index import FrameIndex, check_indices, index_of
+from tinyvid.video.readers.index import FrameIndex, IndexedReader
 
 
 @VIDEO_READERS.register("torchcodec")
-class TorchCodecReader:
+class TorchCodecReader(IndexedReader):
     """Decode with torchcodec, whose frame table is checked against tinyvid's own.
 
     Args:
@@ -27,33 +25,16 @@ class TorchCodecReader:
     name = "torchcodec"
 
     def __init__(self, *, threads: PositiveInt = 2) -> None:
-        self.threads = threads
+        super().__init__(threads=threads)
         _decoder_class()
 
-    def probe(self, path: Path) -> VideoMeta:
-        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
-        return index_of(Path(path)).meta
-
-    def times(self, path: Path) -> np.ndarray:
-        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
-        return index_of(Path(path)).times
-
-    def read(self, path: Path, indices: Sequence[int]) -> Clip:
-        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
-        path = Path(path)
-        index = index_of(path)
-        numbers = check_indices(path, indices, index)
+    def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognized by their times."""
         if not index.timed:
             raise VideoError(
                 f"{path}: the file states no times, so torchcodec cannot find its frames; "
                 "choose video_reader=pyav or remux it into MP4"
             )
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        frames = self._decode(path, unique, index)
-        return Clip(frames[inverse], index.times[numbers].astype(np.float32))
-
-    def _decode(self, path: Path, numbers: np.ndarray, index: FrameIndex) -> np.ndarray:
-        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognized by their times."""
         try:
             decoder = _decoder_class()(
                 os.path.abspath(path),
@@ -62,7 +43,7 @@ class TorchCodecReader:
                 num_ffmpeg_threads=self.threads,
                 seek_mode="exact",
             )
-            batch = decoder.get_frames_at(numbers.tolist())
+            batch = decoder.get_frames_at(numbers)
             first = decoder.metadata.begin_stream_seconds
         except (RuntimeError, IndexError, ValueError) as error:
             raise VideoError(
