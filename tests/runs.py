@@ -1,11 +1,18 @@
-"""Small training runs: rows and media on disk, and the training program in this process."""
+"""Programs, in this process or in a fork of it, and small training runs: rows and media on disk."""
 
 import importlib.util
 import json
+import logging
+import multiprocessing
+import os
+import runpy
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -25,6 +32,47 @@ def load_program(name: str) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def python(*arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run what ``python *arguments`` would, a file, ``-m module`` or ``-c code``, and return what it printed.
+
+    It runs in a fork of this process, where torch and transformers are imported already: a process of its own takes
+    seconds for that alone. CUDA does not survive a fork, so a machine with a GPU starts a process.
+    """
+    given = [str(argument) for argument in arguments]
+    if torch.cuda.is_available():
+        command, variables = [sys.executable, *given], os.environ | env
+        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300)
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        child = multiprocessing.get_context("fork").Process(target=_run, args=(given, cwd, env, stdout, stderr))
+        child.start()
+        child.join(timeout=300)
+        child.kill()
+        child.join()
+        printed = [file.seek(0) or file.read() for file in (stdout, stderr)]
+    return subprocess.CompletedProcess(given, child.exitcode or 0, *printed)
+
+
+def _run(arguments: list[str], cwd: Path, env: dict[str, str], stdout: IO[str], stderr: IO[str]) -> None:
+    """Run a program in this process, as if it were a new one."""
+    os.dup2(stdout.fileno(), 1)
+    os.dup2(stderr.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    logging.getLogger().handlers.clear()
+    os.chdir(cwd)
+    os.environ.update(env)
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        sys.path.insert(0, str(cwd))
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(cwd, arguments[0]).parent))
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def turns(question: str, reply: str | None = None) -> list[dict[str, str]]:

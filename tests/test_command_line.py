@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.runs import python
 from tinyvid import ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine, readable_errors
 
@@ -110,11 +112,7 @@ def program(tmp_path):
         """)
     )
 
-    def run(*arguments):
-        command = [sys.executable, str(path), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    return run
+    return partial(python, path, cwd=tmp_path)
 
 
 def test_a_program_runs_once_and_under_its_own_name(program):
@@ -162,7 +160,7 @@ def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
         print(distributed.is_initialized())
         """)
     )
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = python(path, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 

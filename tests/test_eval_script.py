@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.clips import footage
 from tests.goldens import TINYLLAVA_VIDEO
+from tests.runs import python
 from tinyvid import Assistant
 from tinyvid.command_line import CommandLine
 
@@ -18,9 +20,13 @@ CKPT = TINYLLAVA_VIDEO / "group_qwen2"
 CLIP = ROOT / "examples" / "clip.mp4"
 
 
-def run(*arguments, cwd=ROOT):
-    command = [sys.executable, str(ROOT / "eval.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+run = partial(python, ROOT / "eval.py")
+
+
+def run_alone(*arguments):
+    """Run the program in a process of its own, where libraries are loaded anew, and say what they have to say."""
+    command = [sys.executable, str(ROOT / "eval.py"), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_asks_a_checkpoint_about_real_footage(tmp_path):
@@ -45,8 +51,8 @@ def test_the_first_answer_stands_alone():
 
 def test_writing_a_model_and_a_tokenizer_that_wants_clean_spaces_are_quiet_too(tmp_path):
     source, out = TINYLLAVA_VIDEO / "group_phi", tmp_path / "converted"
-    written = run(f"ckpt={source}", f"convert_to={out}")
-    answered = run(f"ckpt={out}", "question=Q", "max_new_tokens=2", "device=cpu")
+    written = run_alone(f"ckpt={source}", f"convert_to={out}")
+    answered = run_alone(f"ckpt={out}", "question=Q", "max_new_tokens=2", "device=cpu")
     assert written.returncode == answered.returncode == 0, written.stderr + answered.stderr
     assert all(line.startswith(str(source)) for line in written.stderr.splitlines()), written.stderr
     assert answered.stderr == ""

@@ -2,11 +2,11 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.runs import python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,13 +31,12 @@ def test_the_two_set_up_commands_are_there():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, tmp_path):
     arguments = [argument.replace("/tmp/", f"{tmp_path}/") for argument in shlex.split(command)[1:]]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = python(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet(snippet, tmp_path):
-    code = snippet.replace("/tmp/", f"{tmp_path}/")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = python("-c", snippet.replace("/tmp/", f"{tmp_path}/"))
     assert done.returncode == 0, done.stderr

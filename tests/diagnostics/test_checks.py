@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import pickle
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from tests.clips import truncate, write_audio, write_clip
 from tests.factories import tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
+from tests.runs import python
 from tinyvid import Assistant, ConfigError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.data.datasets import RowDataset
@@ -275,8 +275,7 @@ def test_a_mistake_is_an_error_of_the_configuration(script, folder, tmp_path, ar
 
 def test_the_command(folder, overrides, tmp_path):
     def run(*more):
-        command = [sys.executable, str(SCRIPT), *overrides, f"out={tmp_path}/my (out), [1]=a", *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return python(SCRIPT, *overrides, f"out={tmp_path}/my (out), [1]=a", *more, cwd=tmp_path)
 
     done = run(f"data.path={folder}/rows.jsonl")
     assert done.returncode == 1, done.stderr

@@ -1,8 +1,6 @@
 """``recipes/estimate.py``: counts equal those of a model that is really built, and the advice makes a run fit."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.factories import tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
-from tests.runs import ROOT, load_program
+from tests.runs import load_program, python
 from tests.towers import TOWERS
 from tinyvid import Assistant, CheckpointError, ConfigError, compose
 from tinyvid.config import CONF_DIR
@@ -261,13 +259,9 @@ def test_text_says_what_counts():
         assert words in text, words
 
 
-def run(*arguments):
-    command = [sys.executable, str(ROOT / "recipes" / "estimate.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 def test_the_command_prints_json_alone():
-    done = run("model=tinyvid_3_6b", "quant=nf4", "peft.rank=16", "recipe=lora", "card_gb=24", "json=true")
+    overrides = ("quant=nf4", "peft.rank=16", "recipe=lora", "card_gb=24", "json=true")
+    done = python("recipes/estimate.py", "model=tinyvid_3_6b", *overrides)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["tokens"]["length"] == 662
@@ -276,6 +270,6 @@ def test_the_command_prints_json_alone():
 
 
 def test_help_shows_examples():
-    done = run("--help")
+    done = python("recipes/estimate.py", "--help")
     assert done.returncode == 0, done.stderr
     assert "python recipes/estimate.py model=tinyvid_3_6b" in done.stdout

@@ -4,12 +4,11 @@ import importlib.util
 import json
 import re
 import shlex
-import subprocess
 import sys
 
 import pytest
 
-from tests.runs import ROOT
+from tests.runs import ROOT, python
 from tests.test_readme import ELSEWHERE
 from tinyvid.training.log import read_metrics
 
@@ -47,7 +46,7 @@ def test_from_clips_to_a_model_that_answers(tmp_path):
     printed = []
     for arguments in steps():
         moved = [argument.replace("/tmp/", f"{tmp_path}/") for argument in arguments]
-        done = subprocess.run([sys.executable, *moved], cwd=ROOT, capture_output=True, text=True, timeout=900)
+        done = python(*moved)
         assert done.returncode == 0, (arguments, done.stderr[-3000:])
         printed.append(done.stdout.strip())
     folder = tmp_path / "bounces"

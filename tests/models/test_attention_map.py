@@ -1,7 +1,5 @@
 """Attention maps: the numbers of the context attention, drawn where they belong."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.factories import tiny_assistant, tiny_overrides
+from tests.runs import python
 from tinyvid import ConfigError, DataError, Message, Sample
 from tinyvid.models.attention_map import MAX_FRAMES, AttentionMap, attention_maps
 
@@ -89,8 +88,7 @@ def test_eval_draws_it(models, tmp_path):
     target = tmp_path / "what, it = [saw].png"
     arguments = [*tiny_overrides(models, connector="llamavid"), f"video={ROOT / 'examples' / 'clip.mp4'}"]
     arguments += ["question=What moves?", f"attention_map={target}", "max_new_tokens=2", "device=cpu"]
-    command = [sys.executable, str(ROOT / "eval.py"), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = python(ROOT / "eval.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"wrote {target}: 4 of 4 frames" in done.stderr
     assert Image.open(target).size[0] == 4 + 4 * 228

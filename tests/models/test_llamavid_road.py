@@ -1,9 +1,6 @@
 """LLaMA-VID's connector on the road: every turn its own question, checkpoints, what trains, batches."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.factories import build_once, tiny_overrides
 from tests.llamavid import BERT_SIZES, save_tokenizer
-from tests.runs import PLAIN, load_program, write_rows
+from tests.runs import PLAIN, load_program, python, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups, table
@@ -323,9 +320,8 @@ def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
 
 
 def test_the_learning_check_reports_its_margin():
-    script = Path(__file__).parents[2] / "perf" / "llamavid_learning.py"
     few = ["--seeds=1", "--steps=2", "--train=70", "--test=64", "--batch-size=32"]
-    done = subprocess.run([sys.executable, str(script), *few], capture_output=True, text=True, timeout=300)
+    done = python("perf/llamavid_learning.py", *few)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["margin"] == report["least_margin"]

@@ -1,15 +1,13 @@
 """The comparison of connectors: every one has the same budget, and the table says what the runs left."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 
-from tests.runs import ROOT
+from tests.runs import python
 from tinyvid import compose
 from tinyvid.build import build_connector, check
 from tinyvid.config import CONF_DIR
@@ -56,8 +54,7 @@ def write_run(folder, name, seed, shares, **options):
 
 
 def compared(*arguments, status=0):
-    command = [sys.executable, str(ROOT / "perf" / "connectors_learning.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = python("perf/connectors_learning.py", *arguments)
     assert done.returncode == status, done.stderr
     return done
 

@@ -3,19 +3,19 @@
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.runs import python
+
 PERF = Path(__file__).parents[2] / "perf"
 
 
 def run(name: str, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PERF / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = python(PERF / name, *arguments)
     assert done.returncode == status, done.stderr
     return done
 

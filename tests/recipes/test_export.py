@@ -1,8 +1,6 @@
 """``recipes/export.py``: merged = unmerged, nothing else needed, whole or not at all, and what the model card says."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import yaml
 
 from tests.factories import tiny_assistant
 from tests.goldens import TINYLLAVA_VIDEO
-from tests.runs import ROOT, load_program, settings, write_rows
+from tests.runs import ROOT, load_program, python, settings, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.models.adapters import is_adapted, without
@@ -170,21 +168,16 @@ def test_the_card_names_base_models_of_the_hub(tmp_path):
     assert "bfloat16" in card
 
 
-def run(*arguments):
-    command = [sys.executable, str(ROOT / "recipes" / "export.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 def test_the_command_exports_what_eval_reads(tmp_path):
     out = tmp_path / "it's [out], a=b"
-    done = run(f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}", f"out={out}", "dtype=bfloat16")
+    done = python("recipes/export.py", f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}", f"out={out}", "dtype=bfloat16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"wrote {out}"
     assert Assistant.from_pretrained(out, device="cpu").ask(None, "Q?", max_new_tokens=2) is not None
 
 
 def test_a_mistake_ends_in_one_line_and_status_2():
-    done = run("ckpt=nowhere", "out=x", "quant=nf4")
+    done = python("recipes/export.py", "ckpt=nowhere", "out=x", "quant=nf4")
     assert done.returncode == 2
     assert "quant" in done.stderr
     assert "Traceback" not in done.stderr
@@ -205,6 +198,6 @@ def test_what_is_missing_is_named(arguments, message):
 
 
 def test_help_shows_examples():
-    done = run("--help")
+    done = python("recipes/export.py", "--help")
     assert done.returncode == 0, done.stderr
     assert "python recipes/export.py ckpt=runs/mine/model out=my-model" in done.stdout

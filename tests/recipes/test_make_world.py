@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.factories import tiny_overrides
-from tests.runs import ROOT, load_program
+from tests.runs import ROOT, load_program, python
 from tinyvid import Assistant, ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.data.datasets import RowDataset
@@ -305,13 +305,13 @@ def test_the_program_lists_every_option_with_its_default():
 
 def test_the_program_writes_a_set_and_tells_what_is_in_it(tmp_path):
     out = tmp_path / "my set, [1]"
-    command = [sys.executable, "recipes/make_world.py", f"out={out}", "clips=2", "questions=3", "seconds=[2]"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    overrides = ["clips=2", "questions=3", "seconds=[2]"]
+    done = python("recipes/make_world.py", f"out={out}", *overrides)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 clips and 6 rows are in" in done.stdout
     assert len(lines(out / "rows.jsonl")) == 6
     with pytest.raises(ConfigError, match="is there already"):
-        load_program("make_world").main(compose(command[3:], config="make_world"), CommandLine(text={"out": str(out)}))
+        load_program("make_world").main(compose(overrides, config="make_world"), CommandLine(text={"out": str(out)}))
 
 
 @pytest.mark.parametrize(

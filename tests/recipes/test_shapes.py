@@ -25,6 +25,7 @@ from recipes.shapes.student import Student, accuracy, forward_with, mix, resampl
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
 from recipes.shapes.vision import patch_targets, to_pixels
 from tests.clips import write_clip
+from tests.runs import python
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
@@ -394,9 +395,8 @@ def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
 )
 def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, told):
     (tmp_path / "thesis.tex").touch()
-    command = [sys.executable, "-m", "recipes.shapes", "--out", str(tmp_path / "run")]
     options = [option.format(folder=tmp_path) for option in options]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = python("-m", "recipes.shapes", "--out", tmp_path / "run", *options)
     assert done.returncode == 2
     assert told in done.stderr
     assert (tmp_path / "thesis.tex").is_file()

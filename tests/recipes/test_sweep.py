@@ -1,12 +1,9 @@
 """``recipes/train.py -m``: one run per combination, in folders whose names say what differs."""
 
-import subprocess
-import sys
-
 from omegaconf import OmegaConf
 
 from tests.factories import tiny_overrides
-from tests.runs import PLAIN, ROOT, load_program, write_rows
+from tests.runs import PLAIN, load_program, python, write_rows
 
 job_folder = load_program("train").job_folder
 
@@ -19,8 +16,7 @@ def test_a_sweep_trains_each_combination_and_resumes(tmp_path):
     arguments = [*fixed, *plain, "recipe.max_steps=1", f"data.path='{rows}'", f"run_dir={tmp_path / 'sweep'}", *swept]
 
     def sweep(*more):
-        command = [sys.executable, "recipes/train.py", "-m", *arguments, *more]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = python("recipes/train.py", "-m", *arguments, *more)
         assert done.returncode == 0, done.stderr[-3000:]
 
     sweep()

@@ -1,10 +1,7 @@
 """Two processes on the CPU: the same result as one with twice the accumulation, and nobody waits for ever."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.factories import tiny_overrides
-from tests.runs import PLAIN, ROOT, load_program, settings, turns, write_rows
+from tests.runs import PLAIN, load_program, python, settings, turns, write_rows
 from tinyvid import Assistant, ConfigError
 from tinyvid.training.log import read_metrics
 from tinyvid.training.sharding import check_launch
@@ -31,9 +28,8 @@ def accelerate(config):
 
 def launch(models, rows, run_dir, *overrides, launcher=TORCHRUN, program=TRAIN):
     parts = [*tiny_overrides(models), *PLAIN, *STEPS, f"data.path={rows}", f"run_dir={run_dir}", *overrides]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *launcher, program, *parts]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    return python("-m", *launcher, program, *parts, **env)
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
@@ -120,8 +116,6 @@ def test_a_row_that_one_process_skips_stops_nobody(models, tmp_path):
 
 def test_several_processes_need_a_folder_of_their_own_choice(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=2)
-    env = os.environ | {"WORLD_SIZE": "2"}
-    command = [sys.executable, "recipes/train.py", *tiny_overrides(models), f"data.path={rows}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = python("recipes/train.py", *tiny_overrides(models), f"data.path={rows}", WORLD_SIZE="2")
     assert done.returncode == 2
     assert "give run_dir=" in done.stderr

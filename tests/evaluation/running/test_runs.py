@@ -15,14 +15,14 @@ import pytest
 
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.questions import read_rows, write_questions
-from tests.runs import ROOT, load_program
+from tests.runs import ROOT, load_program, python
 from tinyvid import ConfigError, DataError, EvaluationOptions, Outcome, build_benchmark, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.training.benchmarking import TrainingBenchmark
 
 CKPT = TINYLLAVA_VIDEO / "group_qwen2"
-ENV = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 FIXED = (f"ckpt={CKPT}", "device=cpu", "max_new_tokens=4", "benchmark=custom", "batch_size=3", "workers=1")
 
 
@@ -48,8 +48,7 @@ def run(program, *arguments):
 
 def start(*arguments, launcher=()):
     """Run the program in a process of its own."""
-    command = [sys.executable, *launcher, str(ROOT / "eval.py"), *FIXED, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+    return python(*launcher, ROOT / "eval.py", *FIXED, *arguments, **ENV)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def test_the_package_and_the_program_share_a_name():
         "except DataError as error:\n    print(error)\n"
     )
     command = [sys.executable, "-I", "-c", code]
-    done = subprocess.run(command, cwd="/", env=ENV, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd="/", env=os.environ | ENV, capture_output=True, text=True, timeout=300)
     assert "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl" in done.stdout, done.stderr
 
 
