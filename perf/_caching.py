@@ -135,7 +135,7 @@ def loading(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, floa
     }
     processor.features = features
     for one in samples:
-        features.write(processor(one).feature_keys[0], torch.randn(sizes["features"], dtype=torch.bfloat16))
+        features.write(processor(one).videos[0].key, torch.randn(sizes["features"], dtype=torch.bfloat16))
     best = {source: [float("inf")] * len(samples) for source in sources}
     for turn in range(repeats + 1):
         for source, (processor.frames, processor.features) in sources.items():

@@ -97,7 +97,7 @@ def logits_batch(vocabulary: int) -> Any:
     """Return one sample: video tokens, a question, and a reply."""
     import torch
 
-    from tinyvid.processing.batch import Batch
+    from tinyvid.processing.batch import Batch, VideoInput
     from tinyvid.types import IGNORE_INDEX, Slot
 
     length = VIDEO_TOKENS + TEXT_TOKENS
@@ -109,8 +109,6 @@ def logits_batch(vocabulary: int) -> Any:
         labels=torch.where(places >= length - LABELS, ids, IGNORE_INDEX),
         attention_mask=torch.ones_like(ids),
         video_mask=places < VIDEO_TOKENS,
-        pixels=None,
-        num_frames=(16,),
         slots=(Slot(0, ""),),
-        features=(torch.randn(16, 16, 64, generator=chance),),
+        videos=(VideoInput(0.0, 16.0, tuple(map(float, range(16))), features=torch.randn(16, 16, 64, generator=chance)),),
     )

@@ -104,22 +104,25 @@ def make_batch(model: Any, sizes: dict[str, Any], batch_size: int, *, cached: bo
     """Return random samples: one clip each, then text whose end is to be learned."""
     import torch
 
-    from tinyvid.processing.batch import Batch
+    from tinyvid.processing.batch import Batch, VideoInput
     from tinyvid.types import IGNORE_INDEX, Slot
 
     length, tower, device = VIDEO_TOKENS + TEXT_TOKENS, model.vision_tower, model.device
     ids = torch.randint(sizes["llm"]["vocab_size"], (batch_size, length), device=device)
     places = torch.arange(length, device=device).expand_as(ids)
     clip = (FRAMES, tower.features.num_patches, tower.features.dim)
-    frames = (batch_size * FRAMES, 3, tower.image.size, tower.image.size)
-    known = tuple(torch.randn(clip, device=device, dtype=torch.bfloat16) if cached else None for _ in range(batch_size))
+    frames = (FRAMES, 3, tower.image.size, tower.image.size)
+    unseen = VideoInput(0.0, float(FRAMES), tuple(map(float, range(FRAMES))))
     return Batch(
         input_ids=ids,
         labels=torch.where(places >= length - LABELS, ids, IGNORE_INDEX),
         attention_mask=torch.ones_like(ids),
         video_mask=places < VIDEO_TOKENS,
-        pixels=None if cached else torch.randn(frames, device=device),
-        num_frames=(FRAMES,) * batch_size,
         slots=tuple(Slot(number, "") for number in range(batch_size)),
-        features=known,
+        videos=tuple(
+            replace(unseen, features=torch.randn(clip, device=device, dtype=torch.bfloat16))
+            if cached
+            else replace(unseen, pixels=torch.randn(frames, device=device))
+            for _ in range(batch_size)
+        ),
     )

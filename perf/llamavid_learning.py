@@ -187,9 +187,11 @@ def make_examples(processor: Processor, tower: Any, count: int, chance: np.rando
         color = str(chance.choice(list(COLORS)))
         turns = [Message("user", f"what shape is the {color} thing ?"), Message("assistant", shapes[color])]
         example = processor(Sample(turns, video=frames))
-        assert example.pixels is not None
+        (video,) = example.videos
+        assert video.pixels is not None
         with torch.no_grad():
-            examples.append(replace(example, pixels=None, features=(tower(example.pixels),)))
+            seen = replace(video, pixels=None, features=tower(video.pixels))
+        examples.append(replace(example, videos=(seen,)))
     return examples
 
 

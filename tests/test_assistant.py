@@ -45,7 +45,7 @@ def test_options_of_decoding_reach_ask_answer_and_stream(assistant):
 def test_bounds_reach_the_reader(assistant):
     sample = Sample([Message("user", "Q")], video="examples/clip.mp4", start=1.0, end=2.0)
     whole = Sample([Message("user", "Q")], video="examples/clip.mp4")
-    assert not torch.equal(assistant.processor(sample).pixels, assistant.processor(whole).pixels)
+    assert not torch.equal(assistant.processor(sample).videos[0].pixels, assistant.processor(whole).videos[0].pixels)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
 DEFAULT = "default"  # its name where a path is asked for
 HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
-VideoInput = VideoSource | Video | Sequence[VideoSource | Video]
+Videos = VideoSource | Video | Sequence[VideoSource | Video]
 
 
 class Assistant:
@@ -139,7 +139,7 @@ class Assistant:
 
     def ask(
         self,
-        video: VideoInput | None,
+        video: Videos | None,
         question: str,
         *,
         start: float | None = None,
@@ -185,7 +185,7 @@ class Assistant:
         return replies(self.model, self.processor, self._prompts(samples, decoding), decoding)
 
     def attention_map(
-        self, video: VideoInput, question: str, *, start: float | None = None, end: float | None = None
+        self, video: Videos, question: str, *, start: float | None = None, end: float | None = None
     ) -> list[AttentionMap]:
         """Return which patches of each frame a question looked at, for connectors with a context token.
 

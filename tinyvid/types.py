@@ -245,14 +245,39 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """How many video tokens a connector makes of a clip: ``fixed + per_frame * T``."""
+    """How many places the video tokens of a clip have in the sequence: ``fixed + per_frame * T``.
+
+    Attributes:
+        fixed: Places of the clip as a whole.
+        per_frame: Places of each frame.
+        most: Most places that tokens fill, where that depends on what the clip shows; ``None``: tokens fill all.
+    """
 
     fixed: int = 0
     per_frame: int = 0
+    most: int | None = None
 
     def __call__(self, num_frames: int) -> int:
-        """Return K, the number of video tokens of a clip of ``num_frames`` frames."""
+        """Return the number of places of a clip of ``num_frames`` frames; K where tokens fill all of them."""
         return self.fixed + self.per_frame * num_frames
+
+    def bound(self, num_frames: int) -> int:
+        """Return the largest number of video tokens of a clip of ``num_frames`` frames."""
+        places = self(num_frames)
+        return places if self.most is None else min(places, self.most)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoTokens:
+    """Video tokens that fill some of the places of their clip.
+
+    Attributes:
+        x: (K, D).
+        place: int64 (K,), rising: which place of the budget each token fills, from 0.
+    """
+
+    x: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +290,7 @@ class TokenSpec:
         reads_choices: Whether the choices of a multiple-choice question belong to what is read, or its stem alone.
         in_pieces: Whether frames do not see each other, so that a clip may come in pieces.
         smaller: Tokens per frame that a call can ask for in place of the budget's, in falling order.
+        kept_positions: Whether tokens behind an empty place keep their positions, or the gap is closed.
     """
 
     budget: TokenBudget
@@ -272,6 +298,12 @@ class TokenSpec:
     reads_choices: bool = True
     in_pieces: bool = False
     smaller: tuple[int, ...] = ()
+    kept_positions: bool = False
+
+    @property
+    def planned(self) -> TokenBudget:
+        """The budget that a sample is planned with: kept positions need room for every place, filled or not."""
+        return replace(self.budget, most=None) if self.kept_positions else self.budget
 
 
 @dataclass(frozen=True, slots=True)

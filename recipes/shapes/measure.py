@@ -50,7 +50,7 @@ def measure(
             examples = [example_of(assistant, plan, Path(scratch), codec) for plan in batch]
             if blind:
                 shown = [*examples[1:], examples[0]]
-                examples = [replace(e, pixels=other.pixels) for e, other in zip(examples, shown, strict=True)]
+                examples = [replace(e, videos=other.videos) for e, other in zip(examples, shown, strict=True)]
             ready = assistant.processor.collate(examples).to(assistant.model.device)
             replies = right_replies(assistant.model(ready).logits, ready)
             asked: list[SceneQuestion] = [question for plan in batch for question in plan.questions]

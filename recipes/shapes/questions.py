@@ -71,7 +71,7 @@ def lay_out(processor: Processor, questions: Sequence[SceneQuestion], name: str)
         Sample([Message("user", q.text), Message("assistant", q.reply)], video=unread, id=f"{name}/{q.family}")
         for q in questions
     ]
-    return processor.plan_pack(samples).without_frames(name)
+    return processor.plan_pack(samples).without_videos(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,11 +60,12 @@ def mix(connector: Any, tokens: Tensor) -> Tensor:
 
 def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
     """Run the model with video tokens (B, K, D) that are known already."""
-    model.video_tokens = lambda batch: tokens.flatten(0, 1)  # type: ignore[method-assign]
+    known = tokens.flatten(0, 1), torch.ones(tokens.shape[0] * tokens.shape[1], dtype=torch.bool)
+    model.slot_tokens = lambda batch: known  # type: ignore[method-assign]
     try:
         return model(batch)
     finally:
-        del model.video_tokens
+        del model.slot_tokens
 
 
 class Trainer:

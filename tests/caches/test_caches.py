@@ -81,8 +81,8 @@ def test_frames_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path,
     cold = processor(row(clips[0]))
     monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never)
     warm = pickle.loads(pickle.dumps(processor))(row(clips[0]))
-    assert torch.equal(cold.pixels, plain.pixels)
-    assert torch.equal(warm.pixels, plain.pixels)
+    assert torch.equal(cold.videos[0].pixels, plain.videos[0].pixels)
+    assert torch.equal(warm.videos[0].pixels, plain.videos[0].pixels)
     assert len(entries(tmp_path)) == 1
 
 
@@ -91,8 +91,8 @@ def test_jpeg_is_close_smaller_and_the_same_cold_and_warm(assistant, clips, tmp_
     processor = use(assistant, frames=str(tmp_path / "jpeg"), format="jpeg")
     cold, warm = processor(row(clips[0])), processor(row(clips[0]))
     assert processor.frames.statistics.hits == 1
-    assert torch.equal(cold.pixels, warm.pixels)
-    assert 0 < (cold.pixels - plain.pixels).abs().mean() * 127.5 < 3
+    assert torch.equal(cold.videos[0].pixels, warm.videos[0].pixels)
+    assert 0 < (cold.videos[0].pixels - plain.videos[0].pixels).abs().mean() * 127.5 < 3
     use(assistant, frames=str(tmp_path / "uint8"))(row(clips[0]))
     sizes = [entries(tmp_path / format)[0].stat().st_size for format in ("jpeg", "uint8")]
     assert sizes[0] < sizes[1] / 2
@@ -103,14 +103,14 @@ def test_feature_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path
     expected = model(plain.collate([plain(row(clips[0]))]))
     processor = use(assistant, features=str(tmp_path))
     cold = processor.collate([processor(row(clips[0]))])
-    assert cold.pixels is not None
+    assert cold.videos[0].pixels is not None
     filled = model.fill_features(cold, processor.features)
-    assert filled.pixels is None
+    assert filled.videos[0].pixels is None
     monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never)
     warm = processor.collate([processor(row(clips[0]))])
-    assert warm.pixels is None
-    assert warm.features[0].shape == (4, 16, 24)
-    assert warm.features[0].dtype == next(model.vision_tower.parameters()).dtype
+    assert warm.videos[0].pixels is None
+    assert warm.videos[0].features.shape == (4, 16, 24)
+    assert warm.videos[0].features.dtype == next(model.vision_tower.parameters()).dtype
     for batch in (cold, filled, warm):
         assert torch.equal(model(batch).logits, expected.logits)
 
@@ -131,22 +131,22 @@ def test_a_batch_of_hits_misses_and_text_gives_the_same_logits(assistant, clips,
     assistant.model.fill_features(processor.collate([processor(row(clips[1]))]), processor.features)
     mixed = processor.collate([processor(r) for r in rows])
     assert [clip is not None for clip in mixed.features] == [False, True, False, False, True]
-    assert [key is not None for key in mixed.feature_keys] == [True, True, False, True, True]
-    assert len(mixed.pixels) == 3 * 4
+    assert [video.key is not None for video in mixed.videos] == [True, True, False, True, True]
+    assert sum(video.pixels is not None for video in mixed.videos) == 3
     torch.testing.assert_close(assistant.model(mixed).logits, expected, atol=1e-5, rtol=0)
     filled = assistant.model.fill_features(mixed.to("cpu"), processor.features)
     torch.testing.assert_close(assistant.model(filled).logits, expected, atol=1e-5, rtol=0)
     assert len(entries(tmp_path)) == 3  # frames in memory are not kept
     text = processor.collate([processor(row())])
-    assert assistant.model.fill_features(text, processor.features) is text
+    assert assistant.model.fill_features(text, processor.features).videos == ()
 
 
 def test_filling_does_not_depend_on_the_batch(assistant, clips, tmp_path):
     processor = use(assistant, features=str(tmp_path))
     examples = [processor(row(clip)) for clip in clips]
-    together = assistant.model.fill_features(processor.collate(examples)).features
-    alone = [assistant.model.fill_features(processor.collate([example])).features[0] for example in examples]
-    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    together = assistant.model.fill_features(processor.collate(examples)).videos
+    alone = [assistant.model.fill_features(processor.collate([example])).videos[0] for example in examples]
+    assert all(torch.equal(a.features, b.features) for a, b in zip(together, alone, strict=True))
 
 
 def test_generation_reads_the_cache(assistant, clips, tmp_path):
@@ -165,11 +165,10 @@ def test_workers_read_the_cache(assistant, clips, tmp_path):
         rows = [row(clip) for clip in clips]
         return DataLoader(rows, 2, num_workers=2, collate_fn=lambda rows: processor.collate(list(map(processor, rows))))
 
-    cold = [assistant.model.fill_features(batch, processor.features).features for batch in load()]
+    cold = [assistant.model.fill_features(batch, processor.features).videos for batch in load()]
     warm = list(load())
-    assert all(batch.pixels is None for batch in warm)
     for before, after in zip(cold, warm, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(before, after.features, strict=True))
+        assert all(torch.equal(a.features, b.features) for a, b in zip(before, after.videos, strict=True))
     assert len(entries(tmp_path / "frames")) == len(entries(tmp_path / "features")) == 3
 
 
@@ -183,7 +182,7 @@ def test_images_and_folders_are_cached(assistant, tmp_path):
     moving = row(*single.videos)
     moving = replace(moving, video=[replace(moving.videos[0], source=pictures, fps=1.0)])
     for sample in (single, moving):
-        assert torch.equal(processor(sample).pixels, processor(sample).pixels)
+        assert torch.equal(processor(sample).videos[0].pixels, processor(sample).videos[0].pixels)
     assert processor.frames.statistics.hits == 2
     assert len(entries(tmp_path / "cache")) == 2
 
@@ -235,8 +234,8 @@ def test_every_part_of_a_feature_key_counts(clips, tmp_path):
 def test_start_and_end_count_as_frame_numbers(assistant, clips, tmp_path):
     processor = use(assistant, frames=str(tmp_path))
     clip = str(clips[0])
-    early = processor(Sample([Message("user", "Q")], video=clip, end=0.2)).pixels
-    late = processor(Sample([Message("user", "Q")], video=clip, start=0.2)).pixels
+    early = processor(Sample([Message("user", "Q")], video=clip, end=0.2)).videos[0].pixels
+    late = processor(Sample([Message("user", "Q")], video=clip, start=0.2)).videos[0].pixels
     assert processor.frames.statistics.misses == 2
     assert not torch.equal(early, late)
 
@@ -355,7 +354,7 @@ def test_a_truncated_entry_is_found(tmp_path, length, caplog):
 
 
 def test_damaged_entries_are_built_again(assistant, clips, tmp_path):
-    plain = [assistant.processor(row(clip)).pixels for clip in clips]
+    plain = [assistant.processor(row(clip)).videos[0].pixels for clip in clips]
     processor = use(assistant, frames=str(tmp_path))
     for clip in clips:
         processor(row(clip))
@@ -367,7 +366,7 @@ def test_damaged_entries_are_built_again(assistant, clips, tmp_path):
     three.mkdir()  # nothing that can be read, nor replaced
     for _ in range(2):
         for clip, expected in zip(clips, plain, strict=True):
-            assert torch.equal(processor(row(clip)).pixels, expected)
+            assert torch.equal(processor(row(clip)).videos[0].pixels, expected)
     assert processor.frames.statistics.rebuilds >= 3
 
 
@@ -381,8 +380,8 @@ def test_a_damaged_feature_is_computed_again(assistant, clips, tmp_path):
     miss = processor(row(clips[0]))
     assert miss.features == (None,)
     again = assistant.model.fill_features(processor.collate([miss]), processor.features)
-    assert torch.equal(again.features[0], filled.features[0])
-    assert torch.equal(processor(row(clips[0])).features[0], filled.features[0])
+    assert torch.equal(again.features[0], filled.videos[0].features)
+    assert torch.equal(processor(row(clips[0])).features[0], filled.videos[0].features)
 
 
 def test_a_full_disk_is_one_warning(assistant, clips, tmp_path, monkeypatch, caplog):
@@ -576,7 +575,7 @@ def test_nothing_changes_without_folders(assistant, clips):
     processor = use(assistant)
     assert processor.frames is processor.features is None
     example = processor(row(clips[0]))
-    assert example.features == example.feature_keys == (None,)
+    assert [(video.features, video.key) for video in example.videos] == [(None, None)]
 
 
 @pytest.mark.parametrize(

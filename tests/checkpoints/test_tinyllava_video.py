@@ -46,7 +46,7 @@ def case(request):
 
 def test_pixels(case):
     _, _, tensors, _, example = case
-    torch.testing.assert_close(example.pixels, tensors["pixel_values"], atol=PIXELS, rtol=0)
+    torch.testing.assert_close(example.videos[0].pixels, tensors["pixel_values"], atol=PIXELS, rtol=0)
 
 
 def test_vision_features(case):
@@ -95,7 +95,7 @@ def test_converted_checkpoint_is_bit_equal(case, tmp_path):
     name, assistant, _, _, example = case
     assistant.save_pretrained(tmp_path / "converted")
     again = Assistant.from_pretrained(tmp_path / "converted", device="cpu", dtype="float32")
-    assert again.processor.sampler.num_frames == len(example.pixels)
+    assert again.processor.sampler.num_frames == len(example.videos[0].pixels)
     batch = assistant.processor.collate([example])
     assert torch.equal(again.model(batch).logits, assistant.model(batch).logits), name
     assert again.config["template"] == assistant.config["template"]

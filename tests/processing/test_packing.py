@@ -12,7 +12,9 @@ from tests.factories import tiny_assistant
 from tinyvid import ConfigError, DataError, Message, Sample, Video
 from tinyvid.data.datasets import RowDataset
 from tinyvid.generation.decode import Decoding, generate
-from tinyvid.models.video_llm import _block_mask, _positions
+from tinyvid.models.video_llm import _block_mask
+from tinyvid.processing.batch import Batch
+from tinyvid.processing.collate import positions_of
 from tinyvid.training.data import Skipped, TrainingData
 from tinyvid.training.options import DataPolicy
 from tinyvid.training.packing import PackedRows
@@ -70,8 +72,9 @@ def test_packed_and_single_examples_mix_in_a_batch(assistant):
 def test_a_pack_of_one_is_the_sample(processor):
     (sample, *_) = samples()
     packed, alone = processor.pack([sample]), processor(sample)
-    for name in ("input_ids", "labels", "video_mask", "pixels"):
+    for name in ("input_ids", "labels", "video_mask"):
         assert torch.equal(getattr(packed, name), getattr(alone, name))
+    assert torch.equal(packed.videos[0].pixels, alone.videos[0].pixels)
 
 
 def test_layout_of_a_pack(processor):
@@ -84,13 +87,13 @@ def test_layout_of_a_pack(processor):
         assert torch.equal(packed.input_ids[rest], single.input_ids[shared:])
         assert torch.equal(packed.labels[rest], single.labels[shared:])
     assert (packed.labels[:shared] == IGNORE_INDEX).all()
-    assert len(packed.num_frames) == len(packed.slots) == 1
+    assert len(packed.videos) == len(packed.slots) == 1
 
 
 def test_positions_and_mask():
     blocks = torch.tensor([[0, 0, 1, 1, 2, 2, 2, 0]])
     real = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
-    assert _positions(real, blocks)[0, :7].tolist() == [0, 1, 2, 3, 2, 3, 4]
+    assert positions_of(Batch(real, real, real, real.bool(), blocks=blocks))[0, :7].tolist() == [0, 1, 2, 3, 2, 3, 4]
     mask = _block_mask(real, blocks)[0, 0].int()
     assert mask[:7].tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],

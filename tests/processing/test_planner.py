@@ -11,7 +11,7 @@ def plan(num_frames, per_frame=2, duration=None):
 
 
 def within(limit, text=10, turns=1):
-    return lambda plans: text + turns * sum(plan.num_tokens for plan in plans) <= limit
+    return lambda plans: text + turns * sum(plan.num_places for plan in plans) <= limit
 
 
 @pytest.mark.parametrize(("limit", "turns", "frames"), [(110, 1, 50), (109, 1, 49), (12, 1, 1), (110, 3, 16)])

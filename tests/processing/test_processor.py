@@ -51,23 +51,24 @@ def test_training_prompt_ids_equal_inference_prompt_ids(models, template):
 
 def test_video_places_match_the_budget(processor):
     example = processor(Sample(chat("Q?"), video=frames(9)))
-    assert example.num_frames == (4,)
+    (video,) = example.videos
+    assert video.times == (0.0, 2.0, 5.0, 8.0)
+    assert (video.start, video.end, video.num_frames) == (0.0, 9.0, 4)
     assert int(example.video_mask.sum()) == processor.tokens.budget(4)
-    assert example.pixels.shape == (4, 3, processor.image.size, processor.image.size)
+    assert video.pixels.shape == (4, 3, processor.image.size, processor.image.size)
     assert (example.input_ids[example.video_mask] == processor.pad_id).all()
 
 
 def test_text_only_has_no_pixels(processor):
     example = processor(Sample(chat("Hello?", "Yes.")))
-    assert example.pixels is None
-    assert example.num_frames == example.slots == ()
+    assert example.videos == example.slots == ()
     assert not example.video_mask.any()
 
 
 def test_several_videos_stand_where_their_messages_say(processor):
     messages = [Message("user", "First.", videos=1), Message("assistant", "ok"), Message("user", "Second.", videos=1)]
     example = processor(Sample(messages, video=[frames(5, 1), frames(7, 2)]))
-    assert example.num_frames == (4, 4)
+    assert [video.num_frames for video in example.videos] == [4, 4]
     assert [(slot.video, slot.question) for slot in example.slots] == [(0, "First."), (1, "Second.")]
     edges = torch.diff(example.video_mask.int()).abs().sum()
     assert edges == 4  # two separate runs
@@ -86,7 +87,7 @@ def test_mixed_batch_is_padded_on_either_side(processor):
         batch = processor.collate([short, long], padding_side=side)
         assert batch.attention_mask.sum(1).tolist() == [len(short.input_ids), len(long.input_ids)]
         assert batch.ids == ("t", "v")
-        assert batch.num_frames == (4,)
+        assert [video.num_frames for video in batch.videos] == [4]
         assert batch.slots[0].video == 0
         row = batch.input_ids[0][batch.attention_mask[0].bool()]
         assert torch.equal(row, short.input_ids)
@@ -197,4 +198,4 @@ def test_processor_travels_to_workers(processor):
     copy = pickle.loads(pickle.dumps(processor))
     sample = Sample(chat("Q?", "A."), video=frames())
     assert torch.equal(copy(sample).input_ids, processor(sample).input_ids)
-    assert torch.equal(copy(sample).pixels, processor(sample).pixels)
+    assert torch.equal(copy(sample).videos[0].pixels, processor(sample).videos[0].pixels)

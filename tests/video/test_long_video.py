@@ -175,7 +175,7 @@ def test_counts_agree_between_plan_layout_and_model(models, content, num_frames,
     messages = chat("One?", "a", "Two?", "b")[: 2 * turns]
     layout = assistant.processor.plan(Sample(messages, video=array(num_frames)))
     per_frame = {"mean": 2, "grid": 5, "none": 17, "drop": 1}[content]
-    assert layout.plans[0].num_tokens == num_frames * per_frame
+    assert layout.plans[0].num_places == num_frames * per_frame
     assert int(layout.video_mask.sum()) == turns * num_frames * per_frame
     batch = assistant.processor.collate([assistant.processor(Sample(messages, video=array(num_frames)))])
     with torch.no_grad():
@@ -203,7 +203,6 @@ def test_fewer_frames_fills_the_context_and_reports_the_rate(models, caplog, res
     assert plan.wanted == 80
     assert plan.fps == pytest.approx(len(plan.indices) / 80)
     assert f"sample 'row 7' is fitted into {200 - reserve} tokens: {plan}" in caplog.text
-    assert layout.num_frames == (len(plan.indices),)
     replies = layout.labels[layout.labels != IGNORE_INDEX]
     assert assistant.processor.tokenizer.decode(replies) == " A dog.<|endoftext|>"
 
@@ -225,7 +224,7 @@ def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(models):
     assert assistant.processor.tokens.smaller == (10, 5, 2)
     example = assistant.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))
     assert [slot.per_frame for slot in example.slots] == [5, 5]
-    assert example.num_frames == (40,)
+    assert [video.num_frames for video in example.videos] == [40]
     with torch.no_grad():
         tokens = assistant.model.video_tokens(assistant.processor.collate([example]))
     coarse = build(models, "connector.content=grid", "connector.grid=2")
@@ -299,15 +298,16 @@ def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, mon
     ]
     samples[0] = Sample([Message("user", "One?", videos=2), *samples[0].messages[1:]], video=samples[0].video)
     held = processor.collate([processor(sample) for sample in samples], padding_side="left")
-    assert held.streams == (None, None, None)
-    monkeypatch.setattr(processor, "stream_bytes", 12 * 56**2 * 10)
+    assert [video.lazy for video in held.videos] == [None, None, None]
+    monkeypatch.setattr(processor, "lazy_bytes", 12 * 56**2 * 10)
     monkeypatch.setattr("tinyvid.video.lazy_pixels.PIECE_BYTES", 1)
     examples = [pickle.loads(pickle.dumps(processor(sample))) for sample in samples]
     batch = processor.collate(examples, padding_side="left")
-    assert [stream is not None for stream in batch.streams] == [True, False, False]
-    assert len(batch.pixels) == 3 + 5
-    assert [len(piece) for piece in batch.streams[0]] == [16, 16, 4]
-    assert torch.equal(torch.cat(list(batch.streams[0])), held.pixels[:36])
+    assert [video.lazy is not None for video in batch.videos] == [True, False, False]
+    assert [len(video.pixels) for video in batch.videos[1:]] == [3, 5]
+    assert [len(piece) for piece in batch.videos[0].lazy] == [16, 16, 4]
+    assert torch.equal(torch.cat(list(batch.videos[0].lazy)), held.videos[0].pixels)
+    assert (batch.videos[0].start, batch.videos[0].end) == (3, 39)
     assert torch.equal(batch.input_ids, held.input_ids)
     with torch.inference_mode():
         torch.testing.assert_close(model.video_tokens(batch), model.video_tokens(held), atol=1e-5, rtol=1e-5)
@@ -317,19 +317,18 @@ def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, mon
 
 def test_a_connector_of_whole_clips_is_given_whole_clips(models, monkeypatch):
     assistant = build(models, connector="group")
-    monkeypatch.setattr(assistant.processor, "stream_bytes", 1)
+    monkeypatch.setattr(assistant.processor, "lazy_bytes", 1)
     example = assistant.processor(Sample(chat("What?"), video=array(5)))
-    assert example.streams == (None,)
-    assert len(example.pixels) == 5
+    assert [len(video.pixels) for video in example.videos] == [5]
 
 
 def test_features_of_streams_are_not_kept(models, monkeypatch):
     assistant = build(models)
-    monkeypatch.setattr(assistant.processor, "stream_bytes", 12 * 56**2 * 4)
+    monkeypatch.setattr(assistant.processor, "lazy_bytes", 12 * 56**2 * 4)
     for parameter in assistant.model.vision_tower.parameters():
         parameter.requires_grad_(False)
     batch = assistant.processor.collate([assistant.processor(Sample(chat("What?"), video=[array(3), array(9)]))])
     filled = assistant.model.fill_features(batch)
-    assert [clip is not None for clip in filled.features] == [True, False]
+    assert [video.features is not None for video in filled.videos] == [True, False]
     with torch.no_grad():
         torch.testing.assert_close(assistant.model.video_tokens(filled), assistant.model.video_tokens(batch))

@@ -98,8 +98,8 @@ class RowChecks:
         layout = self._lay_out(sample, found)
         report = RowReport(index, where, _medium(sample))
         if layout is not None:
-            video, labels = int(layout.video_mask.sum()), int((layout.labels != IGNORE_INDEX).sum())
-            report = replace(report, text=len(layout.input_ids) - video, video=video, labels=labels)
+            video, labels = layout.num_video, int((layout.labels != IGNORE_INDEX).sum())
+            report = replace(report, text=layout.length - video, video=video, labels=labels)
             found += self._length(layout, video)
             found += self._frames(layout)
         faults = tuple(Fault(where, kind, message.removeprefix(f"sample '{sample.id}': ")) for kind, message in found)
@@ -144,7 +144,7 @@ class RowChecks:
 
     def _length(self, layout: Layout, video: int) -> list[tuple[str, str]]:
         try:
-            self.processor.check_length(len(layout.input_ids), video)
+            self.processor.check_length(layout.length, video)
         except DataError as error:
             return [("too_long", str(error))]
         return []

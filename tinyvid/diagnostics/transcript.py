@@ -55,7 +55,7 @@ def _videos(layout: Layout) -> Iterator[tuple[int, str]]:
     """Yield the tokens and the description of each video slot."""
     for slot in layout.slots:
         clip, indices = layout.footage[slot.video], layout.indices[slot.video]
-        count = layout.plans[slot.video].num_tokens
+        count = layout.plans[slot.video].num_places
         name = Path(clip.name).name
         if Path(name).suffix.lower() in IMAGES:
             yield count, f"[image {count:,} tokens of {name}]"

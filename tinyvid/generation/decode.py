@@ -92,7 +92,9 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
         options["tokenizer"] = processor.tokenizer
     if decoding.temperature:
         options["logits_processor"] = [_sampler(batch, decoding)]
-    embeddings = model.embed(batch)  # (B, L, D)
+    embeddings, batch = model.fill(batch, padding_side="left")  # (B, L, D)
+    if batch.positions is not None:  # counted ones are transformers' own; given ones are counted on from the last
+        options["position_ids"] = batch.positions
     return model.llm.generate(
         inputs_embeds=embeddings, attention_mask=batch.attention_mask, generation_config=config, **options
     )

@@ -104,20 +104,21 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
     if not layout.slots:
         raise DataError("an attention map needs a video; this sample has none")
     batch = processor.collate([processor(sample)]).to(model.device)
-    if any(stream is not None for stream in batch.streams):
+    if any(video.lazy is not None for video in batch.videos):
         raise ConfigError("the video is too long to be held at once; draw a stretch of it with start= and end=")
-    if batch.pixels is None or len(batch.pixels) != sum(batch.num_frames):
+    if any(video.features is not None for video in batch.videos):
         raise ConfigError("the frames are not decoded because their features are cached; switch cache.features off")
     clips = model.clips(batch)
-    pixels = batch.pixels.split(list(batch.num_frames))
     maps = []
     for slot in batch.slots:
+        pixels = batch.videos[slot.video].pixels
+        assert pixels is not None  # neither lazy nor features
         weights = attention(clips[slot.video], model.question(slot)).float().cpu().numpy()  # (T, P)
         maps.append(
             AttentionMap(
                 question=slot.question,
                 weights=weights.reshape(-1, *grid),
-                frames=visible(pixels[slot.video], processor.image),
+                frames=visible(pixels, processor.image),
                 times=np.array(layout.indices[slot.video]) / layout.footage[slot.video].meta.fps,
             )
         )

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from tinyvid.caches import FeatureCache, check_frozen
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.processing.batch import Batch, Output
+from tinyvid.processing.batch import Batch, Output, VideoInput
+from tinyvid.processing.collate import positions_of, without_empty
 from tinyvid.protocols import Connector, VisionTower
-from tinyvid.types import IGNORE_INDEX, Question, Slot
+from tinyvid.types import IGNORE_INDEX, Question, Slot, TokenBudget, VideoTokens
 
 PARTS = ("llm", "vision_tower", "connector")  # of a VideoLLM, by the names of its members
 
@@ -60,16 +61,16 @@ class VideoLLM(nn.Module):
             ``logits`` (N, vocabulary) in float32 and their mean cross-entropy. If N is 0, ``loss`` is ``None``, or in
             training mode a zero that every trainable weight has a gradient of.
         """
+        embeddings, batch = self.fill(batch)  # (B, L, D)
         targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
         wanted = F.pad(targets != IGNORE_INDEX, (0, 1))  # (B, L)
-        embeddings = self.embed(batch)  # (B, L, D)
         if self.training and (not wanted.any() or not batch.slots or self._tower_learns()):
             embeddings = embeddings + self._reach_all()
         with _head_at(self.llm, wanted):
             logits = self.llm(
                 inputs_embeds=embeddings,
                 attention_mask=self._visible(batch, embeddings.dtype),
-                position_ids=_positions(batch.attention_mask, batch.blocks),
+                position_ids=positions_of(batch),
                 use_cache=False,
             ).logits
         logits = logits[0].float()  # (N, vocabulary)
@@ -105,41 +106,73 @@ class VideoLLM(nn.Module):
         reached = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "full_tensor")]
         return torch.stack([p.flatten()[0].float() * 0 for p in reached]).sum() if reached else torch.zeros(())
 
-    def embed(self, batch: Batch) -> Tensor:
-        """Return the input embeddings of a batch, video tokens in place: (B, L, D).
+    def fill(self, batch: Batch, *, padding_side: str = "right") -> tuple[Tensor, Batch]:
+        """Return the input embeddings of a batch, video tokens in place, and the batch without places left empty.
+
+        Args:
+            batch: On the model's device.
+            padding_side: Of the batch.
+
+        Returns:
+            Embeddings (B, L, D), and the batch that they belong to: the same object where tokens fill every place.
 
         Raises:
-            DataError: The connector made more or fewer video tokens than the sequence has room for.
+            DataError: The connector made more or fewer video tokens than the sequence has places.
         """
-        embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
         if not batch.slots:
-            return embeddings
-        tokens = self.video_tokens(batch)  # (sum of K, D)
-        room = int(batch.video_mask.sum())
-        if len(tokens) != room:
+            return self.llm.get_input_embeddings()(batch.input_ids), batch
+        tokens, filled = self.slot_tokens(batch)  # (sum of K, D), (sum of places,)
+        places = int(batch.video_mask.sum())
+        if len(filled) != places:
             raise DataError(
-                f"samples {list(batch.ids)}: the connector made {len(tokens)} video tokens for {room} places; "
+                f"samples {list(batch.ids)}: the connector made {len(filled)} video tokens for {places} places; "
                 "the connector's budget and its output disagree"
             )
+        kept = self.connector.tokens.kept_positions
+        batch = without_empty(batch, filled, padding_side=padding_side, keep_positions=kept)
+        embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
         mask = batch.video_mask.unsqueeze(-1)  # (B, L, 1)
-        return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype))
+        return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype)), batch
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the input embeddings of a batch, video tokens in place: (B, L, D). Errors as of ``fill``."""
+        return self.fill(batch)[0]
 
     def video_tokens(self, batch: Batch) -> Tensor:
         """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
+        return self.slot_tokens(batch)[0]
+
+    def slot_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the video tokens of every slot, end to end, and which places they fill.
+
+        Returns:
+            Tokens (sum of K, D), and bool (sum of places,), on the CPU: whether a token fills a place.
+        """
         reads = self.connector.tokens.reads_question
         asked = [self.question(slot) if reads else None for slot in batch.slots]
-        tokens: list[list[Tensor]] = [[] for _ in batch.slots]
+        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batch.slots]
         for video, pieces in enumerate(self.pieces(batch)):
-            places = [place for place, slot in enumerate(batch.slots) if slot.video == video]
+            shown = [number for number, slot in enumerate(batch.slots) if slot.video == video]
             for features in pieces:  # (T, P, Dv), or in pieces of it
-                made: dict[Slot | int | None, Tensor] = {}  # slots that ask the same of a video share its tokens
-                for place in places:
-                    slot = batch.slots[place]
+                made: dict[Slot | int | None, tuple[Tensor, Tensor]] = {}  # slots that ask the same share tokens
+                for number in shown:
+                    slot = batch.slots[number]
                     key = slot if reads else slot.per_frame
                     if key not in made:
-                        made[key] = self.connector(features, asked[place], per_frame=slot.per_frame)  # (K, D)
-                    tokens[place].append(made[key])
-        return torch.cat([piece for slot in tokens for piece in slot])
+                        made[key] = self._connect(features, asked[number], slot.per_frame)
+                    parts[number].append(made[key])
+        tokens, filled = zip(*[piece for slot_parts in parts for piece in slot_parts], strict=True)
+        return torch.cat(tokens), torch.cat(filled)
+
+    def _connect(self, features: Tensor, question: Question | None, per_frame: int | None) -> tuple[Tensor, Tensor]:
+        """Return the video tokens (K, D) of features (T, P, Dv), and on the CPU which of their places they fill."""
+        made = self.connector(features, question, per_frame=per_frame)
+        if not isinstance(made, VideoTokens):
+            return made, torch.ones(len(made), dtype=torch.bool)
+        budget = self.connector.tokens.budget if per_frame is None else TokenBudget(per_frame=per_frame)
+        filled = torch.zeros(budget(len(features)), dtype=torch.bool)
+        filled[made.place.cpu()] = True
+        return made.x, filled
 
     def question(self, slot: Slot) -> Question:
         """Return the question of a slot as the connector reads it; the LLM's embeddings of it keep no graph."""
@@ -152,54 +185,49 @@ class VideoLLM(nn.Module):
         return Question(slot.question, ids, embeddings)
 
     def pieces(self, batch: Batch) -> Iterator[Iterable[Tensor]]:
-        """Yield for every video of a batch its patch features: whole, or those of a stream in pieces as they come."""
-        streams = batch.streams or (None,) * len(batch.num_frames)
+        """Yield for every video of a batch its patch features: whole, or piece by piece where its pixels are lazy."""
         clips = iter(self.clips(batch))
-        for stream in streams:
-            yield [next(clips)] if stream is None else map(self.encode, stream)
+        for video in batch.videos:
+            yield [next(clips)] if video.lazy is None else map(self.encode, video.lazy)
 
     def clips(self, batch: Batch) -> list[Tensor]:
-        """Return the patch features (T, P, Dv) of every video of a batch that is no stream, in order."""
-        encoded = iter(self.encode(batch.pixels).split(_in_pixels(batch))) if batch.pixels is not None else iter(())
-        streams = batch.streams or (None,) * len(batch.num_frames)
-        known = batch.features or (None,) * len(batch.num_frames)
-        whole = [clip for clip, stream in zip(known, streams, strict=True) if stream is None]
-        return [(next(encoded) if clip is None else clip).to(self.connector.dtype) for clip in whole]
+        """Return the patch features (T, P, Dv) of every video of a batch whose pixels are not lazy, in order."""
+        clips = []
+        for video in batch.videos:
+            if video.pixels is not None:
+                clips.append(self.encode(video.pixels))
+            elif video.features is not None:
+                clips.append(video.features.to(self.connector.dtype))
+        return clips
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the patch features of frames: (N, 3, S, S) to (N, P, Dv). A frozen tower keeps no graph."""
+        """Return the patch features of one clip: (T, 3, S, S) to (T, P, Dv). A frozen tower keeps no graph."""
         return self._run_tower(pixels).to(self.connector.dtype)
 
     @torch.no_grad()
     def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
         """Run the frozen tower over the pixels of a batch, keep the features, and return the batch with them.
 
-        Each video goes through the tower alone, so that what is kept, and what a run computes, does not depend on
-        which videos a batch happens to bring along, or which of them were kept before. Streams stay streams.
+        Lazy pixels stay lazy.
 
         Args:
             batch: On the model's device.
-            cache: Where to keep features under ``batch.feature_keys``.
+            cache: Where to keep features under the keys of the videos.
 
         Raises:
             ConfigError: The tower trains: its features would be old after a step.
         """
         check_frozen(self.get_submodule("vision_tower"))
-        if batch.pixels is None:
-            return batch
-        known = batch.features or (None,) * len(batch.num_frames)
-        streams = batch.streams or (None,) * len(batch.num_frames)
-        with torch.autocast(batch.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
-            fresh = iter([self._run_tower(pixels) for pixels in batch.pixels.split(_in_pixels(batch))])
-        features = tuple(
-            next(fresh) if clip is None and stream is None else clip
-            for clip, stream in zip(known, streams, strict=True)
-        )
-        if cache is not None and batch.feature_keys:
-            for before, clip, key in zip(known, features, batch.feature_keys, strict=True):
-                if before is None and clip is not None:
-                    cache.write(key, clip)
-        return replace(batch, pixels=None, features=features)
+        return replace(batch, videos=tuple(self._with_features(video, cache) for video in batch.videos))
+
+    def _with_features(self, video: VideoInput, cache: FeatureCache | None) -> VideoInput:
+        if video.pixels is None:
+            return video
+        with torch.autocast(video.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
+            features = self._run_tower(video.pixels)  # (T, P, Dv)
+        if cache is not None:
+            cache.write(video.key, features)
+        return replace(video, pixels=None, features=features)
 
     def _run_tower(self, pixels: Tensor) -> Tensor:
         with torch.set_grad_enabled(self._tower_learns() and torch.is_grad_enabled()):
@@ -222,30 +250,6 @@ class VideoLLM(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
         return self
-
-
-def _in_pixels(batch: Batch) -> list[int]:
-    """Return the frames T of each video whose pixels the batch holds."""
-    known = batch.features or (None,) * len(batch.num_frames)
-    streams = batch.streams or (None,) * len(batch.num_frames)
-    clips = zip(batch.num_frames, known, streams, strict=True)
-    return [count for count, *elsewhere in clips if elsewhere == [None, None]]
-
-
-def _positions(attention_mask: Tensor, blocks: Tensor | None = None) -> Tensor:
-    """Count positions from the first real token, so that left and right padding give the same numbers.
-
-    Args:
-        attention_mask: (B, L).
-        blocks: (B, L) of packed samples; each of them is counted on from the end of the shared prefix.
-    """
-    index = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
-    if blocks is None:
-        return index
-    begins = F.pad(blocks[:, 1:] != blocks[:, :-1], (1, 0), value=True)  # (B, L)
-    start = torch.where(begins, index, 0).cummax(dim=-1).values  # (B, L): where the block of a token begins
-    prefix = ((blocks == 0) & attention_mask.bool()).sum(-1, keepdim=True)  # (B, 1)
-    return torch.where(blocks == 0, index, prefix + index - start)
 
 
 def _block_mask(attention_mask: Tensor, blocks: Tensor) -> Tensor:

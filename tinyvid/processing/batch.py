@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tinyvid.types import Slot
+from tinyvid.video.lazy_pixels import LazyPixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoInput:
+    """One video as the model takes it: exactly one of ``pixels``, ``features`` and ``lazy`` is set.
+
+    Attributes:
+        start: Where the clip begins, in seconds of the file.
+        end: Where the clip ends, in seconds of the file.
+        times: When each of its T frames is shown, in seconds of the file.
+        pixels: float32 (T, 3, S, S).
+        features: (T, P, Dv), what the vision tower makes of the frames.
+        lazy: Pixels that are decoded while the model iterates over them.
+        key: Of the features in their cache; ``None`` without a cache.
+    """
+
+    start: float
+    end: float
+    times: tuple[float, ...]
+    pixels: Tensor | None = None
+    features: Tensor | None = None
+    lazy: LazyPixels | None = None
+    key: str | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """T, the frames that are shown."""
+        return len(self.times)
+
+    def to(self, device: torch.device | str) -> VideoInput:
+        """Return the video with its tensors on ``device``; lazy pixels stay where they are decoded."""
+        return _moved(self, device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,33 +49,23 @@ class Example:
     """A sample, laid out completely.
 
     Attributes:
-        input_ids: int64 (L,). Positions that video tokens will fill carry the pad id.
+        input_ids: int64 (L,). Places of video tokens carry the pad id.
         labels: int64 (L,). The id where a reply is to be learned, -100 elsewhere.
-        video_mask: bool (L,). True where a video token goes.
-        pixels: float32 (sum of T, 3, S, S), the frames of the videos that have neither features nor a stream, end to
-            end, or ``None``.
-        num_frames: T of each video.
+        video_mask: bool (L,). True at places of video tokens.
         slots: Every video slot, in order of the sequence.
+        videos: The videos that the slots show.
         id: Name of the sample.
-        features: For each video its cached tower features (T, P, Dv), or ``None``; empty stands for all ``None``.
-        feature_keys: For each video the key to keep its features under, or ``None``; empty stands for all ``None``.
         blocks: int64 (L,) of packed samples: 0 in the prefix that all share, k in the rest of the k-th sample, which
             sees the prefix and itself only. ``None`` is one sample, in which everything sees what comes before it.
-        streams: For each video its pixels, decoded while they are iterated over in pieces (t, 3, S, S), or ``None``;
-            empty stands for all ``None``.
     """
 
     input_ids: Tensor
     labels: Tensor
     video_mask: Tensor
-    pixels: Tensor | None
-    num_frames: tuple[int, ...]
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot, ...] = ()
+    videos: tuple[VideoInput, ...] = ()
     id: str = ""
-    features: tuple[Tensor | None, ...] = ()
-    feature_keys: tuple[str | None, ...] = ()
     blocks: Tensor | None = None
-    streams: tuple[Iterable[Tensor] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,41 +77,26 @@ class Batch:
         labels: int64 (B, L), -100 at padding.
         attention_mask: int64 (B, L), 0 at padding.
         video_mask: bool (B, L).
-        pixels: As in ``Example``, over the videos of the batch.
-        num_frames: T of every video of the batch.
         slots: Every video slot of the batch, in order; ``Slot.video`` counts within the batch.
+        videos: Every video of the batch.
         ids: Sample ids.
-        features: As in ``Example``, over the videos of the batch.
-        feature_keys: As in ``Example``, over the videos of the batch.
         blocks: int64 (B, L), as in ``Example``; 0 at padding. ``None`` where no example is packed.
-        streams: As in ``Example``, over the videos of the batch.
+        positions: int64 (B, L), where tokens stand for the LLM; ``None``: counted from the attention mask.
     """
 
     input_ids: Tensor
     labels: Tensor
     attention_mask: Tensor
     video_mask: Tensor
-    pixels: Tensor | None
-    num_frames: tuple[int, ...]
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot, ...] = ()
+    videos: tuple[VideoInput, ...] = ()
     ids: tuple[str, ...] = ()
-    features: tuple[Tensor | None, ...] = ()
-    feature_keys: tuple[str | None, ...] = ()
     blocks: Tensor | None = None
-    streams: tuple[Iterable[Tensor] | None, ...] = ()
+    positions: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            labels=self.labels.to(device),
-            attention_mask=self.attention_mask.to(device),
-            video_mask=self.video_mask.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
-            features=tuple(None if clip is None else clip.to(device) for clip in self.features),
-            blocks=None if self.blocks is None else self.blocks.to(device),
-        )
+        return replace(_moved(self, device), videos=tuple(video.to(device) for video in self.videos))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,3 +112,9 @@ class Output:
     loss: Tensor | None
     logits: Tensor
     num_targets: int
+
+
+def _moved(record: Any, device: torch.device | str) -> Any:
+    """Return a dataclass with each of its tensors on ``device``."""
+    values = {item.name: getattr(record, item.name) for item in fields(record)}
+    return replace(record, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})

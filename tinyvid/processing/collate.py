@@ -1,4 +1,4 @@
-"""Examples to a batch: padded to one length, their videos counted through."""
+"""Examples to a batch: padded to one length, their videos counted through, places without a token taken out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyvid.errors import DataError
-from tinyvid.processing.batch import Batch, Example
+from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.types import IGNORE_INDEX, Slot
 
 
@@ -17,7 +17,7 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str = "ri
 
     Args:
         examples: At least one; with and without videos, packed and not packed may mix.
-        pad_id: What fills up.
+        pad_id: Fills the gaps.
         padding_side: ``right`` to learn, ``left`` to generate.
     """
     if padding_side not in ("left", "right"):
@@ -39,25 +39,74 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str = "ri
         )
 
     slots: list[Slot] = []
-    num_frames: list[int] = []
+    videos: list[VideoInput] = []
     for example in examples:
-        slots += [replace(slot, video=len(num_frames) + slot.video) for slot in example.slots]
-        num_frames += example.num_frames
-    pixels = [e.pixels for e in examples if e.pixels is not None]
+        slots += [replace(slot, video=len(videos) + slot.video) for slot in example.slots]
+        videos += example.videos
     return Batch(
         input_ids=pad([e.input_ids for e in examples], pad_id),
         labels=pad([e.labels for e in examples], IGNORE_INDEX),
         attention_mask=pad([torch.ones_like(e.input_ids) for e in examples], 0),
         video_mask=pad([e.video_mask for e in examples], False),
-        pixels=torch.cat(pixels) if pixels else None,
-        num_frames=tuple(num_frames),
         slots=tuple(slots),
+        videos=tuple(videos),
         ids=tuple(e.id for e in examples),
-        features=tuple(clip for e in examples for clip in e.features or (None,) * len(e.num_frames)),
-        feature_keys=tuple(key for e in examples for key in e.feature_keys or (None,) * len(e.num_frames)),
         blocks=pad([_blocks(e) for e in examples], 0) if packed else None,
-        streams=tuple(stream for e in examples for stream in e.streams or (None,) * len(e.num_frames)),
     )
+
+
+def without_empty(batch: Batch, filled: Tensor, *, padding_side: str = "right", keep_positions: bool = False) -> Batch:
+    """Take the places that no video token fills out of a batch.
+
+    Args:
+        batch: With a place for every video token that the budget allows.
+        filled: bool (places,), in reading order of ``batch.video_mask``: whether a token fills the place.
+        padding_side: Of the batch; a batch without padding cannot tell.
+        keep_positions: Tokens behind an empty place keep their positions; otherwise the gap is closed.
+
+    Returns:
+        The batch cut to its longest row; the same object where every place is filled.
+    """
+    if bool(filled.all()):
+        return batch
+    kept = batch.attention_mask.bool()  # (B, L)
+    kept = kept.masked_scatter(batch.video_mask, filled.to(kept.device))
+    length = int(kept.sum(-1).max())
+    side = slice(-length, None) if padding_side == "left" else slice(0, length)
+    rank = kept.int() if padding_side == "left" else (~kept).int()  # left: removed tokens first; right: last
+    order = rank.argsort(dim=-1, stable=True)[:, side]  # (B, length)
+    real = kept.gather(1, order)  # (B, length)
+
+    def gather(tensor: Tensor, padding: int | bool) -> Tensor:
+        return tensor.gather(1, order).masked_fill(~real, padding)
+
+    return replace(
+        batch,
+        input_ids=batch.input_ids.gather(1, order),  # a removed place carries the pad id, as padding does
+        labels=gather(batch.labels, IGNORE_INDEX),
+        attention_mask=real.to(batch.attention_mask.dtype),
+        video_mask=gather(batch.video_mask, False),
+        blocks=None if batch.blocks is None else gather(batch.blocks, 0),
+        positions=gather(positions_of(batch), 0) if keep_positions else None,
+    )
+
+
+def positions_of(batch: Batch) -> Tensor:
+    """Return where each token of a batch stands for the LLM: int64 (B, L).
+
+    Counted from the first real token, so that left and right padding give the same numbers; each of the packed samples
+    is counted on from the end of the shared prefix.
+    """
+    if batch.positions is not None:
+        return batch.positions
+    index = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+    if batch.blocks is None:
+        return index
+    blocks = batch.blocks
+    begins = F.pad(blocks[:, 1:] != blocks[:, :-1], (1, 0), value=True)  # (B, L)
+    start = torch.where(begins, index, 0).cummax(dim=-1).values  # (B, L): where the block of a token begins
+    prefix = ((blocks == 0) & batch.attention_mask.bool()).sum(-1, keepdim=True)  # (B, 1)
+    return torch.where(blocks == 0, index, prefix + index - start)
 
 
 def _blocks(example: Example) -> Tensor:

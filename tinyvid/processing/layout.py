@@ -39,28 +39,24 @@ class Layout:
         return tuple(plan.indices for plan in self.plans)
 
     @property
-    def num_frames(self) -> tuple[int, ...]:
-        """T of each video."""
-        return tuple(len(chosen) for chosen in self.indices)
-
-    @property
     def num_shared(self) -> int:
         """Tokens up to the last one of a video: what samples about the same videos have in common."""
         places = self.video_mask.nonzero()
         return int(places[-1]) + 1 if len(places) else 0
 
-    def without_frames(self, id: str) -> Example:
-        """Return the example of this name that the layout becomes, its videos still to be filled in."""
-        return Example(
-            input_ids=self.input_ids,
-            labels=self.labels,
-            video_mask=self.video_mask,
-            pixels=None,
-            num_frames=self.num_frames,
-            slots=self.slots,
-            id=id,
-            blocks=self.blocks,
-        )
+    @property
+    def num_video(self) -> int:
+        """Most video tokens of the sample."""
+        return sum(self.plans[slot.video].most_tokens for slot in self.slots)
+
+    @property
+    def length(self) -> int:
+        """Most tokens of the sample: text and video."""
+        return int((~self.video_mask).sum()) + self.num_video
+
+    def without_videos(self, id: str) -> Example:
+        """Return the example of this name that the layout becomes, without the videos that its slots show."""
+        return Example(self.input_ids, self.labels, self.video_mask, self.slots, id=id, blocks=self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def pieces_of(
         video = next(waiting).video
         plan = plans[video]
         if not any(run.text for run in runs[video]):
-            pieces.append(Piece(num_video=plan.num_tokens))
+            pieces.append(Piece(num_video=plan.num_places))
             continue
         texts = [run.text for run in runs[video]]
         for ids, run in zip(tokenize(texts), runs[video], strict=True):

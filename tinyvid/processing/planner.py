@@ -31,9 +31,14 @@ class VideoPlan:
     reason: str = ""
 
     @property
-    def num_tokens(self) -> int:
-        """Video tokens of each slot that shows the video."""
+    def num_places(self) -> int:
+        """Places of video tokens in each slot that shows the video."""
         return self.budget(len(self.indices))
+
+    @property
+    def most_tokens(self) -> int:
+        """Most video tokens of each slot that shows the video: what the LLM must have room for."""
+        return self.budget.bound(len(self.indices))
 
     @property
     def fps(self) -> float:

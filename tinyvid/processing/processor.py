@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinyvid.caches import FeatureCache, FrameCache
 from tinyvid.errors import ConfigError, DataError, TinyvidError
-from tinyvid.processing.batch import Batch, Example
+from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.processing.collate import collate
 from tinyvid.processing.layout import (
     Layout,
@@ -35,13 +35,13 @@ from tinyvid.processing.planner import Plans, VideoPlan, fit
 from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoReader
 from tinyvid.text.questions import QuestionReader
 from tinyvid.types import Cue, ImageSpec, Message, Sample, Slot, TokenSpec, Video
-from tinyvid.video.lazy_pixels import PixelStream
+from tinyvid.video.lazy_pixels import LazyPixels
 from tinyvid.video.open_video import Footage, open_video
 from tinyvid.video.pixels import normalize, resize, to_pixels
 
 logger = logging.getLogger(__name__)
 
-STREAM_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
+LAZY_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
 
 
 class Processor:
@@ -59,7 +59,7 @@ class Processor:
         questions: Turns a question into tokens for the connector's text decoder, where it has one.
 
     Attributes:
-        stream_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
+        lazy_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
         frames: Where resized frames are kept, or ``None``.
         features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
             ``VideoLLM.fill_features`` adds to them.
@@ -90,7 +90,7 @@ class Processor:
         self.tokens = tokens
         self.max_length = max_length
         self.questions = questions
-        self.stream_bytes = STREAM_BYTES
+        self.lazy_bytes = LAZY_BYTES
         check_style(template.frame, tokens.budget)
         self.frames: FrameCache | None = None
         self.features: FeatureCache | None = None
@@ -143,21 +143,21 @@ class Processor:
             return self._decode(samples[0], self.plan_pack(samples), id="+".join(sample.id for sample in samples))
 
     def _decode(self, sample: Sample, layout: Layout, id: str | None = None) -> Example:
-        keys = tuple(map(self._feature_key, sample.videos, layout.footage, layout.indices))
-        features = tuple(None if self.features is None else self.features.read(key) for key in keys)
-        streams = tuple(
-            self._stream(video, chosen) if known is None else None
-            for video, chosen, known in zip(sample.videos, layout.indices, features, strict=True)
+        videos = tuple(map(self._video, sample.videos, layout.footage, layout.indices))
+        return replace(layout.without_videos(sample.id if id is None else id), videos=videos)
+
+    def _video(self, video: Video, footage: Footage, indices: tuple[int, ...]) -> VideoInput:
+        """Return a video with its cached features, or the means to decode it later, or its pixels."""
+        known = VideoInput(
+            footage.start, footage.end, tuple(footage.times(indices)), key=self._feature_key(video, footage, indices)
         )
-        clips = zip(sample.videos, layout.footage, layout.indices, features, streams, strict=True)
-        pixels = [self._pixels(video, shot, chosen) for video, shot, chosen, *other in clips if other == [None, None]]
-        return replace(
-            layout.without_frames(sample.id if id is None else id),
-            pixels=torch.cat(pixels) if pixels else None,  # (sum of T, 3, S, S)
-            features=features,
-            feature_keys=keys,
-            streams=streams,
-        )
+        features = None if self.features is None else self.features.read(known.key)
+        if features is not None:
+            return replace(known, features=features)
+        lazy = LazyPixels(video, indices, self.reader, self.image)
+        if self.tokens.in_pieces and lazy.nbytes > self.lazy_bytes:
+            return replace(known, lazy=lazy)
+        return replace(known, pixels=self._pixels(video, footage, indices))
 
     def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
         """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
@@ -202,16 +202,16 @@ class Processor:
         layout = self._typeset(sample, footage, plans, cues)
         room = self.max_length - reserve
         overflow = self.sampler.overflow
-        if len(layout.input_ids) > room and overflow != "refuse" and not known:
+        if layout.length > room and overflow != "refuse" and not known:
 
             def fits(plans: Plans) -> bool:
-                return len(self._typeset(sample, footage, plans, cues).input_ids) <= room
+                return self._typeset(sample, footage, plans, cues).length <= room
 
             fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.tokens.smaller)
             if fitting is not None:
                 layout = self._typeset(sample, footage, fitting, cues)
                 logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
-        self.check_length(len(layout.input_ids), int(layout.video_mask.sum()), reserve)
+        self.check_length(layout.length, layout.num_video, reserve)
         return layout
 
     def _choose(self, footage: Footage) -> VideoPlan:
@@ -221,7 +221,7 @@ class Processor:
             indices, reason = tuple(choice.indices), choice.reason
         else:
             indices, reason = tuple(self.sampler(footage.meta)), ""
-        return VideoPlan(indices, len(indices), footage.meta.duration, self.tokens.budget, reason)
+        return VideoPlan(indices, len(indices), footage.meta.duration, self.tokens.planned, reason)
 
     def _typeset(
         self, sample: Sample, footage: Sequence[Footage], plans: Plans, cues: Sequence[Sequence[Cue]]
@@ -229,7 +229,7 @@ class Processor:
         """Write a sample out with the frames that ``plans`` name, however long it gets."""
         shown = videos_per_message(sample.messages, len(footage), every_turn=self.tokens.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
-        asked = [plan.budget.per_frame if plan.budget != self.tokens.budget else None for plan in plans]
+        asked = [plan.budget.per_frame if plan.budget != self.tokens.planned else None for plan in plans]
         slots = tuple(
             Slot(video, message.text, self.questions(message.text) if self.questions else (), asked[video])
             for message, videos in zip(sample.messages, shown, strict=True)
@@ -274,7 +274,7 @@ class Processor:
 
         Args:
             length: All tokens.
-            num_video: Video tokens among them.
+            num_video: Video tokens among them, at most.
             reserve: Tokens to keep free for a reply.
         """
         if length + reserve <= self.max_length:
@@ -292,11 +292,6 @@ class Processor:
             return None
         numbers = footage.numbers(indices)
         return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
-
-    def _stream(self, video: Video, indices: tuple[int, ...]) -> PixelStream | None:
-        """Return the pixels of a clip as a stream, where they are too many to be held and may come in pieces."""
-        stream = PixelStream(video, indices, self.reader, self.image)
-        return stream if self.tokens.in_pieces and stream.nbytes > self.stream_bytes else None
 
     def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
         """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""

@@ -133,7 +133,4 @@ def _nothing(pad_id: int) -> Example:
         input_ids=ids,
         labels=torch.full_like(ids, IGNORE_INDEX),
         video_mask=torch.zeros_like(ids, dtype=torch.bool),
-        pixels=None,
-        num_frames=(),
-        slots=(),
     )

@@ -14,7 +14,7 @@ PIECE_BYTES = 16 << 20  # of the pixels of a piece
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PixelStream:
+class LazyPixels:
     """The chosen frames of a video. Holds no open file, so that it can travel between processes.
 
     Attributes:

@@ -32,6 +32,7 @@ class Footage:
     Attributes:
         name: What it is, for messages.
         meta: The stretch as a sampler sees it.
+        start: Where the stretch begins, in seconds of the source.
         first: Where the stretch begins, as a frame number of the source.
         load: Decodes frames by their number in the source.
         clock: Returns when each frame of the source is shown, in seconds.
@@ -39,9 +40,15 @@ class Footage:
 
     name: str
     meta: VideoMeta
+    start: float
     first: int
     load: Callable[[list[int]], Clip]
     clock: Callable[[], np.ndarray]
+
+    @property
+    def end(self) -> float:
+        """Where the stretch ends, in seconds of the source."""
+        return self.start + self.meta.duration
 
     def read(self, indices: Sequence[int]) -> Clip:
         """Decode frames of the stretch.
@@ -102,7 +109,7 @@ def open_video(video: Video, reader: VideoReader) -> Footage:
     """
     source = _array(video) if isinstance(video.source, np.ndarray) else _path(video, reader)
     if video.start is None and video.end is None:
-        return Footage(str(video), source.meta, 0, source.load, source.times)
+        return Footage(str(video), source.meta, 0.0, 0, source.load, source.times)
     start, end = _bounds(video, source.meta.duration)
     times = source.times()
     first, last = _nearest(times, start), _nearest(times, end)
@@ -111,7 +118,7 @@ def open_video(video: Video, reader: VideoReader) -> Footage:
     if abs(seconds * fps - (count - 1)) > 0.5 and seconds > 0:  # a variable rate: the stretch has its own average
         fps = (count - 1) / seconds
     meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height)
-    return Footage(str(video), meta, first, source.load, source.times)
+    return Footage(str(video), meta, start, first, source.load, source.times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

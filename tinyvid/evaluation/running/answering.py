@@ -1,7 +1,8 @@
 """The model's part of an evaluation: one pass of the tower per video, then its questions in batches."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -13,23 +14,14 @@ from tinyvid.evaluation.items import Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.scores import rescore
 from tinyvid.generation.decode import Decoding, log_probs, replies
-from tinyvid.processing.batch import Batch, Example
+from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.types import IGNORE_INDEX
 
 Asked = tuple[PreparedItem, int]  # a question, and the number of the group that it is about
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clip:
-    """T frames of a video as the model takes them: features (T, P, Dv), or the stream of their pixels."""
-
-    num_frames: int
-    features: Tensor | None
-    stream: Iterable[Tensor] | None
-
-
-Clips = tuple[Clip, ...]
+Videos = tuple[VideoInput, ...]
 T = TypeVar("T")
 
 
@@ -64,11 +56,11 @@ class Answerer:
             ConfigError: The device has too little memory for the batch size.
         """
         try:
-            clips = self._clips(groups)
+            videos = self._encode(groups)
             asked = [(question, number) for number, group in enumerate(groups) for question in group.questions]
             for portion in _portions([entry for entry in asked if not entry[0].options], self.batch_size):
-                yield from self._replies(portion, clips)
-            yield from self._compare([entry for entry in asked if entry[0].options], clips)
+                yield from self._replies(portion, videos)
+            yield from self._compare([entry for entry in asked if entry[0].options], videos)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
                 f"the device has too little memory for batch_size={self.batch_size}; what is done is kept, run again "
@@ -76,30 +68,28 @@ class Answerer:
             ) from error
 
     @torch.inference_mode()
-    def _clips(self, groups: Sequence[VideoGroup]) -> list[Clips]:
-        """Return, for each group, its videos: features on the device, or, of what is too long for that, a stream."""
-        examples = [group.example for group in groups if group.example is not None and group.example.num_frames]
+    def _encode(self, groups: Sequence[VideoGroup]) -> list[Videos]:
+        """Return, for each group, its videos with features on the device; one that is too long for that stays lazy."""
+        examples = [group.example for group in groups if group.example is not None and group.example.videos]
         if not examples:
             return [() for _ in groups]
         batch = self.processor.collate(examples).to(self.model.device)
         if self.processor.features is not None:
             batch = self.model.fill_features(batch, self.processor.features)
         features = iter(self.model.clips(batch))
-        streams = iter(batch.streams or (None,) * len(batch.num_frames))
-        clips: list[Clips] = []
-        for group in groups:
-            counts = group.example.num_frames if group.example else ()
-            counted = [(count, next(streams)) for count in counts]
-            clips.append(tuple(Clip(n, next(features) if s is None else None, s) for n, s in counted))
-        return clips
+        videos = (
+            video if video.lazy is not None else replace(video, pixels=None, features=next(features))
+            for video in batch.videos
+        )
+        return [tuple(islice(videos, len(group.example.videos) if group.example else 0)) for group in groups]
 
-    def _replies(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
-        batch = self._batch([question.examples[0] for question, _ in asked], [n for _, n in asked], clips, side="left")
+    def _replies(self, asked: Sequence[Asked], videos: Sequence[Videos]) -> Iterator[Answer]:
+        batch = self._batch([question.examples[0] for question, _ in asked], [n for _, n in asked], videos, side="left")
         texts = replies(self.model, self.processor, batch, self.decoding)
         for (question, _), reply in zip(asked, texts, strict=True):
             yield Answer(question.index, reply)
 
-    def _compare(self, asked: Sequence[Asked], clips: Sequence[Clips]) -> Iterator[Answer]:
+    def _compare(self, asked: Sequence[Asked], videos: Sequence[Videos]) -> Iterator[Answer]:
         """Yield the mean log-probability per token of each option.
 
         Where options differ in their last token only, as letters do, one pass of the LLM tells them all.
@@ -109,7 +99,7 @@ class Answerer:
             texts = _texts(question)
             count = 1 if len({text[:-1] for text in texts}) == 1 else len(texts)
             passes += zip(question.examples[:count], question.spans[:count], [number] * count, strict=True)
-        rows = (row for portion in _portions(passes, self.batch_size) for row in self._log_probs(portion, clips))
+        rows = (row for portion in _portions(passes, self.batch_size) for row in self._log_probs(portion, videos))
         for question, _ in asked:
             texts = _texts(question)
             if len({text[:-1] for text in texts}) == 1:
@@ -122,29 +112,29 @@ class Answerer:
             yield Answer(question.index, likelihoods=dict(zip(question.options, means, strict=True)))
 
     @torch.inference_mode()
-    def _log_probs(self, passes: Sequence[tuple[Example, Span, int]], clips: Sequence[Clips]) -> Iterator[Tensor]:
+    def _log_probs(self, passes: Sequence[tuple[Example, Span, int]], videos: Sequence[Videos]) -> Iterator[Tensor]:
         """Yield the log-probabilities (tokens, vocabulary) of each example at the positions of its span."""
         examples = [_learning(example, span) for example, span, _ in passes]
-        batch = self._batch(examples, [number for _, _, number in passes], clips, side="right")
+        batch = self._batch(examples, [number for _, _, number in passes], videos, side="right")
         yield from log_probs(self.model, batch)
 
     def _batch(
-        self, examples: Sequence[Example], numbers: Sequence[int], clips: Sequence[Clips], *, side: str
+        self, examples: Sequence[Example], numbers: Sequence[int], videos: Sequence[Videos], *, side: str
     ) -> Batch:
         """Collate examples so that those about the same videos share their features, and their video tokens.
 
         Args:
             examples: Without frames.
-            numbers: For each example, which of ``clips`` it is about.
-            clips: The videos of each group.
+            numbers: For each example, which of ``videos`` it is about.
+            videos: Of each group.
             side: Of the padding.
         """
         batch = self.processor.collate(examples, padding_side=side).to(self.model.device)
         offsets: dict[int, int] = {}
-        shown: list[Clip] = []
+        shown: list[VideoInput] = []
         for number in dict.fromkeys(numbers):
             offsets[number] = len(shown)
-            shown += clips[number]
+            shown += videos[number]
         return replace(
             batch,
             slots=tuple(
@@ -152,10 +142,7 @@ class Answerer:
                 for example, number in zip(examples, numbers, strict=True)
                 for slot in example.slots
             ),
-            num_frames=tuple(clip.num_frames for clip in shown),
-            features=tuple(clip.features for clip in shown),
-            streams=tuple(clip.stream for clip in shown),
-            feature_keys=(),
+            videos=tuple(shown),
         )
 
 

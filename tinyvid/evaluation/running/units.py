@@ -66,7 +66,7 @@ class VideoGroup:
     @property
     def num_frames(self) -> int:
         """Frames of all videos."""
-        return sum(self.example.num_frames) if self.example else 0
+        return sum(video.num_frames for video in self.example.videos) if self.example else 0
 
 
 def plan_units(items: Sequence[Item], batch_size: int) -> list[Unit]:
@@ -188,7 +188,7 @@ class Preparer:
     def _example(self, written: "PromptLayout") -> tuple[Example, tuple[int, int]]:
         """Return a layout as an example without frames, and where the tokens of its beginning reply are."""
         layout = written.layout
-        example = layout.without_frames(written.sample.id)
+        example = layout.without_videos(written.sample.id)
         if not written.begun:
             return example, (len(layout.input_ids), len(layout.input_ids))
         start = int((layout.labels != IGNORE_INDEX).nonzero()[0])
