@@ -110,5 +110,7 @@ def logits_batch(vocabulary: int) -> Any:
         attention_mask=torch.ones_like(ids),
         video_mask=places < VIDEO_TOKENS,
         slots=(Slot(0, ""),),
-        videos=(VideoInput(0.0, 16.0, tuple(map(float, range(16))), features=torch.randn(16, 16, 64, generator=chance)),),
+        videos=(
+            VideoInput(0.0, 16.0, tuple(map(float, range(16))), features=torch.randn(16, 16, 64, generator=chance)),
+        ),
     )

@@ -1,5 +1,6 @@
 """Models of real size with random weights, ready to train, and batches for them: what ``gpu.py`` measures."""
 
+from dataclasses import replace
 from typing import Any
 
 FRAMES, VIDEO_TOKENS, TEXT_TOKENS, LABELS = 16, 512, 150, 60

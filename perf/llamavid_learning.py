@@ -142,18 +142,22 @@ def make_processor(connector: Any) -> Processor:
 class VectorizedVideoLLM(VideoLLM):
     """A model that shows its connector all clips of a batch in one vectorized call; the numbers are those of a loop."""
 
-    def video_tokens(self, batch: Batch) -> Tensor:
-        """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
+    def slot_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the video tokens of every slot of a batch, end to end, which fill all places: (sum of K, D)."""
+        tokens = self._vectorized(batch).flatten(0, 1)
+        return tokens, torch.ones(len(tokens), dtype=torch.bool)
+
+    def _vectorized(self, batch: Batch) -> Tensor:
         clips = torch.stack(self.clips(batch))  # (B, T, P, Dv): one slot a clip
         if not self.connector.tokens.reads_question:
-            return torch.vmap(self.connector)(clips).flatten(0, 1)
+            return torch.vmap(self.connector)(clips)
         asked = [self.question(slot) for slot in batch.slots]  # all of one length
         embeddings = torch.stack([question.embeddings for question in asked if question.embeddings is not None])
 
         def connect(features: Tensor, embedded: Tensor) -> Tensor:
             return self.connector(features, replace(asked[0], embeddings=embedded))
 
-        return torch.vmap(connect)(clips, embeddings).flatten(0, 1)
+        return torch.vmap(connect)(clips, embeddings)
 
 
 def make_model(name: str, seed: int) -> VideoLLM:

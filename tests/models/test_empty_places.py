@@ -1,38 +1,40 @@
 """A connector whose tokens fill only some of their places: the rest of the library does not notice."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tests.factories import tiny_config
-from tinyvid import Assistant, Message, Sample
+from tests.factories import tiny_assistant
+from tinyvid import DataError, Message, Sample
+from tinyvid.generation.decode import Decoding, generate
+from tinyvid.processing.collate import positions_of
 from tinyvid.types import VideoTokens
+
+FRAMES = torch.randint(0, 255, (6, 56, 56, 3), generator=torch.Generator().manual_seed(0)).byte().numpy()
 
 
 class Sparse(torch.nn.Module):
     """Keeps the tokens of an inner connector that lie in ``kept`` places of a clip."""
 
-    def __init__(self, inner, kept):
+    def __init__(self, inner, kept, tokens):
         super().__init__()
-        self.inner, self.kept = inner, kept
+        self.inner, self.kept, self.tokens, self.dtype = inner, kept, tokens, inner.dtype
 
-    def __getattr__(self, name):
-        return super().__getattr__(name) if name in ("inner", "kept", "_modules") else getattr(self.inner, name)
-
-    def forward(self, features, question=None):
-        tokens = self.inner(features, question)
+    def forward(self, features, question=None, *, per_frame=None):
+        tokens = self.inner(features, question, per_frame=per_frame)
         place = torch.tensor([p for p in range(len(tokens)) if self.kept(p)], dtype=torch.long)
         return VideoTokens(tokens[place], place)
 
 
-@pytest.fixture(scope="module")
-def assistant(tmp_path_factory):
-    return Assistant.from_config(tiny_config(tmp_path_factory.mktemp("models"), connector="mlp"), device="cpu")
+@pytest.fixture
+def assistant(models):
+    return tiny_assistant(models, connector="mlp")
 
 
 def batch_of(assistant, side="right"):
-    frames = torch.randint(0, 255, (6, 56, 56, 3), generator=torch.Generator().manual_seed(0)).byte().numpy()
     turns = [Message("user", "What?"), Message("assistant", "A dog.")]
-    samples = [Sample(turns, video=frames), Sample([Message("user", "No video?"), Message("assistant", "No.")])]
+    samples = [Sample(turns, video=FRAMES), Sample([Message("user", "No video?"), Message("assistant", "No.")])]
     if side == "left":
         samples = [Sample(sample.messages[:1], video=sample.video) for sample in samples]
     return assistant.processor.collate([assistant.processor(sample) for sample in samples], padding_side=side)
@@ -40,14 +42,12 @@ def batch_of(assistant, side="right"):
 
 @pytest.fixture
 def sparse(assistant):
-    whole = assistant.model.connector
-
-    def use(kept):
-        assistant.model.connector = Sparse(whole, kept)
+    def use(kept, **promise):
+        connector = assistant.model.connector
+        assistant.model.connector = Sparse(connector, kept, replace(connector.tokens, **promise))
         return assistant.model
 
-    yield use
-    assistant.model.connector = whole
+    return use
 
 
 @torch.no_grad()
@@ -60,25 +60,47 @@ def test_tokens_in_every_place_change_nothing(assistant, sparse):
 
 
 @torch.no_grad()
-def test_removed_places_are_as_good_as_masked_ones(assistant, sparse):
+def test_removed_places_with_kept_positions_are_as_good_as_masked_ones(assistant, sparse):
     batch = batch_of(assistant)
-    model = sparse(lambda place: place % 3 == 1)
+    whole = assistant.model.embed(batch)
+    model = sparse(lambda place: place % 3 == 1, kept_positions=True)
     embeddings, small = model.fill(batch)
     assert embeddings.shape[1] == small.input_ids.shape[1] < batch.input_ids.shape[1]
-    places = int(batch.video_mask.sum())
-    assert int(small.video_mask.sum()) == len(range(1, places, 3))
-    # The gap is closed: what is left reads as a shorter sequence.
-    plain = model.llm(inputs_embeds=embeddings, attention_mask=small.attention_mask).logits
-    wanted = small.labels[:, 1:] != -100
-    torch.testing.assert_close(model(batch).logits, plain[:, :-1][wanted], atol=1e-5, rtol=0)
+    masked = batch.attention_mask.clone()
+    places = torch.arange(int(batch.video_mask.sum()))
+    masked[batch.video_mask] = (places % 3 == 1).long()
+    logits = model.llm(inputs_embeds=whole, attention_mask=masked, position_ids=positions_of(batch)).logits
+    torch.testing.assert_close(model(batch).logits, logits[:, :-1][batch.labels[:, 1:] != -100], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_replies_do_not_depend_on_the_batch(assistant, sparse):
-    model = sparse(lambda place: place % 2 == 0)
-    batch = batch_of(assistant, "left")
-    together = model.generate(batch, max_new_tokens=6)
-    frames = torch.randint(0, 255, (6, 56, 56, 3), generator=torch.Generator().manual_seed(0)).byte().numpy()
-    example = assistant.processor(Sample([Message("user", "What?")], video=frames))
-    alone = model.generate(assistant.processor.collate([example], padding_side="left"), max_new_tokens=6)
+def test_closed_gaps_read_as_a_shorter_sequence(assistant, sparse):
+    batch = batch_of(assistant)
+    model = sparse(lambda place: place % 3 == 1)
+    embeddings, small = model.fill(batch)
+    logits = model.llm(inputs_embeds=embeddings, attention_mask=small.attention_mask).logits
+    torch.testing.assert_close(model(batch).logits, logits[:, :-1][small.labels[:, 1:] != -100], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_replies_do_not_depend_on_the_batch(assistant, sparse, keep):
+    model, processor = sparse(lambda place: place % 2 == 0, kept_positions=keep), assistant.processor
+    together = generate(model, processor, batch_of(assistant, "left"), Decoding(6))
+    example = processor(Sample([Message("user", "What?")], video=FRAMES))
+    alone = generate(model, processor, processor.collate([example], padding_side="left"), Decoding(6))
     assert together[0].tolist()[: alone.shape[1]] == alone[0].tolist()
+
+
+def test_lengths_are_checked_against_the_tokens_that_are_filled_at_most(assistant):
+    processor = assistant.processor
+    sample = Sample([Message("user", "What?")], video=FRAMES)
+    places = processor.plan(sample).num_video
+    processor.tokens = replace(processor.tokens, budget=replace(processor.tokens.budget, most=5))
+    layout = processor.plan(sample)
+    assert int(layout.video_mask.sum()) == places
+    assert (layout.num_video, layout.length) == (5, len(layout.input_ids) - places + 5)
+    processor.max_length = layout.length
+    assert len(processor(sample).input_ids) > processor.max_length
+    processor.tokens = replace(processor.tokens, kept_positions=True)  # positions run as far as the places do
+    with pytest.raises(DataError, match=f"{places} video"):
+        processor.plan(sample)
