@@ -125,7 +125,11 @@ def compared(method, promised):
     more = [name for name, p in own.items() if name not in other and p.default is p.empty]
     if more and "self" in other:
         yield f"needs {more}, which no caller gives"
-    if own_hints.get("return") != other_hints.get("return"):
+    result = other_hints.get("return")
+    if own_hints.get("return") not in (
+        result,
+        *(typing.get_args(result) if isinstance(result, types.UnionType) else ()),
+    ):
         yield f"returns {own_hints.get('return')}, and the contract says {other_hints.get('return')}"
 
 

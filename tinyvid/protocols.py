@@ -40,6 +40,7 @@ from tinyvid.types import (
     Segment,
     TokenSpec,
     VideoMeta,
+    VideoTokens,
 )
 
 
@@ -149,7 +150,9 @@ class Connector(Protocol):
     def dtype(self) -> torch.dtype:
         """What features must be cast to."""
 
-    def __call__(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
+    def __call__(
+        self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None
+    ) -> Tensor | VideoTokens:
         """Map the features of ONE clip to video tokens (K, D), as many as ``tokens.budget`` says.
 
         Args:
