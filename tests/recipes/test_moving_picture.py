@@ -8,21 +8,19 @@ from PIL import Image, ImageChops
 
 from recipes.shapes import moving_picture
 from recipes.shapes.moving_picture import DESCRIPTION, HEIGHT, OPTIONS, PICTURE, SHOWN, WIDTH, Talk, draw
-from tinyvid import Assistant
 from tinyvid.worlds.shapes import encode, plan_clip
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
+def said(shipped, tmp_path_factory):
     """What the model says about each clip: question, reply, whether it is right."""
-    assistant = Assistant.from_pretrained(device="cpu")
     talks = []
     for clip, numbers in SHOWN:
         plan = plan_clip(OPTIONS, clip)
         path = tmp_path_factory.mktemp("clip") / "clip.mp4"
         path.write_bytes(encode(plan))
         questions = [plan.questions[number] for number in numbers]
-        replies = [assistant.ask(str(path), question.text) for question in questions]
+        replies = [shipped.ask(str(path), question.text) for question in questions]
         talks.append([[q.text, reply, reply == q.reply] for q, reply in zip(questions, replies, strict=True)])
     return talks
 

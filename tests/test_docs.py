@@ -1,0 +1,51 @@
+"""What the pages point to exists: files, headings, and on the page of ten questions the names in the files."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "eval/README.md", ROOT / "recipes/README.md"])
+QUESTIONS = (ROOT / "docs/where_do_i_look.md").read_text(encoding="utf-8")
+
+
+def headings(page):
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8"))
+    for path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in headings(target), f"{path}#{anchor}"
+
+
+def names_in(path):
+    """The functions, classes and methods that a file defines."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names |= {node.name}
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{member.name}" for member in node.body if isinstance(member, ast.FunctionDef)}
+    return names
+
+
+def test_the_ten_questions_have_answers_in_the_code():
+    assert QUESTIONS.count("?** ") == 10
+    pointers = re.findall(r"\]\(([^)]+\.py)\)\s+\(((?:`[\w.]+`[,\s]*)+)\)", QUESTIONS)
+    assert len(pointers) == QUESTIONS.count(".py)")
+    for path, names in pointers:
+        missing = set(re.findall(r"`([\w.]+)`", names)) - names_in(ROOT / "docs" / path)
+        assert not missing, f"{path}: {missing}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_newcomers_are_sent_to_the_ten_questions(page):
+    assert "(docs/where_do_i_look.md)" in (ROOT / page).read_text(encoding="utf-8")
