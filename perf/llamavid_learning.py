@@ -150,12 +150,14 @@ class VectorizedVideoLLM(VideoLLM):
     def _vectorized(self, batch: Batch) -> Tensor:
         clips = torch.stack(self.clips(batch))  # (B, T, P, Dv): one slot a clip
         if not self.connector.tokens.reads_question:
-            return torch.vmap(self.connector)(clips)
+            return torch.vmap(self.get_submodule("connector"))(clips)
         asked = [self.question(slot) for slot in batch.slots]  # all of one length
         embeddings = torch.stack([question.embeddings for question in asked if question.embeddings is not None])
 
+        connector = self.get_submodule("connector")
+
         def connect(features: Tensor, embedded: Tensor) -> Tensor:
-            return self.connector(features, replace(asked[0], embeddings=embedded))
+            return connector(features, replace(asked[0], embeddings=embedded))
 
         return torch.vmap(connect)(clips, embeddings)
 

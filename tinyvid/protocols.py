@@ -159,6 +159,9 @@ class Connector(Protocol):
             features: (T, P, Dv), any T >= 1.
             question: What the clip is asked; ``None`` unless ``tokens.reads_question``.
             per_frame: Tokens of a frame, one of ``tokens.smaller``; ``None`` for those of the budget.
+
+        Returns:
+            A token for every place of the budget, or ``VideoTokens`` that say which places they fill.
         """
 
 
