@@ -14,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, Message, Sample, Video
-from tinyvid.assistant import DEFAULT_MODEL, local_folder
+from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
-from tinyvid.command_line import FIXED_BY_CHECKPOINT, CommandLine, run_hydra
+from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.generation.decode import Decoding
 from tinyvid.registry import check_options
 from tinyvid.video.open_video import IMAGES, open_video
@@ -58,8 +58,8 @@ def run(config: DictConfig, line: CommandLine) -> None:
 def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Answer the question of the command line."""
     text = line.text
-    if not text and not any(line.chosen(part) for part in FIXED_BY_CHECKPOINT):
-        demonstrate(config, decoding)
+    if not text and line.checkpoint(config) == DEFAULT:
+        demonstrate(config, line, decoding)
         return
     if not text.get("question"):
         raise ConfigError('nothing to answer: give question="..." (python eval.py --help lists all keys)')
@@ -82,14 +82,15 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
         print(assistant.answer([sample], **decoding)[0])
 
 
-def demonstrate(config: DictConfig, decoding: dict[str, Any]) -> None:
+def demonstrate(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Ask the model that comes with tinyvid about the clip that comes with it."""
     video, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text(encoding="utf-8").strip()
     meta = open_video(Video(str(video)), VIDEO_READERS.build(config.video_reader)).meta
     here = Path.cwd()
     print(f"video:    {video.relative_to(here) if video.is_relative_to(here) else video}")
     print(f"          {meta.width} x {meta.height} pixels, {meta.num_frames} frames, {meta.duration:g} s")
-    assistant = Assistant.from_pretrained(device=config.device, dtype=config.dtype)
+    options = {"device": config.device, "dtype": config.dtype, "quant": config.quant}
+    assistant = Assistant.from_pretrained(**options, **line.checkpoint_groups(config))
     print(f"question: {question}")
     print(f"answer:   {assistant.ask(str(video), question, **decoding)}")
     print(ONLY_SHAPES)
@@ -124,7 +125,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
         run_dir=HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"],
         options=options,
         judge=judge,
-        settings={"ckpt": line.text.get("ckpt"), "quant": config.quant, "options": settings["benchmark"]}
+        settings={"ckpt": line.checkpoint(config), "quant": config.quant, "options": settings["benchmark"]}
         | {"model": assistant.config},
         progress=True,
     )
@@ -158,13 +159,13 @@ def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
 def load(config: DictConfig, line: CommandLine) -> Assistant:
     """Load the checkpoint of the command line, or build the model that it composes."""
     options = {"device": config.device, "dtype": config.dtype, "quant": config.quant}
-    if "ckpt" not in line.text:
-        if not any(line.chosen(part) for part in FIXED_BY_CHECKPOINT):
-            print(ONLY_SHAPES, file=sys.stderr)
-            return Assistant.from_pretrained(**options, **line.checkpoint_groups(config))
+    ckpt = line.checkpoint(config)
+    if ckpt is None:
         print("ckpt= is not given: the connector of this new model is untrained", file=sys.stderr)
         return Assistant.from_config(config, **options)
-    return Assistant.from_pretrained(line.text["ckpt"], **options, **line.checkpoint_groups(config))
+    if "ckpt" not in line.text:
+        print(ONLY_SHAPES, file=sys.stderr)
+    return Assistant.from_pretrained(ckpt, **options, **line.checkpoint_groups(config))
 
 
 def convert(config: DictConfig, line: CommandLine) -> None:

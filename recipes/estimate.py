@@ -21,8 +21,9 @@ GB = 10**9
 def main(config: DictConfig, line: CommandLine) -> None:
     """Print the estimate of the composed run."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    if "ckpt" in line.text:
-        settings["ckpt"] = line.text["ckpt"]
+    settings["ckpt"] = line.checkpoint(config)
+    if settings["ckpt"] is not None:
+        line.refuse_parts(allow=("experiment",))
     check_sample(settings)
     result = estimate(settings)
     advice = None if settings["card_gb"] is None else advise(settings, int(settings["card_gb"] * GB))

@@ -27,6 +27,7 @@ from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
+from tinyvid.config import PARTS
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
 from tinyvid.training.benchmarking import TrainingBenchmark
@@ -53,10 +54,10 @@ def main(config: DictConfig, line: CommandLine) -> None:
     """Train as the command line says, in the folder that Hydra made for the run."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    if "ckpt" in line.text:
-        settings["ckpt"] = line.text["ckpt"]
+    settings["ckpt"] = line.checkpoint(config)
+    if settings["ckpt"] is not None:
         groups = line.checkpoint_groups(config, allow=("experiment",))
-        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, "llm")}  # null keeps the checkpoint's
+        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps the checkpoint's
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.chosen("run_dir"):
         raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
     if settings["resume"] and HydraConfig.get().mode == RunMode.MULTIRUN:

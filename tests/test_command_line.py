@@ -66,6 +66,33 @@ def test_what_a_checkpoint_fixes_is_refused(override):
     line.refuse_parts(allow=[key.partition(".")[0]])
 
 
+def test_a_preset_may_name_the_checkpoint_and_its_parts_are_fixed():
+    line = CommandLine.parse(["model=tinyvid_shapes", "sampler.num_frames=4"])
+    config = compose(line.overrides)
+    assert line.checkpoint(config) == "default"
+    assert line.checkpoint_groups(config) == {"sampler": {"num_frames": 4}}
+    line = CommandLine.parse(["model=tinyvid_shapes", "connector=mlp"])
+    with pytest.raises(ConfigError, match="connector is fixed by the checkpoint of the model preset; only sampler"):
+        line.refuse_parts()
+    assert CommandLine.parse(["ckpt=DIR"], free_text=("ckpt",)).checkpoint(config) == "DIR"
+
+
+def test_what_is_shown_beside_a_checkpoint():
+    """Parts that the checkpoint brings are not shown with values that do not count."""
+    arguments = ["ckpt=it's a, b", "sampler.num_frames=4", "template=plain", "llm.max_length=99", "device=cpu"]
+    config = compose(CommandLine.parse(arguments, free_text=("ckpt",)).shown())
+    assert not {"vision_tower", "connector", "text_decoder", "video_reader"} & set(config)
+    assert (config.llm, config.sampler) == ({"max_length": 99}, {"num_frames": 4})
+    assert (config.ckpt, config.device, config.template.name) == ("it's a, b", "cpu", "turns")
+    config = compose(
+        CommandLine.parse(["ckpt=DIR", "experiment=lora_24gb"], free_text=("ckpt",)).shown(), config="train"
+    )
+    assert not {"vision_tower", "llm", "connector"} & set(config)
+    assert config.sampler.name == "uniform"
+    with pytest.raises(ConfigError, match="connector is fixed by ckpt='DIR'"):
+        CommandLine.parse(["ckpt=DIR", "connector=mlp"], free_text=("ckpt",)).shown()
+
+
 def test_an_interpolation_of_nothing_is_a_mistake_of_the_user():
     line = CommandLine.parse(["template.system='${nope}'"])
     with pytest.raises(ConfigError, match="template: Interpolation key 'nope' not found"):

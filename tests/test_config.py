@@ -5,11 +5,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from hydra import initialize_config_dir
 
-from tinyvid import ConfigError, compose
+from tinyvid import Assistant, ConfigError, compose
 from tinyvid.build import REGISTRIES, check
-from tinyvid.config import CONF_DIR
+from tinyvid.config import CONF_DIR, choices
 from tinyvid.training import TrainOptions, read_recipe
 
 OPTION_FILES = sorted(path for kind in REGISTRIES for path in (CONF_DIR / kind).glob("*.yaml"))
@@ -108,7 +110,71 @@ def test_every_registered_name_has_an_option_file(kind):
 def test_model_presets_compose_and_set_no_values(name):
     check(compose([f"model={name}"]))
     content = yaml.safe_load((CONF_DIR / "model" / f"{name}.yaml").read_text())
-    assert list(content) == ["defaults"], "a value set by a preset would leak into another choice of the group"
+    assert content.keys() <= {"defaults", "ckpt"}, "a value set by a preset would leak into another choice of the group"
+
+
+def test_the_default_is_the_default_model():
+    config = compose()
+    assert config == compose(["model=tinyvid_shapes"])
+    assert config.ckpt == "default"
+    loaded = Assistant.from_pretrained(device="meta")
+    assert check(config) == loaded.config
+    assert Assistant.from_config(config, device="meta").config == loaded.config
+
+
+@pytest.mark.parametrize("own", ["connector=mlp", "connector.num_queries=256", "llm.path=DIR", "+text_decoder=bert"])
+def test_choosing_a_part_composes_a_new_model(own):
+    """With other parts than the default model's, its weights would not fit."""
+    config = compose([own])
+    assert (config.ckpt, config.vision_tower.path) == (None, "google/siglip-base-patch16-224")
+
+
+@pytest.mark.parametrize("kept", ["sampler.num_frames=4", "template=plain", "video_reader=pyav", "llm.max_length=512"])
+def test_what_a_checkpoint_leaves_open_keeps_the_default_model(kept):
+    assert compose([kept]).ckpt == "default"
+
+
+def test_a_configuration_of_a_checkpoint_is_loaded_and_other_parts_are_refused():
+    config = compose(["model=tinyvid_shapes", "sampler.num_frames=4", "llm.max_length=900"])
+    assistant = Assistant.from_config(config, device="cpu")
+    shipped = Assistant.from_pretrained(device="cpu").model.connector.state_dict()
+    assert all(torch.equal(value, shipped[key]) for key, value in assistant.model.connector.state_dict().items())
+    assert assistant.config["sampler"]["num_frames"] == 4
+    assert assistant.processor.max_length == 900
+    with pytest.raises(ConfigError, match="connector is fixed by ckpt='default', which has another one"):
+        Assistant.from_config(compose(["model=tinyvid_shapes", "connector=mlp"]), device="meta")
+
+
+def listed(program: str) -> dict[str, list[str]]:
+    with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        lines = choices(program).splitlines()
+    return {group: options.split(", ") for group, _, options in (line.partition(": ") for line in lines)}
+
+
+@pytest.mark.parametrize("program", ["eval", "train", "check_data", "estimate"])
+def test_help_lists_the_groups_that_a_program_takes_and_no_other(program):
+    found = listed(program)
+    parts = {"llm", "vision_tower", "connector", "text_decoder", "sampler", "template", "video_reader"}
+    own = {"judge"} if program == "eval" else {"data", "peft", "recipe"}
+    assert set(found) == parts | {"model", "experiment", "benchmark"} | own
+    for group in {"judge", "data", "peft", "recipe"} - set(found):
+        with pytest.raises(ConfigError, match=f"unknown key '{group}'"):
+            compose([f"{group}=x"], config=program)
+
+
+def test_help_lists_the_experiments_of_a_program():
+    assert listed("eval")["experiment"] == ["frames_per_second"]
+    found = listed("train")["experiment"]
+    assert [name for name in found if "/" not in name] == EXPERIMENTS
+    assert "connectors/mlp" in found
+
+
+@pytest.mark.parametrize("program", ["compare", "export", "export_vlmevalkit", "make_world"])
+def test_a_program_without_groups_lists_none(program):
+    assert not {path.name for path in CONF_DIR.iterdir() if path.is_dir()} & set(compose(config=program))
+    text = (CONF_DIR / f"{program}.yaml").read_text()
+    assert "choices:" not in text
+    assert "APP_CONFIG_GROUPS" not in text
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.clips import footage
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
 from tinyvid import Assistant
+from tinyvid.build import REGISTRIES
 from tinyvid.command_line import CommandLine
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +146,19 @@ def test_shows_the_composed_configuration():
     assert "num_queries: 256" in done.stdout
 
 
+def test_shows_what_runs():
+    done = run("--cfg", "job", "--resolve")
+    shown = yaml.safe_load(done.stdout)
+    assert (shown["ckpt"], {kind: shown[kind] for kind in REGISTRIES if kind in shown}) == (
+        "default",
+        Assistant.from_pretrained(device="meta").config,
+    )
+    done = run("--cfg", "job", f"ckpt={CKPT}", "sampler.num_frames=4")
+    shown = yaml.safe_load(done.stdout)
+    assert (shown["ckpt"], shown["sampler"]) == (str(CKPT), {"num_frames": 4})
+    assert not {"llm", "vision_tower", "connector", "template"} & shown.keys()
+
+
 def test_help_lists_the_choices_and_loads_no_optional_library():
     code = (
         "import sys, runpy\n"
@@ -157,6 +172,7 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
     assert done.returncode == 0, done.stderr
     for word in ("siglip_so400m_384", "group", "qwen2_5_3b", "chatml", "sampler", "question=", "convert_to=", "stream"):
         assert word in done.stdout, word
+    assert not [line for line in done.stdout.splitlines() if line.startswith(("recipe:", "peft:", "data:"))]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +181,7 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         ((f"ckpt={CKPT}",), "ConfigError: nothing to answer: give question="),
         ((f"video={CLIP}",), "ConfigError: nothing to answer: give question="),
         (("connector=mlp",), "ConfigError: nothing to answer: give question="),
+        (("question=Q", "model=tinyvid_shapes", "llm=phi2"), "llm is fixed by the checkpoint of the model preset"),
         (("question=Q", "conector=group"), "Did you mean 'connector'"),
         (("question=Q", "connector=grup"), "Did you mean 'group'"),
         (("question=Q", f"ckpt={CKPT}", "connector=mlp"), "connector is fixed by ckpt="),

@@ -57,7 +57,9 @@ class Assistant:
     def from_config(
         cls, config: Mapping[str, Any], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
     ) -> "Assistant":
-        """Build a model from a composed configuration. Its connector is new and knows nothing until trained.
+        """Build a model from a composed configuration, or load its ``ckpt`` where a model preset names one.
+
+        Without ``ckpt`` the connector is new and knows nothing until trained.
 
         Args:
             config: What ``compose`` returns.
@@ -67,10 +69,22 @@ class Assistant:
             quant: Weights of the LLM: ``none``, ``nf4`` or ``int8``.
 
         Raises:
-            ConfigError: The configuration is wrong; no weight was loaded.
+            ConfigError: The configuration is wrong, or its parts are not those of its ``ckpt``.
             CheckpointError: A part's weights cannot be loaded.
         """
         groups = check(config)
+        ckpt = config.get("ckpt")
+        if ckpt is not None:
+            free: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
+            free["llm"] = {"max_length": groups["llm"]["max_length"]}
+            loaded = cls.from_pretrained(ckpt, device=device, dtype=dtype, quant=quant, **free)
+            other = [kind for kind in {**groups, **loaded.config} if groups.get(kind) != loaded.config.get(kind)]
+            if other:
+                raise ConfigError(
+                    f"{other[0]} is fixed by ckpt={ckpt!r}, which has another one; compose without ckpt, or load it "
+                    "with Assistant.from_pretrained"
+                )
+            return loaded
         model, processor = build(groups, device=device, dtype=dtype, quant=quant)
         return cls(Loaded(model, processor, groups, frozenset()))
 

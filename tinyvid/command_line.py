@@ -17,12 +17,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvid.config import CONF_DIR, compose
+from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose
 from tinyvid.errors import ConfigError, TinyvidError
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
-LIMIT = "llm.max_length"  # the only option of a fixed part that may, too: it changes no number
-FIXED_BY_CHECKPOINT = ("llm", "vision_tower", "connector", "text_decoder", "model", "experiment")
+PRESETS = ("model", "experiment")  # they choose parts; one may name the checkpoint of its parts
+_SHOW = ("-c", "--cfg", "-h", "--help")  # flags that print the configuration, and run nothing
 # Flags that change where or how often Hydra composes, so that composing once beforehand would judge wrongly.
 _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
 
@@ -69,15 +69,18 @@ class CommandLine:
 
     def chosen(self, group: str) -> list[str]:
         """Return the overridden keys that choose ``group`` or set one of its options."""
-        keys = [override.partition("=")[0].lstrip("+~") for override in self.overrides]
-        return [key for key in keys if key == group or key.startswith(f"{group}.")]
+        return chosen(self.overrides, group)
+
+    def checkpoint(self, config: DictConfig) -> str | None:
+        """Return the checkpoint to start from: ``ckpt=`` of the command line, else that of the model preset, if any."""
+        return self.text.get("ckpt", config.get("ckpt"))
 
     def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Return what the command line changes of a checkpoint, as ``Assistant.from_pretrained`` takes it.
 
         Args:
             config: The composed configuration.
-            allow: Groups of ``FIXED_BY_CHECKPOINT`` that may be chosen all the same.
+            allow: Groups of ``PARTS`` and ``PRESETS`` that may be chosen all the same.
 
         Returns:
             The whole group where the command line, or an experiment, chooses one, else only the options that it sets.
@@ -97,12 +100,27 @@ class CommandLine:
         Raises:
             ConfigError: The command line sets such a part.
         """
-        for group in FIXED_BY_CHECKPOINT:
+        ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint of the model preset"
+        for group in (*PARTS, *PRESETS) if "ckpt" in self.text else PARTS:
             for key in self.chosen(group) if group not in allow else []:
-                if key == LIMIT:
-                    continue
-                ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint"
-                raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
+                if key != LIMIT:
+                    raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
+
+    def shown(self) -> list[str]:
+        """Return overrides that compose what runs on a checkpoint: of the groups that ``ckpt=`` decides, only changes.
+
+        Raises:
+            ConfigError: The command line sets a part that the checkpoint fixes.
+        """
+        self.refuse_parts(allow=("experiment",))
+        if "ckpt" not in self.text:
+            return self.overrides  # the preset lists the parts of its checkpoint
+        preset = self.chosen("experiment")
+        groups = PARTS[:3] if preset else (*PARTS[:3], *CHANGEABLE)
+        absent = [group for group in groups if group not in self.chosen(group)]
+        own = [f"+{key}" if key.partition(".")[0] in absent else key for key in self.overrides]
+        ckpt = self.text["ckpt"].replace("'", r"\'")
+        return [*own, f"ckpt='{ckpt}'", *(f"~{group}" for group in (absent if preset else [*absent, "model"]))]
 
     def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
         chosen = self.chosen(group)
@@ -123,16 +141,20 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
     quiet_libraries()
     with readable_errors():
         line = CommandLine.parse(sys.argv[1:], free_text=free_text)
+        line.overrides = completed(line.overrides, config=config)
 
     @wraps(task)  # Hydra names the job after the program that defines the task
     def run(composed: DictConfig) -> None:
         with readable_errors():
             task(composed, line)
 
-    if not any(flag.partition("=")[0] in _ELSEWHERE for flag in line.flags):
+    overrides, flags = line.overrides, {flag.partition("=")[0] for flag in line.flags}
+    if not flags.intersection(_ELSEWHERE):
         with readable_errors():
-            compose(line.overrides, config=config)  # for its messages, which name the nearest key
-    sys.argv[1:] = line.overrides + line.flags
+            composed = compose(overrides, config=config)  # for its messages, which name the nearest key
+            if flags.intersection(_SHOW) and "llm" in composed and line.checkpoint(composed) is not None:
+                overrides = line.shown()
+    sys.argv[1:] = overrides + line.flags
     hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
     leave_processes()
 

@@ -3,6 +3,9 @@
 ``conf/`` holds one group per kind of part. The order of the defaults list makes the command line beat an experiment,
 and an experiment beat a model preset. Packages add options to the groups through the entry-point group
 ``tinyvid.conf``; they are searched last, so that they cannot replace a built-in option.
+
+YAML files use two resolvers: ``${assets:PATH}`` is a file that comes with tinyvid, and ``${choices:PROGRAM}`` the
+groups that a program takes, for its help.
 """
 
 import re
@@ -13,8 +16,10 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -24,6 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tinyvid.errors import ConfigError, suggest
 
 _INSTALLED = Path(__file__).parent / "conf"
+PARTS = ("llm", "vision_tower", "connector", "text_decoder")  # groups whose weights a checkpoint fixes
+LIMIT = "llm.max_length"  # the only option of such a group that a checkpoint leaves open: it changes no number
 CONF_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "conf"
 
 
@@ -42,6 +49,9 @@ Plugins.instance().register(PluginConf)
 def compose(overrides: Sequence[str] = (), *, config: str = "eval") -> DictConfig:
     """Compose a configuration from ``conf/<config>.yaml`` and Hydra overrides.
 
+    Without overrides ``eval`` is the default model, ``model=tinyvid_shapes``, whose ``ckpt`` has trained weights.
+    Where the overrides choose a part and no preset it is a new model.
+
     Args:
         overrides: As on the command line: ``connector=group``, ``connector.num_queries=256``.
         config: The primary configuration: ``eval`` or ``train``.
@@ -58,9 +68,71 @@ def compose(overrides: Sequence[str] = (), *, config: str = "eval") -> DictConfi
     """
     try:
         with _hydra():
-            return hydra_compose(config_name=config, overrides=list(overrides))
+            return hydra_compose(config_name=config, overrides=completed(overrides, config=config))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides, config)) from error
+
+
+def chosen(overrides: Sequence[str], group: str) -> list[str]:
+    """Return the keys of ``overrides`` that choose ``group`` or set one of its options."""
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    return [key for key in keys if key == group or key.startswith(f"{group}.")]
+
+
+def completed(overrides: Sequence[str], *, config: str) -> list[str]:
+    """Return the overrides that Hydra composes: choosing a part stands for a new model, not for the default one."""
+    own_parts = any(set(chosen(overrides, part)) - {LIMIT} for part in PARTS)
+    preset = chosen(overrides, "model") or chosen(overrides, "experiment")
+    return [*overrides, *(["~model"] if config == "eval" and own_parts and not preset else [])]
+
+
+def choices(config: str) -> str:
+    """Return the groups that a program takes and their options, one group per line.
+
+    Args:
+        config: Its primary configuration. Hydra is initialized.
+    """
+    loader, groups = GlobalHydra.instance().config_loader(), _groups(config)
+    return "\n".join(f"{group}: {', '.join(_options(loader, group, groups))}" for group in sorted(groups))
+
+
+def _groups(config: str) -> set[str]:
+    """Return the groups of a primary configuration, and those that their options bring along."""
+    groups: set[str] = set()
+    for name in _defaults(config):
+        if (CONF_DIR / name).is_dir():
+            groups.add(name)
+        elif (CONF_DIR / f"{name}.yaml").is_file():
+            groups |= _groups(name)
+    return groups | ({"text_decoder"} if "connector" in groups else set())
+
+
+def _defaults(config: str) -> list[str]:
+    """Return what the defaults list of a file in ``conf/`` names: groups, groups to override, and other files."""
+    file = CONF_DIR / f"{config}.yaml"  # a plugin's is not read here
+    entries = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    assert isinstance(entries, dict)
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries.get("defaults", [])]
+
+
+def _options(loader: ConfigLoader, group: str, groups: set[str]) -> list[str]:
+    """Return the options of a group, those of its folders included, but for experiments of other programs."""
+    found = sorted(loader.get_group_options(group))
+    for folder in sorted(loader.get_group_options(group, ObjectType.GROUP)):
+        found += [f"{folder}/{option}" for option in sorted(loader.get_group_options(f"{group}/{folder}"))]
+    return [option for option in found if group != "experiment" or _overridden(f"experiment/{option}") <= groups]
+
+
+def _overridden(experiment: str) -> set[str]:
+    """Return the groups that an experiment, or the one that it starts from, chooses an option of."""
+    names = [name.partition("@")[0] for name in _defaults(experiment)]
+    own = {name.removeprefix("override /") for name in names if name.startswith("override /")}
+    others = [_overridden(f"experiment/{name}") for name in names if not name.startswith(("override ", "_self_"))]
+    return own.union(*others)
+
+
+OmegaConf.register_new_resolver("assets", lambda path: str(Path(__file__).parent / "assets" / path))
+OmegaConf.register_new_resolver("choices", choices)
 
 
 def _explain(error: Exception, overrides: Sequence[str], config: str) -> str:

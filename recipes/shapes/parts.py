@@ -1,4 +1,4 @@
-"""Parts with random weights, written as a starting folder from which ``model=tinyvid_shapes`` is composed."""
+"""Parts with random weights, written as the starting folder of the model that ``GROUPS`` composes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +10,14 @@ from torch import nn
 from recipes.shapes.sizes import Size
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
 
+# The parts of the default model; their paths are then those of the starting folder.
+GROUPS = (
+    "llm=qwen2_5_tiny",
+    "llm.tokenizer=null",
+    "vision_tower=siglip_tiny_64",
+    "connector=group_mixer",
+    "template=role_tokens",
+)
 CONTROL = ("<|end|>", "<|user|>", "<|assistant|>", "<|pad|>")
 
 

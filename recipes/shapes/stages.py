@@ -90,7 +90,7 @@ class RecipeRun:
         """Return the model of starting LLM, trained tower and a new connector."""
         options = {key: value for key, value in self.size.connector.items() if key != "name"}
         overrides = [
-            "model=tinyvid_shapes",
+            *parts.GROUPS,
             f"llm.path={self.out / 'llm'}",
             f"vision_tower.path={self.out / 'vision_tower'}",
             *[f"connector.{key}={value}" for key, value in options.items()],

@@ -110,7 +110,7 @@ SIZES = {  # parameters, as the models' own cards and papers state them
 @pytest.mark.parametrize("group", ["llm", "vision_tower"])
 def test_every_shipped_option_is_known_offline(group):
     for file in sorted((CONF_DIR / group).glob("*.yaml")):
-        if file.stem not in ("auto", "shapes"):  # a folder that recipes/shapes writes is on no hub
+        if file.stem != "auto" and "tiny" not in file.stem:  # the default model's parts come with tinyvid
             found = estimate(settings(f"{group}={file.stem}", "recipe=align"))
             number = found.parts[PARTS.index(group)].parameters
             assert number == SIZES.get(file.stem, number), file.stem

@@ -54,7 +54,7 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def assistant(folder):
     options = [f"connector.{key}={value}" for key, value in TINY.connector.items() if key != "name"]
-    overrides = ["model=tinyvid_shapes", f"llm.path={folder / 'llm'}", f"vision_tower.path={folder / 'vision_tower'}"]
+    overrides = [*parts.GROUPS, f"llm.path={folder / 'llm'}", f"vision_tower.path={folder / 'vision_tower'}"]
     torch.manual_seed(0)
     return Assistant.from_config(compose([*overrides, *options]), device="cpu")
 
