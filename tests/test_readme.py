@@ -1,12 +1,16 @@
 """Every command and every Python snippet of the README, run as it stands."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.runs import python
+from tinyvid import __version__
+from tinyvid.assistant import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,9 +32,25 @@ def test_the_two_set_up_commands_are_there():
     assert 'pip install -e ".[dev]" && pytest' in README
 
 
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert f"version = {{{__version__}}}" in README
+    assert f"title   = {{{citation['title']}}}" in README
+
+
+def test_results_are_those_of_the_report():
+    """Numbers of the table about the default model, against what its recipe measured."""
+    report = json.loads((DEFAULT_MODEL / "report.json").read_text())
+    for name, text in (("overall", "{:.1f} % of {:,} right"), ("captions", "{:.1f} % of {:,}")):
+        row = report["test"][name]
+        assert text.format(100 * row["accuracy"], row["questions"]) in README
+    assert f"| {sum(report['seconds'].values()) / 60:.0f} minutes |" in README
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, tmp_path):
-    arguments = [argument.replace("/tmp/", f"{tmp_path}/") for argument in shlex.split(command)[1:]]
+    arguments = [argument.replace("/tmp/", f"{tmp_path}/") for argument in shlex.split(command, comments=True)[1:]]
     done = python(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
