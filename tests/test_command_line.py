@@ -191,6 +191,7 @@ def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_hides_what_libraries_say_about_themselves_and_nothing_else(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(

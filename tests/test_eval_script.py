@@ -40,6 +40,7 @@ def test_asks_a_checkpoint_about_real_footage(tmp_path):
     assert list(tmp_path.iterdir()) == [], "asking a question leaves nothing behind"
 
 
+@pytest.mark.slow
 def test_the_first_answer_stands_alone():
     """In a clean environment, the first command prints the five lines of the README, and no other library a word."""
     kept = ("PATH", "HOME", "PYTHONPATH", "SYSTEMROOT")
@@ -51,6 +52,7 @@ def test_the_first_answer_stands_alone():
     assert done.stdout == shown[1]
 
 
+@pytest.mark.slow
 def test_writing_a_model_and_a_tokenizer_that_wants_clean_spaces_are_quiet_too(tmp_path):
     source, out = TINYLLAVA_VIDEO / "group_phi", tmp_path / "converted"
     written = run_alone(f"ckpt={source}", f"convert_to={out}")
@@ -159,6 +161,7 @@ def test_shows_what_runs():
     assert not {"llm", "vision_tower", "connector", "template"} & shown.keys()
 
 
+@pytest.mark.slow
 def test_help_lists_the_choices_and_loads_no_optional_library():
     code = (
         "import sys, runpy\n"

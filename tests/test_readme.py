@@ -12,6 +12,8 @@ from tests.runs import python
 from tinyvid import __version__
 from tinyvid.assistant import DEFAULT_MODEL
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)

@@ -20,6 +20,7 @@ def run(code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_import_is_light():
     modules = run("import sys, tinyvid; print(*sys.modules)")
     assert not {"torch", "transformers", "hydra"}.intersection(modules)

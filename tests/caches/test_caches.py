@@ -265,6 +265,7 @@ def test_tower_key_sees_weights_layer_options_settings_and_dtype(models):
     assert len(keys) == 7
 
 
+@pytest.mark.slow
 def test_tower_key_is_the_same_in_another_process(assistant, models):
     config = tiny_config(models)
     code = (
@@ -495,6 +496,7 @@ def hammer(folder, seed, rounds, failures):
         failures.put(f"{store.statistics} {store._writes}")
 
 
+@pytest.mark.slow
 def test_processes_share_a_small_cache(tmp_path):
     context = multiprocessing.get_context("fork")
     failures = context.SimpleQueue()
@@ -517,6 +519,7 @@ def write_for_ever(folder, limit):
         store.write(str(number), {"x": torch.full((200_000,), float(number))})
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_usable_cache(tmp_path):
     rng = random.Random(0)
     limit = 10 * 810_000 / GIB

@@ -273,6 +273,7 @@ def test_a_mistake_is_an_error_of_the_configuration(script, folder, tmp_path, ar
         script.main(compose(line.overrides, config="check_data"), line)
 
 
+@pytest.mark.slow
 def test_the_command(folder, overrides, tmp_path):
     def run(*more):
         return python(SCRIPT, *overrides, f"out={tmp_path}/my (out), [1]=a", *more, cwd=tmp_path)

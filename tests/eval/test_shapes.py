@@ -194,6 +194,7 @@ def test_a_run_reports_families_and_formats(assistant, benchmark, folder, tmp_pa
         evaluate(assistant, blind, run_dir=tmp_path / "run", options=short)
 
 
+@pytest.mark.slow
 def test_teacher_forcing_finds_the_same(shipped, tmp_path):
     """``recipes.shapes.measure`` packs a clip's questions and generates nothing; the default model scores alike."""
     options = {"seed": 40, "questions": 8, "sizes": ["64x64"]}

@@ -42,6 +42,7 @@ def test_the_commands_are_there():
     assert programs == [*made, "train.py", "export.py", "compare.py", "eval.py"]
 
 
+@pytest.mark.slow
 def test_from_clips_to_a_model_that_answers(tmp_path):
     printed = []
     for arguments in steps():

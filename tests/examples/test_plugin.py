@@ -31,6 +31,7 @@ def run(site, *arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_composes_and_shows_in_help(site):
     done = run(site, "eval.py", "connector=qpool", "connector.num_queries=8", "--cfg", "job")
     assert done.returncode == 0, done.stderr
@@ -38,6 +39,7 @@ def test_an_installed_plugin_composes_and_shows_in_help(site):
     assert "qpool" in run(site, "eval.py", "--help").stdout
 
 
+@pytest.mark.slow
 def test_a_model_with_a_plugin_builds_saves_loads_and_names_the_plugin(site, tmp_path):
     overrides = [o for o in tiny_overrides(tmp_path) if not o.startswith("connector")]
     code = (

@@ -306,6 +306,7 @@ def test_lmms_eval_finds_the_model_by_its_entry_point():
 
 
 @needs_lmms_eval
+@pytest.mark.slow
 def test_replies_are_those_of_our_own_runner(tmp_path, checkpoint):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     for program in ("draw.py", "compare.py"):

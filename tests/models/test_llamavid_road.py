@@ -304,6 +304,7 @@ def test_groups_survive_json(models):
 # --- programs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
     """Frozen weights, those of the text decoder too, may be bfloat16; what trains is float32."""
     program = load_program("train")
@@ -319,6 +320,7 @@ def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
     assert isinstance(reply, str)
 
 
+@pytest.mark.slow
 def test_the_learning_check_reports_its_margin():
     few = ["--seeds=1", "--steps=2", "--train=70", "--test=64", "--batch-size=32"]
     done = python("perf/llamavid_learning.py", *few)

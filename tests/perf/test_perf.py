@@ -11,6 +11,8 @@ import torch
 
 from tests.runs import python
 
+pytestmark = pytest.mark.slow
+
 PERF = Path(__file__).parents[2] / "perf"
 
 

@@ -161,6 +161,7 @@ def test_files_are_the_same_bytes_each_time():
         assert len({encode(plan, codec=codec) for _ in range(4)}) == 1, codec
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_set_and_goes_on(small, tmp_path):
     out = tmp_path / "set"
     program = (

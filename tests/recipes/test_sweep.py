@@ -1,5 +1,6 @@
 """``recipes/train.py -m``: one run per combination, in folders whose names say what differs."""
 
+import pytest
 from omegaconf import OmegaConf
 
 from tests.factories import tiny_overrides
@@ -8,6 +9,7 @@ from tests.runs import PLAIN, load_program, python, write_rows
 job_folder = load_program("train").job_folder
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_each_combination_and_resumes(tmp_path):
     rows = write_rows(tmp_path / "my data", count=4)
     fixed = [o for o in tiny_overrides(tmp_path / "models") if not o.startswith(("connector=", "connector.num_groups"))]

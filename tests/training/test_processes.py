@@ -32,6 +32,7 @@ def launch(models, rows, run_dir, *overrides, launcher=TORCHRUN, program=TRAIN):
     return python("-m", *launcher, program, *parts, **env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
 def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, launcher):
     rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has a row more than the other
@@ -55,6 +56,7 @@ def shard(models, rows, run_dir, *overrides):
     return last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["lora", "full"])
 def test_shards_learn_what_whole_weights_do(models, tmp_path, how):
     rows = write_rows(tmp_path / "data", count=7)
@@ -66,6 +68,7 @@ def test_shards_learn_what_whole_weights_do(models, tmp_path, how):
     assert len({assistant.ask(rows.parent / "clip_0.mp4", "What?", max_new_tokens=8) for assistant in results}) == 1
 
 
+@pytest.mark.slow
 def test_shards_resume(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=7)
     last = shard(models, rows, tmp_path / "shards", "peft.dropout=0.1")
@@ -103,6 +106,7 @@ def assert_same_weights(first, second):
         torch.testing.assert_close(one[key], two[key], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_row_that_one_process_skips_stops_nobody(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=6)
     (rows.parent / "bad.mp4").write_bytes(b"no video at all, only text that is long enough to look at")

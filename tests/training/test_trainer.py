@@ -20,6 +20,8 @@ from tinyvid.training import EpochOrder
 from tinyvid.training.data import EMPTY
 from tinyvid.training.log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 program = load_program("train")
 
 

@@ -387,6 +387,7 @@ def wrong_answers(questions, viewer):
 # --- the tests --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_states_give_the_same_answers():
     times, moments = frame_times(96), frame_times(16)
     kinds = Counter()
@@ -402,6 +403,7 @@ def test_states_give_the_same_answers():
     assert min(kinds.values()) >= 8, kinds
 
 
+@pytest.mark.slow
 def test_pixels_give_the_same_answers():
     times, moments = frame_times(48), frame_times(16)
     asked = 0

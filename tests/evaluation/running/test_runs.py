@@ -66,6 +66,7 @@ def same_result(folder, other):
     assert not list(folder.glob("predictions.*.jsonl")), "what processes wrote is in one file"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_reports_the_same(program, questions, finished, tmp_path):
     folder, chance = tmp_path / "run", random.Random(0)
     rows = folder / "predictions.jsonl"
@@ -103,6 +104,7 @@ def test_a_finished_run_is_reported_again_without_asking(program, questions, fin
     same_result(folder, finished)
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does(questions, finished, tmp_path):
     launcher = (
         "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0",
@@ -139,6 +141,7 @@ def test_rows_of_several_processes_are_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys):
     fps = ("sampler=fps", "sampler.fps=1,4", "limit=6")
     done = start("-m", *fps, f"run_dir={tmp_path}", f"benchmark.root={questions}")
@@ -187,6 +190,7 @@ def test_keys_of_a_benchmark_need_one(program, key):
         program.run(compose(line.overrides), line)
 
 
+@pytest.mark.slow
 def test_the_package_and_the_program_share_a_name():
     package = importlib.import_module("eval")
     assert [Path(path) for path in package.__path__] == [ROOT / "eval"]
