@@ -33,6 +33,7 @@ def asked():
     return [question for questions in found for question in questions]
 
 
+@pytest.mark.slow
 def test_every_family_is_asked_in_every_format_it_has(asked):
     kinds = Counter((question.family, question.format) for question in asked)
     expected = {(name, form) for name in DEFAULT_FAMILIES for form in FORMATS if getattr(FAMILIES[name], form)}
@@ -41,6 +42,7 @@ def test_every_family_is_asked_in_every_format_it_has(asked):
     assert min(kinds.values()) >= 20
 
 
+@pytest.mark.slow
 def test_yes_and_no_are_equally_likely_in_each_family(asked):
     replies = defaultdict(list)
     for question in asked:
@@ -51,6 +53,7 @@ def test_yes_and_no_are_equally_likely_in_each_family(asked):
         assert abs(np.mean(found) - 0.5) < slack, (family, np.mean(found), len(found))
 
 
+@pytest.mark.slow
 def test_letters_are_uniform(asked):
     letters = defaultdict(Counter)
     for question in asked:
@@ -62,6 +65,7 @@ def test_letters_are_uniform(asked):
         assert np.abs(shares - 1 / count).max() < 0.05
 
 
+@pytest.mark.slow
 def test_the_words_of_a_question_do_not_give_its_answer_away(asked):
     """The best guess for a wording with its shapes struck out, learned on one half, is no good on the other."""
     limits = {"yesno": 0.6, "choice": 0.4}
@@ -82,6 +86,7 @@ def test_the_words_of_a_question_do_not_give_its_answer_away(asked):
             assert np.mean(right) < max(limit, least + 0.1) + 1.5 * 0.5 / len(right) ** 0.5, (family, form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "answers", "least"),
     [
@@ -100,6 +105,7 @@ def test_answers_are_spread(asked, family, answers, least):
     assert min(counts.values()) / counts.total() > least, counts
 
 
+@pytest.mark.slow
 def test_wrong_options_and_claims_are_near(asked):
     """Most questions for existence name a pair that shares something with a shape of the clip."""
     near = total = 0
@@ -117,6 +123,7 @@ def test_wrong_options_and_claims_are_near(asked):
     assert near / total > 0.85
 
 
+@pytest.mark.slow
 def test_a_choice_lists_its_options_and_is_answered_by_a_letter(asked):
     for question in asked:
         if question.format == "choice":
