@@ -116,7 +116,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
     judge = JUDGES.build(settings["judge"]) if settings.get("judge") else None
     assistant = load(config, line)
     if cache.features is not None:
-        assistant.model.vision_tower.requires_grad_(False)
+        assistant.model.get_submodule("vision_tower").requires_grad_(False)
     attach(cache, assistant.model, assistant.processor, assistant.config)
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     report = evaluate(

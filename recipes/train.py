@@ -30,7 +30,7 @@ from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
 from tinyvid.config import PARTS
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
-from tinyvid.training.benchmarking import TrainingBenchmark
+from tinyvid.training.evaluation import TrainingBenchmark
 from tinyvid.training.packing import PackedRows
 from tinyvid.training.trainer import PARTIAL
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from tests.llamavid import DECODERS, SPEC, D, ask, make, padded, random_features
 from tinyvid.build import build_connector
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.models.connectors.content import ContentTokens
-from tinyvid.models.connectors.context import ContextAttention
+from tinyvid.models.connectors.llamavid import ContentTokens, ContextAttention
 from tinyvid.types import FeatureSpec, Question
 
 POOLS = [{"content": "none"}, {"content": "mean"}, {"content": "drop"}, {"content": "grid", "grid": 3}]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.connectors.mixer import TemporalMixer, time_code
+from tinyvid.models.connectors.resampler import TemporalMixer, time_code
 from tinyvid.registry import CONNECTORS
 from tinyvid.types import FeatureSpec
 

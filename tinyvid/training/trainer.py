@@ -26,9 +26,8 @@ from tinyvid.errors import CheckpointError, DataError, TinyvidError
 from tinyvid.models.adapters import is_quantized
 from tinyvid.models.weights import few
 from tinyvid.processing.batch import Batch
-from tinyvid.training.benchmarking import TrainingBenchmark
 from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
-from tinyvid.training.letters import count_letters
+from tinyvid.training.evaluation import TrainingBenchmark, count_letters
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
 from tinyvid.training.sharding import assign, check_launch, prepare, whole_weights

@@ -19,7 +19,7 @@ from tests.runs import ROOT, load_program, python
 from tinyvid import ConfigError, DataError, EvaluationOptions, Outcome, build_benchmark, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.evaluation.reporting.predictions import Predictions
-from tinyvid.training.benchmarking import TrainingBenchmark
+from tinyvid.training.evaluation import TrainingBenchmark
 
 CKPT = TINYLLAVA_VIDEO / "group_qwen2"
 ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}

@@ -1,20 +1,23 @@
 """The connector of LLaMA-VID: a frame becomes one context token, which the question chooses, and content tokens.
 
-``context.py`` and ``content.py`` hold the two kinds of token; the text decoder, a part of its own, reads the question.
+The text decoder, a part of its own, reads the question.
 """
 
+import itertools
+import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tinyvid.errors import DataError
-from tinyvid.models.connectors.content import ContentTokens, Kind
-from tinyvid.models.connectors.context import ContextAttention
+from tinyvid.errors import ConfigError, DataError
 from tinyvid.protocols import TextDecoder
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
+
+Kind = Literal["none", "mean", "grid", "drop"]  # of content tokens
 
 
 @CONNECTORS.register("llamavid")
@@ -141,3 +144,148 @@ class LlamaVid(nn.Module):
     def _keeps_graph(self, features: Tensor) -> bool:
         learns = features.requires_grad or any(p.requires_grad for p in self.parameters())
         return torch.is_grad_enabled() and learns
+
+
+class ContextAttention(nn.Module):
+    """Average the patches of a frame by how much the rows of a text decoder look at them.
+
+    One head: ``S = softmax(Q K^T / sqrt(Dv))`` over the patches, ``c = mean over real rows of S V``, then to the LLM's
+    width. Source: Li et al., LLaMA-VID, arXiv:2311.17043, equation 1, and its program, which has the scale and the key
+    projection that the equation leaves out.
+
+    Args:
+        dim: Dv, width of a patch.
+        row_dim: R, width of a row.
+        llm_dim: D, width of the LLM.
+        scale: ``sqrt_dim`` divides the scores by sqrt(Dv); ``none`` does not.
+        key_proj: Whether the patches that are compared pass a linear layer first.
+        values: ``raw``: the patches themselves are averaged; ``projected``: they pass a linear layer first.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        row_dim: int,
+        llm_dim: int,
+        scale: Literal["sqrt_dim", "none"] = "sqrt_dim",
+        key_proj: bool = True,
+        values: Literal["raw", "projected"] = "raw",
+    ) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(dim) if scale == "sqrt_dim" else 1.0
+        self.query = nn.Linear(row_dim, dim)
+        self.key = nn.Linear(dim, dim) if key_proj else nn.Identity()
+        self.value = nn.Linear(dim, dim) if values == "projected" else nn.Identity()
+        self.out = nn.Linear(dim, llm_dim)
+
+    def forward(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """Return the context token of each frame.
+
+        Args:
+            rows: (T, M, R), from the text decoder.
+            mask: bool (M,), which rows are real.
+            patches: (T, P, Dv).
+
+        Returns:
+            (T, D).
+        """
+        weights = self.weights(rows, mask, patches)  # (T, P)
+        # The mean over rows of S V is the mean of S, times V: one row instead of M.
+        return self.out((weights.unsqueeze(1) @ self.value(patches)).squeeze(1))
+
+    def weights(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """Return how much each patch counts, (T, P): the mean of the real rows' attention; even if no row is real."""
+        scores = self.query(rows) @ self.key(patches).transpose(1, 2) * self.scale  # (T, M, P)
+        attention = scores.softmax(-1)
+        real = mask.to(attention.dtype)[:, None]  # (M, 1)
+        count = real.sum()
+        even = torch.full_like(patches[..., 0], 1 / patches.shape[1])  # (T, P)
+        return torch.where(count > 0, (attention * real).sum(1) / count.clamp(min=1), even)
+
+
+class ContentTokens(nn.Module):
+    """Pool the patches of a frame, and translate them into the LLM's space.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        kind: ``mean``: one token; ``grid``: ``grid`` x ``grid`` tokens; ``none``: no pooling, every patch a token, as
+            LLaMA-VID's ``compress_type`` of that name; ``drop``: no content token at all.
+        grid: K, with ``kind=grid``.
+        legacy: Pool as LLaMA-VID does: squares of side // K patches, so that the last rows and columns may be left out
+            and the tokens may be more than K x K.
+        depth: Linear layers of the translation, with GELU between them.
+
+    Attributes:
+        num_tokens: Content tokens of a frame.
+        smaller: Numbers of them that the same weights can make instead, in falling order: grids down to the mean.
+
+    Raises:
+        ConfigError: The tower's patches fill no rectangle, or it is smaller than K x K.
+    """
+
+    def __init__(
+        self, features: FeatureSpec, llm_dim: int, *, kind: Kind, grid: int, legacy: bool = False, depth: int = 2
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.grid = grid
+        self.stride = 0  # side of the squares, where they are the original's
+        self.shape = features.grid
+        if kind == "grid":
+            rows, columns = _check_grid(features, grid)
+            if legacy:
+                self.stride = _legacy_stride(rows, columns, grid)
+        sides = math.prod((side - self.stride) // self.stride + 1 for side in features.grid or ()) if self.stride else 0
+        self.num_tokens = {"none": features.num_patches, "mean": 1, "grid": sides or grid * grid, "drop": 0}[kind]
+        finest = 0 if legacy else {"none": min(features.grid or (0,)), "grid": grid}.get(kind, 0)
+        self.smaller = tuple(side**2 for side in range(finest, 0, -1) if side**2 < self.num_tokens)
+        widths = [features.dim, *[llm_dim] * depth]
+        linears = [] if kind == "drop" else [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
+        self.layers = nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
+
+    def forward(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:
+        """Map the patches (T, P, Dv) of frames to content tokens (T, n, D), grids row by row.
+
+        Args:
+            patches: Of frames.
+            num_tokens: Tokens of a frame, one of ``smaller``, in place of ``num_tokens``.
+        """
+        return self.layers(self.pool(patches, num_tokens))
+
+    def pool(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:
+        """Return the pooled patches of each frame: (T, P, Dv) to (T, n, Dv)."""
+        if self.kind == "mean":
+            return patches.mean(1, keepdim=True)
+        if self.kind == "grid" or num_tokens is not None:
+            assert self.shape is not None  # checked when built
+            side = self.grid if num_tokens is None else math.isqrt(num_tokens)
+            maps = patches.unflatten(1, self.shape).permute(0, 3, 1, 2)  # (T, Dv, rows, columns)
+            pooled = F.avg_pool2d(maps, self.stride) if self.stride else F.adaptive_avg_pool2d(maps, side)
+            return pooled.flatten(2).transpose(1, 2)
+        return patches
+
+
+def _check_grid(features: FeatureSpec, grid: int) -> tuple[int, int]:
+    if features.grid is None:
+        raise ConfigError(
+            f"connector.content=grid needs a rectangle of patches, but the {features.num_patches} patches of this "
+            "tower do not fill one; use connector.content=mean, or vision_tower.select=all if it is 'patch'"
+        )
+    if grid > min(features.grid):
+        rows, columns = features.grid
+        raise ConfigError(
+            f"connector.grid={grid} is larger than the tower's grid of {rows} x {columns} patches; "
+            f"use at most {min(features.grid)}"
+        )
+    return features.grid
+
+
+def _legacy_stride(rows: int, columns: int, grid: int) -> int:
+    if rows != columns or grid < 2:
+        raise ConfigError(
+            f"connector.legacy_grid=true takes a square of patches and connector.grid of at least 2, got {rows} x "
+            f"{columns} patches and grid={grid}; use legacy_grid=false, which takes any"
+        )
+    return rows // grid

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tinyvid.errors import ConfigError, DataError, suggest
-from tinyvid.worlds.shapes.cameras import draw_shots
 from tinyvid.worlds.shapes.palette import COLORS, KINDS, MAX_SHAPES, MOTIONS, RGB, Pair
 from tinyvid.worlds.shapes.paths import Draft, draw_collision, draw_pass, draw_path, too_close
-from tinyvid.worlds.shapes.scene import Event, Scene
+from tinyvid.worlds.shapes.scene import Background, Event, Scene, Shot
 from tinyvid.worlds.shapes.shape import Shape
 
 NUM_SHAPES = (0.2, 0.3, 0.3, 0.2)  # shares of scenes with one to four shapes
@@ -28,6 +27,9 @@ PASS_SHARE, COLLIDE_SHARE = 0.3, 0.15  # of the scenes with several shapes
 RESTARTS = 1000  # scenes that may be begun: of crowded ones, one in thousands takes more than 60
 MAX_EVENTS, MAX_BOUNCES = 3, 6
 TRIES = 12  # paths that a shape may try before the scene begins anew
+TEXTURE_SHARE = 0.25  # of the scenes with a still camera; a traveling one needs a texture to be seen traveling
+TEXTURE = (6.0, 14.0)  # levels
+ZOOM = (0.76, 0.9)  # of the stage in pictures that do not show it from edge to edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def sample_scene(
         shapes = tuple(draft.shape for draft in drafts)
         return Scene(
             shapes=shapes,
-            shots=draw_shots(rng, cut=cut, pan=pan),
+            shots=_draw_shots(rng, cut=cut, pan=pan),
             collisions=collision,
             seed=int(rng.integers(1 << 31)),
         )
@@ -244,3 +246,37 @@ def _place(rng: np.random.Generator, drafts: list[Draft], wish: _Wish) -> tuple[
         else:
             return None
     return collisions
+
+
+def _draw_shots(rng: np.random.Generator, *, cut: bool = False, pan: bool = False) -> tuple[Shot, ...]:
+    """Draw how the camera sees a scene.
+
+    Args:
+        rng: Decides everything.
+        cut: Change to another view and another background, between 0.35 and 0.65.
+        pan: Travel over the stage, in every shot.
+    """
+    if not cut and not pan:
+        return (Shot(0.0, _background(rng, textured=rng.random() < TEXTURE_SHARE)),)
+    starts = [0.0, float(rng.uniform(0.35, 0.65))] if cut else [0.0]
+    return tuple(_view(rng, start, pan=pan) for start in starts)
+
+
+def _view(rng: np.random.Generator, start: float, *, pan: bool) -> Shot:
+    zoom = float(rng.uniform(*ZOOM))
+    room = (1 / zoom - 1) / 2  # how far the camera can look aside with the whole stage in the picture
+    here, there = rng.uniform(-room, room, 2), rng.uniform(-room, room, 2)
+    if pan:  # from one side to the other, so that the travel is seen
+        side = 1.0 if rng.random() < 0.5 else -1.0
+        here[0], there[0] = side * room, -side * room
+    travel = (float(there[0] - here[0]), float(there[1] - here[1])) if pan else (0.0, 0.0)
+    return Shot(start, _background(rng, textured=True), zoom, (float(here[0]), float(here[1])), travel)
+
+
+def _background(rng: np.random.Generator, *, textured: bool) -> Background:
+    """Draw a dark, slightly tinted gray, in half of the cases brighter toward one edge."""
+    middle = rng.uniform(5, 75) + rng.uniform(-18, 18, 3)
+    slope = rng.uniform(-25, 25) if rng.random() < 0.5 else 0.0
+    top, bottom = np.clip(middle - slope, 0, 110).tolist(), np.clip(middle + slope, 0, 110).tolist()
+    noise = float(rng.uniform(0, 6))
+    return Background(tuple(top), tuple(bottom), noise, float(rng.uniform(*TEXTURE)) if textured else 0.0)
