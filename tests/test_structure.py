@@ -48,6 +48,15 @@ def test_type_checkers_see_the_public_names():
     assert {name.asname: node.module for node in imports for name in node.names} == tinyvid._HOMES
 
 
+def test_class_names_are_unique():
+    names: dict[str, list[str]] = {}
+    for path in (path for folder in ("tinyvid", "eval", "recipes", "perf") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: places for name, places in names.items() if len(places) > 1}
+
+
 def test_every_package_is_shipped():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     found = {".".join(m.parent.relative_to(ROOT).parts) for m in MODULES if m.name == "__init__.py"}

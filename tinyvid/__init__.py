@@ -48,7 +48,12 @@ if TYPE_CHECKING:
         micro as micro,
     )
     from tinyvid.models.video_llm import VideoLLM as VideoLLM
-    from tinyvid.processing.batch import Batch as Batch, Example as Example, Output as Output
+    from tinyvid.processing.batch import (
+        Batch as Batch,
+        Example as Example,
+        Output as Output,
+        VideoInput as VideoInput,
+    )
     from tinyvid.processing.processor import Processor as Processor
     from tinyvid.protocols import (
         ChatTemplate as ChatTemplate,
@@ -92,6 +97,7 @@ if TYPE_CHECKING:
         TokenSpec as TokenSpec,
         Video as Video,
         VideoMeta as VideoMeta,
+        VideoTokens as VideoTokens,
     )
 
 __version__ = "0.1.0"
@@ -122,8 +128,8 @@ _PUBLIC = (  # modules, and the names in them
     ("protocols", "LookingSampler TextDecoder VideoReader VisionTower"),
     ("evaluation.judging.judge", "Case Judge"),
     ("evaluation.judging.rubrics", "RUBRICS Rubric"),
-    ("types", "Choice Clip FeatureSpec ImageSpec Question Segment TokenBudget TokenSpec VideoMeta"),
-    ("processing.batch", "Batch Example Output"),
+    ("types", "Choice Clip FeatureSpec ImageSpec Question Segment TokenBudget TokenSpec VideoMeta VideoTokens"),
+    ("processing.batch", "Batch Example Output VideoInput"),
     # Errors
     ("errors", "CheckpointError ConfigError DataError PluginError TinyvidError VideoError suggest"),
 )
