@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_the_ten_questions_have_answers_in_the_code():
     for path, names in pointers:
         missing = set(re.findall(r"`([\w.]+)`", names)) - names_in(ROOT / "docs" / path)
         assert not missing, f"{path}: {missing}"
+
+
+def test_the_map_shows_every_package_and_the_layers_as_they_are_checked():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert " < ".join(reversed(layers)) in " ".join(page.split())
+    tree = page[page.index("```\ntinyvid/") : page.index("\neval.py")]
+    packages = {package.name for package in (ROOT / "tinyvid").iterdir() if (package / "__init__.py").is_file()}
+    assert packages == set(re.findall(r"^  (\w+)/ ", tree, flags=re.MULTILINE)) - {"assets"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
