@@ -60,3 +60,11 @@ def test_gpu_says_that_it_needs_a_gpu():
     done = run("gpu.py", status=2)
     assert "needs a CUDA device" in done.stderr
     assert not done.stdout
+
+
+def test_the_learning_check_of_llamavid_reports_its_margin():
+    few = ["--seeds=1", "--steps=2", "--train=70", "--test=64", "--batch-size=32"]
+    report = last_line(run("llamavid_learning.py", *few))
+    assert report["margin"] == report["least_margin"]
+    counts = {name: len(values) for name, values in report["accuracy"].items()}
+    assert counts == {"llamavid": 1, "withheld": 1, "naive": 1}

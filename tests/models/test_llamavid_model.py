@@ -1,4 +1,4 @@
-"""LLaMA-VID's connector on the road: every turn its own question, checkpoints, what trains, batches."""
+"""LLaMA-VID's connector in a whole model: every turn its own question, batches, checkpoints, what trains."""
 
 import json
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.factories import build_once, tiny_overrides
 from tests.llamavid import BERT_SIZES, save_tokenizer
-from tests.runs import PLAIN, load_program, python, write_rows
+from tests.runs import PLAIN, load_program, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups, table
@@ -318,17 +318,3 @@ def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
     assert all(value.dtype == torch.float32 for value in trained.values())
     reply = Assistant.from_pretrained(result, device="cpu").ask(frames(), "What moves?", max_new_tokens=3)
     assert isinstance(reply, str)
-
-
-@pytest.mark.slow
-def test_the_learning_check_reports_its_margin():
-    few = ["--seeds=1", "--steps=2", "--train=70", "--test=64", "--batch-size=32"]
-    done = python("perf/llamavid_learning.py", *few)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["margin"] == report["least_margin"]
-    assert {name: len(values) for name, values in report["accuracy"].items()} == {
-        "llamavid": 1,
-        "withheld": 1,
-        "naive": 1,
-    }
