@@ -31,6 +31,8 @@ from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TINY = SIZES["smoke"]
 
@@ -271,7 +273,6 @@ def test_a_reply_is_right_if_all_of_it_is(assistant):
     assert right_replies(logits, share.batch) == [False] + [True] * (len(share.questions) - 1)
 
 
-@pytest.mark.slow
 def test_accuracy_is_high_where_the_model_is_good_and_does_not_depend_on_the_cores(clips):
     shipped = Assistant.from_pretrained(device="cpu", dtype="float32")
     model = shipped.model.requires_grad_(False)
@@ -353,7 +354,6 @@ def test_right_options_are_found_in_the_prompt(assistant):
 # --- the whole recipe ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_smoke_run_beats_its_blind_baseline(tmp_path):
     """About two minutes on two quiet cores."""
     command = [sys.executable, "-m", "recipes.shapes", "--size", "smoke", "--out", str(tmp_path / "run")]
