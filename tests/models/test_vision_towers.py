@@ -471,7 +471,7 @@ def test_open_clip_by_architecture_and_tag(tmp_path, monkeypatch):
     ("ViT-B-16-SigLIP:laion", "'laion', is not among those of ViT-B-16-SigLIP: webli"),
     ("ViT-B-16-SigLIP", "Write ViT-B-16-SigLIP:<tag>"),
     ("ViT-B-32:openai", "trained with QuickGELU.* choose the architecture ViT-B-32-quickgelu"),
-    ("RN50-quickgelu:openai", "returns no patch tokens; choose one that is a vision transformer"),
+    ("RN50-quickgelu:openai", "returns no patch tokens; choose a plain vision transformer"),
     ("convnext_base:laion400m_s13b_b51k", "returns no patch tokens"),
 ])  # fmt: skip
 def test_open_clip_names_that_cannot_be_used(path, message):

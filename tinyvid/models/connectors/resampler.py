@@ -29,31 +29,30 @@ WAVES = 8  # sines and cosines of the time code: the shortest wave spans a quart
 LayerCount = Annotated[int, AtLeast(0)]
 
 
-@CONNECTORS.register("naive")
-class NaiveResampler(nn.Module):
-    """Summarize a whole video with learned queries, all of which look at all patches.
-
-    Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
-        num_queries: Video tokens of a clip.
-        depth: Perceiver blocks.
-    """
+class _Resampler(nn.Module):
+    """What both are built of: latents that look at patches in the LLM's width, and positions."""
 
     text_decoder = None
     attention = None
 
     def __init__(
-        self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: NumLayers = 3
+        self,
+        features: FeatureSpec,
+        llm_dim: int,
+        *,
+        num_queries: int,
+        num_groups: int = 1,
+        depth: int,
+        heads: int = HEADS,
+        head_dim: int = HEAD_DIM,
     ) -> None:
         super().__init__()
         self.tokens = TokenSpec(TokenBudget(fixed=num_queries))
-        self.latents = nn.Parameter(torch.randn(num_queries, llm_dim))
+        self.latents = nn.Parameter(torch.randn(num_queries // num_groups, llm_dim))  # q queries, shared by the groups
         self.linear = nn.Linear(features.dim, llm_dim)
-        self.layers = perceiver_layers(llm_dim, depth)
+        self.layers = perceiver_layers(llm_dim, depth, heads=heads, head_dim=head_dim)
         self.norm = nn.LayerNorm(llm_dim)
         self.positions = Sinusoids(llm_dim)
-        self.apply(init_linear)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,14 +70,38 @@ class NaiveResampler(nn.Module):
         Returns:
             (num_queries, D).
         """
-        media = self.linear(features.flatten(0, 1))  # (T * P, D)
+        return self._resample(self.linear(features.flatten(0, 1)))
+
+    def _resample(self, media: Tensor) -> Tensor:
+        """Map the patches of a clip (T * P, D) to video tokens (num_queries, D)."""
+        raise NotImplementedError
+
+
+@CONNECTORS.register("naive")
+class NaiveResampler(_Resampler):
+    """Summarize a whole video with learned queries, all of which look at all patches.
+
+    Args:
+        features: What the vision tower returns.
+        llm_dim: D, width of the LLM.
+        num_queries: Video tokens of a clip.
+        depth: Perceiver blocks.
+    """
+
+    def __init__(
+        self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 512, depth: NumLayers = 3
+    ) -> None:
+        super().__init__(features, llm_dim, num_queries=num_queries, depth=depth)
+        self.apply(init_linear)
+
+    def _resample(self, media: Tensor) -> Tensor:
         media = media + self.positions(len(media), like=media)
         latents = refine(self.layers, self.latents[None], media[None])  # one group: (1, num_queries, D)
         return self.norm(latents[0])
 
 
 @CONNECTORS.register("group")
-class GroupResampler(nn.Module):
+class GroupResampler(_Resampler):
     """Cut a video into groups of consecutive patches and summarize each with the same few queries.
 
     The groups differ in length by one patch at most, the first ones being the longer; when the number of frames is
@@ -100,9 +123,6 @@ class GroupResampler(nn.Module):
         ConfigError: ``num_queries`` is not divisible by ``num_groups``.
     """
 
-    text_decoder = None
-    attention = None
-
     def __init__(
         self,
         *,
@@ -115,7 +135,6 @@ class GroupResampler(nn.Module):
         head_dim: PositiveInt = HEAD_DIM,
         mixer_layers: LayerCount = 0,
     ) -> None:
-        super().__init__()
         if num_queries % num_groups:
             below = num_queries // num_groups * num_groups
             nearest = " or ".join(str(n) for n in (below, below + num_groups) if n)
@@ -123,35 +142,22 @@ class GroupResampler(nn.Module):
                 f"connector 'group': connector.num_queries={num_queries} is not divisible by "
                 f"connector.num_groups={num_groups}; the nearest num_queries that are: {nearest}"
             )
+        super().__init__(
+            features,
+            llm_dim,
+            num_queries=num_queries,
+            num_groups=num_groups,
+            depth=depth,
+            heads=heads,
+            head_dim=head_dim,
+        )
         self.num_groups = num_groups
-        self.tokens = TokenSpec(TokenBudget(fixed=num_queries))
-        self.latents = nn.Parameter(torch.randn(num_queries // num_groups, llm_dim))  # q queries, shared by the groups
-        self.linear = nn.Linear(features.dim, llm_dim)
-        self.layers = perceiver_layers(llm_dim, depth, heads=heads, head_dim=head_dim)
-        self.norm = nn.LayerNorm(llm_dim)
-        self.positions = Sinusoids(llm_dim)
         self.mixer = (
             TemporalMixer(llm_dim, layers=mixer_layers, heads=heads, head_dim=head_dim) if mixer_layers else None
         )
         self.apply(init_linear)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
-        return self.latents.dtype
-
-    def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
-        """Map the features of one clip to video tokens.
-
-        Args:
-            features: (T, P, Dv).
-            question: Not read.
-            per_frame: Not read.
-
-        Returns:
-            (num_queries, D).
-        """
-        media = self.linear(features.flatten(0, 1))  # (T * P, D)
+    def _resample(self, media: Tensor) -> Tensor:
         tokens = [self._summarize(groups) for groups in self._cut(media)]
         out = self.norm(torch.cat(tokens))
         out = out + self.positions(len(out), like=out)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.text_decoders.hub_weights import start_from
+from tinyvid.models.text_decoders.hub_weights import SIZES, start_from
 from tinyvid.registry import TEXT_DECODERS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question
 
@@ -78,7 +78,8 @@ class Bert(nn.Module):
         )
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
         self.project = nn.Linear(features.dim, dim)  # patches to the width that the layers' cross attention reads
-        self.model = start_from(path, _bert_class(), config, compare=_OPTIONS)
+        sizes = SIZES | {"max_position_embeddings": "num_positions"}
+        self.model = start_from(path, _bert_class(), config, compare=sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,16 +102,6 @@ class Bert(nn.Module):
             encoder_hidden_states=self.project(features),  # (T, P, R)
         )
         return out.last_hidden_state, question.real
-
-
-_OPTIONS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "mlp_dim",
-    "max_position_embeddings": "num_positions",
-}
 
 
 def _bert_class() -> Any:

@@ -8,6 +8,14 @@ import torch
 from tinyvid.errors import ConfigError
 from tinyvid.models.weights import load_pretrained, read_config, without_weights
 
+SIZES = {  # the key of a configuration of transformers, and the option of a text decoder that sets it
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "mlp_dim",
+}
+
 
 def start_from(
     path: str | None, model_class: Any, config: Any, *, compare: Mapping[str, str], section: str = ""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.text_decoders.hub_weights import start_from
+from tinyvid.models.text_decoders.hub_weights import SIZES, start_from
 from tinyvid.registry import TEXT_DECODERS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question
 
@@ -72,7 +72,8 @@ class SiglipText(nn.Module):
         text_half = type(SiglipTextModel.__name__, (SiglipTextModel,), whole)
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
         self.pad_id = pad_id
-        self.model = start_from(path, text_half, config, compare=_OPTIONS, section="text_config")
+        sizes = SIZES | {"max_position_embeddings": "max_length"}
+        self.model = start_from(path, text_half, config, compare=sizes, section="text_config")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,13 +95,3 @@ class SiglipText(nn.Module):
         ids = F.pad(ids, (0, self.max_length - length), value=self.pad_id)
         rows = self.model(input_ids=ids[None]).last_hidden_state[:, :length]  # (1, L, R)
         return rows.expand(len(features), -1, -1), question.real
-
-
-_OPTIONS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "mlp_dim",
-    "max_position_embeddings": "max_length",
-}

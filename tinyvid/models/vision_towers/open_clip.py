@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
-from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized, square
+from tinyvid.models.vision_towers.intermediate import IntermediateTower
+from tinyvid.models.vision_towers.metadata import Resize, resized, square
 from tinyvid.models.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
@@ -67,38 +67,33 @@ def open_clip(
             model = explain("vision_tower", path, load, architecture, pretrained=tag, require_pretrained=True).visual
             config["preprocess_cfg"] = model.preprocess_cfg
     image = resized(_image_spec(config, model, path), resize)
-    return OpenClipTower(model.eval().to(dtype=dtype), config, image, features, layer=layer)
+    return OpenClipTower(model.eval().to(dtype=dtype), image, features, config=config, layer=layer)
 
 
-class OpenClipTower(nn.Module):
-    """Patch features of an image tower of open_clip: one hidden state, without class token and final norm.
+class OpenClipTower(IntermediateTower):
+    """Patch features of an image tower of open_clip, its ``visual`` part; see ``IntermediateTower``.
 
     Args:
         model: The ``visual`` part of a model of open_clip.
-        config: ``model_cfg`` and ``preprocess_cfg``, as in ``open_clip_config.json``.
         image: What pixels must look like.
         features: What comes out.
+        config: ``model_cfg`` and ``preprocess_cfg``, as in ``open_clip_config.json``.
         layer: See ``open_clip``.
     """
 
+    example = "ViT-B-16-SigLIP:webli"
+    norm = "normalize_intermediates"
+
     def __init__(
-        self, model: Any, config: Mapping[str, Any], image: ImageSpec, features: FeatureSpec, *, layer: int = -2
+        self, model: Any, image: ImageSpec, features: FeatureSpec, *, config: Mapping[str, Any], layer: int = -2
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, image, features, layer=layer)
         self.config = config
-        self.image = image
-        self.features = features
-        self.num_blocks = blocks_to_run(layer, len(_blocks(model)))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What pixels must be cast to: the dtype of the patch embedding, which stands first."""
-        return next(self.model.parameters()).dtype
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
-        return _intermediate(self.model, pixels, self.num_blocks, "NLC")
+    @staticmethod
+    def blocks(model: Any) -> Any:
+        """Return the transformer blocks of a model, which may be one of timm."""
+        return model.trunk.blocks if hasattr(model, "trunk") else model.transformer.resblocks
 
     def save(self, directory: Path) -> None:
         """Write the image tower in the layout of open_clip, without the text tower."""
@@ -186,37 +181,10 @@ def _build(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _probe(config: Mapping[str, Any], layer: int, path: str) -> FeatureSpec:
-    """Return the shape of the features, found by running a tower without weights on the meta device."""
+    """Return the shape of the features of the tower that ``config`` describes."""
     with torch.device("meta"):
         model = _build(config, path)
-        side = square(model.image_size, f"vision_tower.path={path!r}")
-        pixels = torch.empty(1, 3, side, side)
-    try:
-        num_blocks = len(_blocks(model))
-        tokens = _intermediate(model, pixels, num_blocks, "NLC")  # (1, P, Dv)
-        maps = _intermediate(model, pixels, num_blocks, "NCHW")  # (1, Dv, h, w)
-    except (AttributeError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"vision_tower.path={path!r}: this image tower ({type(model).__name__}) returns no patch tokens; "
-            "choose one that is a vision transformer, such as ViT-B-16-SigLIP:webli"
-        ) from error
-    blocks_to_run(layer, num_blocks)
-    return FeatureSpec(dim=tokens.shape[2], num_patches=tokens.shape[1], grid=(maps.shape[2], maps.shape[3]))
-
-
-def _blocks(model: Any) -> Any:
-    return model.trunk.blocks if hasattr(model, "trunk") else model.transformer.resblocks
-
-
-def _intermediate(model: Any, pixels: Tensor, num_blocks: int, layout: str) -> Tensor:
-    return model.forward_intermediates(
-        pixels,
-        indices=[num_blocks - 1],
-        normalize_intermediates=False,
-        stop_early=True,
-        output_fmt=layout,
-        intermediates_only=True,
-    )["image_intermediates"][0]
+    return OpenClipTower.probe(model, square(model.image_size, f"vision_tower.path={path!r}"), layer, path)
 
 
 def _image_spec(config: Mapping[str, Any], model: Any, path: str) -> ImageSpec:

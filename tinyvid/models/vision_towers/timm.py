@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError, ConfigError
-from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized, square
+from tinyvid.models.vision_towers.intermediate import IntermediateTower
+from tinyvid.models.vision_towers.metadata import Resize, resized, square
 from tinyvid.models.weights import explain, load_strict, read_weights, refuse_endless, without_weights
 from tinyvid.registry import VISION_TOWERS
-from tinyvid.types import FeatureSpec, ImageSpec
+from tinyvid.types import ImageSpec
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
@@ -47,7 +47,7 @@ def timm(
         model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
     data = timm.data.resolve_model_data_config(model)
     side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
-    features = _probe(model, side, layer, path)
+    features = TimmTower.probe(model, side, layer, path)
 
     stored_elsewhere = not name.startswith(_LOCAL) and not without_weights()
     model = explain("vision_tower", path, timm.create_model, name, pretrained=stored_elsewhere)
@@ -59,31 +59,16 @@ def timm(
     return TimmTower(model.eval().to(dtype=dtype), image, features, layer=layer)
 
 
-class TimmTower(nn.Module):
-    """Patch features of a vision transformer of timm: one hidden state, without the final norm.
+class TimmTower(IntermediateTower):
+    """Patch features of a vision transformer of timm; see ``IntermediateTower``."""
 
-    Args:
-        model: A model of timm with ``blocks`` and ``forward_intermediates``.
-        image: What pixels must look like.
-        features: What comes out.
-        layer: See ``timm``.
-    """
+    example = "vit_base_patch16_siglip_224"
+    norm = "norm"
 
-    def __init__(self, model: Any, image: ImageSpec, features: FeatureSpec, *, layer: int = -2) -> None:
-        super().__init__()
-        self.model = model
-        self.image = image
-        self.features = features
-        self.num_blocks = blocks_to_run(layer, len(model.blocks))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What pixels must be cast to: the dtype of the patch embedding, which stands first."""
-        return next(self.model.parameters()).dtype
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
-        return _intermediate(self.model, pixels, self.num_blocks, "NLC")
+    @staticmethod
+    def blocks(model: Any) -> Any:
+        """Return the transformer blocks of a model."""
+        return model.blocks
 
     def save(self, directory: Path) -> None:
         """Write the tower, without classifier, in the layout of timm."""
@@ -131,33 +116,6 @@ def _check_architecture(path: str) -> None:
             f"vision_tower.path={path!r}: timm has no such weights. "
             f"Tags of {architecture!r}: {', '.join(sorted(tags)) or 'none; give a directory or a hub id'}"
         )
-
-
-def _probe(model: Any, side: int, layer: int, path: str) -> FeatureSpec:
-    """Return the shape of the features of a model without weights, found by running it on the meta device."""
-    pixels = torch.empty(1, 3, side, side, device="meta")
-    try:
-        num_blocks = len(model.blocks)
-        tokens = _intermediate(model, pixels, num_blocks, "NLC")  # (1, P, Dv)
-        maps = _intermediate(model, pixels, num_blocks, "NCHW")  # (1, Dv, h, w)
-    except (AttributeError, AssertionError, TypeError) as error:
-        raise ConfigError(
-            f"vision_tower.path={path!r}: this model of timm ({type(model).__name__}) returns no patch tokens; "
-            "choose a plain vision transformer, such as vit_base_patch16_siglip_224"
-        ) from error
-    blocks_to_run(layer, num_blocks)
-    return FeatureSpec(dim=tokens.shape[2], num_patches=tokens.shape[1], grid=(maps.shape[2], maps.shape[3]))
-
-
-def _intermediate(model: Any, pixels: Tensor, num_blocks: int, layout: str) -> Tensor:
-    return model.forward_intermediates(
-        pixels,
-        indices=[num_blocks - 1],
-        norm=False,
-        stop_early=True,
-        output_fmt=layout,
-        intermediates_only=True,
-    )[0]
 
 
 def _image_spec(data: dict[str, Any], side: int, path: str) -> ImageSpec:
