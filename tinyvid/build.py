@@ -58,22 +58,21 @@ def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def build(
-    config: Mapping[str, Any], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
+    groups: Mapping[str, Mapping[str, Any]], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
 ) -> tuple[VideoLLM, Processor]:
-    """Build the model and the Processor that a configuration describes.
+    """Build the model and the Processor that component groups describe.
 
     Args:
-        config: The component groups, as ``compose`` returns them; other keys are ignored.
+        groups: As ``check`` returns them.
         device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` for the best there is; ``meta`` for a model of
             shapes alone, of which no weight is read.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` for what the device runs best.
         quant: Weights of the LLM: ``none``, ``nf4`` (4 bits) or ``int8``.
 
     Raises:
-        ConfigError: Anything in ``config``, ``device``, ``dtype`` or ``quant`` is wrong; no weight was loaded.
+        ConfigError: ``device``, ``dtype`` or ``quant`` is wrong; no weight was loaded.
         CheckpointError: A part's weights cannot be loaded.
     """
-    groups = check(config)
     with building_on(device):
         return assemble(groups, *load_parts(groups, device=device, dtype=dtype, quant=quant))
 

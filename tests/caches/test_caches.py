@@ -269,9 +269,9 @@ def test_tower_key_sees_weights_layer_options_settings_and_dtype(models):
 def test_tower_key_is_the_same_in_another_process(assistant, models):
     config = tiny_config(models)
     code = (
-        "import sys, pickle; from tinyvid.build import build; from tinyvid.caches import tower_key\n"
+        "import sys, pickle; from tinyvid.build import build, check; from tinyvid.caches import tower_key\n"
         "config = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
-        "sys.stdout.write(tower_key(build(config, device='cpu')[0].vision_tower, config['vision_tower']))"
+        "sys.stdout.write(tower_key(build(check(config), device='cpu')[0].vision_tower, config['vision_tower']))"
     )
     argument = pickle.dumps(config).hex()
     done = subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True, check=True)
