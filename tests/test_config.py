@@ -155,7 +155,7 @@ def listed(program: str) -> dict[str, list[str]]:
 def test_help_lists_the_groups_that_a_program_takes_and_no_other(program):
     found = listed(program)
     parts = {"llm", "vision_tower", "connector", "text_decoder", "sampler", "template", "video_reader"}
-    own = {"judge"} if program == "eval" else {"data", "peft", "recipe"}
+    own = {"judge"} if program == "eval" else {"data", "peft", "recipe", "debug"}
     assert set(found) == parts | {"model", "experiment", "benchmark"} | own
     for group in {"judge", "data", "peft", "recipe"} - set(found):
         with pytest.raises(ConfigError, match=f"unknown key '{group}'"):
@@ -180,6 +180,12 @@ def test_a_program_without_groups_lists_none(program):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_compose(name):
     check(compose([f"experiment={name}"], config="train"))
+
+
+def test_debugging_beats_an_experiment():
+    config = compose(["debug=two_steps", "experiment=qlora_12gb", "data.path=x"], config="train")
+    assert (config.recipe.max_steps, config.recipe.accumulate, config.quant) == (2, 1, "nf4")
+    assert compose(["debug=two_steps", "recipe.max_steps=3"], config="train").recipe.max_steps == 3
 
 
 def test_an_experiment_of_another_program_is_refused():
