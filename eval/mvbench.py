@@ -1,7 +1,7 @@
-"""MVBench: 20 tasks of 200 questions about short videos, some about a stretch of one (arXiv:2311.17005).
+"""MVBench: 20 tasks of 200 questions about short videos, some about a clip cut from one (arXiv:2311.17005).
 
 Both revisions of the data set are read. ``main`` names whole videos with the seconds that are meant, in files (mp4,
-webm, avi) and, for one task, in folders of frames; ``video`` has the stretches cut out already.
+webm, avi) and, for one task, in folders of frames; ``video`` has the clips cut out already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ SYSTEM = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task: its official title, its folders in both revisions, and whether a stretch of each video is meant."""
+    """A task: its official title, its folders in both revisions, and whether it asks about clips cut from videos."""
 
     title: str
     folder: str
@@ -83,7 +83,7 @@ class MVBench:
             videos (``video``).
         revision: Branch of the data set that was loaded.
         tasks: Names of the tasks to ask, as their files are called; empty for all 20.
-        bounds: Look only at the stretch that is meant. False looks at whole video files, as TinyLLaVA-Video did in four
+        bounds: Look only at the clip that is meant. False looks at whole video files, as TinyLLaVA-Video did in four
             tasks; folders of frames are cut in any case.
         prompt_style: ``official``, or the words of TinyLLaVA-Video or lmms-eval.
 

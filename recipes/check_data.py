@@ -159,10 +159,10 @@ def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
         layout = checks.plan(index)
         console.rule(Text(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens"), align="left")
         text = Text()
-        for stretch in transcript(layout, checks.processor):
-            marked = plain and stretch.kind == "reply"
-            words = printable(stretch.text)
-            text.append(f"{{+{words}+}}" if marked else words, style=STYLES[stretch.kind])
+        for passage in transcript(layout, checks.processor):
+            marked = plain and passage.kind == "reply"
+            words = printable(passage.text)
+            text.append(f"{{+{words}+}}" if marked else words, style=STYLES[passage.kind])
         console.print(text, soft_wrap=True)
 
 

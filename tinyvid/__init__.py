@@ -85,9 +85,9 @@ if TYPE_CHECKING:
     )
     from tinyvid.types import (
         Choice as Choice,
-        Clip as Clip,
         Cue as Cue,
         FeatureSpec as FeatureSpec,
+        Frames as Frames,
         ImageSpec as ImageSpec,
         Message as Message,
         Question as Question,
@@ -128,7 +128,7 @@ _PUBLIC = (  # modules, and the names in them
     ("protocols", "LookingSampler TextDecoder VideoReader VisionTower"),
     ("evaluation.judging.judge", "Case Judge"),
     ("evaluation.judging.rubrics", "RUBRICS Rubric"),
-    ("types", "Choice Clip FeatureSpec ImageSpec Question Segment TokenBudget TokenSpec VideoMeta VideoTokens"),
+    ("types", "Choice FeatureSpec Frames ImageSpec Question Segment TokenBudget TokenSpec VideoMeta VideoTokens"),
     ("processing.batch", "Batch Example Output VideoInput"),
     # Errors
     ("errors", "CheckpointError ConfigError DataError PluginError TinyvidError VideoError suggest"),

@@ -30,8 +30,8 @@ from torch import Tensor
 from tinyvid.text.frame_text import FrameText
 from tinyvid.types import (
     Choice,
-    Clip,
     FeatureSpec,
+    Frames,
     ImageSpec,
     Message,
     Overflow,
@@ -83,7 +83,7 @@ class VideoReader(Protocol):
             VideoError: As ``probe``.
         """
 
-    def read(self, path: Path, indices: Sequence[int]) -> Clip:
+    def read(self, path: Path, indices: Sequence[int]) -> Frames:
         """Decode only the frames asked for.
 
         Args:

@@ -1,8 +1,6 @@
-"""The data that flows between parts: small frozen dataclasses, no behavior beyond checking themselves.
+"""The data that flows between parts: what a user gives, what a reader returns, what parts promise.
 
-Shapes use the letters of the legend in ``tinyvid.protocols``. Seconds, pixels, frames and tokens are stated on
-each field. Read top to bottom: what a user gives, what a reader returns, what parts promise. What the model eats is in
-``tinyvid.processing.batch``.
+Shapes use the letters of the legend in ``tinyvid.protocols``. What the model takes is in ``tinyvid.processing.batch``.
 """
 
 from __future__ import annotations
@@ -70,12 +68,12 @@ class Cue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """Where frames come from, and which stretch of them is meant.
+    """Where frames come from, and which clip of it is meant.
 
     Attributes:
         source: A video file, an image file, a folder of frame images, or a uint8 array (T, H, W, 3).
-        start: First second of the stretch, from the beginning of the file; ``None`` is the beginning.
-        end: Last second of the stretch; ``None`` is the end of the file.
+        start: Start of the clip in seconds, from the beginning of the file; ``None`` is the beginning.
+        end: End of the clip in seconds; ``None`` is the end of the file.
         fps: Frames per second of a folder or an array, which carry no clock of their own.
         subtitles: A subtitle file, or cues; they are written next to the frames, as the template says.
     """
@@ -170,7 +168,7 @@ class VideoMeta:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clip:
+class Frames:
     """Decoded frames and when they are shown.
 
     Attributes:
@@ -183,9 +181,8 @@ class Clip:
 
     def __post_init__(self) -> None:
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
-            raise VideoError(
-                f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {tuple(self.frames.shape)}"
-            )
+            shape = tuple(self.frames.shape)
+            raise VideoError(f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {shape}")
         if len(self.times) != len(self.frames):
             raise VideoError(f"a clip of {len(self.frames)} frames has {len(self.times)} times")
 
@@ -308,7 +305,7 @@ class TokenSpec:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the sequence: text to read, text to learn, or the place of a video."""
+    """A part of the sequence: text to read, text to learn, or the place of a video."""
 
     kind: Literal["prompt", "reply", "video"]
     text: str = ""

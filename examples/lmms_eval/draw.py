@@ -3,7 +3,7 @@
     python examples/lmms_eval/draw.py OUT
 
 writes into OUT clips of moving shapes, rows.jsonl and the task tinyvid_shapes of lmms-eval: questions about clips,
-about a stretch of each, about an image, and one without either.
+about a clip of each, about an image, and one without either.
 """
 
 import argparse

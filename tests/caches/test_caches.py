@@ -79,7 +79,7 @@ def test_frames_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path,
     plain = assistant.processor(row(clips[0]))
     processor = use(assistant, frames=str(tmp_path))
     cold = processor(row(clips[0]))
-    monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never)
+    monkeypatch.setattr("tinyvid.video.open_video.Clip.read", never)
     warm = pickle.loads(pickle.dumps(processor))(row(clips[0]))
     assert torch.equal(cold.videos[0].pixels, plain.videos[0].pixels)
     assert torch.equal(warm.videos[0].pixels, plain.videos[0].pixels)
@@ -106,7 +106,7 @@ def test_feature_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path
     assert cold.videos[0].pixels is not None
     filled = model.fill_features(cold, processor.features)
     assert filled.videos[0].pixels is None
-    monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never)
+    monkeypatch.setattr("tinyvid.video.open_video.Clip.read", never)
     warm = processor.collate([processor(row(clips[0]))])
     assert warm.videos[0].pixels is None
     assert warm.videos[0].features.shape == (4, 16, 24)

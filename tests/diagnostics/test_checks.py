@@ -170,7 +170,7 @@ def test_decoding_can_be_left_out_or_complete(check, folder):
         assert [fault["kind"] for fault in check(f"data.path={noise}", f"decode={decode}")[2]] == ["undecodable"]
 
 
-def test_a_stretch_is_decoded_once(folder, processor, monkeypatch):
+def test_a_clip_is_decoded_once(folder, processor, monkeypatch):
     checks = RowChecks(RowDataset(path=f"{folder}/good.json"), processor)
     read, wanted = type(processor.reader).read, []
     monkeypatch.setattr(
@@ -248,12 +248,12 @@ def test_a_transcript_covers_every_token(folder, connector):
     data = RowDataset(path=f"{folder}/good.json")
     for index in range(len(data)):
         layout = processor.plan(data[index])
-        stretches = transcript(layout, processor)
-        assert [stretch.kind for stretch in stretches].count("video") == len(data[index].videos)
+        passages = transcript(layout, processor)
+        assert [passage.kind for passage in passages].count("video") == len(data[index].videos)
         learned = processor.tokenizer.decode(layout.labels[layout.labels != IGNORE_INDEX])
-        assert "".join(stretch.text for stretch in stretches if stretch.kind == "reply") == learned
+        assert "".join(passage.text for passage in passages if passage.kind == "reply") == learned
         text = processor.tokenizer.decode(layout.input_ids[~layout.video_mask])
-        assert "".join(stretch.text for stretch in stretches if stretch.kind != "video") == text
+        assert "".join(passage.text for passage in passages if passage.kind != "video") == text
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_pat
     assert {row["status"] for row in rows.values()} <= {"answered", "unparsed"}
     times = [0.0, 0.6, 1.2, 1.9]
     layout = framewise.processor.plan(benchmark.sample(benchmark[0], times))
-    assert layout.footage[0].times(layout.indices[0]) == pytest.approx(times, abs=0.05)
+    assert layout.clips[0].times(layout.indices[0]) == pytest.approx(times, abs=0.05)
     parts, kinds = [], layout.video_mask.tolist()
     for number, is_video in zip(layout.input_ids.tolist(), kinds, strict=True):
         if not parts or parts[-1][0] != is_video:

@@ -1,4 +1,4 @@
-"""MVBench in both revisions: stretches, containers, frame folders counted from 1, and prompts to the letter."""
+"""MVBench in both revisions: clips, containers, frame folders counted from 1, and prompts to the letter."""
 
 import sys
 
@@ -108,23 +108,23 @@ def official_numbers(start, end, rate, first, last, count):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_only_the_stretch_of_a_video_is_seen(root, index):
+def test_only_the_clip_of_a_video_is_seen(root, index):
     video(root / "video/star/Charades_v1_480/ZS9XR.mp4")
     item = build("mvbench", root, tasks=["action_sequence"])[index]
-    footage = open_video(item.sample.videos[0], VIDEO_READERS.build({"name": "pyav"}))
-    clip = footage.read(SAMPLERS.build({"name": "midpoint", "num_frames": 4})(footage.meta))
+    clip = open_video(item.sample.videos[0], VIDEO_READERS.build({"name": "pyav"}))
+    read = clip.read(SAMPLERS.build({"name": "midpoint", "num_frames": 4})(clip.meta))
     asked = ROWS["action_sequence"][index]
-    assert frame_numbers(clip.frames) == official_numbers(asked["start"], asked["end"], 10, 0, 19, 4)
+    assert frame_numbers(read.frames) == official_numbers(asked["start"], asked["end"], 10, 0, 19, 4)
 
 
 @pytest.mark.parametrize(("start", "end"), [(1.0, 3.0), (0.0, 2.0), (2.0, 100.0)])
-def test_only_the_stretch_of_a_frame_folder_is_seen(root, start, end):
+def test_only_the_clip_of_a_frame_folder_is_seen(root, start, end):
     frames(root / "video/tvqa/frames_fps3_hq/castle_s01", 12)
     write_json(root / "json/episodic_reasoning.json", [row("castle_s01", start=start, end=end)])
     item = build("mvbench", root, tasks=["episodic_reasoning"])[0]
-    footage = open_video(item.sample.videos[0], VIDEO_READERS.build({"name": "pyav"}))
-    clip = footage.read(SAMPLERS.build({"name": "midpoint", "num_frames": 3})(footage.meta))
-    assert frame_numbers(clip.frames) == official_numbers(start, end, 3, 1, 12, 3)
+    clip = open_video(item.sample.videos[0], VIDEO_READERS.build({"name": "pyav"}))
+    read = clip.read(SAMPLERS.build({"name": "midpoint", "num_frames": 3})(clip.meta))
+    assert frame_numbers(read.frames) == official_numbers(start, end, 3, 1, 12, 3)
 
 
 def test_whole_videos_as_tinyllava_video_took_them(root):

@@ -28,12 +28,12 @@ def test_a_map_is_a_share_per_patch(assistant):
     assert found.weights.shape == (4, 4, 4)
     np.testing.assert_allclose(found.weights.sum((1, 2)), 1, atol=1e-5)
     assert found.frames.shape == (4, 56, 56, 3)
-    assert found.times.tolist() == [float(i) for i in assistant.processor.sampler(Footage6())]
+    assert found.times.tolist() == [float(i) for i in assistant.processor.sampler(SixFrames())]
     (other,) = assistant.attention_map(frames(), "How many cats sleep?")
     assert not np.allclose(found.weights, other.weights, atol=1e-7)
 
 
-class Footage6:
+class SixFrames:
     num_frames, fps, duration = 6, 1.0, 6.0
 
 

@@ -151,7 +151,7 @@ def test_text_between_frames_moves_no_video_token(models):
 def test_a_transcript_shows_every_token_once(assistant):
     processor = assistant.processor
     layout = processor.plan(Sample(chat("One?", "a", "Two?", "b"), video=film()))
-    text = "".join(stretch.text for stretch in transcript(layout, processor))
+    text = "".join(passage.text for passage in transcript(layout, processor))
     assert text.count("[video 12 tokens, 6 frames") == 2
     assert text.count("[more of it]") == 4
 
@@ -264,19 +264,19 @@ def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
 
 
 def test_looking_holds_one_piece_at_a_time(monkeypatch):
-    from tinyvid.video.open_video import Footage, open_video
+    from tinyvid.video.open_video import Clip, open_video
 
     monkeypatch.setattr("tinyvid.video.open_video.PIECE_BYTES", 1)
     sizes = []
-    read = Footage.read
+    read = Clip.read
 
     def watched(self, indices):
         sizes.append(len(indices))
         return read(self, indices)
 
-    monkeypatch.setattr(Footage, "read", watched)
-    footage = open_video(Video(array(100)), reader=None)
-    choice = Content(fps=1, max_frames=30)(footage.meta, footage.look)
+    monkeypatch.setattr(Clip, "read", watched)
+    opened = open_video(Video(array(100)), reader=None)
+    choice = Content(fps=1, max_frames=30)(opened.meta, opened.look)
     assert len(choice.indices) == 30
     assert max(sizes) == 16
     assert sum(sizes) == 100

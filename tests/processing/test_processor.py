@@ -106,7 +106,7 @@ def test_too_long_is_refused_before_decoding(models, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr("tinyvid.processing.processor.to_pixels", never)
-    monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never, raising=False)
+    monkeypatch.setattr("tinyvid.video.open_video.Clip.read", never, raising=False)
     with pytest.raises(DataError, match=r"sample 'v_17': 16 video \+ \d+ text tokens = \d+ exceed .*max_length=60"):
         assistant.processor(Sample(chat("word " * 60), video=frames(), id="v_17"))
     with pytest.raises(DataError, match=r"16 video \+ \d+ text \+ 500 reply tokens .*lower max_new_tokens"):

@@ -191,7 +191,7 @@ SECONDS = [0.0, 1.0, 2.0, 3.0]
         ([Cue(1.0, 2.0, "a")], ["", "a", "", ""]),  # one that ends as a frame begins is not next to it
         ([Cue(0.0, 0.0, "a")], ["a", "", "", ""]),  # ends as the first frame begins: never the last frame
         ([Cue(2.5, math.inf, "a")], ["", "", "", "a"]),
-        ([Cue(90.0, 91.0, "a")], ["", "", "", "a"]),  # nothing is lost where no stretch is asked for
+        ([Cue(90.0, 91.0, "a")], ["", "", "", "a"]),  # nothing is lost where no clip is asked for
         ([Cue(0.0, 2.5, "a"), Cue(0.5, 0.9, "b")], ["", "", "a b", ""]),  # overlapping: in order of their start
         ([], ["", "", "", ""]),
     ],
@@ -200,7 +200,7 @@ def test_a_cue_goes_to_the_last_frame_before_it_ends(cues, texts):
     assert place(cues, SECONDS) == texts
 
 
-def test_before_the_first_frame_and_outside_the_stretch():
+def test_before_the_first_frame_and_outside_the_clip():
     cues = [Cue(1.0, 3.0, "before"), Cue(11.0, 12.0, "early"), Cue(14.5, 16.0, "in"), Cue(20.0, 21.0, "after")]
     assert place(cues, [15.0, 17.0], start=10.0, end=20.0) == ["early in", ""]
     assert place(cues, [15.0, 17.0]) == ["before early in", "after"]

@@ -137,7 +137,7 @@ def test_a_cache_changes_no_result_and_serves_the_second_run(models, rows, tmp_p
     def never(*args, **kwargs):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("tinyvid.video.open_video.Footage.read", never)
+    monkeypatch.setattr("tinyvid.video.open_video.Clip.read", never)
     program.train(settings(models, rows, *steps, cache), tmp_path / "warm")
     plain, cold, warm = (trained(tmp_path / name, 16) for name in ("plain", "cold", "warm"))
     assert all(torch.equal(plain[key], cold[key]) and torch.equal(cold[key], warm[key]) for key in plain)

@@ -25,7 +25,7 @@ def uneven(tmp_path_factory):
     return clips.write_clip(tmp_path_factory.mktemp("clips") / "uneven.mp4", times=times)
 
 
-def footage(source, **options):
+def opened(source, **options):
     return open_video(Video(source, **options), READER)
 
 
@@ -44,7 +44,7 @@ def write_folder(folder, count=12, suffix=".png"):
 
 
 def test_a_file_is_measured_and_then_read(clip):
-    video = footage(str(clip))
+    video = opened(str(clip))
     assert video.meta == READER.probe(clip)
     assert clips.frame_numbers(video.read([0, 50, 99]).frames) == [0, 50, 99]
 
@@ -52,8 +52,8 @@ def test_a_file_is_measured_and_then_read(clip):
 @pytest.mark.parametrize(
     ("start", "end"), [(1.0, 3.0), (0.33, 2.21), (None, 1.0), (3.5, None), (0.0, 99.0), (1.0, 1.01)]
 )
-def test_a_stretch_agrees_with_mvbench_to_half_a_frame(clip, start, end):
-    video = footage(clip, start=start, end=end)
+def test_a_clip_agrees_with_mvbench_to_half_a_frame(clip, start, end):
+    video = opened(clip, start=start, end=end)
     first, last = round((start or 0) * 25), min(round((end or 4) * 25), 99)
     assert video.meta.num_frames == last - first + 1
     assert video.meta.fps == 25
@@ -63,18 +63,18 @@ def test_a_stretch_agrees_with_mvbench_to_half_a_frame(clip, start, end):
     np.testing.assert_allclose(got.times, [first / 25, last / 25], rtol=1e-6)  # from the beginning of the file
 
 
-def test_a_stretch_of_a_variable_rate_follows_the_true_times(uneven):
-    video = footage(uneven, start=8.0, end=12.0)
+def test_a_clip_of_a_variable_rate_follows_the_true_times(uneven):
+    video = opened(uneven, start=8.0, end=12.0)
     assert video.meta.num_frames == 23  # 8, 9, and 10.0 to 12.0
     assert video.meta.fps == pytest.approx(22 / 4)
     assert clips.frame_numbers(video.read([0, 2, 22]).frames) == [8, 10, 30]
     np.testing.assert_allclose(video.read([0, 2, 22]).times, [8, 10, 12], rtol=1e-6)
-    slow = footage(uneven, start=0.0, end=5.0)
+    slow = opened(uneven, start=0.0, end=5.0)
     assert (slow.meta.num_frames, slow.meta.fps) == (6, 1.0)
 
 
 def test_the_last_moment_is_the_last_frame(clip):
-    video = footage(clip, start=3.999)
+    video = opened(clip, start=3.999)
     assert video.meta.num_frames == 1
     assert clips.frame_numbers(video.read([0]).frames) == [99]
 
@@ -93,39 +93,39 @@ def test_the_last_moment_is_the_last_frame(clip):
         (0.0, float("nan"), "must be numbers of seconds"),
     ],
 )
-def test_an_impossible_stretch_is_refused_with_its_numbers(clip, start, end, message):
+def test_an_impossible_clip_is_refused_with_its_numbers(clip, start, end, message):
     with pytest.raises(VideoError, match=message) as error:
-        footage(clip, start=start, end=end)
+        opened(clip, start=start, end=end)
     assert str(clip) in str(error.value)
 
 
 @pytest.mark.parametrize("indices", [[], [-1], [0, 51]])
-def test_indices_stay_within_the_stretch(clip, indices):
+def test_indices_stay_within_the_clip(clip, indices):
     with pytest.raises(VideoError, match="it has 0 to 50"):
-        footage(clip, start=1.0, end=3.0).read(indices)
+        opened(clip, start=1.0, end=3.0).read(indices)
 
 
 def test_a_file_has_its_own_rate(clip, tmp_path):
     with pytest.raises(VideoError, match="fps=5 was given; only folders and arrays need it"):
-        footage(clip, fps=5.0)
+        opened(clip, fps=5.0)
     with pytest.raises(VideoError, match="only folders and arrays"):
-        footage(save(tmp_path / "a.png"), fps=5.0)
+        opened(save(tmp_path / "a.png"), fps=5.0)
 
 
 @pytest.mark.parametrize("name", ["gone.mp4", "x" * 400, "nul\0.mp4"])
 def test_a_missing_file(tmp_path, name):
     with pytest.raises(VideoError, match="no such file or folder"):
-        footage(str(tmp_path / name))
+        opened(str(tmp_path / name))
 
 
 def test_a_source_of_another_type():
     with pytest.raises(VideoError, match=r"path or a uint8 numpy array \(T, H, W, 3\), got list"):
-        footage([1, 2])
+        opened([1, 2])
 
 
 def test_an_empty_path_is_not_the_working_directory():
     with pytest.raises(VideoError, match="the path of a video is empty"):
-        footage("")
+        opened("")
 
 
 @pytest.mark.parametrize("options", [{"start": "abc"}, {"start": True}, {"end": "2"}, {"fps": "fast"}])
@@ -137,7 +137,7 @@ def test_bounds_and_rates_are_numbers(options):
 
 def test_home_is_understood(clip, monkeypatch):
     monkeypatch.setenv("HOME", str(clip.parent))
-    assert footage(f"~/{clip.name}").meta.num_frames == 100
+    assert opened(f"~/{clip.name}").meta.num_frames == 100
 
 
 # --- an image ---------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_home_is_understood(clip, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp", ".bmp"])
 def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
-    video = footage(save(tmp_path / f"photo{suffix}", size=(32, 24)))
+    video = opened(save(tmp_path / f"photo{suffix}", size=(32, 24)))
     assert (video.meta.num_frames, video.meta.width, video.meta.height) == (1, 32, 24)
     got = video.read([0, 0])
     assert got.frames.shape == (2, 24, 32, 3)
@@ -156,7 +156,7 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
 def test_an_image_is_turned_as_its_exif_data_asks(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned right by a quarter
-    video = footage(save(tmp_path / "photo.jpg", size=(32, 24), exif=exif))
+    video = opened(save(tmp_path / "photo.jpg", size=(32, 24), exif=exif))
     assert (video.meta.width, video.meta.height) == (24, 32)
 
 
@@ -164,14 +164,14 @@ def test_an_image_is_turned_as_its_exif_data_asks(tmp_path):
 def test_an_image_of_any_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     Image.new("RGB", (8, 6), (255, 255, 255)).convert("L" if mode == "LA" else mode).convert(mode).save(path)
-    assert (footage(path).read([0]).frames == 255).all()
+    assert (opened(path).read([0]).frames == 255).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
 def test_a_broken_image(tmp_path, content):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(VideoError, match=r"image.png: cannot be read as an image"):
-        footage(tmp_path / "image.png")
+        opened(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -180,7 +180,7 @@ def test_a_truncated_image(tmp_path, suffix):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     clips.truncate(path, path, 0.5)
     with pytest.raises(VideoError, match="cannot be read as an image"):
-        footage(path)
+        opened(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -189,14 +189,14 @@ def test_a_decompression_bomb(tmp_path, monkeypatch, limit):
     path = save(tmp_path / "bomb.png", size=(20, 20))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(VideoError, match=r"bomb.png: .*(pixels are more than the 300 allowed|decompression bomb)"):
-        footage(path)
+        opened(path)
 
 
 def test_an_animation_is_no_image(tmp_path):
     frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     with pytest.raises(VideoError, match="is an animation; convert it to a video file"):
-        footage(tmp_path / "moving.webp")
+        opened(tmp_path / "moving.webp")
 
 
 # --- a folder of images -----------------------------------------------------------------------------------------
@@ -205,15 +205,15 @@ def test_an_animation_is_no_image(tmp_path):
 def test_a_folder_is_read_in_natural_order(tmp_path):
     write_folder(tmp_path)
     (tmp_path / ".DS_Store").touch()
-    video = footage(tmp_path, fps=3.0)
+    video = opened(tmp_path, fps=3.0)
     assert (video.meta.num_frames, video.meta.fps, video.meta.duration) == (12, 3.0, 4.0)
     got = video.read([0, 2, 2, 11])
     assert got.frames[:, 0, 0, 0].tolist() == [0, 2, 2, 11]
     np.testing.assert_allclose(got.times, np.array([0, 2, 2, 11]) / 3, rtol=1e-6)
 
 
-def test_a_stretch_of_a_folder(tmp_path):
-    video = footage(write_folder(tmp_path), fps=3.0, start=1.0, end=2.0)
+def test_a_clip_of_a_folder(tmp_path):
+    video = opened(write_folder(tmp_path), fps=3.0, start=1.0, end=2.0)
     assert video.meta.num_frames == 4
     assert video.read([0, 3]).frames[:, 0, 0, 0].tolist() == [3, 6]
 
@@ -221,7 +221,7 @@ def test_a_stretch_of_a_folder(tmp_path):
 def test_only_the_frames_asked_for_are_opened(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "frame5.png").write_bytes(b"broken")
-    video = footage(tmp_path, fps=3.0)
+    video = opened(tmp_path, fps=3.0)
     video.read([0, 4, 6])
     with pytest.raises(VideoError, match=r"frame5.png: cannot be read as an image"):
         video.read([5])
@@ -231,25 +231,25 @@ def test_frames_of_a_folder_have_one_size(tmp_path):
     write_folder(tmp_path)
     save(tmp_path / "frame7.png", size=(9, 6))
     with pytest.raises(VideoError, match=r"frame7.png: is 9x6 pixels, the first frame frame0.png is 8x6"):
-        footage(tmp_path, fps=3.0).read([7])
+        opened(tmp_path, fps=3.0).read([7])
 
 
 def test_a_folder_needs_a_rate(tmp_path):
     with pytest.raises(VideoError, match="a folder of frames states no rate; give fps"):
-        footage(write_folder(tmp_path))
+        opened(write_folder(tmp_path))
     with pytest.raises(VideoError, match="fps=0 must be a positive number"):
-        footage(tmp_path, fps=0.0)
+        opened(tmp_path, fps=0.0)
 
 
 def test_a_folder_without_images(tmp_path):
     with pytest.raises(VideoError, match="the folder holds no images"):
-        footage(tmp_path, fps=3.0)
+        opened(tmp_path, fps=3.0)
 
 
 def test_a_folder_with_other_files(tmp_path):
     (write_folder(tmp_path) / "notes.txt").touch()
     with pytest.raises(VideoError, match=r"'notes.txt' is no image \(1 of 13 entries are not\)"):
-        footage(tmp_path, fps=3.0)
+        opened(tmp_path, fps=3.0)
 
 
 # --- frames in memory -------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_a_folder_with_other_files(tmp_path):
 
 def test_an_array_is_a_video():
     frames = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(6, 1).repeat(8, 2).repeat(3, 3)
-    video = footage(frames, fps=5.0, start=1.0)
+    video = opened(frames, fps=5.0, start=1.0)
     assert (video.meta.num_frames, video.meta.width, video.meta.height) == (5, 8, 6)
     got = video.read([0, 4])
     assert got.frames[:, 0, 0, 0].tolist() == [5, 9]
@@ -265,7 +265,7 @@ def test_an_array_is_a_video():
 
 
 def test_an_array_without_a_rate_counts_as_one_frame_per_second():
-    meta = footage(np.zeros((10, 6, 8, 3), dtype=np.uint8)).meta
+    meta = opened(np.zeros((10, 6, 8, 3), dtype=np.uint8)).meta
     assert (meta.fps, meta.duration) == (1.0, 10.0)
 
 
@@ -280,9 +280,9 @@ def test_an_array_without_a_rate_counts_as_one_frame_per_second():
 )
 def test_an_array_of_another_form(array):
     with pytest.raises(VideoError, match=r"an array must be uint8 \(T, H, W, 3\), got"):
-        footage(array)
+        opened(array)
 
 
 def test_an_array_without_frames():
     with pytest.raises(VideoError, match="holds no pixels; give at least one frame"):
-        footage(np.zeros((0, 6, 8, 3), dtype=np.uint8))
+        opened(np.zeros((0, 6, 8, 3), dtype=np.uint8))

@@ -18,7 +18,7 @@ from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
 from tinyvid.protocols import Dataset
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
-from tinyvid.video.open_video import IMAGES, Footage, open_video
+from tinyvid.video.open_video import IMAGES, Clip, open_video
 
 Decode = Literal["none", "first", "all"]
 
@@ -68,7 +68,7 @@ class RowChecks:
     Args:
         rows: The data set.
         processor: As training uses it.
-        decode: ``none``, ``first`` (the first and last chosen frame of each stretch of each file, once per process) or
+        decode: ``none``, ``first`` (the first and last chosen frame of each clip of each file, once per process) or
             ``all`` (what training would decode).
     """
 
@@ -152,11 +152,11 @@ class RowChecks:
     def _frames(self, layout: Layout) -> list[tuple[str, str]]:
         if self.decode == "none":
             return []
-        chosen = zip(layout.footage, layout.indices, strict=True)
+        chosen = zip(layout.clips, layout.indices, strict=True)
         messages = [self._try(clip, indices) for clip, indices in chosen]
         return [("undecodable", message) for message in messages if message]
 
-    def _try(self, clip: Footage, indices: tuple[int, ...]) -> str | None:
+    def _try(self, clip: Clip, indices: tuple[int, ...]) -> str | None:
         """Decode frames, unless they were decoded before; return what went wrong."""
         wanted = list(indices) if self.decode == "all" else sorted({indices[0], indices[-1]})
         key = (clip.name, *(clip.first + number for number in wanted))

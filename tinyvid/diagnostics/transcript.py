@@ -13,7 +13,7 @@ from tinyvid.video.open_video import IMAGES
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Passage:
     """Neighboring tokens of one kind.
 
     Attributes:
@@ -25,8 +25,8 @@ class Stretch:
     text: str
 
 
-def transcript(layout: Layout, processor: Processor) -> list[Stretch]:
-    """Return the stretches of a sample, in order; every token belongs to one.
+def transcript(layout: Layout, processor: Processor) -> list[Passage]:
+    """Return the passages of a sample, in order; every token belongs to one.
 
     Args:
         layout: What ``Processor.plan`` returns.
@@ -35,26 +35,26 @@ def transcript(layout: Layout, processor: Processor) -> list[Stretch]:
     learned, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
     ids = layout.input_ids.tolist()
     videos = _videos(layout)
-    stretches: list[Stretch] = []
+    passages: list[Passage] = []
     left, description = 0, ""  # tokens of the present video, and what is said of them
     for (is_video, is_learned), group in groupby(range(len(ids)), key=lambda place: (filled[place], learned[place])):
         places = list(group)
         if not is_video:
             text = processor.tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
-            stretches.append(Stretch("reply" if is_learned else "prompt", text))
+            passages.append(Passage("reply" if is_learned else "prompt", text))
         while is_video and places:  # neighboring videos share a run of the mask, and one may have several
             if not left:
                 left, description = next(videos)
             count = min(left, len(places))
-            stretches.append(Stretch("video", description))
+            passages.append(Passage("video", description))
             places, left, description = places[count:], left - count, "[more of it]"
-    return stretches
+    return passages
 
 
 def _videos(layout: Layout) -> Iterator[tuple[int, str]]:
     """Yield the tokens and the description of each video slot."""
     for slot in layout.slots:
-        clip, indices = layout.footage[slot.video], layout.indices[slot.video]
+        clip, indices = layout.clips[slot.video], layout.indices[slot.video]
         count = layout.plans[slot.video].num_places
         name = Path(clip.name).name
         if Path(name).suffix.lower() in IMAGES:

@@ -70,7 +70,7 @@ class Outcome:
         points: Further marks of a judge, by name.
         likelihoods: Log-probability of each option, where options were scored by likelihood.
         video: The first video, with its bounds; items of one video are resampled together.
-        duration: Seconds of the first video's stretch; ``None`` if there is none.
+        duration: Length of the first video's clip in seconds; ``None`` if there is none.
         num_frames: Frames that were seen.
         reason: Why there is no answer.
     """

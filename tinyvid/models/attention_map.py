@@ -29,7 +29,7 @@ class AttentionMap:
         question: The text of the user's turn.
         weights: float32 (T, rows, columns), of patches; those of a frame sum to 1.
         frames: uint8 (T, S, S, 3), as the vision tower sees them.
-        times: float (T,), seconds from the beginning of the stretch.
+        times: float (T,), seconds from the beginning of the clip.
     """
 
     question: str
@@ -105,7 +105,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
         raise DataError("an attention map needs a video; this sample has none")
     batch = processor.collate([processor(sample)]).to(model.device)
     if any(video.lazy is not None for video in batch.videos):
-        raise ConfigError("the video is too long to be held at once; draw a stretch of it with start= and end=")
+        raise ConfigError("the video is too long to be held at once; draw a part of it with start= and end=")
     if any(video.features is not None for video in batch.videos):
         raise ConfigError("the frames are not decoded because their features are cached; switch cache.features off")
     clips = model.clips(batch)
@@ -119,7 +119,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
                 question=slot.question,
                 weights=weights.reshape(-1, *grid),
                 frames=visible(pixels, processor.image),
-                times=np.array(layout.indices[slot.video]) / layout.footage[slot.video].meta.fps,
+                times=np.array(layout.indices[slot.video]) / layout.clips[slot.video].meta.fps,
             )
         )
     return maps

@@ -13,7 +13,7 @@ from tinyvid.processing.planner import Plans, VideoPlan
 from tinyvid.text.frame_text import FrameRun, FrameText
 from tinyvid.text.subtitles import place, read_subtitles
 from tinyvid.types import IGNORE_INDEX, Cue, Message, Sample, Segment, Slot, TokenBudget, Video
-from tinyvid.video.open_video import Footage
+from tinyvid.video.open_video import Clip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,7 @@ class Layout:
     """A sample laid out, nothing decoded yet; fields as in ``Example``.
 
     Attributes:
-        footage: The sample's videos, opened.
+        clips: The sample's videos, opened.
         plans: For each video, the frames that are looked at, and why.
     """
 
@@ -29,13 +29,13 @@ class Layout:
     labels: Tensor
     video_mask: Tensor
     slots: tuple[Slot, ...]
-    footage: tuple[Footage, ...]
+    clips: tuple[Clip, ...]
     plans: Plans
     blocks: Tensor | None = None
 
     @property
     def indices(self) -> tuple[tuple[int, ...], ...]:
-        """For each video, the frames that are looked at, counted from the beginning of its stretch."""
+        """For each video, the frames that are looked at, counted from the first frame of its clip."""
         return tuple(plan.indices for plan in self.plans)
 
     @property
@@ -136,7 +136,7 @@ def check_style(style: FrameText, budget: TokenBudget) -> None:
         )
 
 
-def runs_of(video: Video, footage: Footage, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[FrameRun]:
+def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[FrameRun]:
     """Return the frames of a video with what is written between them.
 
     Raises:
@@ -144,7 +144,7 @@ def runs_of(video: Video, footage: Footage, plan: VideoPlan, cues: Sequence[Cue]
     """
     if not cues and not style.parts_frames:
         return [FrameRun("", len(plan.indices))]
-    times = footage.times(plan.indices)
+    times = clip.times(plan.indices)
     runs = style(times, place(cues, times, start=video.start, end=video.end))
     if plan.budget.fixed and any(run.text for run in runs):
         raise DataError(
@@ -196,7 +196,7 @@ def same_videos(sample: Sample, other: Sample) -> bool:
 def check_prefix(layout: Layout, first: Layout) -> None:
     """Refuse to pack a sample that does not begin as the first one does, or that learns from the prefix."""
     shared = first.num_shared
-    if layout.footage is not first.footage or not shared:
+    if layout.clips is not first.clips or not shared:
         raise DataError("packed samples must all show the same videos, at least one; group the rows by video")
     if layout.num_shared != shared or not torch.equal(layout.input_ids[:shared], first.input_ids[:shared]):
         raise DataError("packed samples must have the same text in front of the videos; a system message differs")

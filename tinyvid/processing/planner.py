@@ -17,9 +17,9 @@ class VideoPlan:
     """What is looked at of one video.
 
     Attributes:
-        indices: Frames of the stretch.
+        indices: Frames of the clip.
         wanted: Frames that the sampler chose, before some of them gave way.
-        duration: Of the stretch, in seconds.
+        duration: Of the clip, in seconds.
         budget: What the connector makes of the frames.
         reason: What the sampler says of its choice; empty where the rule says it all.
     """
@@ -42,7 +42,7 @@ class VideoPlan:
 
     @property
     def fps(self) -> float:
-        """Effective frames per second: of the frames that are looked at, over the stretch."""
+        """Effective frames per second: of the frames that are looked at, over the clip."""
         return len(self.indices) / self.duration if self.duration > 0 else 0.0
 
     def __str__(self) -> str:

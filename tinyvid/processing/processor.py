@@ -36,7 +36,7 @@ from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoR
 from tinyvid.text.questions import QuestionReader
 from tinyvid.types import Cue, ImageSpec, Message, Sample, Slot, TokenSpec, Video
 from tinyvid.video.lazy_pixels import LazyPixels
-from tinyvid.video.open_video import Footage, open_video
+from tinyvid.video.open_video import Clip, open_video
 from tinyvid.video.pixels import normalize, resize, to_pixels
 
 logger = logging.getLogger(__name__)
@@ -143,13 +143,13 @@ class Processor:
             return self._decode(samples[0], self.plan_pack(samples), id="+".join(sample.id for sample in samples))
 
     def _decode(self, sample: Sample, layout: Layout, id: str | None = None) -> Example:
-        videos = tuple(map(self._video, sample.videos, layout.footage, layout.indices))
+        videos = tuple(map(self._video, sample.videos, layout.clips, layout.indices))
         return replace(layout.without_videos(sample.id if id is None else id), videos=videos)
 
-    def _video(self, video: Video, footage: Footage, indices: tuple[int, ...]) -> VideoInput:
+    def _video(self, video: Video, clip: Clip, indices: tuple[int, ...]) -> VideoInput:
         """Return a video with its cached features, or the means to decode it later, or its pixels."""
         known = VideoInput(
-            footage.start, footage.end, tuple(footage.times(indices)), key=self._feature_key(video, footage, indices)
+            clip.start, clip.end, tuple(clip.times(indices)), key=self._feature_key(video, clip, indices)
         )
         features = None if self.features is None else self.features.read(known.key)
         if features is not None:
@@ -157,7 +157,7 @@ class Processor:
         lazy = LazyPixels(video, indices, self.reader, self.image)
         if self.tokens.in_pieces and lazy.nbytes > self.lazy_bytes:
             return replace(known, lazy=lazy)
-        return replace(known, pixels=self._pixels(video, footage, indices))
+        return replace(known, pixels=self._pixels(video, clip, indices))
 
     def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
         """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
@@ -194,40 +194,38 @@ class Processor:
     def _lay_out(self, sample: Sample, reserve: int, known: Layout | None = None) -> Layout:
         """Lay a sample out; ``known`` is the layout of another sample with the same videos."""
         self._refuse_control_tokens(sample.messages)
-        footage = known.footage if known else tuple(open_video(video, self.reader) for video in sample.videos)
+        clips = known.clips if known else tuple(open_video(video, self.reader) for video in sample.videos)
         cues = [cues_of(video, self.template.frame) for video in sample.videos]
         for subtitles in cues:
             self._refuse_control_tokens(subtitles)
-        plans = known.plans if known else tuple(map(self._choose, footage))
-        layout = self._typeset(sample, footage, plans, cues)
+        plans = known.plans if known else tuple(map(self._choose, clips))
+        layout = self._typeset(sample, clips, plans, cues)
         room = self.max_length - reserve
         overflow = self.sampler.overflow
         if layout.length > room and overflow != "refuse" and not known:
 
             def fits(plans: Plans) -> bool:
-                return self._typeset(sample, footage, plans, cues).length <= room
+                return self._typeset(sample, clips, plans, cues).length <= room
 
             fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.tokens.smaller)
             if fitting is not None:
-                layout = self._typeset(sample, footage, fitting, cues)
+                layout = self._typeset(sample, clips, fitting, cues)
                 logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
         self.check_length(layout.length, layout.num_video, reserve)
         return layout
 
-    def _choose(self, footage: Footage) -> VideoPlan:
+    def _choose(self, clip: Clip) -> VideoPlan:
         """Return which frames of a video the sampler wants."""
         if self.sampler.looks:
-            choice = self.sampler(footage.meta, footage.look)
+            choice = self.sampler(clip.meta, clip.look)
             indices, reason = tuple(choice.indices), choice.reason
         else:
-            indices, reason = tuple(self.sampler(footage.meta)), ""
-        return VideoPlan(indices, len(indices), footage.meta.duration, self.tokens.planned, reason)
+            indices, reason = tuple(self.sampler(clip.meta)), ""
+        return VideoPlan(indices, len(indices), clip.meta.duration, self.tokens.planned, reason)
 
-    def _typeset(
-        self, sample: Sample, footage: Sequence[Footage], plans: Plans, cues: Sequence[Sequence[Cue]]
-    ) -> Layout:
+    def _typeset(self, sample: Sample, clips: Sequence[Clip], plans: Plans, cues: Sequence[Sequence[Cue]]) -> Layout:
         """Write a sample out with the frames that ``plans`` name, however long it gets."""
-        shown = videos_per_message(sample.messages, len(footage), every_turn=self.tokens.reads_question)
+        shown = videos_per_message(sample.messages, len(clips), every_turn=self.tokens.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
         asked = [plan.budget.per_frame if plan.budget != self.tokens.planned else None for plan in plans]
         slots = tuple(
@@ -235,10 +233,10 @@ class Processor:
             for message, videos in zip(sample.messages, shown, strict=True)
             for video in videos
         )
-        described = zip(sample.videos, footage, plans, cues, strict=True)
+        described = zip(sample.videos, clips, plans, cues, strict=True)
         runs = {number: runs_of(*parts, self.template.frame) for number, parts in enumerate(described)}
         pieces = [Piece(self._first_ids()), *pieces_of(segments, slots, runs, plans, self._tokenize)]
-        return Layout(*joined(pieces, self.pad_id), slots=slots, footage=tuple(footage), plans=plans)
+        return Layout(*joined(pieces, self.pad_id), slots=slots, clips=tuple(clips), plans=plans)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         # Not verbose: it would warn of lengths that it was trained with, which check_length knows better.
@@ -287,18 +285,18 @@ class Processor:
             "LLM allows it"
         )
 
-    def _feature_key(self, video: Video, footage: Footage, indices: Sequence[int]) -> str | None:
+    def _feature_key(self, video: Video, clip: Clip, indices: Sequence[int]) -> str | None:
         if self.features is None:
             return None
-        numbers = footage.numbers(indices)
+        numbers = clip.numbers(indices)
         return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
 
-    def _pixels(self, video: Video, footage: Footage, indices: Sequence[int]) -> Tensor:
+    def _pixels(self, video: Video, clip: Clip, indices: Sequence[int]) -> Tensor:
         """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""
         if self.frames is None:
-            return torch.cat([to_pixels(clip.frames, self.image) for clip in footage.pieces(indices)])
-        key = self.frames.key(video.source, footage.numbers(indices), self.image, self.reader.name)
-        resized = self.frames.get(key, lambda: resize(footage.read(indices).frames, self.image))
+            return torch.cat([to_pixels(piece.frames, self.image) for piece in clip.pieces(indices)])
+        key = self.frames.key(video.source, clip.numbers(indices), self.image, self.reader.name)
+        resized = self.frames.get(key, lambda: resize(clip.read(indices).frames, self.image))
         return normalize(resized, self.image)
 
 

@@ -60,13 +60,13 @@ def place(
 
     A cue goes to the last frame shown before it ends, as in LLaMA-VID, but no further back than a cue that started
     earlier: overlapping cues keep their order. One that ends before the first frame goes to the first frame. Cues
-    wholly outside ``start`` and ``end`` are not part of the stretch.
+    wholly outside ``start`` and ``end`` are not part of the clip.
 
     Args:
         cues: In order of their start.
         times: When the frames are shown, in seconds on the clock of the cues, non-decreasing.
-        start: First second of the stretch; ``None`` leaves nothing out.
-        end: Last second of the stretch; ``None`` leaves nothing out.
+        start: Start of the clip in seconds; ``None`` leaves nothing out.
+        end: End of the clip in seconds; ``None`` leaves nothing out.
 
     Example:
         >>> place([Cue(0.2, 1.5, "Hello."), Cue(1.6, 1.9, "Hi.")], [0.0, 1.0, 2.0])

@@ -8,7 +8,7 @@ from tinyvid.types import Sample
 
 
 class PackedRows:
-    """Bring rows about the same stretch of the same videos together, in the order in which they are first seen.
+    """Bring rows about the same clips of the same videos together, in the order in which they are first seen.
 
     Every row is read once, without opening its videos. A row that cannot be read, shows no video, or an array, is an
     item of its own.

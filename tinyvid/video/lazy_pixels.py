@@ -19,7 +19,7 @@ class LazyPixels:
 
     Attributes:
         video: What to decode.
-        indices: Which frames, counted from the beginning of the stretch.
+        indices: Which frames, counted from the first frame of the clip.
         reader: What reads video files.
         image: What the vision tower wants its pixels to be.
     """
@@ -43,7 +43,7 @@ class LazyPixels:
         Raises:
             VideoError: A frame cannot be decoded, or the video is no longer there.
         """
-        footage = open_video(self.video, self.reader)
+        clip = open_video(self.video, self.reader)
         most = max(16, PIECE_BYTES // (12 * self.image.size**2))
-        for clip in footage.pieces(self.indices, most=most):
-            yield to_pixels(clip.frames, self.image)
+        for piece in clip.pieces(self.indices, most=most):
+            yield to_pixels(piece.frames, self.image)

@@ -1,6 +1,6 @@
 """One face for everything that frames can come from: a video file, an image, a folder of images, an array.
 
-``open_video`` returns ``Footage``, which a sampler can measure before a frame is decoded, and which then decodes only
+``open_video`` returns ``Clip``, which a sampler can measure before a frame is decoded, and which then decodes only
 what the sampler chose. ``start`` and ``end`` are applied here, by the true time of each frame. Decoding video files is
 the reader's part.
 """
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from tinyvid.errors import VideoError
 from tinyvid.protocols import VideoReader
-from tinyvid.types import Clip, Video, VideoMeta
+from tinyvid.types import Frames, Video, VideoMeta
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 PIECE_BYTES = 64 << 20  # of decoded frames that are in memory at once where a video is read piece by piece
@@ -26,14 +26,14 @@ ARRAY_FPS = 1.0  # frames per second of an array, or a single image, that states
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Footage:
-    """The stretch of a video that is meant, measured and not yet decoded.
+class Clip:
+    """A video from its start to its end bound, measured and not yet decoded.
 
     Attributes:
         name: What it is, for messages.
-        meta: The stretch as a sampler sees it.
-        start: Where the stretch begins, in seconds of the source.
-        first: Where the stretch begins, as a frame number of the source.
+        meta: What a sampler knows of the clip.
+        start: Where the clip begins, in seconds of the source.
+        first: Where the clip begins, as a frame number of the source.
         load: Decodes frames by their number in the source.
         clock: Returns when each frame of the source is shown, in seconds.
     """
@@ -42,33 +42,33 @@ class Footage:
     meta: VideoMeta
     start: float
     first: int
-    load: Callable[[list[int]], Clip]
+    load: Callable[[list[int]], Frames]
     clock: Callable[[], np.ndarray]
 
     @property
     def end(self) -> float:
-        """Where the stretch ends, in seconds of the source."""
+        """Where the clip ends, in seconds of the source."""
         return self.start + self.meta.duration
 
-    def read(self, indices: Sequence[int]) -> Clip:
-        """Decode frames of the stretch.
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Decode frames of the clip.
 
         Args:
-            indices: Non-decreasing, in [0, meta.num_frames); they count from the first frame of the stretch.
+            indices: Non-decreasing, in [0, meta.num_frames); they count from the first frame of the clip.
 
         Returns:
             The frames, with times in seconds from the beginning of the source.
 
         Raises:
-            VideoError: An index lies outside the stretch, or a frame cannot be decoded.
+            VideoError: An index lies outside the clip, or a frame cannot be decoded.
         """
         numbers = [int(i) for i in indices]
         if not numbers or min(numbers) < 0 or max(numbers) >= self.meta.num_frames:
             raise VideoError(f"{self.name}: frames {numbers} were asked for, it has 0 to {self.meta.num_frames - 1}")
         return self.load(self.numbers(numbers))
 
-    def pieces(self, indices: Sequence[int], *, most: int | None = None) -> Iterator[Clip]:
-        """Decode frames of the stretch piece by piece, so that memory does not grow with their number.
+    def pieces(self, indices: Sequence[int], *, most: int | None = None) -> Iterator[Frames]:
+        """Decode frames of the clip piece by piece, so that memory does not grow with their number.
 
         Args:
             indices: As for ``read``.
@@ -81,23 +81,23 @@ class Footage:
 
     def look(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Decode small copies of frames, one after the other: uint8 (32, 32, 3), the aspect ratio ignored."""
-        for clip in self.pieces(indices):
-            for frame in clip.frames:
+        for piece in self.pieces(indices):
+            for frame in piece.frames:
                 yield np.asarray(Image.fromarray(frame).resize((SMALL, SMALL), Image.Resampling.BOX))
 
     def times(self, indices: Sequence[int]) -> list[float]:
-        """Return when frames of the stretch are shown, in seconds from the beginning of the source."""
+        """Return when frames of the clip are shown, in seconds from the beginning of the source."""
         return [float(second) for second in self.clock()[self.numbers(indices)]]
 
     def numbers(self, indices: Sequence[int]) -> list[int]:
-        """Return frames of the stretch as frame numbers of the source."""
+        """Return frames of the clip as frame numbers of the source."""
         return [self.first + int(index) for index in indices]
 
 
-def open_video(video: Video, reader: VideoReader) -> Footage:
+def open_video(video: Video, reader: VideoReader) -> Clip:
     """Measure a video without decoding it.
 
-    The stretch from ``video.start`` to ``video.end`` begins with the frame nearest to ``start`` and ends with the frame
+    The clip from ``video.start`` to ``video.end`` begins with the frame nearest to ``start`` and ends with the frame
     nearest to ``end``. An ``end`` beyond the end of the source means the end of the source, as benchmarks use it.
 
     Args:
@@ -105,20 +105,20 @@ def open_video(video: Video, reader: VideoReader) -> Footage:
         reader: Reads video files.
 
     Raises:
-        VideoError: The source is missing, broken, empty or of another kind, or the stretch lies outside it.
+        VideoError: The source is missing, broken, empty or of another kind, or the clip lies outside it.
     """
     source = _array(video) if isinstance(video.source, np.ndarray) else _path(video, reader)
     if video.start is None and video.end is None:
-        return Footage(str(video), source.meta, 0.0, 0, source.load, source.times)
+        return Clip(str(video), source.meta, 0.0, 0, source.load, source.times)
     start, end = _bounds(video, source.meta.duration)
     times = source.times()
     first, last = _nearest(times, start), _nearest(times, end)
     count, seconds = last - first + 1, float(times[last] - times[first])
     fps = source.meta.fps
-    if abs(seconds * fps - (count - 1)) > 0.5 and seconds > 0:  # a variable rate: the stretch has its own average
+    if abs(seconds * fps - (count - 1)) > 0.5 and seconds > 0:  # at a variable rate the clip has its own average
         fps = (count - 1) / seconds
     meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height)
-    return Footage(str(video), meta, start, first, source.load, source.times)
+    return Clip(str(video), meta, start, first, source.load, source.times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +127,7 @@ class _Source:
 
     meta: VideoMeta
     times: Callable[[], np.ndarray]
-    load: Callable[[list[int]], Clip]
+    load: Callable[[list[int]], Frames]
 
 
 def _bounds(video: Video, duration: float) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def _array(video: Video) -> _Source:
     fps = _checked_fps(str(video), ARRAY_FPS if video.fps is None else video.fps)
     meta = VideoMeta(len(frames), fps, len(frames) / fps, frames.shape[2], frames.shape[1])
     times = np.arange(len(frames)) / fps
-    return _Source(meta, lambda: times, lambda numbers: Clip(frames[numbers], times[numbers].astype(np.float32)))
+    return _Source(meta, lambda: times, lambda numbers: Frames(frames[numbers], times[numbers].astype(np.float32)))
 
 
 def _folder(folder: Path, fps: float | None) -> _Source:
@@ -209,7 +209,7 @@ def _pictures(files: list[Path], fps: float) -> _Source:
     height, width, _ = _read_image(files[0]).shape
     times = np.arange(len(files)) / fps
 
-    def load(numbers: list[int]) -> Clip:
+    def load(numbers: list[int]) -> Frames:
         frames = {number: _read_image(files[number]) for number in sorted(set(numbers))}
         for number, frame in frames.items():
             if frame.shape[:2] != (height, width):
@@ -217,7 +217,7 @@ def _pictures(files: list[Path], fps: float) -> _Source:
                     f"{files[number]}: is {frame.shape[1]}x{frame.shape[0]} pixels, the first frame {files[0].name} is "
                     f"{width}x{height}; all frames of a video have one size"
                 )
-        return Clip(np.stack([frames[number] for number in numbers]), times[numbers].astype(np.float32))
+        return Frames(np.stack([frames[number] for number in numbers]), times[numbers].astype(np.float32))
 
     return _Source(VideoMeta(len(files), fps, len(files) / fps, width, height), lambda: times, load)
 

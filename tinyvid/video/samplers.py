@@ -2,7 +2,7 @@
 
 ``content`` alone looks before it chooses, at small copies of frames that it is handed one by one.
 
-Symbols: N frames in the clip, n frames asked for. Indices count from the first frame of the stretch that ``start`` and
+Symbols: N frames in the clip, n frames asked for. Indices count from the first frame of the clip that ``start`` and
 ``end`` leave, so every rule honors them. Published scores depend on the rule: choose the one that a benchmark used.
 """
 
@@ -153,7 +153,7 @@ class Content:
     Looks at ``fps`` frames per second. The difference of two neighbors is the mean absolute difference of small
     copies, from 0 to 1, and counts as ``change`` at most: a cut earns one frame, however hard. The frames stand at
     equal steps of a clock that goes with the changes for ``1 - even`` of its way and with time for the rest, so that
-    quiet stretches are seen, too. A clip that earns no more than ``min_frames`` gives so many evenly, as a still one
+    quiet parts are seen, too. A clip that earns no more than ``min_frames`` gives so many evenly, as a still one
     does.
 
     Args:

@@ -56,7 +56,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def digest_items(items: Sequence[Item]) -> str:
-    """Return a short hash of what is asked: ids, prompts, options, answers, and which stretch of a video is meant."""
+    """Return a short hash of what is asked: ids, prompts, options, answers, and the bounds of each video."""
     digest = hashlib.sha256()
     for item in items:
         messages = [[message.role, message.text] for message in item.sample.messages]

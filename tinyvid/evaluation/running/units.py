@@ -51,7 +51,7 @@ class VideoGroup:
         example: Carries the frames, or cached features, of the videos.
         questions: What is asked.
         video: Name of the first video.
-        duration: Seconds of its stretch.
+        duration: Of its clip, in seconds.
         indices: Of the items.
         failure: Why the videos cannot be read, if so.
     """
@@ -135,7 +135,7 @@ class Preparer:
             for same in by_frames.values():
                 first = questions[same[0]][1][0]
                 example = self.processor(first.sample, reserve=first.reserve)
-                duration = first.layout.footage[0].meta.duration if videos else None
+                duration = first.layout.clips[0].meta.duration if videos else None
                 asked = tuple(self._question(index, *questions[index]) for index in same)
                 groups.append(VideoGroup(tuple(same), name, example, asked, duration))
         except VideoError as error:
@@ -162,7 +162,7 @@ class Preparer:
         if not isinstance(self.benchmark, ReadsTimes):
             return item.sample
         layout = self.processor.plan(item.sample)
-        times = layout.footage[0].times(layout.indices[0]) if layout.footage else []
+        times = layout.clips[0].times(layout.indices[0]) if layout.clips else []
         sample = self.benchmark.sample(item, times)
         style = self.processor.template.frame
         if any(video.subtitles for video in sample.videos) and not style.shows_subtitles:

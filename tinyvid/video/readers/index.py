@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyvid.errors import VideoError
 from tinyvid.registry import PositiveInt
-from tinyvid.types import Clip, VideoMeta
+from tinyvid.types import Frames, VideoMeta
 
 NOT_VIDEO = {
     "tty",
@@ -122,7 +122,7 @@ class IndexedReader:
         """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
         return index_of(Path(path)).times
 
-    def read(self, path: Path, indices: Sequence[int]) -> Clip:
+    def read(self, path: Path, indices: Sequence[int]) -> Frames:
         """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
         path = Path(path)
         index = index_of(path)
@@ -130,7 +130,7 @@ class IndexedReader:
         unique, places = np.unique(numbers, return_inverse=True)
         frames = self.decode(path, unique.tolist(), index)
         times = index.times[numbers].astype(np.float32)
-        return Clip(frames if len(unique) == len(numbers) else frames[places], times)
+        return Frames(frames if len(unique) == len(numbers) else frames[places], times)
 
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
         """Return the frames of rising numbers, uint8 (T, H, W, 3).
