@@ -65,7 +65,9 @@ def logits_step(model: Any, batch: Any, way: str) -> tuple[float, float]:
 
 def label_only(model: Any, batch: Any) -> Any:
     """Return the loss as tinyvid computes it."""
-    return model(batch).loss
+    from tinyvid.training.objectives import next_token_loss
+
+    return next_token_loss(model(batch))
 
 
 def full(model: Any, batch: Any) -> Any:

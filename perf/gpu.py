@@ -222,8 +222,10 @@ def step(model: Any, optimizer: Any, batch: Any) -> Any:
     """Do what the training program does with a batch; return the loss."""
     import torch
 
+    from tinyvid.training.objectives import next_token_loss
+
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        loss = model(batch).loss
+        loss = next_token_loss(model(batch))
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()

@@ -15,6 +15,7 @@ from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
 from tinyvid.models.connectors.blocks import refine
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch, Output
+from tinyvid.training.objectives import next_token_loss
 from tinyvid.worlds.shapes import SceneQuestion
 
 TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learned
@@ -124,13 +125,12 @@ class Trainer:
         def compute(student: Student, part: tuple[Share, Tensor, dict[str, Tensor]]) -> tuple[Tensor, Metrics]:
             share, known, targets = part
             tokens = mix(student.model.connector, known)
-            output = forward_with(student.model, share.batch, tokens)
-            assert output.loss is not None
+            answered = next_token_loss(forward_with(student.model, share.batch, tokens))
             extra, metrics, described = token_loss(student.says(tokens, targets["visible"].shape[1]), targets)
             guide = guidance(student.model.llm, share.batch, share.asked, described.flatten(1), share.options)
             shown = {name: metrics[name] for name in ("tokens", "motion", "rank", "frame")}
-            loss = output.loss + TOKEN_WEIGHT * extra + GUIDE_WEIGHT * guide
-            return loss, {"loss": output.loss.item(), "guide": guide.item(), **shown}
+            loss = answered + TOKEN_WEIGHT * extra + GUIDE_WEIGHT * guide
+            return loss, {"loss": answered.item(), "guide": guide.item(), **shown}
 
         slow = {"connector": CONNECTOR_RATE, "heads": CONNECTOR_RATE}
         fit("answers", self.engine, compute, next_shares, steps=steps, lr=lr, slow=slow, after=after)

@@ -52,14 +52,14 @@ class VideoLLM(nn.Module):
         return self.llm.get_input_embeddings().weight.dtype
 
     def forward(self, batch: Batch) -> Output:
-        """Compute the loss of a batch, and the logits at its label positions.
+        """Predict the tokens at the label positions of a batch.
 
         Args:
             batch: On the model's device.
 
         Returns:
-            ``logits`` (N, vocabulary) in float32 and their mean cross-entropy. If N is 0, ``loss`` is ``None``, or in
-            training mode a zero that every trainable weight has a gradient of.
+            ``logits`` (N, vocabulary) in float32 and the ``labels`` (N,). In training mode every trainable weight has
+            a gradient of the logits, even if N is 0.
         """
         embeddings, batch = self.fill(batch)  # (B, L, D)
         targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
@@ -73,12 +73,7 @@ class VideoLLM(nn.Module):
                 position_ids=positions_of(batch),
                 use_cache=False,
             ).logits
-        logits = logits[0].float()  # (N, vocabulary)
-        labels = targets[targets != IGNORE_INDEX]  # (N,)
-        loss = F.cross_entropy(logits, labels) if len(labels) else None
-        if loss is None and self.training:
-            loss = logits.sum()  # of nothing: a zero with a gradient
-        return Output(loss=loss, logits=logits, num_targets=len(labels))
+        return Output(logits[0].float(), targets[targets != IGNORE_INDEX])
 
     def _visible(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Return the attention mask of the LLM: (B, L) of real tokens, or (B, 1, L, L) of packed samples.

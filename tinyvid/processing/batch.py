@@ -101,17 +101,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """What a training step needs.
+    """What the model returns: its predictions at the N label positions of a batch, in reading order.
 
     Attributes:
-        loss: Mean cross-entropy over the label positions, or ``None`` when the batch has none.
-        logits: (N, vocabulary), one row per label position of the batch, in reading order.
-        num_targets: N.
+        logits: float32 (N, vocabulary).
+        labels: int64 (N,), the tokens to predict.
     """
 
-    loss: Tensor | None
     logits: Tensor
-    num_targets: int
+    labels: Tensor
 
 
 def _moved(record: Any, device: torch.device | str) -> Any:

@@ -15,10 +15,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from tinyvid.errors import DataError, TinyvidError
 from tinyvid.processing.batch import Example
 from tinyvid.processing.processor import Processor
+from tinyvid.training.objectives import NextTokenObjective, Objective
 from tinyvid.training.options import DataPolicy
 from tinyvid.types import IGNORE_INDEX
 
 EMPTY = -1  # index of a place that holds no row
+NEXT_TOKEN = NextTokenObjective()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,21 @@ class TrainingData(Dataset[Any]):
         rows: A data set of ``tinyvid.data.datasets``, or ``PackedRows`` of one.
         processor: Lays samples out and decodes.
         policy: What happens to a row that cannot be used.
+        objective: What is learned from a row.
 
     Raises:
         DataError: There are no rows.
     """
 
-    def __init__(self, rows: Any, processor: Processor, policy: DataPolicy) -> None:
+    def __init__(
+        self, rows: Any, processor: Processor, policy: DataPolicy, *, objective: Objective = NEXT_TOKEN
+    ) -> None:
         if len(rows) == 0:
             raise DataError("the data set holds no rows")
         self.rows = rows
         self.processor = processor
         self.policy = policy
+        self.objective = objective
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,18 +67,13 @@ class TrainingData(Dataset[Any]):
         if index == EMPTY:
             return None
         try:
-            row = self.rows[index]
-            packed = isinstance(row, list) and len(row) > 1
-            example = self.processor.pack(row) if packed else self.processor(row[0] if isinstance(row, list) else row)
-            if not (example.labels[1:] != IGNORE_INDEX).any():
-                raise DataError("the row has no reply to learn; it must end with the assistant's turn")
+            return self.objective.example(self.processor, self.rows[index])
         except TinyvidError as error:
             where = self.rows.where(index)
             reason = str(error) if str(error).startswith(where) else f"{where}: {error}"
             if self.policy.on_error == "raise":
                 raise type(error)(reason) from error
             return Skipped(where, reason)
-        return example
 
     def collate(self, items: Sequence[Example | Skipped | None]) -> dict[str, Any]:
         """Pad what is usable to one batch; a batch of nothing is a row without a target.

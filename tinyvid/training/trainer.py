@@ -47,7 +47,7 @@ class VideoTrainer(Trainer):
         parts: How each part trains.
         run_dir: Where checkpoints and records go.
         dtype: Of the computation.
-        train: Rows to learn.
+        train: Rows to learn, with the objective.
         evaluate_on: Rows to evaluate on.
         benchmark: What else to evaluate on.
     """
@@ -71,6 +71,7 @@ class VideoTrainer(Trainer):
         self.options = options
         self.parts = parts
         self.run_dir = run_dir
+        self.objective = train.objective
         self.benchmark = benchmark
         best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
         self.skipped = read_skipped(run_dir)
@@ -158,7 +159,7 @@ class VideoTrainer(Trainer):
             DataError: The loss is not a number; the samples are named.
         """
         batch = self._ready(inputs["batch"])
-        output = model(batch)
+        output = self.objective(model, batch)
         if not torch.isfinite(output.loss):
             raise DataError(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}, on the samples "
@@ -208,7 +209,7 @@ class VideoTrainer(Trainer):
         skipped = []
         for inputs in self.get_eval_dataloader(rows):
             skipped += inputs["skipped"]
-            output = model(self._ready(inputs["batch"]))
+            output = rows.objective(model, self._ready(inputs["batch"]))
             if output.num_targets:
                 totals[0] += float(output.loss) * output.num_targets
                 totals[1] += output.num_targets
