@@ -16,6 +16,7 @@ from tinyvid.training import TrainOptions, read_recipe
 
 OPTION_FILES = sorted(path for kind in REGISTRIES for path in (CONF_DIR / kind).glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+MARKED = sorted(path for path in CONF_DIR.rglob("*.yaml") if "# (expert) " in path.read_text())
 RECIPES = sorted(path for path in (CONF_DIR / "recipe").glob("*.yaml") if path.stem != "default")
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
@@ -67,7 +68,7 @@ def test_an_option_file_lists_every_option_with_its_default(path):
     config.pop("defaults", None)  # of other groups, which a choice brings along
     parameters = inspect.signature(registry.get(config["name"])).parameters
     options = [name for name in parameters if name not in registry.runtime]
-    assert list(config) == ["name", *options]
+    assert (next(iter(config)), sorted(config)) == ("name", sorted(["name", *options]))
     registry.check({key: "x" if value == "???" else value for key, value in config.items()})
     if path.stem == config["name"]:
         for name in options:
@@ -80,6 +81,17 @@ def test_an_option_file_comments_every_option(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert sum(line.startswith("#") for line in lines) >= 2
+
+
+@pytest.mark.parametrize("path", MARKED, ids=lambda p: str(p.relative_to(CONF_DIR)))
+def test_options_for_experts_are_marked_and_stand_last(path):
+    """The mark begins the comment of an option; ``hydra`` configures Hydra, not the program."""
+    lines = path.read_text().partition("\nhydra:")[0].splitlines()
+    first = [line for before, line in zip(["", *lines], lines, strict=False) if not before.startswith("#")]
+    comments = [line for line in first[1:] if line.startswith("# ")]
+    marked = [line.startswith("# (expert) ") for line in comments]
+    assert marked == sorted(marked), "an everyday option stands behind one for experts"
+    assert sum("(expert)" in line for line in lines if "Comments that begin" not in line) == sum(marked)
 
 
 def test_the_default_recipe_lists_every_option_with_its_default():
