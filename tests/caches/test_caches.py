@@ -130,7 +130,7 @@ def test_a_batch_of_hits_misses_and_text_gives_the_same_logits(assistant, clips,
     processor = use(assistant, features=str(tmp_path))
     assistant.model.fill_features(processor.collate([processor(row(clips[1]))]), processor.features)
     mixed = processor.collate([processor(r) for r in rows])
-    assert [clip is not None for clip in mixed.features] == [False, True, False, False, True]
+    assert [video.features is not None for video in mixed.videos] == [False, True, False, False, True]
     assert [video.key is not None for video in mixed.videos] == [True, True, False, True, True]
     assert sum(video.pixels is not None for video in mixed.videos) == 3
     torch.testing.assert_close(assistant.model(mixed).logits, expected, atol=1e-5, rtol=0)
@@ -379,10 +379,10 @@ def test_a_damaged_feature_is_computed_again(assistant, clips, tmp_path):
     payload[-5] ^= 4
     path.write_bytes(payload)
     miss = processor(row(clips[0]))
-    assert miss.features == (None,)
+    assert miss.videos[0].features is None
     again = assistant.model.fill_features(processor.collate([miss]), processor.features)
-    assert torch.equal(again.features[0], filled.videos[0].features)
-    assert torch.equal(processor(row(clips[0])).features[0], filled.videos[0].features)
+    assert torch.equal(again.videos[0].features, filled.videos[0].features)
+    assert torch.equal(processor(row(clips[0])).videos[0].features, filled.videos[0].features)
 
 
 def test_a_full_disk_is_one_warning(assistant, clips, tmp_path, monkeypatch, caplog):
@@ -394,7 +394,7 @@ def test_a_full_disk_is_one_warning(assistant, clips, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Path, "write_bytes", full)
     with caplog.at_level(logging.WARNING):
         first, second = processor(row(clips[0])), processor(row(clips[0]))
-    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.videos[0].pixels, second.videos[0].pixels)
     assert caplog.text.count("No space left on device") == 1
     assert os.listdir(tmp_path).count("cache.lock") <= 1
     assert not entries(tmp_path)
