@@ -23,6 +23,7 @@ def assert_alike(shapes: Assistant, whole: Assistant) -> None:
         assert getattr(shapes.processor, name) == getattr(whole.processor, name), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connector", ["group", "naive", "mlp"])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_a_composed_model(tmp_path, tower, connector):

@@ -162,6 +162,7 @@ def test_good_rows_have_no_faults(check, folder, processor):
     assert "{+ A bike.<|endoftext|>+}" in out or "{+A bike.<|endoftext|>+}" in out
 
 
+@pytest.mark.slow
 def test_decoding_can_be_left_out_or_complete(check, folder):
     noise = folder / "noise.jsonl"
     noise.write_text(json.dumps({"video": "noise.mp4", "conversations": TALK}))
@@ -183,6 +184,7 @@ def test_a_clip_is_decoded_once(folder, processor, monkeypatch):
     assert [list(map(int, numbers)) for numbers in wanted] == [[0, 39], [10, 30]]
 
 
+@pytest.mark.slow
 def test_workers_and_mixtures_find_the_same(check, folder):
     alone = check(f"data.path={folder}/rows.jsonl")[2]
     source = f"{{name: jsonl, path: {folder}/rows.jsonl, weight: 2}}"
@@ -222,6 +224,7 @@ def test_a_long_list_of_faults_is_cut_and_says_so(check, folder):
     assert f"and {len(faults) - 3} more in faults.jsonl" in out
 
 
+@pytest.mark.slow
 def test_colors_where_a_terminal_has_them(check, folder, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = check(f"data.path={folder}/good.json", "show=1")[1]

@@ -48,6 +48,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
 def test_counts_and_bytes_equal_those_of_a_real_model(models, overrides, family):

@@ -14,6 +14,8 @@ from tinyvid.config import CONF_DIR
 from tinyvid.training import read_recipe
 from tinyvid.types import FeatureSpec
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in (CONF_DIR / "experiment" / "connectors").glob("*.yaml") if path.stem != "budget")
 TOWER = FeatureSpec(dim=96, num_patches=64, grid=(8, 8))  # of the default model
 

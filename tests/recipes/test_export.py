@@ -16,6 +16,8 @@ from tinyvid.models.adapters import is_adapted, without
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
+pytestmark = pytest.mark.slow
+
 program = load_program("export")
 
 
@@ -133,7 +135,6 @@ def test_an_unknown_dtype_is_refused():
         program.export("nowhere", ROOT / "nowhere", dtype="bf16")
 
 
-@pytest.mark.slow
 def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
     rows = write_rows(tmp_path / "data", 4)
     options = settings(tmp_path / "models", rows, "recipe.max_steps=2", f"eval_path={rows}")

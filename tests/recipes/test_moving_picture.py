@@ -10,6 +10,8 @@ from recipes.shapes import moving_picture
 from recipes.shapes.moving_picture import DESCRIPTION, HEIGHT, OPTIONS, PICTURE, SHOWN, WIDTH, Talk, draw
 from tinyvid.worlds.shapes import encode, plan_clip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def said(shipped, tmp_path_factory):
