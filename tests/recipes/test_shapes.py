@@ -28,6 +28,7 @@ from tests.clips import write_clip
 from tests.runs import python
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.processing.batch import VideoInput
 from tinyvid.training.objectives import next_token_loss
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
@@ -297,7 +298,10 @@ def test_known_tokens_and_fast_attention_change_nothing(assistant, monkeypatch):
     model = assistant.model
     tokens = mix(model.connector, resample(model.connector, features))
     known = forward_with(model, share.batch, tokens)
-    whole = model(replace(share.batch, features=tuple(features)))
+    seconds = tuple(float(second) for second in range(NUM_FRAMES))
+    videos = tuple(VideoInput(0.0, float(NUM_FRAMES), seconds, features=clip) for clip in features)
+    slots = tuple(replace(slot, video=number) for number, slot in enumerate(share.batch.slots))
+    whole = model(replace(share.batch, videos=videos, slots=slots))
     torch.testing.assert_close(known.logits, whole.logits)
     monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, "sdpa", attention.attend)
     torch.testing.assert_close(forward_with(model, share.batch, tokens).logits, known.logits, atol=1e-4, rtol=0)
