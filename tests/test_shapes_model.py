@@ -72,6 +72,7 @@ def test_forty_questions_about_ten_clips(shipped, tmp_path):
     assert len(wrong) <= 4, wrong
 
 
+@pytest.mark.slow
 def test_it_looks_at_the_video(shipped):
     """Shown another clip, it is far worse: what it says does not come from the question."""
     seeing = measure(shipped, CLIPS, clips=24)["overall"]["accuracy"]

@@ -27,6 +27,7 @@ def test_import_is_light():
     assert [name for name in modules if name.startswith("tinyvid")] == ["tinyvid"]
 
 
+@pytest.mark.slow
 def test_an_assistant_loads_only_what_it_needs():
     modules = run("import sys; from tinyvid import Assistant, compose; print(*sys.modules)")
     assert not {"timm", "open_clip", "decord", "bitsandbytes", "peft", "av", "torchcodec"}.intersection(modules)

@@ -108,6 +108,7 @@ SIZES = {  # parameters, as the models' own cards and papers state them
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["llm", "vision_tower"])
 def test_every_shipped_option_is_known_offline(group):
     for file in sorted((CONF_DIR / group).glob("*.yaml")):
@@ -123,6 +124,7 @@ def test_an_unknown_model_of_the_hub_is_an_error():
         estimate(settings("llm=auto", "llm.path=nobody/nothing"))
 
 
+@pytest.mark.slow
 def test_figures_of_the_model_for_one_card():
     found = estimate(settings("model=tinyvid_3_6b", "dtype=bfloat16"))
     assert (found.tokens.frames, found.tokens.video, found.tokens.length) == (16, 512, 662)
