@@ -54,14 +54,12 @@ def epochs(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
 
 def train_step(model: Any, processor: Any, optimizer: Any, samples: list[Any]) -> list[float]:
     """Do what the training program does with a batch; return the seconds in the Processor, tower, and the rest."""
-    from tinyvid.training.objectives import next_token_loss
-
     began = time.perf_counter()
     batch = processor.collate([processor(one) for one in samples])
     loaded = time.perf_counter()
     batch = model.fill_features(batch, processor.features)  # runs the tower over what has no features yet
     seen = time.perf_counter()
-    next_token_loss(model(batch)).backward()
+    model(batch).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     return [loaded - began, seen - loaded, time.perf_counter() - seen]

@@ -222,10 +222,8 @@ def step(model: Any, optimizer: Any, batch: Any) -> Any:
     """Do what the training program does with a batch; return the loss."""
     import torch
 
-    from tinyvid.training.objectives import next_token_loss
-
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        loss = next_token_loss(model(batch))
+        loss = model(batch).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()

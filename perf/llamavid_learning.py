@@ -33,7 +33,6 @@ from tinyvid.processing.batch import Batch, Example
 from tinyvid.processing.processor import Processor
 from tinyvid.registry import SAMPLERS, TEMPLATES, VIDEO_READERS
 from tinyvid.text.questions import QuestionReader
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.types import FeatureSpec, ImageSpec
 
 COLORS = {
@@ -236,7 +235,7 @@ def run(name: str, seed: int, train: list[Example], test: list[Example], args: a
     model.train()
     for _ in range(args.steps):
         chosen = order.choice(len(train), args.batch_size, replace=False)
-        loss = next_token_loss(model(batch_of([train[i] for i in chosen])))
+        loss = model(batch_of([train[i] for i in chosen])).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

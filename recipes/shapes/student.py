@@ -15,7 +15,6 @@ from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
 from tinyvid.models.connectors.blocks import refine
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch, Output
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.worlds.shapes import SceneQuestion
 
 TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learned
@@ -125,7 +124,8 @@ class Trainer:
         def compute(student: Student, part: tuple[Share, Tensor, dict[str, Tensor]]) -> tuple[Tensor, Metrics]:
             share, known, targets = part
             tokens = mix(student.model.connector, known)
-            answered = next_token_loss(forward_with(student.model, share.batch, tokens))
+            answered = forward_with(student.model, share.batch, tokens).loss
+            assert answered is not None  # every question has a reply to learn
             extra, metrics, described = token_loss(student.says(tokens, targets["visible"].shape[1]), targets)
             guide = guidance(student.model.llm, share.batch, share.asked, described.flatten(1), share.options)
             shown = {name: metrics[name] for name in ("tokens", "motion", "rank", "frame")}

@@ -11,7 +11,6 @@ from tests.goldens import FULL_CHECKPOINTS, TEMPLATE_OF, TINYLLAVA_VIDEO, read_j
 from tinyvid import Assistant, CheckpointError, Message, Sample
 from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.weights import read_weights
-from tinyvid.training.objectives import next_token_loss
 
 # The recordings hold float32 sums; the tolerances are those a faithful reimplementation reaches on another machine.
 FEATURES, LOGITS, PIXELS = 1e-4, 1e-5, 1e-6
@@ -76,7 +75,7 @@ def test_logits_and_loss(case):
     logits = assistant.model.llm(inputs_embeds=embeddings, attention_mask=batch.attention_mask).logits
     torch.testing.assert_close(logits, tensors["logits"].view_as(logits), atol=LOGITS, rtol=0)
     out = assistant.model(batch)
-    torch.testing.assert_close(next_token_loss(out), tensors["loss"].view(()), atol=LOGITS, rtol=0)
+    torch.testing.assert_close(out.loss, tensors["loss"].view(()), atol=LOGITS, rtol=0)
 
 
 def test_greedy_reply(case):

@@ -14,7 +14,6 @@ from tests.llamavid import BERT_SIZES, save_tokenizer
 from tests.runs import PLAIN, load_program, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.models.video_llm import PARTS
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply, parameter_groups, table
 from tinyvid.types import IGNORE_INDEX
 
@@ -228,7 +227,7 @@ def test_the_three_stages_of_the_original(models, stage):
     )
     assert f"text_decoder  {'full' if stage == '2' else 'frozen'}" in table(reports)
     batch = assistant.processor.collate([assistant.processor(Sample(talk("Q?", "A."), video=frames()))])
-    next_token_loss(assistant.model(batch)).backward()
+    assistant.model(batch).loss.backward()
     learned = {name for name, p in assistant.model.named_parameters() if p.grad is not None}
     assert learned <= {name for name, p in assistant.model.named_parameters() if p.requires_grad}
     groups = parameter_groups(assistant.model, parts, lr=1e-3, weight_decay=0.1)

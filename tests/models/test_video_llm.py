@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from tests.factories import tiny_assistant
 from tinyvid import DataError, Message, Sample
 from tinyvid.registry import CONNECTORS
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.types import IGNORE_INDEX, TokenBudget, TokenSpec
 
 TOLERANCE = 2e-5  # padding changes the order of float32 sums in attention
@@ -39,8 +38,8 @@ def test_batch_equals_single(models, connector, family):
     alone = [assistant.model(assistant.processor.collate([example])) for example in examples]
     assert torch.equal(together.labels, torch.cat([out.labels for out in alone]))
     torch.testing.assert_close(together.logits, torch.cat([out.logits for out in alone]), atol=TOLERANCE, rtol=0)
-    weighted = sum(next_token_loss(out) * len(out.labels) for out in alone) / len(together.labels)
-    torch.testing.assert_close(next_token_loss(together), weighted, atol=TOLERANCE, rtol=0)
+    weighted = sum(out.loss * len(out.labels) for out in alone) / len(together.labels)
+    torch.testing.assert_close(together.loss, weighted, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
@@ -63,7 +62,7 @@ def test_logits_and_loss_equal_the_full_sequence(models, family):
     labels = batch.labels[:, 1:]
     torch.testing.assert_close(out.logits, full[labels != IGNORE_INDEX], atol=TOLERANCE, rtol=0)
     loss = F.cross_entropy(full.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
-    torch.testing.assert_close(next_token_loss(out), loss, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(out.loss, loss, atol=TOLERANCE, rtol=0)
 
 
 def test_the_head_sees_label_positions_only(assistant):
@@ -78,7 +77,8 @@ def test_the_head_sees_label_positions_only(assistant):
 
 def test_a_prompt_has_no_loss(assistant):
     out = assistant.model(assistant.processor.collate([assistant.processor(sample("Q?"))]))
-    assert len(out.labels) == len(out.logits) == next_token_loss(out) == 0
+    assert out.loss is None
+    assert out.num_targets == len(out.logits) == 0
 
 
 def test_tower_chunk_changes_nothing(assistant):
@@ -104,7 +104,7 @@ def test_a_frozen_tower_keeps_no_graph_and_stays_in_eval_mode(assistant):
 def test_gradients_reach_connector_through_a_frozen_llm(assistant):
     assistant.model.llm.requires_grad_(False)
     assistant.model.vision_tower.requires_grad_(False)
-    next_token_loss(assistant.model(assistant.processor.collate(mixed(assistant)))).backward()
+    assistant.model(assistant.processor.collate(mixed(assistant))).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in assistant.model.connector.parameters())
 
 
@@ -126,7 +126,7 @@ def test_quantized_llm_learns_and_answers(models, quant):
     assistant = tiny_assistant(models, quant=quant)
     assert assistant.model.llm.is_quantized
     assistant.model.llm.requires_grad_(False)
-    next_token_loss(assistant.model(assistant.processor.collate(mixed(assistant)))).backward()
+    assistant.model(assistant.processor.collate(mixed(assistant))).loss.backward()
     assert all(p.grad is not None for p in assistant.model.connector.parameters())
     assert isinstance(assistant.answer([sample("Q?")], max_new_tokens=4)[0], str)
 
@@ -150,7 +150,7 @@ def test_a_checkpointed_llm_keeps_less_also_where_it_is_frozen(models, frozen):
         model.zero_grad()
         model.train()
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = next_token_loss(model(batch))
+            loss = model(batch).loss
         loss.backward()
         return kept, [p.grad for p in model.connector.parameters()]
 

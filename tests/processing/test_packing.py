@@ -16,7 +16,6 @@ from tinyvid.models.video_llm import _block_mask
 from tinyvid.processing.batch import Batch
 from tinyvid.processing.collate import positions_of
 from tinyvid.training.data import Skipped, TrainingData
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.training.options import DataPolicy
 from tinyvid.training.packing import PackedRows
 from tinyvid.types import IGNORE_INDEX
@@ -40,7 +39,7 @@ def samples(count=6, seed=0, turns=TURNS):
 def gradients(model, batch):
     model.zero_grad()
     output = model(batch)
-    next_token_loss(output).backward()
+    output.loss.backward()
     return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -56,7 +55,7 @@ def test_packed_rows_teach_what_single_rows_teach(models, family, connector, att
     single, single_gradients = gradients(model, alone)
     assert len(packed.labels) == len(single.labels)
     torch.testing.assert_close(packed.logits, single.logits, atol=5e-5, rtol=0)
-    torch.testing.assert_close(next_token_loss(packed), next_token_loss(single), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed.loss, single.loss, atol=1e-5, rtol=0)
     assert packed_gradients.keys() == single_gradients.keys()
     for name, gradient in single_gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, atol=2e-5, rtol=1e-3, msg=name)

@@ -29,7 +29,6 @@ from tests.runs import python
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.processing.batch import VideoInput
-from tinyvid.training.objectives import next_token_loss
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
 
@@ -309,7 +308,7 @@ def test_known_tokens_and_fast_attention_change_nothing(assistant, monkeypatch):
         assert torch.equal(forward_with(model, share.batch, tokens).logits, known.logits)
     with torch.autocast("cpu", torch.bfloat16):
         fast = forward_with(model, share.batch, tokens)
-    torch.testing.assert_close(next_token_loss(fast), next_token_loss(known), atol=0.02, rtol=0.01)
+    torch.testing.assert_close(fast.loss, known.loss, atol=0.02, rtol=0.01)
 
 
 def test_guidance_rewards_looking_at_the_shapes_in_question(assistant):

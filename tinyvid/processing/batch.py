@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tinyvid.types import Slot
 from tinyvid.video.lazy_pixels import LazyPixels
@@ -110,6 +111,16 @@ class Output:
 
     logits: Tensor
     labels: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """N, the label positions."""
+        return len(self.labels)
+
+    @property
+    def loss(self) -> Tensor | None:
+        """The mean cross-entropy over the label positions; ``None`` if there are none."""
+        return F.cross_entropy(self.logits, self.labels) if self.num_targets else None
 
 
 def _moved(record: Any, device: torch.device | str) -> Any:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from tinyvid.errors import DataError
 from tinyvid.processing.batch import Batch, Example, Output
@@ -57,11 +56,6 @@ class NextTokenObjective:
     def __call__(self, model: Callable[[Batch], Output], batch: Batch) -> BatchLoss:
         """Return the mean cross-entropy over the label positions."""
         output = model(batch)
-        return BatchLoss(next_token_loss(output), len(output.labels))
-
-
-def next_token_loss(output: Output) -> Tensor:
-    """Return the mean cross-entropy of predictions; of no targets, a zero that has a gradient of every weight."""
-    if len(output.labels) == 0:  # processes that train together wait for all gradients
-        return output.logits.sum()
-    return F.cross_entropy(output.logits, output.labels)
+        # Processes that train together wait for all gradients: without a target, the loss is a zero that has them.
+        loss = output.logits.sum() if output.loss is None else output.loss
+        return BatchLoss(loss, output.num_targets)
