@@ -100,7 +100,7 @@ def test_an_interpolation_of_nothing_is_a_mistake_of_the_user():
 
 
 def test_a_bare_word_is_refused_and_a_flag_keeps_its_value():
-    with pytest.raises(ConfigError, match="argument 'question' sets nothing; write key=value"):
+    with pytest.raises(ConfigError, match="argument 'question' has no '='; write key=value"):
         CommandLine.parse(["sampler=fps", "question"], free_text=("question",))
     line = CommandLine.parse(["--config-dir", "mine", "connector=own"])
     assert (line.flags, line.overrides) == (["--config-dir", "mine"], ["connector=own"])

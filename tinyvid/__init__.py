@@ -1,7 +1,7 @@
 """tinyvid: compose, fine-tune, evaluate and run your own small video-language model.
 
-Everything that a user or the author of a plugin needs is importable from here; the modules below are internal and may
-move. A name is loaded when it is first used, so that ``import tinyvid`` alone costs nothing.
+Everything that users and plugin authors need can be imported from here; submodules are internal and may move. Names
+are loaded on first use, so ``import tinyvid`` alone is cheap.
 """
 
 import importlib
@@ -102,7 +102,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PUBLIC = (  # modules, and the names in them
+_PUBLIC = (  # modules and their public names
     # Compose, load, ask
     ("assistant", "Assistant"),
     ("config", "compose"),
@@ -120,7 +120,7 @@ _PUBLIC = (  # modules, and the names in them
     ("evaluation.annotations", "letter_of lettered require"),
     ("evaluation.items", "Benchmark Item Outcome ReadsTimes Rule Verdict WritesFiles"),
     ("evaluation.scoring.averages", "by_group graded macro micro"),
-    # Write a part: its registry, its contract, and what it is given
+    # Write a part: its registry, its contract and its inputs
     ("registry", "BENCHMARKS CONNECTORS DATASETS JUDGES LLMS SAMPLERS TEMPLATES"),
     ("registry", "TEXT_DECODERS VIDEO_READERS VISION_TOWERS"),
     ("registry", "AtLeast AtMost PositiveFloat PositiveInt"),
@@ -137,7 +137,7 @@ _HOMES = {name: f"tinyvid.{module}" for module, names in _PUBLIC for name in nam
 __all__ = ["__version__", *_HOMES]
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for a public one
+if not TYPE_CHECKING:  # with it, type checkers would accept any name
 
     def __getattr__(name: str) -> Any:
         """Load a public name from the module that defines it (PEP 562)."""

@@ -1,7 +1,7 @@
-"""What every program of tinyvid shares: its arguments, and how it tells a user about a mistake.
+"""What all programs of tinyvid share: parsing of arguments and reporting of user errors.
 
-Free text (questions, paths) breaks Hydra's grammar with its quotes, commas, brackets and equals signs, so Hydra never
-sees the values of a program's free-text keys. What a program does with its configuration is its own.
+Free text (questions, paths) contains quotes, commas, brackets and equals signs that Hydra's grammar rejects, so Hydra
+never sees the values of a program's free-text keys.
 """
 
 import logging
@@ -21,9 +21,9 @@ from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose
 from tinyvid.errors import ConfigError, TinyvidError
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
-PRESETS = ("model", "experiment")  # they choose parts; one may name the checkpoint of its parts
-_SHOW = ("-c", "--cfg", "-h", "--help")  # flags that print the configuration, and run nothing
-# Flags that change where or how often Hydra composes, so that composing once beforehand would judge wrongly.
+PRESETS = ("model", "experiment")  # they choose parts; a preset may set the checkpoint of its parts
+_SHOW = ("-c", "--cfg", "-h", "--help")  # flags that print the configuration and run nothing
+# Flags that change where or how often Hydra composes: composing once beforehand could report wrong errors.
 _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
 
 
@@ -32,9 +32,9 @@ class CommandLine:
     """The arguments of a program, split into free text, Hydra's overrides and Hydra's flags.
 
     Attributes:
-        text: The values of free-text keys, as they stand.
-        overrides: What Hydra composes.
-        flags: What begins with a dash, and the values that follow it.
+        text: The unparsed values of free-text keys.
+        overrides: Overrides for Hydra.
+        flags: Arguments that begin with a dash, and their values.
     """
 
     text: dict[str, str] = field(default_factory=dict)
@@ -43,21 +43,21 @@ class CommandLine:
 
     @classmethod
     def parse(cls, arguments: Sequence[str], *, free_text: Sequence[str] = ()) -> "CommandLine":
-        """Split ``arguments``; whatever has no ``=`` is a flag, or the value of the flag before it.
+        """Split ``arguments``. An argument without ``=`` is a flag, or the value of the flag before it.
 
         Args:
             arguments: Without the program's name.
             free_text: Keys whose values Hydra must not see.
 
         Raises:
-            ConfigError: A word is neither.
+            ConfigError: An argument without ``=`` is neither.
         """
         line = cls()
         previous = ""
         for argument in arguments:
             key, equals, value = argument.partition("=")
             if not equals and not argument.startswith(("-", "~")) and not previous.startswith("-"):
-                raise ConfigError(f"argument {argument!r} sets nothing; write key=value (--help lists the keys)")
+                raise ConfigError(f"argument {argument!r} has no '='; write key=value (--help lists the keys)")
             previous = argument
             if equals and key in free_text:
                 line.text[key] = value
@@ -72,18 +72,18 @@ class CommandLine:
         return chosen(self.overrides, group)
 
     def checkpoint(self, config: DictConfig) -> str | None:
-        """Return the checkpoint to start from: ``ckpt=`` of the command line, else that of the model preset, if any."""
+        """Return the checkpoint to start from: ``ckpt=`` on the command line, else the model preset's, if any."""
         return self.text.get("ckpt", config.get("ckpt"))
 
     def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what the command line changes of a checkpoint, as ``Assistant.from_pretrained`` takes it.
+        """Return what the command line changes in a checkpoint, in the form that ``Assistant.from_pretrained`` accepts.
 
         Args:
             config: The composed configuration.
-            allow: Groups of ``PARTS`` and ``PRESETS`` that may be chosen all the same.
+            allow: Groups of ``PARTS`` and ``PRESETS`` that may still be chosen.
 
         Returns:
-            The whole group where the command line, or an experiment, chooses one, else only the options that it sets.
+            The whole group if the command line or an experiment chooses it, otherwise only the options set.
 
         Raises:
             ConfigError: The command line sets a part that a checkpoint fixes.
@@ -95,7 +95,7 @@ class CommandLine:
         return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)} | limit
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
-        """Refuse overrides of what a checkpoint fixes, but for the groups in ``allow``.
+        """Raise an error if the command line sets a part that a checkpoint fixes, other than those in ``allow``.
 
         Raises:
             ConfigError: The command line sets such a part.
@@ -107,7 +107,7 @@ class CommandLine:
                     raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
 
     def shown(self) -> list[str]:
-        """Return overrides that compose what runs on a checkpoint: of the groups that ``ckpt=`` decides, only changes.
+        """Return overrides that compose a run from a checkpoint: of the groups it determines, only the changes.
 
         Raises:
             ConfigError: The command line sets a part that the checkpoint fixes.
@@ -131,10 +131,10 @@ class CommandLine:
 
 
 def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, free_text: tuple[str, ...] = ()) -> None:
-    """Run a program on ``sys.argv``; a mistake of the user ends in one readable line and exit status 2.
+    """Run a program on ``sys.argv``; a user error prints one line and exits with status 2.
 
     Args:
-        task: Called with the composed configuration and the command line; once per run of a sweep (``-m``).
+        task: Called with the composed configuration and the command line, once per run of a sweep (``-m``).
         config: Name of the primary configuration in ``conf/``.
         free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
     """
@@ -151,7 +151,7 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
     overrides, flags = line.overrides, {flag.partition("=")[0] for flag in line.flags}
     if not flags.intersection(_ELSEWHERE):
         with readable_errors():
-            composed = compose(overrides, config=config)  # for its messages, which name the nearest key
+            composed = compose(overrides, config=config)  # its error messages suggest the closest key
             if flags.intersection(_SHOW) and "llm" in composed and line.checkpoint(composed) is not None:
                 overrides = line.shown()
     sys.argv[1:] = overrides + line.flags
@@ -160,20 +160,20 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
 
 
 def quiet_libraries() -> None:
-    """Hide messages of other libraries that a user can do nothing about. Only programs do this, never an import."""
-    # peft reads a property of transformers' models by its old name whenever it makes or loads an adapter.
+    """Hide messages of other libraries that users cannot act on. Only programs call this, never an import."""
+    # peft uses the deprecated name whenever it creates or loads an adapter.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    # On CPUs with AVX512-BF16, importing bitsandbytes looks for an optional kernel.
+    # On CPUs with AVX512-BF16, bitsandbytes looks for an optional kernel on import.
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(lambda record: "Failed to load CPU gemm_4bit_forward" not in str(record.msg))
 
 
 def leave_processes() -> None:
-    """Take leave of the other processes of a run: a process group that nobody ends may abort its program at the exit.
+    """Destroy the process group of a distributed run, which may otherwise abort the program at exit.
 
-    Only for runs that went well. After an error, others may be waiting for this process, which would wait for them.
+    Call it only after a successful run. After an error, the processes could wait for each other forever.
     """
-    distributed = sys.modules.get("torch.distributed")  # not imported, so not in use: importing torch takes seconds
+    distributed = sys.modules.get("torch.distributed")  # do not import torch, which takes seconds, to find out
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -187,7 +187,7 @@ def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn an error that tinyvid raises on purpose into its message and exit status 2; Ctrl-C into status 130."""
+    """Print a ``TinyvidError`` as one line and exit with status 2; exit with status 130 on Ctrl-C."""
     try:
         yield
     except TinyvidError as error:

@@ -1,11 +1,11 @@
-"""From a list of Hydra overrides to one composed configuration.
+"""Compose one configuration from a list of Hydra overrides.
 
-``conf/`` holds one group per kind of part. The order of the defaults list makes the command line beat an experiment,
-and an experiment beat a model preset. Packages add options to the groups through the entry-point group
-``tinyvid.conf``; they are searched last, so that they cannot replace a built-in option.
+``conf/`` contains one group per kind of part. The command line overrides an experiment, and an experiment overrides a
+model preset, by the order of the defaults list. Packages add options to the groups through the entry-point group
+``tinyvid.conf``. They are searched last, so they cannot replace a built-in option.
 
-YAML files use two resolvers: ``${assets:PATH}`` is a file that comes with tinyvid, and ``${choices:PROGRAM}`` the
-groups that a program takes, for its help.
+YAML files use two resolvers: ``${assets:PATH}`` is a file that comes with tinyvid, and ``${choices:PROGRAM}`` lists the
+groups that a program accepts, for its help.
 """
 
 import re
@@ -30,7 +30,7 @@ from tinyvid.errors import ConfigError, suggest
 
 _INSTALLED = Path(__file__).parent / "conf"
 PARTS = ("llm", "vision_tower", "connector", "text_decoder")  # groups whose weights a checkpoint fixes
-LIMIT = "llm.max_length"  # the only option of such a group that a checkpoint leaves open: it changes no number
+LIMIT = "llm.max_length"  # the only option of these groups that a checkpoint does not fix: it changes no result
 CONF_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "conf"
 
 
@@ -38,7 +38,7 @@ class PluginConf(SearchPathPlugin):
     """Adds the ``conf`` packages of installed plugins to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append every package named in the entry-point group ``tinyvid.conf``."""
+        """Append every package listed in the entry-point group ``tinyvid.conf``."""
         for point in entry_points(group="tinyvid.conf"):
             search_path.append(provider=point.name, path=f"pkg://{point.value}")
 
@@ -49,18 +49,18 @@ Plugins.instance().register(PluginConf)
 def compose(overrides: Sequence[str] = (), *, config: str = "eval") -> DictConfig:
     """Compose a configuration from ``conf/<config>.yaml`` and Hydra overrides.
 
-    Without overrides ``eval`` is the default model, ``model=tinyvid_shapes``, whose ``ckpt`` has trained weights.
-    Where the overrides choose a part and no preset it is a new model.
+    Without overrides, ``eval`` is the default model, ``model=tinyvid_shapes``, whose ``ckpt`` has trained weights.
+    If the overrides choose a part but no preset, it is a new model.
 
     Args:
         overrides: As on the command line: ``connector=group``, ``connector.num_queries=256``.
         config: The primary configuration: ``eval`` or ``train``.
 
     Returns:
-        The configuration, closed against unknown keys.
+        The configuration; unknown keys raise an error.
 
     Raises:
-        ConfigError: An override names an unknown group, option or key, or breaks Hydra's grammar.
+        ConfigError: An override has an unknown group, option or key, or is not valid in Hydra's grammar.
 
     Example:
         >>> compose(["connector=group", "connector.num_queries=256"]).connector.num_queries
@@ -80,24 +80,24 @@ def chosen(overrides: Sequence[str], group: str) -> list[str]:
 
 
 def completed(overrides: Sequence[str], *, config: str) -> list[str]:
-    """Return the overrides that Hydra composes: choosing a part stands for a new model, not for the default one."""
+    """Return the overrides for Hydra: choosing a part without a preset means a new model, not the default one."""
     own_parts = any(set(chosen(overrides, part)) - {LIMIT} for part in PARTS)
     preset = chosen(overrides, "model") or chosen(overrides, "experiment")
     return [*overrides, *(["~model"] if config == "eval" and own_parts and not preset else [])]
 
 
 def choices(config: str) -> str:
-    """Return the groups that a program takes and their options, one group per line.
+    """Return the groups that a program accepts and their options, one group per line.
 
     Args:
-        config: Its primary configuration. Hydra is initialized.
+        config: Its primary configuration. Hydra must be initialized.
     """
     loader, groups = GlobalHydra.instance().config_loader(), _groups(config)
     return "\n".join(f"{group}: {', '.join(_options(loader, group, groups))}" for group in sorted(groups))
 
 
 def _groups(config: str) -> set[str]:
-    """Return the groups of a primary configuration, and those that their options bring along."""
+    """Return the groups of a primary configuration, including those that its defaults and connectors add."""
     groups: set[str] = set()
     for name in _defaults(config):
         if (CONF_DIR / name).is_dir():
@@ -108,15 +108,15 @@ def _groups(config: str) -> set[str]:
 
 
 def _defaults(config: str) -> list[str]:
-    """Return what the defaults list of a file in ``conf/`` names: groups, groups to override, and other files."""
-    file = CONF_DIR / f"{config}.yaml"  # a plugin's is not read here
+    """Return the entries of a defaults list in ``conf/``: groups, groups to override, and other files."""
+    file = CONF_DIR / f"{config}.yaml"  # files of plugins are not read here
     entries = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
     assert isinstance(entries, dict)
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries.get("defaults", [])]
 
 
 def _options(loader: ConfigLoader, group: str, groups: set[str]) -> list[str]:
-    """Return the options of a group, those of its folders included, but for experiments of other programs."""
+    """Return the options of a group and its folders, without the experiments of other programs."""
     found = sorted(loader.get_group_options(group))
     for folder in sorted(loader.get_group_options(group, ObjectType.GROUP)):
         found += [f"{folder}/{option}" for option in sorted(loader.get_group_options(f"{group}/{folder}"))]
@@ -124,7 +124,7 @@ def _options(loader: ConfigLoader, group: str, groups: set[str]) -> list[str]:
 
 
 def _overridden(experiment: str) -> set[str]:
-    """Return the groups that an experiment, or the one that it starts from, chooses an option of."""
+    """Return the groups that an experiment, or one that it is based on, overrides."""
     names = [name.partition("@")[0] for name in _defaults(experiment)]
     own = {name.removeprefix("override /") for name in names if name.startswith("override /")}
     others = [_overridden(f"experiment/{name}") for name in names if not name.startswith(("override ", "_self_"))]
@@ -136,7 +136,7 @@ OmegaConf.register_new_resolver("choices", choices)
 
 
 def _explain(error: Exception, overrides: Sequence[str], config: str) -> str:
-    """Return a message for a failed composition that names the key, what is allowed and the nearest name."""
+    """Return a message for a failed composition, with the key, the allowed values and the closest name."""
     text = str(error.__cause__ or error)
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
     if unknown_option:
@@ -153,11 +153,11 @@ def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     parent, _, name = key.rpartition(".")
     given = [item.partition("=")[0].lstrip("+~") for item in overrides]
     if key.partition(".")[0] == "text_decoder":
-        return f"'{key}' is for connectors that read the question; it needs connector=llamavid"
+        return f"'{key}' applies only to connectors that read the question; add connector=llamavid"
     if key not in given:
         presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
-        return f"{' '.join(presets)} sets '{key}', which this program does not have; it is for another program"
-    # Composing only the choices of groups cannot fail for an unknown key, so it tells which keys there are.
+        return f"{' '.join(presets)} sets '{key}', which this program does not have; choose another"
+    # Composing only the group choices cannot fail on an unknown key; it gives the known ones.
     choices = [item for item in overrides if "." not in item.partition("=")[0] and item.partition("=")[0] != key]
     known = compose(choices, config=config)
     node = OmegaConf.select(known, parent) if parent else known
@@ -173,13 +173,13 @@ def _group_options(group: str) -> list[str]:
 
 @contextmanager
 def _hydra() -> Iterator[Hydra]:
-    """Initialize Hydra on ``conf/``, and leave a program that runs under ``hydra.main`` as it was."""
+    """Initialize Hydra with ``conf/``, then restore the state of a program that runs under ``hydra.main``."""
     singleton = GlobalHydra.instance()
     outer = singleton.hydra
     singleton.clear()
     try:
         with initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            assert singleton.hydra is not None  # initialized in the line above
+            assert singleton.hydra is not None  # set by initialize_config_dir
             yield singleton.hydra
     finally:
         singleton.clear()

@@ -13,15 +13,15 @@ class TinyvidError(Exception):
 
 
 class ConfigError(TinyvidError):
-    """A configuration names something unknown, leaves something out, or holds a value of the wrong kind."""
+    """A configuration has an unknown name, a missing value, or a value of the wrong type."""
 
 
 class VideoError(TinyvidError):
-    """A video, image or frame folder cannot be opened, decoded or cut as asked."""
+    """A video, image or frame folder cannot be opened or decoded, or the requested clip lies outside it."""
 
 
 class DataError(TinyvidError):
-    """A sample cannot become a training or inference example: bad roles, too long, wrong video count."""
+    """A sample cannot be used for training or inference: bad roles, too many tokens, wrong number of videos."""
 
 
 class CheckpointError(TinyvidError):
@@ -29,11 +29,11 @@ class CheckpointError(TinyvidError):
 
 
 class PluginError(TinyvidError):
-    """An installed plugin cannot be imported, or claims a name that is already taken."""
+    """An installed plugin cannot be imported, or registers a name that is already taken."""
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Return the tail of an error message: the nearest allowed name, if any, then all of them.
+    """Return the end of an error message: the closest allowed name, if any, then all allowed names.
 
     Example:
         >>> suggest("grup", ["group", "mlp"])

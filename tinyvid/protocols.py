@@ -7,15 +7,15 @@ Legend, used in every shape comment of the project:
     P   patches of a frame       L   length of the sequence
     Dv  width of the tower       S   side of an image, in pixels
 
-The road from a file to an answer::
+From a file to a reply::
 
     Sample --VideoReader.probe, FrameSampler--> indices --length check--> read --ImageSpec--> pixels (T, 3, S, S)
        \--ChatTemplate--> [Segment] --tokenizer, TokenBudget--> input_ids, labels, video_mask (L,)    } Example
     Examples --collate--> Batch --VisionTower--> (T, P, Dv) --Connector--> (K, D) --into the embeddings--> LLM --> reply
 
 A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML is looked up in
-``registry.CONNECTORS`` and built by calling the class with those options. Nothing here is inherited from; a class
-fulfills a contract by having its members.
+``registry.CONNECTORS`` and built by calling the class with those options. A class does not inherit from
+these contracts; it fulfills one by having its members.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,35 +45,35 @@ from tinyvid.types import (
 
 
 class Dataset(Protocol):
-    """Rows that are read when they are asked for. Holds no open file, so that DataLoader workers can carry it."""
+    """Rows that are read on access. Keeps no file open, so it can be sent to DataLoader workers."""
 
     def __len__(self) -> int:
-        """Return the rows of an epoch."""
+        """Return the number of rows in an epoch."""
 
     def __getitem__(self, index: int) -> Sample:
         """Return a row as a sample.
 
         Raises:
-            DataError: The row is malformed; the message names its place.
+            DataError: The row is malformed; the message gives its location.
         """
 
     def where(self, index: int) -> str:
-        """Return the place of a row, as ``file:line``."""
+        """Return the location of a row, as ``file:line``."""
 
     def size(self, index: int) -> int:
-        """Return a measure of a row's text that costs no reading, such as its bytes."""
+        """Return the approximate size of a row without reading it, such as its length in bytes."""
 
 
 class VideoReader(Protocol):
-    """Opens video files. Holds no open file between calls, so that DataLoader workers can carry it."""
+    """Decodes video files. Keeps no file open between calls, so it can be sent to DataLoader workers."""
 
-    name: str  # the library that decodes, recorded with every result
+    name: str  # the decoding library, recorded with every result
 
     def probe(self, path: Path) -> VideoMeta:
-        """Describe the file without decoding more than one frame.
+        """Return the properties of a video file, decoding at most one frame.
 
         Raises:
-            VideoError: The file cannot be opened, holds no video, or is cut short.
+            VideoError: The file cannot be opened, contains no video, or is truncated.
         """
 
     def times(self, path: Path) -> np.ndarray:
@@ -84,7 +84,7 @@ class VideoReader(Protocol):
         """
 
     def read(self, path: Path, indices: Sequence[int]) -> Frames:
-        """Decode only the frames asked for.
+        """Decode the requested frames.
 
         Args:
             path: The video file.
@@ -99,37 +99,37 @@ class VideoReader(Protocol):
 
 
 class FrameSampler(Protocol):
-    """Chooses frames from what is known of a clip. Pure: no decoding, no randomness."""
+    """Chooses frames from the properties of a clip. Pure: no decoding, no randomness."""
 
     looks: Literal[False]
-    overflow: Overflow  # what happens where its frames do not fit; see ``processing.planner``
+    overflow: Overflow  # what to do if its frames do not fit; see ``processing.planner``
 
     def __call__(self, meta: VideoMeta) -> list[int]:
-        """Return non-decreasing indices in [0, meta.num_frames), at least one."""
+        """Return at least one index; indices are non-decreasing and in [0, meta.num_frames)."""
 
 
 class LookingSampler(Protocol):
-    """A sampler that looks before it chooses, and says why. It decodes nothing itself, and keeps no frame."""
+    """Chooses frames after looking at some, and gives the reason. It neither decodes nor keeps frames itself."""
 
     looks: Literal[True]
-    overflow: Overflow  # as of ``FrameSampler``
+    overflow: Overflow  # as in ``FrameSampler``
 
     def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
-        """Choose; ``look`` yields a small copy of each frame that it is asked for, decoded in turn, uint8 (h, w, 3)."""
+        """Return the chosen frames; ``look`` decodes the given indices one by one, as small uint8 (h, w, 3) frames."""
 
 
 class VisionTower(Protocol):
     """An ``nn.Module`` that turns pixels into patch features."""
 
-    image: ImageSpec  # what pixels must look like
-    features: FeatureSpec  # what comes out
+    image: ImageSpec  # its input
+    features: FeatureSpec  # its output
 
     @property
     def dtype(self) -> torch.dtype:
-        """What pixels must be cast to."""
+        """The dtype that pixels must have."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, 3, S, S) to features (N, P, Dv). Patches only: no class or register rows."""
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Patches only, without class or register tokens."""
 
     def save(self, directory: Path) -> None:
         """Write configuration and weights so that ``path=directory`` builds the same tower again."""
@@ -138,60 +138,60 @@ class VisionTower(Protocol):
 class Connector(Protocol):
     """An ``nn.Module`` that turns the patch features of one clip into video tokens.
 
-    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``; one whose signature has ``text_decoder`` is handed
-    the text decoder of the configuration, too.
+    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``. If its signature has ``text_decoder``, it also gets
+    the text decoder of the configuration.
     """
 
-    tokens: TokenSpec  # what it makes of a clip
-    text_decoder: "TextDecoder | None"  # what reads the question, where that is a part of its own
-    attention: Callable[[Tensor, Question], Tensor] | None  # (T, P, Dv) to how much each patch counts, (T, P)
+    tokens: TokenSpec  # what it returns for a clip
+    text_decoder: "TextDecoder | None"  # reads the question, if a separate part does
+    attention: Callable[[Tensor, Question], Tensor] | None  # features (T, P, Dv) to patch weights (T, P)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
+        """The dtype that features must have."""
 
     def __call__(
         self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None
     ) -> Tensor | VideoTokens:
-        """Map the features of ONE clip to video tokens (K, D), as many as ``tokens.budget`` says.
+        """Map the features of ONE clip to video tokens (K, D); ``tokens.budget`` gives K.
 
         Args:
             features: (T, P, Dv), any T >= 1.
-            question: What the clip is asked; ``None`` unless ``tokens.reads_question``.
-            per_frame: Tokens of a frame, one of ``tokens.smaller``; ``None`` for those of the budget.
+            question: The question about the clip; ``None`` unless ``tokens.reads_question``.
+            per_frame: Tokens per frame, one of ``tokens.smaller``; ``None`` for the budget's.
 
         Returns:
-            A token for every place of the budget, or ``VideoTokens`` that say which places they fill.
+            A token for every place of the budget, or ``VideoTokens`` with the places that they fill.
         """
 
 
 class TextDecoder(Protocol):
-    """An ``nn.Module`` that looks at each frame of a clip with a question in mind.
+    """An ``nn.Module`` that reads each frame of a clip together with a question.
 
     Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``.
     """
 
     dim: int  # R, width of a row
-    max_length: int  # of a question, in tokens; longer ones lose their beginning
+    max_length: int  # of a question, in tokens; the beginning of longer ones is cut off
     reads_embeddings: bool  # True: Question.embeddings, in the LLM's tokens; False: Question.ids, in its own tokens
-    vocab_size: int | None  # ids it knows, where it reads its own tokens
-    pretrained: bool  # True: its weights come from elsewhere, so that training leaves them frozen unless told otherwise
+    vocab_size: int | None  # size of its vocabulary, if it reads its own tokens
+    pretrained: bool  # True: it has pretrained weights, which stay frozen in training by default
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features and embeddings must be cast to."""
+        """The dtype that features and embeddings must have."""
 
     def __call__(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """Return the rows (T, M, R) that a question makes of features (T, P, Dv), and which are real, bool (M,).
+        """Map features (T, P, Dv) and a question to rows (T, M, R) and a mask of real rows, bool (M,).
 
-        Frames do not see each other, and padding of the question changes no real row.
+        Frames are independent of each other, and padding in the question does not change real rows.
         """
 
 
 class ChatTemplate(Protocol):
-    """Lays a conversation out as text. Knows no tokenizer."""
+    """Writes a conversation as text. It does not use a tokenizer."""
 
-    frame: FrameText  # what is written next to the frames of a video
+    frame: FrameText  # the text next to the frames of a video
     stop: tuple[str, ...]  # strings that end a reply
     control_tokens: tuple[str, ...]  # strings that the tokenizer must know as single tokens
 
@@ -200,11 +200,11 @@ class ChatTemplate(Protocol):
 
         Args:
             messages: Alternating user and assistant turns, optionally after a system message.
-            slots: For each message, how many video slots stand in front of its text.
+            slots: For each message, the number of video slots before its text.
 
         Returns:
-            Segments in reading order. A reply segment ends with its end marker. When the last message is the
-            user's, the last segment is the prompt up to where the reply begins.
+            Segments in reading order. A reply segment ends with its end marker. If the last message is the
+            user's, the last segment is the prompt up to the reply.
         """
 
 
@@ -215,7 +215,7 @@ class LanguageModel:
     Attributes:
         model: A ``transformers`` causal LM in eval mode.
         tokenizer: Its tokenizer.
-        max_length: Longest sequence, prompt and reply, in tokens.
+        max_length: Maximum sequence length in tokens, prompt and reply together.
     """
 
     model: Any
@@ -224,12 +224,12 @@ class LanguageModel:
 
     @property
     def dim(self) -> int:
-        """D, width of the token embeddings."""
+        """D, the width of the token embeddings."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
 
 class LLMBuilder(Protocol):
-    """Loads an LLM. The vocabulary is never resized."""
+    """Loads an LLM. It never resizes the vocabulary."""
 
     def __call__(
         self,

@@ -1,9 +1,9 @@
-"""Names to code: one registry per kind of part, checked against constructor signatures.
+"""One registry per kind of part: it maps names to code and checks options against constructor signatures.
 
 A configuration group such as ``connector: {name: group, num_queries: 512}`` names an entry and its options. The
-signature of the entry is the schema: unknown, missing, mistyped and out-of-range options are refused here, before
-anything is built. Installed packages add entries through the entry-point group ``tinyvid.<kind>``; nothing is
-imported from them until their name is chosen.
+signature of the entry is the schema: unknown, missing, mistyped and out-of-range options raise an error before
+anything is built. Installed packages add entries through the entry-point group ``tinyvid.<kind>``. They are imported
+only when one of their names is chosen.
 """
 
 import importlib
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """Lower bound of a number in an option's type."""
+    """Lower bound of a numeric option, for type annotations."""
 
     minimum: float
 
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
-    """Upper bound of a number in an option's type: what a stranger's configuration may make us build."""
+    """Upper bound of a numeric option, for type annotations; limits what an untrusted configuration can build."""
 
     maximum: float
 
@@ -49,9 +49,9 @@ class Registry:
     """The entries of one kind, by name.
 
     Args:
-        kind: Name of the kind: the configuration group and the entry-point group ``tinyvid.<kind>``.
-        home: Module that registers the built-in entries; imported at the first look-up of a name.
-        runtime: Constructor parameters that the program supplies and a configuration must not.
+        kind: Name of the configuration group, and of the entry-point group ``tinyvid.<kind>``.
+        home: Module that registers the built-in entries; imported at the first lookup.
+        runtime: Constructor parameters that the program supplies; a configuration must not set them.
 
     Example:
         >>> from tinyvid.registry import SAMPLERS
@@ -70,7 +70,7 @@ class Registry:
         """Decorate a class or a builder function to make it available under ``name``.
 
         Raises:
-            ConfigError: Something else has this name already.
+            ConfigError: The name is already taken.
         """
 
         def add(entry: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,20 +85,20 @@ class Registry:
         return add
 
     def defer(self, name: str, module: str) -> None:
-        """Make ``name`` available without importing it: ``module`` registers it, and is imported when it is chosen."""
+        """Make ``name`` available without importing ``module``, which registers it, until the name is chosen."""
         self._deferred[name] = module
 
     def names(self) -> list[str]:
-        """Return every name that can be chosen, built in or from an installed plugin, sorted."""
+        """Return all available names, sorted: built-in ones and those of installed plugins."""
         self._load_home()
         return sorted({*self._entries, *self._deferred, *self._plugins})
 
     def get(self, name: str) -> Callable[..., Any]:
-        """Return the entry called ``name``, importing the plugin that provides it if need be.
+        """Return the entry called ``name``; import the plugin that provides it if necessary.
 
         Raises:
-            ConfigError: There is no such name.
-            PluginError: A plugin claims a taken name, or cannot be imported.
+            ConfigError: The name is unknown.
+            PluginError: A plugin registers a taken name, or cannot be imported.
         """
         self._load_home()
         if isinstance(name, str) and name in self._deferred:
@@ -111,7 +111,7 @@ class Registry:
         if name in self._entries:
             raise PluginError(
                 f"{self.kind} '{name}' of the package '{_package(plugin)}' is already registered by "
-                f"{_origin(self._entries[name])}; the plugin must choose another name"
+                f"{_origin(self._entries[name])}; rename it in the plugin"
             )
         try:
             return typing.cast(Callable[..., Any], plugin.load())
@@ -122,16 +122,16 @@ class Registry:
             ) from error
 
     def provider(self, name: str) -> str | None:
-        """Return the package, with its version, that provides ``name`` as a plugin; ``None`` for built-in names."""
+        """Return the plugin package that provides ``name``, with its version; ``None`` for a built-in name."""
         plugin = self._plugins.get(name)
         return None if plugin is None else f"{_package(plugin)} {plugin.dist.version if plugin.dist else ''}".strip()
 
     def check(self, config: Mapping[str, Any] | None, *, key: str | None = None) -> dict[str, Any]:
-        """Return the options of ``config`` in their declared types, defaults filled in.
+        """Return the options of ``config``, converted to their declared types and with defaults filled in.
 
         Args:
             config: ``name`` and options.
-            key: Where the configuration stands, for messages; the kind if not given.
+            key: Key of the configuration, for messages; the kind by default.
 
         Raises:
             ConfigError: ``name`` is missing or unknown, or an option is unknown, missing, mistyped or out of range.
@@ -139,7 +139,7 @@ class Registry:
         key = key or self.kind
         if config is None or not isinstance(config, Mapping) or "name" not in config:
             raise ConfigError(f"{key} must be a mapping with a 'name', got {config!r}. {suggest('', self.names())}")
-        if isinstance(config, DictConfig):  # of which a missing value cannot even be looked at
+        if isinstance(config, DictConfig):  # reading a missing value from it raises
             try:
                 config = typing.cast(Mapping[str, Any], OmegaConf.to_container(config, resolve=True))
             except OmegaConfBaseException as error:
@@ -149,7 +149,7 @@ class Registry:
         return check_options(self.get(name), given, key=key, where=f"{key} '{name}'", runtime=self.runtime)
 
     def build(self, config: Mapping[str, Any], *, key: str | None = None, **runtime: Any) -> Any:
-        """Check ``config`` and call its entry with the options and the runtime arguments."""
+        """Check ``config`` and call its entry with the options and the runtime arguments. Errors as in ``check``."""
         options = self.check(config, key=key)
         return self.get(config["name"])(**options, **runtime)
 
@@ -159,7 +159,7 @@ class Registry:
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
-        """The installed plugins by name, looked up once: it takes a walk over every installed package."""
+        """The installed plugins by name. Cached, because the lookup scans all installed packages."""
         return {point.name: point for point in entry_points(group=f"tinyvid.{self.kind}")}
 
 
@@ -171,13 +171,13 @@ def check_options(
     where: str | None = None,
     runtime: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Return ``given`` in the types of the signature of ``entry``, defaults filled in.
+    """Return ``given``, converted to the types in the signature of ``entry`` and with defaults filled in.
 
     Args:
         entry: A class, a dataclass or a function with typed parameters.
         given: Values by parameter name.
-        key: Configuration key under which they stand, for messages.
-        where: What has these options, for messages; ``key`` if not given.
+        key: Configuration key of the options, for messages.
+        where: What the options belong to, for messages; ``key`` by default.
         runtime: Parameters that must not be given.
 
     Raises:
@@ -205,9 +205,11 @@ def _typed(
     where: str,
     key: str,
 ) -> dict[str, Any]:
-    """Let OmegaConf convert and check ``given`` against the type hints of a signature."""
+    """Convert and check ``given`` with OmegaConf, using the type hints of a signature."""
     fields = [(name, _plain(hints.get(name, Any)), _field(parameter)) for name, parameter in parameters.items()]
-    fields.sort(key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty)  # as dataclasses want it
+    fields.sort(
+        key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty
+    )  # required by dataclasses
     schema = OmegaConf.structured(make_dataclass("Options", fields))
     typed: dict[str, Any] = {}
     for option, value in given.items():
@@ -224,13 +226,12 @@ def _typed(
 
 
 def _literal(value: Any) -> Any:
-    """Return ``value`` so that OmegaConf reads ``${...}`` in it as text.
+    """Escape ``${...}`` in ``value`` so that OmegaConf reads it as text.
 
-    What a user composes is resolved before it comes here; what stands in a stranger's file must not reach the
-    environment.
+    The user's own interpolations are already resolved here. Those in an untrusted file must not read the environment.
     """
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes in front of an escape count double
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes before an interpolation must be doubled
     if isinstance(value, list | tuple):
         return [_literal(item) for item in value]
     return value
@@ -246,7 +247,7 @@ def _field(parameter: inspect.Parameter) -> Any:
 
 
 def _plain(hint: Any) -> Any:
-    """Return the type that OmegaConf can check for ``hint``: no ``Literal``, no bounds, no tuples."""
+    """Return the part of ``hint`` that OmegaConf can check: without ``Literal``, bounds and tuples."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
         return _plain(typing.get_args(hint)[0])
@@ -261,7 +262,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _check_value(value: Any, hint: Any, *, where: str) -> None:
-    """Check what OmegaConf does not: membership of a ``Literal`` and bounds."""
+    """Check what OmegaConf does not check: ``Literal`` values and bounds."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         allowed = typing.get_args(hint)

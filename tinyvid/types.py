@@ -1,6 +1,6 @@
-"""The data that flows between parts: what a user gives, what a reader returns, what parts promise.
+"""The data that parts exchange, in this order: user input, decoded frames, specifications of parts.
 
-Shapes use the letters of the legend in ``tinyvid.protocols``. What the model takes is in ``tinyvid.processing.batch``.
+Shape letters are explained in ``tinyvid.protocols``. The model's input is in ``tinyvid.processing.batch``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from tinyvid.errors import DataError, VideoError
 Overflow = Literal["refuse", "fewer_frames", "fewer_tokens"]
 Role = Literal["system", "user", "assistant"]
 VideoSource = str | Path | np.ndarray
-IGNORE_INDEX = -100  # label value that the cross-entropy skips, as in torch and transformers
-
-
-# --- what a user gives ------------------------------------------------------------------------------------------
+IGNORE_INDEX = -100  # label that the cross-entropy loss skips, as in torch and transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +28,10 @@ class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: Who speaks.
-        text: What is said, free of control tokens and video markers.
-        videos: How many of the sample's videos, in order, stand in front of this text. ``None`` on every message
-            puts all videos in front of the first user message.
+        role: The speaker.
+        text: The content, without control tokens or video markers.
+        videos: How many of the sample's videos, in order, come before this text. ``None`` on every message puts all
+            videos before the first user message.
     """
 
     role: Role
@@ -49,17 +46,15 @@ class Message:
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"message text holds {self.text[error.start]!r} at character {error.start}, which is no character of "
-                "Unicode; read the text as UTF-8"
-            ) from error
+            where = f"{self.text[error.start]!r} at character {error.start}"
+            raise DataError(f"message text contains invalid Unicode: {where}; read the text as UTF-8") from error
         if self.videos is not None and (type(self.videos) is not int or self.videos < 0):
             raise DataError(f"message videos={self.videos!r} must be a whole number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A subtitle: ``text`` is on screen from second ``start`` to second ``end``, on the clock of its video."""
+    """A subtitle: ``text`` is shown from ``start`` to ``end``, in seconds from the beginning of the video file."""
 
     start: float
     end: float
@@ -68,14 +63,14 @@ class Cue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """Where frames come from, and which clip of it is meant.
+    """A source of frames, and the clip of it to use.
 
     Attributes:
         source: A video file, an image file, a folder of frame images, or a uint8 array (T, H, W, 3).
         start: Start of the clip in seconds, from the beginning of the file; ``None`` is the beginning.
         end: End of the clip in seconds; ``None`` is the end of the file.
-        fps: Frames per second of a folder or an array, which carry no clock of their own.
-        subtitles: A subtitle file, or cues; they are written next to the frames, as the template says.
+        fps: Frames per second of a folder or an array, which have no timestamps.
+        subtitles: A subtitle file, or cues. ``template.frame`` determines how they are written.
     """
 
     source: VideoSource
@@ -97,15 +92,15 @@ class Video:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A conversation about zero or more videos: the one thing a user, a data set or a benchmark hands over.
+    """A conversation about zero or more videos. Users, data sets and benchmarks all provide samples.
 
     Attributes:
-        messages: The conversation. It ends with a user message to be answered, or with an assistant message to learn.
-        video: One video, several, or none (a text-only sample). See ``Video.source`` for what a video may be.
+        messages: The conversation. It ends with a user message to answer or an assistant message to learn.
+        video: One video, several, or none (a text-only sample). ``Video.source`` lists what can be a video.
         start: Shorthand for ``Video.start`` of a single video, in seconds.
         end: Shorthand for ``Video.end`` of a single video, in seconds.
         id: Name of the sample in errors and reports.
-        meta: Anything else that travels along (options, answer, group).
+        meta: Additional fields, such as options, answer and group.
     """
 
     messages: Sequence[Message]
@@ -121,43 +116,40 @@ class Sample:
 
     @property
     def videos(self) -> tuple[Video, ...]:
-        """The sample's videos in one form, with ``start`` and ``end`` applied.
+        """The sample's videos as ``Video`` objects, with ``start`` and ``end`` applied.
 
         Raises:
-            DataError: ``start`` or ``end`` is given and the sample has not exactly one plain video.
+            DataError: ``start`` or ``end`` is set, but the sample does not have exactly one video without bounds.
         """
         if self.video is None:
             given: list[VideoSource | Video] = []
         elif isinstance(self.video, Sequence) and not isinstance(self.video, str | bytes):
             given = list(self.video)
         else:
-            given = [self.video]  # of whatever type: opening it says what it must be
+            given = [self.video]  # opening it reports a wrong type
         videos = tuple(v if isinstance(v, Video) else Video(v) for v in given)
         if self.start is None and self.end is None:
             return videos
         if len(videos) != 1:
             raise DataError(
-                f"sample '{self.id}': start/end need exactly one video, this sample has {len(videos)}; "
+                f"sample '{self.id}': start/end need exactly one video, but this sample has {len(videos)}; "
                 "set them on each Video instead"
             )
         if videos[0].start is not None or videos[0].end is not None:
-            raise DataError(f"sample '{self.id}': start/end are set both on the Sample and on its Video; keep one")
+            raise DataError(f"sample '{self.id}': start/end are set on both the Sample and its Video; keep one")
         return (replace(videos[0], start=self.start, end=self.end),)
-
-
-# --- what a reader returns --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class VideoMeta:
-    """What is known about a clip before a frame is decoded.
+    """The properties of a clip that are known before a frame is decoded.
 
     Attributes:
-        num_frames: Frames that can be asked for, indices 0 .. num_frames - 1.
+        num_frames: Number of frames; indices are 0 to num_frames - 1.
         fps: Average frames per second.
         duration: Length in seconds.
-        width: Pixels, after rotation metadata is applied.
-        height: Pixels, after rotation metadata is applied.
+        width: In pixels, after rotation.
+        height: In pixels, after rotation.
     """
 
     num_frames: int
@@ -169,7 +161,7 @@ class VideoMeta:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """Decoded frames and when they are shown.
+    """Decoded frames and their times.
 
     Attributes:
         frames: uint8 (T, H, W, 3), RGB.
@@ -184,37 +176,34 @@ class Frames:
             shape = tuple(self.frames.shape)
             raise VideoError(f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {shape}")
         if len(self.times) != len(self.frames):
-            raise VideoError(f"a clip of {len(self.frames)} frames has {len(self.times)} times")
+            raise VideoError(f"got {len(self.times)} times for {len(self.frames)} frames; give one time per frame")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The frames of a clip that a sampler chose by looking.
+    """The frames that a ``LookingSampler`` chose.
 
     Attributes:
         indices: Non-decreasing, at least one.
-        reason: Why these, in words for a report.
+        reason: Why they were chosen, for reports.
     """
 
     indices: Sequence[int]
     reason: str
 
 
-# --- what parts promise -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What pixels a vision tower was trained on.
+    """The pixels that a vision tower was trained on.
 
     Attributes:
         size: Side of the square input, in pixels.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel, of values in [0, 1].
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel, for values in [0, 1].
         interpolation: Resampling filter.
-        resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and cuts the center,
-            ``pad`` scales the long side and fills with the mean color.
-        crop_pct: Share of the resized side that a last center cut keeps; 1 cuts nothing.
+        resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and crops the center,
+            ``pad`` scales the long side and fills the rest with the mean color.
+        crop_pct: Fraction of the resized side that the final center crop keeps; 1 keeps all.
     """
 
     size: int
@@ -232,7 +221,7 @@ class FeatureSpec:
     Attributes:
         dim: Dv, width of a patch feature.
         num_patches: P, patches of a frame.
-        grid: (rows, columns) with rows * columns = P, or ``None`` where the patches do not fill a rectangle.
+        grid: (rows, columns) with rows * columns = P, or ``None`` if the patches do not form a rectangle.
     """
 
     dim: int
@@ -242,12 +231,12 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """How many places the video tokens of a clip have in the sequence: ``fixed + per_frame * T``.
+    """The number of places of a clip in the sequence: ``fixed + per_frame * T``.
 
     Attributes:
-        fixed: Places of the clip as a whole.
-        per_frame: Places of each frame.
-        most: Most places that tokens fill, where that depends on what the clip shows; ``None``: tokens fill all.
+        fixed: Places for the clip as a whole.
+        per_frame: Places for each frame.
+        most: Maximum number of places filled, if it depends on the content of the clip; ``None`` if all are filled.
     """
 
     fixed: int = 0
@@ -255,22 +244,22 @@ class TokenBudget:
     most: int | None = None
 
     def __call__(self, num_frames: int) -> int:
-        """Return the number of places of a clip of ``num_frames`` frames; K where tokens fill all of them."""
+        """Return the number of places for ``num_frames`` frames; this is K if all places are filled."""
         return self.fixed + self.per_frame * num_frames
 
     def bound(self, num_frames: int) -> int:
-        """Return the largest number of video tokens of a clip of ``num_frames`` frames."""
+        """Return the maximum number of video tokens for ``num_frames`` frames."""
         places = self(num_frames)
         return places if self.most is None else min(places, self.most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoTokens:
-    """Video tokens that fill some of the places of their clip.
+    """Video tokens that fill only some of the places of a clip.
 
     Attributes:
         x: (K, D).
-        place: int64 (K,), rising: which place of the budget each token fills, from 0.
+        place: int64 (K,), increasing: the place that each token fills, from 0.
     """
 
     x: Tensor
@@ -279,15 +268,15 @@ class VideoTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What a connector makes of a clip, and what it needs for it: all that the Processor knows of it.
+    """What a connector returns for a clip and what it needs: all that the Processor knows about it.
 
     Attributes:
-        budget: How many video tokens; with nothing ``fixed``, they are those of the first frame, of the second, ...
-        reads_question: Whether every user turn has its own video slot, filled with its own question.
-        reads_choices: Whether the choices of a multiple-choice question belong to what is read, or its stem alone.
-        in_pieces: Whether frames do not see each other, so that a clip may come in pieces.
-        smaller: Tokens per frame that a call can ask for in place of the budget's, in falling order.
-        kept_positions: Whether tokens behind an empty place keep their positions, or the gap is closed.
+        budget: Number of video tokens. With ``fixed=0``, they are ordered by frame.
+        reads_question: Whether every user turn has its own video slot, whose tokens depend on its question.
+        reads_choices: Whether a multiple-choice question is read with its choices, or without them.
+        in_pieces: Whether frames are independent of each other, so that a clip can be passed in pieces.
+        smaller: Other values of ``per_frame`` that a call can request, in decreasing order.
+        kept_positions: Whether tokens after an empty place keep their positions, or the gap is closed.
     """
 
     budget: TokenBudget
@@ -299,13 +288,13 @@ class TokenSpec:
 
     @property
     def planned(self) -> TokenBudget:
-        """The budget that a sample is planned with: kept positions need room for every place, filled or not."""
+        """The budget for planning a sample. Kept positions need room for every place, filled or not."""
         return replace(self.budget, most=None) if self.kept_positions else self.budget
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the sequence: text to read, text to learn, or the place of a video."""
+    """A part of the sequence: text to read, text to learn, or a video slot."""
 
     kind: Literal["prompt", "reply", "video"]
     text: str = ""
@@ -313,13 +302,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in the sequence that one video fills, in one run or with text between its frames.
+    """Where one video stands in the sequence, in one run or with text between its frames.
 
     Attributes:
-        video: Index of the video, within the sample or, after collating, within the batch.
-        question: The user text that the video is asked, for connectors that read it.
-        ids: The tokens of that text for the connector's text decoder; empty where there is none.
-        per_frame: Tokens per frame that the connector is to make, where they are not what its budget says.
+        video: Index of the video in the sample or, after collating, in the batch.
+        question: The text of the user turn, for connectors that read the question.
+        ids: The question in tokens of the connector's text decoder; empty without a text decoder.
+        per_frame: Tokens per frame to request from the connector; ``None`` for its budget.
     """
 
     video: int
@@ -330,13 +319,13 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """What a connector that reads the question is given, one question at a time.
+    """One question, for a connector that reads it.
 
     Attributes:
-        text: What the user asks.
-        ids: int64 (L,), the text in tokens of the connector's text decoder; empty where it has none.
-        embeddings: (L, D), how the LLM embeds ``ids``, without gradient; ``None`` unless the text decoder reads them.
-        mask: bool (L,), False at padding, which stands at the end; ``None`` where there is none.
+        text: The text of the user turn.
+        ids: int64 (L,), the text in tokens of the connector's text decoder; empty without a text decoder.
+        embeddings: (L, D), the LLM's embeddings of ``ids``, detached; ``None`` unless the text decoder reads them.
+        mask: bool (L,), False at padding, which is at the end; ``None`` without padding.
     """
 
     text: str
@@ -346,5 +335,5 @@ class Question:
 
     @property
     def real(self) -> Tensor:
-        """Which of ``ids`` are no padding: bool (L,)."""
+        """True where ``ids`` are not padding: bool (L,)."""
         return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask

@@ -283,7 +283,7 @@ def test_the_choice_of_the_connector_brings_its_text_decoder():
     config = compose(["connector=llamavid", "text_decoder=qformer", "text_decoder.path=x.pth"], config="train")
     assert (config.text_decoder.name, config.text_decoder.path) == ("qformer", "x.pth")
     assert "text_decoder" not in compose(["connector=mlp"])
-    with pytest.raises(ConfigError, match="'text_decoder' is for connectors that read the question; it needs"):
+    with pytest.raises(ConfigError, match="'text_decoder' applies only to connectors that read the question; add"):
         compose(["connector=mlp", "text_decoder=bert"])
     with pytest.raises(ConfigError, match="text_decoder=brt: unknown option. Did you mean 'bert'"):
         compose(["connector=llamavid", "text_decoder=brt"])
