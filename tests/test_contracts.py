@@ -8,6 +8,7 @@ import sys
 import textwrap
 import types
 import typing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,11 +40,15 @@ def entries():
     return [pytest.param(kind, name, id=f"{kind.kind}-{name}") for kind in CONTRACTS for name in kind.names()]
 
 
+def hints_of(entry):
+    return typing.get_type_hints(entry.func if isinstance(entry, partial) else entry)
+
+
 def classes_of(entry):
     """Return the classes that an entry of a registry builds."""
     if inspect.isclass(entry):
         return [entry]
-    built = typing.get_type_hints(entry)["return"]
+    built = hints_of(entry)["return"]
     return list(typing.get_args(built)) or [built]
 
 
@@ -111,7 +116,7 @@ def compared(method, promised):
         yield "is missing"
         return
     own, other = inspect.signature(method).parameters, inspect.signature(promised).parameters
-    own_hints, other_hints = typing.get_type_hints(method), typing.get_type_hints(promised)
+    own_hints, other_hints = hints_of(method), hints_of(promised)
     for name, parameter in other.items():
         if name not in own:
             yield f"lacks the parameter '{name}'"

@@ -1,5 +1,6 @@
 """Registries: names, options and types are refused before anything is built, with the nearest name."""
 
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -86,6 +87,13 @@ def test_refuses_a_name_that_is_taken(registry):
         @registry.register("path")
         def other():
             pass
+
+
+def test_a_partial_changes_defaults(registry):
+    registry.register("both")(partial(registry.get("path"), flag=True))
+    assert registry.check({"name": "both", "path": "p"}) == {"path": "p", "flag": True}
+    with pytest.raises(ConfigError, match=r"'both' is already registered by .*\.path; "):
+        registry.register("both")(partial)
 
 
 def test_names_are_sorted(registry):

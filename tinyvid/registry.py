@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal
 
@@ -67,7 +67,7 @@ class Registry:
         self._deferred: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorate a class or a builder function to make it available under ``name``.
+        """Decorate a class, a function or a ``functools.partial`` of one to make it available under ``name``.
 
         Raises:
             ConfigError: The name is already taken.
@@ -192,7 +192,7 @@ def check_options(
     missing = [option for option, value in (absent | dict(given)).items() if value == "???"]
     if missing:
         raise ConfigError(f"{where} needs {', '.join(f'{key}.{option}' for option in missing)}")
-    function = entry.__init__ if inspect.isclass(entry) else entry
+    function = entry.__init__ if inspect.isclass(entry) else _function(entry)
     hints = typing.get_type_hints(function, include_extras=True)
     return _typed(dict(given), hints, parameters, where=where, key=key)
 
@@ -282,8 +282,12 @@ def _check_value(value: Any, hint: Any, *, where: str) -> None:
                 _check_value(value, member, where=where)
 
 
+def _function(entry: Any) -> Any:
+    return entry.func if isinstance(entry, partial) else entry
+
+
 def _origin(entry: Any) -> str:
-    return f"{entry.__module__}.{entry.__qualname__}"
+    return f"{_function(entry).__module__}.{_function(entry).__qualname__}"
 
 
 def _package(plugin: EntryPoint) -> str:
