@@ -260,7 +260,7 @@ def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
     assert "capped from" in moving.reason
     quiet = assistant.processor.plan(Sample(chat("What?"), video=still)).plans[0]
     assert quiet.indices == (0, 19, 39, 59)
-    assert "evenly, for want of change" in str(quiet)
+    assert "evenly spaced, too little change" in str(quiet)
 
 
 def test_looking_holds_one_piece_at_a_time(monkeypatch):

@@ -43,7 +43,7 @@ def write_folder(folder, count=12, suffix=".png"):
 # --- a video file -----------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_measured_and_then_read(clip):
+def test_a_file_is_opened_and_then_read(clip):
     video = opened(str(clip))
     assert video.meta == READER.probe(clip)
     assert clips.frame_numbers(video.read([0, 50, 99]).frames) == [0, 50, 99]
@@ -63,7 +63,7 @@ def test_a_clip_agrees_with_mvbench_to_half_a_frame(clip, start, end):
     np.testing.assert_allclose(got.times, [first / 25, last / 25], rtol=1e-6)  # from the beginning of the file
 
 
-def test_a_clip_of_a_variable_rate_follows_the_true_times(uneven):
+def test_a_clip_with_a_variable_rate_uses_the_actual_times(uneven):
     video = opened(uneven, start=8.0, end=12.0)
     assert video.meta.num_frames == 23  # 8, 9, and 10.0 to 12.0
     assert video.meta.fps == pytest.approx(22 / 4)
@@ -83,17 +83,17 @@ def test_the_last_moment_is_the_last_frame(clip):
     ("start", "end", "message"),
     [
         (-1.0, None, "start=-1 is negative"),
-        (4.0, None, r"start=4 s lies after the end of the video, which lasts 4\.000 s"),
-        (9.0, 12.0, "start=9 s lies after the end"),
+        (4.0, None, r"start=4 s is past the end of the video, at 4\.000 s"),
+        (9.0, 12.0, "start=9 s is past the end"),
         (2.0, 1.0, "end=1 s must come after start=2 s"),
         (2.0, 2.0, "end=2 s must come after start=2 s"),
         (None, 0.0, "end=0 s must come after start=0 s"),
         (None, -3.0, "end=-3 s must come after start=0 s"),
-        (float("nan"), None, "must be numbers of seconds"),
-        (0.0, float("nan"), "must be numbers of seconds"),
+        (float("nan"), None, "must be numbers, in seconds"),
+        (0.0, float("nan"), "must be numbers, in seconds"),
     ],
 )
-def test_an_impossible_clip_is_refused_with_its_numbers(clip, start, end, message):
+def test_an_impossible_clip_is_an_error_with_its_numbers(clip, start, end, message):
     with pytest.raises(VideoError, match=message) as error:
         opened(clip, start=start, end=end)
     assert str(clip) in str(error.value)
@@ -101,14 +101,14 @@ def test_an_impossible_clip_is_refused_with_its_numbers(clip, start, end, messag
 
 @pytest.mark.parametrize("indices", [[], [-1], [0, 51]])
 def test_indices_stay_within_the_clip(clip, indices):
-    with pytest.raises(VideoError, match="it has 0 to 50"):
+    with pytest.raises(VideoError, match="choose frames from 0 to 50"):
         opened(clip, start=1.0, end=3.0).read(indices)
 
 
 def test_a_file_has_its_own_rate(clip, tmp_path):
-    with pytest.raises(VideoError, match="fps=5 was given; only folders and arrays need it"):
+    with pytest.raises(VideoError, match="fps=5 applies only to folders and arrays"):
         opened(clip, fps=5.0)
-    with pytest.raises(VideoError, match="only folders and arrays"):
+    with pytest.raises(VideoError, match="applies only to folders and arrays"):
         opened(save(tmp_path / "a.png"), fps=5.0)
 
 
@@ -135,7 +135,7 @@ def test_bounds_and_rates_are_numbers(options):
         Video("a.mp4", **options)
 
 
-def test_home_is_understood(clip, monkeypatch):
+def test_a_tilde_is_the_home_directory(clip, monkeypatch):
     monkeypatch.setenv("HOME", str(clip.parent))
     assert opened(f"~/{clip.name}").meta.num_frames == 100
 
@@ -153,9 +153,9 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
     assert got.times.tolist() == [0, 0]
 
 
-def test_an_image_is_turned_as_its_exif_data_asks(tmp_path):
+def test_an_image_is_rotated_by_its_exif_data(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned right by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     video = opened(save(tmp_path / "photo.jpg", size=(32, 24), exif=exif))
     assert (video.meta.width, video.meta.height) == (24, 32)
 
@@ -184,15 +184,15 @@ def test_a_truncated_image(tmp_path, suffix):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("limit", [100, 300])  # PIL itself refuses beyond twice its limit
+@pytest.mark.parametrize("limit", [100, 300])  # PIL itself raises an error beyond twice its limit
 def test_a_decompression_bomb(tmp_path, monkeypatch, limit):
     path = save(tmp_path / "bomb.png", size=(20, 20))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(VideoError, match=r"bomb.png: .*(pixels are more than the 300 allowed|decompression bomb)"):
+    with pytest.raises(VideoError, match=r"bomb.png: .*(pixels exceed the limit of 300|decompression bomb)"):
         opened(path)
 
 
-def test_an_animation_is_no_image(tmp_path):
+def test_an_animation_is_not_an_image(tmp_path):
     frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     with pytest.raises(VideoError, match="is an animation; convert it to a video file"):
@@ -218,7 +218,7 @@ def test_a_clip_of_a_folder(tmp_path):
     assert video.read([0, 3]).frames[:, 0, 0, 0].tolist() == [3, 6]
 
 
-def test_only_the_frames_asked_for_are_opened(tmp_path):
+def test_only_the_requested_frames_are_opened(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "frame5.png").write_bytes(b"broken")
     video = opened(tmp_path, fps=3.0)
@@ -227,28 +227,28 @@ def test_only_the_frames_asked_for_are_opened(tmp_path):
         video.read([5])
 
 
-def test_frames_of_a_folder_have_one_size(tmp_path):
+def test_frames_of_a_folder_must_have_one_size(tmp_path):
     write_folder(tmp_path)
     save(tmp_path / "frame7.png", size=(9, 6))
-    with pytest.raises(VideoError, match=r"frame7.png: is 9x6 pixels, the first frame frame0.png is 8x6"):
+    with pytest.raises(VideoError, match=r"frame7.png: is 9x6 pixels, but the first frame frame0.png is 8x6"):
         opened(tmp_path, fps=3.0).read([7])
 
 
 def test_a_folder_needs_a_rate(tmp_path):
-    with pytest.raises(VideoError, match="a folder of frames states no rate; give fps"):
+    with pytest.raises(VideoError, match="a folder of frames has no frame rate; set fps"):
         opened(write_folder(tmp_path))
     with pytest.raises(VideoError, match="fps=0 must be a positive number"):
         opened(tmp_path, fps=0.0)
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(VideoError, match="the folder holds no images"):
+    with pytest.raises(VideoError, match="the folder contains no images"):
         opened(tmp_path, fps=3.0)
 
 
 def test_a_folder_with_other_files(tmp_path):
     (write_folder(tmp_path) / "notes.txt").touch()
-    with pytest.raises(VideoError, match=r"'notes.txt' is no image \(1 of 13 entries are not\)"):
+    with pytest.raises(VideoError, match=r"'notes.txt' is not an image \(1 of 13 entries are not\)"):
         opened(tmp_path, fps=3.0)
 
 
@@ -278,11 +278,11 @@ def test_an_array_without_a_rate_counts_as_one_frame_per_second():
         np.zeros((4, 6, 8, 4), dtype=np.uint8),
     ],
 )
-def test_an_array_of_another_form(array):
+def test_an_array_of_another_shape_or_dtype(array):
     with pytest.raises(VideoError, match=r"an array must be uint8 \(T, H, W, 3\), got"):
         opened(array)
 
 
 def test_an_array_without_frames():
-    with pytest.raises(VideoError, match="holds no pixels; give at least one frame"):
+    with pytest.raises(VideoError, match="the array is empty; give at least one frame"):
         opened(np.zeros((0, 6, 8, 3), dtype=np.uint8))

@@ -76,7 +76,7 @@ def test_pad_centers_on_the_mean_color():
     assert (out[10:30] == 255).all()
 
 
-def test_stretch_keeps_the_corners_that_crop_cuts_off():
+def test_stretch_keeps_the_corners_that_crop_removes():
     frames = np.zeros((1, 32, 96, 3), np.uint8)
     frames[:, :, :16] = 255
     stretched, cropped = (
@@ -87,7 +87,7 @@ def test_stretch_keeps_the_corners_that_crop_cuts_off():
     assert cropped.max() == 0
 
 
-def test_crop_side_survives_floating_point():
+def test_crop_side_is_robust_to_rounding():
     frames = random_frames(1, 300, 300)
     for side in range(225, 300):
         spec = ImageSpec(size=224, mean=HALF, std=HALF, resize="crop", crop_pct=224 / side)

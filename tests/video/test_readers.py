@@ -56,17 +56,17 @@ CLIPS = {
     "upside_down.mp4": {"rotation": 180},
     "turned_right.mp4": {"rotation": -90},
 }
-# decord would return other frames than asked for in these
+# decord would return wrong frames for these
 LEFT_TO_PYAV = {
     "leading_frames.mp4", "open_groups.mp4", "recovery_points.mp4", "mpeg4.avi", "reordered.avi", "raw.h264",
     "broadcast.ts", "mpeg2.mpg",
 }  # fmt: skip
-# torchcodec cannot find frames in these; it must say so
+# torchcodec cannot find frames in these and must raise an error
 BEYOND_TORCHCODEC = {"recovery_points.mp4", "reordered.avi", "raw.h264", "broadcast.ts", "mpeg2.mpg"}
 
 
 def why_not(name):
-    """Return why a reader cannot be built here, or nothing."""
+    """Return why a reader cannot be built here, or an empty string."""
     try:
         VIDEO_READERS.build({"name": name})
     except ConfigError as error:
@@ -126,7 +126,7 @@ def test_every_frame_has_its_number_and_time(reader, clip, name):
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_any_selection_gives_exactly_these_frames(reader, clip, name):
+def test_any_selection_returns_exactly_these_frames(reader, clip, name):
     path, chance = clip(name), random.Random(name)
     count = reader.probe(path).num_frames
     for size in (1, 2, 5, 16):
@@ -140,7 +140,7 @@ def test_any_selection_gives_exactly_these_frames(reader, clip, name):
 
 
 @pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
-def test_real_footage_is_the_same_through_every_reader(reader, name):
+def test_real_video_is_the_same_with_every_reader(reader, name):
     path = clips.footage(name)
     meta = reader.probe(path)
     assert (meta.num_frames, meta.fps) == ((250, 25.0) if name == "bikes.mp4" else (132, 25.0))
@@ -163,9 +163,9 @@ def test_repeated_indices_repeat_frames(reader, clip):
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        ([], "no frames were asked for"),
-        ([3, 60], "frames 3 to 60 were asked for; the file has frames 0 to 59"),
-        ([-1, 3], "frames -1 to 3 were asked for"),
+        ([], "no frame indices given"),
+        ([3, 60], "frames 3 to 60 do not all exist; choose frames from 0 to 59"),
+        ([-1, 3], "frames -1 to 3 do not all exist"),
         ([3, 2], "must not decrease"),
     ],
 )
@@ -174,7 +174,7 @@ def test_indices_are_checked(reader, clip, indices, message):
         reader.read(clip("constant.mp4"), indices)
 
 
-def test_a_rewritten_file_is_looked_at_again(reader, tmp_path):
+def test_a_rewritten_file_is_scanned_again(reader, tmp_path):
     path = clips.write_clip(tmp_path / "clip.mp4", num_frames=10)
     assert reader.probe(path).num_frames == 10
     clips.write_clip(path, num_frames=20)
@@ -227,7 +227,7 @@ def test_a_variable_rate_keeps_its_times(reader, clip, name):
     assert meta.fps == pytest.approx(60 / meta.duration)
 
 
-def test_a_constant_rate_is_exact_though_its_times_are_rounded(reader, clip):
+def test_a_constant_rate_is_exact_even_if_its_times_are_rounded(reader, clip):
     meta = reader.probe(clip("rounded_times.mkv"))
     assert meta.fps == pytest.approx(30000 / 1001, rel=1e-12)
 
@@ -258,7 +258,7 @@ def trimmed(source, target, *, first):
     return target
 
 
-# --- files that are broken, or no videos ------------------------------------------------------------------------
+# --- broken files, and files that are not videos ----------------------------------------------------------------
 
 
 def test_a_missing_file(reader, tmp_path):
@@ -267,7 +267,7 @@ def test_a_missing_file(reader, tmp_path):
 
 
 def test_a_directory(reader, tmp_path):
-    with pytest.raises(VideoError, match="not a file"):
+    with pytest.raises(VideoError, match="is not a file"):
         reader.probe(tmp_path)
 
 
@@ -285,10 +285,10 @@ def test_an_empty_file(reader, tmp_path):
         ("noise.mp4", random.Random(0).randbytes(50_000), "is not a video that FFmpeg can read"),
         ("list.mp4", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "is not a video"),
         ("script.mp4", b"ffconcat version 1.0\nfile clip.mp4\n", "not a video"),
-        ("audio.mp4", None, "holds no video stream, only audio"),
+        ("audio.mp4", None, "contains no video stream, only audio"),
     ],
 )
-def test_a_file_of_another_kind(reader, tmp_path, name, content, message):
+def test_a_file_that_is_not_a_video(reader, tmp_path, name, content, message):
     path = tmp_path / name
     if content is None:
         clips.write_audio(path)
@@ -302,9 +302,9 @@ def test_a_file_of_another_kind(reader, tmp_path, name, content, message):
 @pytest.mark.parametrize("share", [0.6, 0.9])
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("constant.mp4", "its index is missing or broken .* cut short"), ("index_first.mp4", "is cut short after")],
+    [("constant.mp4", "its index is missing or broken .* truncated"), ("index_first.mp4", "is truncated after")],
 )
-def test_an_mp4_that_is_cut_short(reader, clip, tmp_path, name, message, share):
+def test_a_truncated_mp4(reader, clip, tmp_path, name, message, share):
     path = clips.truncate(clip(name), tmp_path / "cut.mp4", share)
     began = time.monotonic()
     for call in (reader.probe, lambda path: reader.read(path, [0])):
@@ -313,19 +313,19 @@ def test_an_mp4_that_is_cut_short(reader, clip, tmp_path, name, message, share):
     assert time.monotonic() - began < 5
 
 
-def test_an_mp4_that_is_cut_between_two_frames(reader, clip, tmp_path):
+def test_an_mp4_truncated_between_two_frames(reader, clip, tmp_path):
     with av.open(str(clip("index_first.mp4"))) as container:
         position = [packet.pos for packet in container.demux(video=0) if packet.size][30]
     path = tmp_path / "cut.mp4"
     path.write_bytes(clip("index_first.mp4").read_bytes()[:position])
-    with pytest.raises(VideoError, match="is cut short after 30 of 60 frames"):
+    with pytest.raises(VideoError, match="is truncated after 30 of 60 frames"):
         reader.probe(path)
 
 
 @pytest.mark.parametrize("name", ["no_frame_count.mkv", "vp9.webm"])
-def test_a_matroska_file_that_is_cut_short(reader, clip, tmp_path, name):
+def test_a_truncated_matroska_file(reader, clip, tmp_path, name):
     path = clips.truncate(clip(name), tmp_path / name, 0.5)
-    with pytest.raises(VideoError, match=r"is cut short: its header states 2.40 s of video, the file holds"):
+    with pytest.raises(VideoError, match=r"is truncated: its header declares 2.40 s of video, but the file contains"):
         reader.probe(path)
 
 
@@ -336,7 +336,7 @@ def test_bit_errors_end_in_frames_or_in_an_error(reader, clip, tmp_path, seed):
         data[chance.randrange(100, len(data) * 8 // 10)] = chance.randrange(256)
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
-    with contextlib.suppress(VideoError):  # anything else, or no end, is a failure
+    with contextlib.suppress(VideoError):  # any other error, or a hang, is a failure
         assert reader.read(path, [0, 20, 40, 59]).frames.shape == (4, 96, 160, 3)
 
 
@@ -358,12 +358,12 @@ def test_a_picture_that_changes_size(tmp_path):
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_decord_is_trusted_only_where_it_counts_right(clip, name):
+def test_decord_is_used_only_if_it_counts_correctly(clip, name):
     index = index_of(clip(name))
     assert decord_module._counts_right(index) is (name not in LEFT_TO_PYAV)
 
 
-def test_decord_leaves_a_frame_that_repeats_to_pyav(clip, tmp_path):
+def test_pyav_decodes_what_decord_repeats(clip, tmp_path):
     if decord_module.import_decord() is None:
         pytest.skip("decord is not installed")
     path = tmp_path / "still.mp4"
@@ -388,7 +388,7 @@ def test_pyav_seeks_only_over_frames_that_it_can_skip(clip):
     assert list(pyav_module._runs([0, 11, 13, 59], index)) == [[0, 11, 13], [59]]
 
 
-def test_pyav_converts_only_the_frames_asked_for(clip, monkeypatch):
+def test_pyav_converts_only_the_requested_frames(clip, monkeypatch):
     converted = []
     upright = pyav_module._upright
     monkeypatch.setattr(pyav_module, "_upright", lambda frame, index: converted.append(1) or upright(frame, index))
@@ -396,7 +396,7 @@ def test_pyav_converts_only_the_frames_asked_for(clip, monkeypatch):
     assert len(converted) == 2
 
 
-def test_probe_and_read_pass_over_the_file_once(reader, tmp_path):
+def test_probe_and_read_scan_the_file_once(reader, tmp_path):
     path = clips.write_clip(tmp_path / "clip.mp4", num_frames=10)
     before = index_module._scan.cache_info().misses
     reader.probe(path)
@@ -404,14 +404,14 @@ def test_probe_and_read_pass_over_the_file_once(reader, tmp_path):
     assert index_module._scan.cache_info().misses == before + 1
 
 
-def test_auto_is_decord_where_it_is_installed(monkeypatch):
+def test_auto_is_decord_if_it_is_installed(monkeypatch):
     expected = "pyav" if decord_module.import_decord() is None else "decord"
     assert VIDEO_READERS.build({"name": "auto"}).name == expected
     monkeypatch.setitem(readers.auto.__globals__, "import_decord", lambda: None)
     assert VIDEO_READERS.build({"name": "auto"}).name == "pyav"
 
 
-def test_a_missing_wheel_names_the_package(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(ConfigError, match="pip install decord"):
         VIDEO_READERS.build({"name": "decord"})

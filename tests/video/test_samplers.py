@@ -62,7 +62,7 @@ def test_fps_rate_takes_the_frame_on_screen_at_every_tick():
     assert samplers.Fps(fps=3)(clip(30)) == [0, 10, 20]
 
 
-def test_fps_rate_takes_every_frame_once_where_the_clip_is_slower():
+def test_fps_rate_takes_every_frame_once_if_the_clip_is_slower():
     assert samplers.Fps(fps=100)(clip(5, fps=25.0)) == [0, 1, 2, 3, 4]
 
 
@@ -71,7 +71,7 @@ def test_fps_rate_spreads_the_cap_over_the_whole_clip():
 
 
 @pytest.mark.parametrize("spacing", ["rate", "ends"])
-def test_fps_gives_one_frame_of_a_clip_without_length(spacing):
+def test_fps_takes_one_frame_of_a_clip_of_no_duration(spacing):
     assert samplers.Fps(spacing=spacing)(VideoMeta(1, 1.0, 0.0, 8, 8)) == [0]
 
 
@@ -103,16 +103,16 @@ def test_stepping_reproduces_longvideobench(total, n, expected):
 
 
 def look(values):
-    """Return what shows frame i as a picture of the gray ``values[i]``."""
+    """Return a ``look`` that shows frame i in the gray ``values[i]``."""
     return lambda indices: (np.full((2, 2, 3), values[i], np.uint8) for i in indices)
 
 
-def test_content_goes_where_the_picture_changes():
+def test_content_takes_frames_where_the_picture_changes():
     still_moving_still = [0] * 40 + [8 * i for i in range(20)] + [152] * 40  # 8 / 255 = 0.031 a frame
     sampler = samplers.Content(fps=100, max_frames=10, change=0.05, even=0.0)
     choice = sampler(clip(100, fps=1.0), look(still_moving_still))
     assert choice.indices == [0, 43, 45, 47, 49, 51, 53, 55, 57, 59]
-    assert choice.reason == "10 frames of 100 looked at, whose changes add up to 0.596: by change, capped from 12"
+    assert choice.reason == "10 frames of 100 examined, total change 0.596: spaced by change, capped from 12"
     mixed = samplers.Content(fps=100, max_frames=10, change=0.05, even=0.5)
     indices = mixed(clip(100, fps=1.0), look(still_moving_still)).indices
     assert sum(39 <= i < 60 for i in indices) == 6
@@ -120,22 +120,22 @@ def test_content_goes_where_the_picture_changes():
     assert indices[-1] == 99
 
 
-def test_content_takes_more_frames_of_what_changes_more():
+def test_content_takes_more_frames_if_more_changes():
     sampler = samplers.Content(fps=1, max_frames=64, change=0.05)
     counts = [len(sampler(clip(60, fps=1.0), look([step * i for i in range(60)])).indices) for step in (0, 1, 2, 4)]
     assert counts == [4, 5, 10, 19]
 
 
-def test_a_cut_earns_one_frame():
+def test_a_cut_adds_one_frame():
     choice = samplers.Content(fps=1, min_frames=1, even=0.0)(clip(60, fps=1.0), look([0] * 30 + [255] * 30))
     assert choice.indices == [0, 30]
 
 
 @pytest.mark.parametrize("level", [0, 200])
-def test_content_falls_back_to_even_spacing_where_nothing_changes(level):
+def test_content_falls_back_to_even_spacing_if_nothing_changes(level):
     choice = samplers.Content(fps=1, min_frames=5)(clip(101, fps=1.0), look([level] * 101))
     assert choice.indices == [0, 25, 50, 75, 100]
-    assert "evenly, for want of change" in choice.reason
+    assert "evenly spaced, too little change" in choice.reason
 
 
 def test_content_with_even_1_is_even_spacing():
@@ -147,7 +147,7 @@ def test_content_with_even_1_is_even_spacing():
     )
 
 
-def test_content_looks_no_oftener_than_asked_and_takes_short_clips_whole():
+def test_content_looks_at_its_rate_and_takes_short_clips_whole():
     asked = []
 
     def watch(indices):
@@ -180,7 +180,7 @@ def test_content_returns_different_indices_within_its_bounds(values, most, least
     [
         ({"min_frames": 70}, "min_frames=70 exceeds max_frames=64"),
         ({"change": 1.5}, "change=1.5 and even=0.25 must be at most 1"),
-        ({"even": -0.1}, "even=-0.1 must be at most 1, even at least 0"),
+        ({"even": -0.1}, "even=-0.1 must be at most 1, and even at least 0"),
         ({"even": float("nan")}, "even=nan must be"),
         ({"fps": 0}, "fps=0 must be positive"),
         ({"overflow": "cut"}, "'cut' is not allowed"),
@@ -222,7 +222,7 @@ def test_yaml_states_every_option_with_the_default_of_the_code(name):
 
 @pytest.mark.parametrize("name", ["uniform", "midpoint", "stepping"])
 @pytest.mark.parametrize("count", [0, -3])
-def test_no_frames_are_refused(name, count):
+def test_zero_frames_are_refused(name, count):
     with pytest.raises(ConfigError, match=rf"sampler.num_frames={count} must be at least 1"):
         SAMPLERS.build({"name": name, "num_frames": count})
     with pytest.raises(ConfigError, match=rf"'{name}': num_frames={count} must be positive"):
@@ -230,7 +230,7 @@ def test_no_frames_are_refused(name, count):
 
 
 @pytest.mark.parametrize("options", [{"fps": 0.0}, {"fps": -1.0}, {"fps": float("nan")}, {"max_frames": 0}])
-def test_fps_refuses_what_gives_no_frames(options):
+def test_fps_refuses_options_that_give_no_frames(options):
     with pytest.raises(ConfigError, match=f"{next(iter(options))}=.*must be positive"):
         samplers.Fps(**options)
 

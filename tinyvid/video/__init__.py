@@ -1,1 +1,1 @@
-"""From a video file to pixels: readers, sampling of frames, and the only resize and normalization."""
+"""From video files to pixels: readers, frame samplers, resizing and normalization."""

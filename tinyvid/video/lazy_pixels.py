@@ -1,4 +1,4 @@
-"""Pixels that are decoded when they are asked for, piece by piece: hours of video in the memory of a few seconds."""
+"""Pixels that are decoded on demand, piece by piece: hours of video in the memory of a few seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from tinyvid.types import ImageSpec, Video
 from tinyvid.video.open_video import open_video
 from tinyvid.video.pixels import to_pixels
 
-PIECE_BYTES = 16 << 20  # of the pixels of a piece
+PIECE_BYTES = 16 << 20  # maximum size of the pixels of a piece
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazyPixels:
-    """The chosen frames of a video. Holds no open file, so that it can travel between processes.
+    """The chosen frames of a video. Keeps no file open, so it can be sent to other processes.
 
     Attributes:
-        video: What to decode.
-        indices: Which frames, counted from the first frame of the clip.
-        reader: What reads video files.
-        image: What the vision tower wants its pixels to be.
+        video: The video to decode.
+        indices: The chosen frames, counted from the first frame of the clip.
+        reader: Decodes video files.
+        image: The input that the vision tower expects.
     """
 
     video: Video
@@ -34,14 +34,14 @@ class LazyPixels:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels, if they were in memory at once."""
+        """Size in bytes of all pixels together."""
         return 12 * self.image.size**2 * len(self)  # three channels of float32
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Decode the frames anew: pixels (t, 3, S, S) of t neighboring frames, end to end all of them.
+        """Decode the frames again, and yield pixels (t, 3, S, S) of t neighboring frames at a time.
 
         Raises:
-            VideoError: A frame cannot be decoded, or the video is no longer there.
+            VideoError: A frame cannot be decoded, or the video no longer exists.
         """
         clip = open_video(self.video, self.reader)
         most = max(16, PIECE_BYTES // (12 * self.image.size**2))

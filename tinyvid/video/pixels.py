@@ -1,7 +1,7 @@
-"""Frames to pixels: the only resize and normalize path, shared by training, evaluation and the demo.
+"""Convert frames to pixels. Training, evaluation and the demo all resize and normalize here.
 
-Pillow does the resampling. Published towers were trained behind Pillow's filters, and its result is exact where a
-tensor resize, about ten times faster, differs by up to two of 255 levels. A 1280 x 720 frame takes about 5 ms.
+Pillow does the resampling, because published towers were trained with its filters. Resizing tensors is about ten times
+faster, but differs from it by up to two of 255 levels. A 1280 x 720 frame takes about 5 ms.
 """
 
 import math
@@ -17,7 +17,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
-    """Resize and normalize the frames of a clip to what a vision tower wants.
+    """Resize and normalize frames to the input of a vision tower.
 
     Args:
         frames: uint8 (T, H, W, 3), RGB, any height and width.
@@ -30,7 +30,7 @@ def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
 
 
 def resize(frames: np.ndarray, spec: ImageSpec) -> np.ndarray:
-    """Bring frames uint8 (T, H, W, 3) to the tower's square: uint8 (T, S, S, 3). The slow half, worth caching."""
+    """Resize frames, uint8 (T, H, W, 3), to the tower's size: uint8 (T, S, S, 3). The slow step, worth caching."""
     resized = np.empty((len(frames), spec.size, spec.size, 3), np.uint8)
     for target, frame in zip(resized, frames, strict=True):
         target[...] = np.asarray(_resize(Image.fromarray(frame), spec))
@@ -38,7 +38,7 @@ def resize(frames: np.ndarray, spec: ImageSpec) -> np.ndarray:
 
 
 def normalize(resized: np.ndarray, spec: ImageSpec) -> Tensor:
-    """Turn resized frames, uint8 (T, S, S, 3), into pixels: float32 (T, 3, S, S)."""
+    """Normalize resized frames, uint8 (T, S, S, 3), to pixels, float32 (T, 3, S, S)."""
     pixels = torch.from_numpy(resized).permute(0, 3, 1, 2)  # (T, 3, S, S)
     pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -46,7 +46,7 @@ def normalize(resized: np.ndarray, spec: ImageSpec) -> Tensor:
 
 
 def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Bring an image to S x S pixels in the way that ``spec.resize`` names."""
+    """Resize an image to S x S pixels according to ``spec.resize``."""
     side = math.floor(spec.size / spec.crop_pct + 1e-6)  # 224 / (224 / 256) must not fall below 256
     if spec.resize == "pad":
         image = _pad_to_square(image, tuple(int(255 * value) for value in spec.mean))
@@ -60,7 +60,7 @@ def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
 
 
 def _pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
-    """Center an image on a square of its longer side. Padding comes before resizing, as in LLaVA."""
+    """Pad an image to a square of its longer side. Padding comes before resizing, as in LLaVA."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

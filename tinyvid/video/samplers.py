@@ -1,9 +1,9 @@
-"""Which frames of a clip to look at: pure rules from what is known of the clip to frame indices, without decoding.
+"""Frame samplers: pure rules that choose frame indices from the properties of a clip, without decoding.
 
-``content`` alone looks before it chooses, at small copies of frames that it is handed one by one.
+Only ``content`` looks before it chooses, at small copies of frames that it receives one by one.
 
-Symbols: N frames in the clip, n frames asked for. Indices count from the first frame of the clip that ``start`` and
-``end`` leave, so every rule honors them. Published scores depend on the rule: choose the one that a benchmark used.
+Symbols: N frames in the clip, n frames to take. Indices count from the first frame of the clip, after ``start`` and
+``end`` are applied. Published scores depend on the sampler, so choose the one that the benchmark used.
 """
 
 import math
@@ -22,11 +22,12 @@ from tinyvid.types import Choice, Overflow, VideoMeta
 class Uniform:
     """Take frames evenly from the first to the last: ``floor(i * (N - 1) / (n - 1))``.
 
-    The rule of TinyLLaVA-Video's training and of most video models. A clip shorter than ``num_frames`` repeats frames.
+    TinyLLaVA-Video's training and most video models use this rule. Frames repeat if the clip has fewer than
+    ``num_frames``.
 
     Args:
         num_frames: Frames to take.
-        unique: Take each frame once, so that a short clip gives fewer frames (TinyLLaVA-Video on Video-MME and MLVU).
+        unique: Drop repeated frames of a short clip (as TinyLLaVA-Video does on Video-MME and MLVU).
 
     Raises:
         ConfigError: ``num_frames`` is not positive.
@@ -41,7 +42,7 @@ class Uniform:
         self.unique = unique
 
     def __call__(self, meta: VideoMeta) -> list[int]:
-        """Return ``num_frames`` indices, or fewer where ``unique`` and the clip is short."""
+        """Return ``num_frames`` indices, or fewer if ``unique`` is set and the clip is short."""
         indices = _ends(meta.num_frames, self.num_frames)
         return sorted(set(indices)) if self.unique else indices
 
@@ -50,17 +51,17 @@ class Uniform:
 class Fps:
     """Take a number of frames per second of video, up to a cap.
 
-    ``spacing=rate`` takes the frame on screen at 0, 1/fps, 2/fps, ... seconds, on the average clock of the clip; where
-    the clip has a lower rate than asked for, it takes every frame once. ``spacing=ends`` takes
-    ``max(1, int(duration * fps))`` frames evenly from the first to the last, which is what TinyLLaVA-Video calls 1 fps.
-    Beyond ``max_frames``, both spread ``max_frames`` evenly from the first to the last.
+    ``spacing=rate`` takes the frame shown at 0, 1/fps, 2/fps, ... seconds, assuming the average frame rate of the clip.
+    If the clip has a lower frame rate than ``fps``, it takes every frame once. ``spacing=ends`` takes
+    ``max(1, int(duration * fps))`` frames evenly from the first to the last, which TinyLLaVA-Video calls 1 fps. If
+    there are more than ``max_frames``, both take ``max_frames`` evenly from the first to the last.
 
     Args:
         fps: Frames to take per second of video.
-        max_frames: Most frames to take.
+        max_frames: Maximum number of frames.
         spacing: ``rate`` or ``ends``.
-        overflow: What happens where the frames do not fit the LLM's context: ``refuse``; ``fewer_frames``, evenly of
-            those chosen; or ``fewer_tokens`` of each, where the connector can.
+        overflow: What to do if the frames do not fit in the LLM's context: ``refuse`` raises an error, ``fewer_frames``
+            drops frames evenly, and ``fewer_tokens`` uses fewer tokens per frame if the connector supports it.
 
     Raises:
         ConfigError: ``fps`` or ``max_frames`` is not positive.
@@ -96,7 +97,7 @@ class Fps:
 class Midpoint:
     """Cut the clip into equal segments and take the middle of each: ``int(s / 2 + round(s * i))``, ``s = (N - 1) / n``.
 
-    The rule of MVBench; a clip shorter than ``num_frames`` repeats frames.
+    MVBench uses this rule. Frames repeat if the clip has fewer than ``num_frames``.
 
     Args:
         num_frames: Frames to take.
@@ -115,7 +116,7 @@ class Midpoint:
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return ``num_frames`` indices."""
         segment = (meta.num_frames - 1) / self.num_frames
-        # Python and numpy both round halves to even.
+        # Both Python and NumPy round halves to even.
         return [int(segment / 2 + round(segment * i)) for i in range(self.num_frames)]
 
 
@@ -123,8 +124,8 @@ class Midpoint:
 class Stepping:
     """Step through the clip from its first frame: ``i * (N // n)`` with ``n = min(num_frames, int(duration))``.
 
-    The rule of LongVideoBench: at most one frame per second, the end of the last step never seen. A clip under one
-    second gives its first frame.
+    LongVideoBench uses this rule: at most one frame per second, and no frame after the last step. For a clip shorter
+    than one second, it takes the first frame.
 
     Args:
         num_frames: Most frames to take.
@@ -148,21 +149,21 @@ class Stepping:
 
 @SAMPLERS.register("content")
 class Content:
-    """Take frames where the picture changes: a frame for each ``change`` of it, up to a cap.
+    """Take more frames where the picture changes: one frame per ``change``, up to a cap.
 
-    Looks at ``fps`` frames per second. The difference of two neighbors is the mean absolute difference of small
-    copies, from 0 to 1, and counts as ``change`` at most: a cut earns one frame, however hard. The frames stand at
-    equal steps of a clock that goes with the changes for ``1 - even`` of its way and with time for the rest, so that
-    quiet parts are seen, too. A clip that earns no more than ``min_frames`` gives so many evenly, as a still one
-    does.
+    It looks at ``fps`` frames per second. The difference between two neighbors is the mean absolute difference of
+    small copies, from 0 to 1, clipped to ``change``, so that a hard cut adds only one frame. The sum of the differences
+    over ``change`` gives the number of frames. They are placed at equal steps of a weighted average of the cumulative
+    change (weight ``1 - even``) and time (weight ``even``), so that static parts are sampled, too. If the change gives
+    at most ``min_frames``, the sampler takes ``min_frames`` evenly.
 
     Args:
-        fps: Frames per second that are looked at, and most that are taken.
-        max_frames: Most frames to take.
-        min_frames: Fewest frames to take of a clip that has as many.
-        change: Change that earns a frame, in (0, 1].
-        even: Share of the frames that time earns, from 0 (change alone) to 1 (even spacing).
-        overflow: As of ``fps``.
+        fps: Frames per second to look at; also the maximum rate of the chosen frames.
+        max_frames: Maximum number of frames.
+        min_frames: Minimum number of frames, if the clip has that many.
+        change: Amount of change per frame, in (0, 1].
+        even: Weight of time, from 0 (change only) to 1 (even spacing).
+        overflow: As in ``fps``.
 
     Raises:
         ConfigError: An option is out of range, or ``min_frames`` exceeds ``max_frames``.
@@ -185,7 +186,7 @@ class Content:
             raise ConfigError(f"sampler 'content': min_frames={min_frames} exceeds max_frames={max_frames}; lower it")
         if change > 1 or not 0 <= even <= 1:
             raise ConfigError(
-                f"sampler 'content': change={change:g} and even={even:g} must be at most 1, even at least 0"
+                f"sampler 'content': change={change:g} and even={even:g} must be at most 1, and even at least 0"
             )
         self.fps = fps
         self.max_frames = max_frames
@@ -198,51 +199,51 @@ class Content:
         """Return at least one and at most ``max_frames`` different indices.
 
         Args:
-            meta: What is known of the clip.
-            look: Yields small copies of frames, uint8 (h, w, 3), one after the other.
+            meta: The properties of the clip.
+            look: Yields small copies of frames one by one, uint8 (h, w, 3).
         """
         seen = _ticks(meta, self.fps)
         if len(seen) <= self.min_frames:
-            return Choice(seen, f"every one of {len(seen)} frames at {self.fps:g} frames/s")
+            return Choice(seen, f"all {len(seen)} frames at {self.fps:g} frames/s")
         changes = np.minimum([_difference(*pair) for pair in pairwise(look(seen))], self.change)  # (n - 1,)
         total = float(changes.sum())
         earned = 1 + math.floor(total / self.change + 1e-9)
-        looked = f"of {len(seen):,} looked at, whose changes add up to {total:.3g}"
+        looked = f"of {len(seen):,} examined, total change {total:.3g}"
         if earned <= self.min_frames:
             chosen = _ends(len(seen), self.min_frames)
-            return Choice([seen[i] for i in chosen], f"{len(chosen)} frames {looked}: evenly, for want of change")
+            return Choice([seen[i] for i in chosen], f"{len(chosen)} frames {looked}: evenly spaced, too little change")
         count = min(earned, self.max_frames)
         steps = (1 - self.even) * changes / total + self.even / len(changes)
         chosen = _equal_steps(steps, count)
         capped = f", capped from {earned:,}" if count < earned else ""
-        return Choice([seen[i] for i in chosen], f"{count:,} frames {looked}: by change{capped}")
+        return Choice([seen[i] for i in chosen], f"{count:,} frames {looked}: spaced by change{capped}")
 
 
 def _difference(before: np.ndarray, after: np.ndarray) -> float:
-    """Return the mean absolute difference of two frames (h, w, 3), from 0 to 1."""
+    """Return the mean absolute difference between two frames (h, w, 3), from 0 to 1."""
     return float(np.abs(after.astype(np.int16) - before).mean()) / 255
 
 
 def _equal_steps(steps: np.ndarray, count: int) -> list[int]:
-    """Return ``count`` different points out of n at equal distances, both ends included if there are two.
+    """Return ``count`` distinct points out of n at equal distances, including both ends if ``count`` is at least 2.
 
     Args:
-        steps: (n - 1,), from each point to the next; not all zero.
+        steps: (n - 1,), distances from each point to the next; not all zero.
         count: At most n.
     """
     places = np.concatenate([[0.0], np.cumsum(steps)])  # (n,)
     wanted = np.linspace(0, places[-1], count)
     nearest = np.searchsorted(places, wanted - 1e-12 * places[-1])
     chosen: list[int] = []
-    for number, place in enumerate(nearest):  # where several fall on one point, the next ones make room
+    for number, place in enumerate(nearest):  # if several fall on one point, move the next ones
         least = chosen[-1] + 1 if chosen else 0
         chosen.append(min(max(int(place), least), len(places) - count + number))
     return chosen
 
 
 def _ticks(meta: VideoMeta, fps: float) -> list[int]:
-    """Return the frames on screen at 0, 1/fps, 2/fps, ... seconds; every frame once where the clip is slower."""
-    # A hundred-thousandth of a frame absorbs the rounding of N / fps * fps.
+    """Return the frames shown at 0, 1/fps, 2/fps, ... seconds; every frame once if the clip has a lower rate."""
+    # The tolerance of 1e-5 frames absorbs the rounding error of N / fps * fps.
     count = min(max(1, math.ceil(meta.duration * fps - 1e-5)), meta.num_frames)
     if fps >= meta.fps:
         return list(range(count))
@@ -250,12 +251,12 @@ def _ticks(meta: VideoMeta, fps: float) -> list[int]:
 
 
 def _ends(total: int, count: int) -> list[int]:
-    """Return ``count`` indices evenly from 0 to ``total - 1``, both included, rounded down."""
+    """Return ``count`` evenly spaced indices from 0 to ``total - 1`` inclusive, rounded down."""
     return [int(i) for i in np.linspace(0, total - 1, count, dtype=int)]
 
 
 def _check_positive(name: str, **values: float) -> None:
-    """Refuse what the registry refuses, for those who call a constructor themselves."""
+    """Raise the error that the registry raises, for direct calls of a constructor."""
     for option, value in values.items():
         if not value > 0:
-            raise ConfigError(f"sampler '{name}': {option}={value!r} must be positive; ask for at least one frame")
+            raise ConfigError(f"sampler '{name}': {option}={value!r} must be positive")

@@ -232,7 +232,7 @@ def test_videos_that_cannot_be_read_count_as_wrong_by_name(assistant, tmp_path):
     assert (data["n_total"], data["n_media_failed"], data["n_answered"]) == (3, 2, 1)
     assert (data["accuracy"]["all"]["n"], data["accuracy"]["decodable"]["n"]) == (3, 1)
     assert [entry["id"] for entry in data["media_failed"]] == ["bad", "late"]
-    assert "start=9 s lies after the end" in data["media_failed"][1]["reason"]
+    assert "start=9 s is past the end" in data["media_failed"][1]["reason"]
     text = (tmp_path / "run" / "report.md").read_text()
     assert "media failed (counted wrong): 2" in text
     assert "| bad |" in text

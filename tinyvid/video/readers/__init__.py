@@ -1,7 +1,7 @@
-"""Readers of video files, by name: ``decord``, ``pyav``, ``torchcodec``, and ``auto`` (the first of them that is here).
+"""Video readers: ``decord``, ``pyav``, ``torchcodec``, and ``auto``, which uses decord if installed, else PyAV.
 
-Every reader takes frame numbers from one shared table (``index``), so all of them agree on how many frames a file has,
-when each is shown, and which files are broken; they differ only in the library that decodes.
+All readers use the same frame table (``index``), so they agree on the number of frames in a file, on their times, and
+on which files are broken. They differ only in the decoding library.
 """
 
 from tinyvid.registry import VIDEO_READERS, PositiveInt
@@ -14,9 +14,9 @@ __all__ = ["DecordReader", "PyAVReader", "TorchCodecReader", "auto"]
 
 @VIDEO_READERS.register("auto")
 def auto(*, threads: PositiveInt = 2) -> DecordReader | PyAVReader:
-    """Choose the reader for this machine, once; ``name`` of what is returned is the choice.
+    """Return a decord reader if decord is installed, otherwise a PyAV reader; its ``name`` tells which.
 
     Args:
-        threads: Decoding threads of one read.
+        threads: Decoding threads per read.
     """
     return PyAVReader(threads=threads) if import_decord() is None else DecordReader(threads=threads)

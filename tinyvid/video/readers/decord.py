@@ -1,11 +1,11 @@
-"""The reader on decord: the decoder of TinyLLaVA-Video and most evaluation scripts, made exact.
+"""A video reader based on decord, the decoder of TinyLLaVA-Video and most evaluation scripts.
 
-decord seeks by counting, and so returns other frames than it was asked for where the count and the container
-disagree: key frames with leading frames (x265's default), recovery points instead of IDR frames, AVI, MPEG-TS and
-MPEG-PS. On a broken file it repeats frames, or retries for minutes. This reader uses it only on the files where
-counting is sound, as the frame table shows, and leaves the others to PyAV, and with them the long ones, which decord
-passes over whole each time that it opens them: the same frame numbers and times, whichever decodes. What it cannot tell
-is a frame that decord has patched up after a bit error; PyAV refuses those.
+decord seeks by counting frames, and returns wrong frames if its count disagrees with the container: key frames with
+leading frames (x265's default), recovery points instead of IDR frames, AVI, MPEG-TS and MPEG-PS. On a broken file it
+repeats frames, or retries for minutes. This reader uses decord only if the frame table shows that counting is correct,
+and PyAV otherwise. It also uses PyAV for long files, because decord scans the whole file each time it opens one. Frame
+numbers and times are the same with both. One limit remains: decord conceals bit errors in frames, which this reader
+cannot detect; PyAV raises an error for them.
 """
 
 import logging
@@ -25,12 +25,12 @@ from tinyvid.video.readers.pyav import PyAVReader
 logger = logging.getLogger(__name__)
 
 CONTAINERS = {"mp4", "mov", "matroska", "webm"}
-LONG = 20_000  # frames of a file, at which decord takes some 0.3 s to open it, and PyAV milliseconds
+LONG = 20_000  # frames; decord takes about 0.3 s to open a file of this length, PyAV milliseconds
 CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 
 
 def import_decord() -> ModuleType | None:
-    """Return decord, or ``None`` where its wheel is missing or does not load."""
+    """Return the decord module, or ``None`` if it is not installed or cannot be loaded."""
     try:
         import decord  # imported on use: `import tinyvid` needs no decoder
     except (ImportError, OSError):
@@ -40,10 +40,10 @@ def import_decord() -> ModuleType | None:
 
 @VIDEO_READERS.register("decord")
 class DecordReader(IndexedReader):
-    """Decode with decord where it is exact, with PyAV where it is not.
+    """Decode with decord if it is exact for the file, otherwise with PyAV.
 
     Args:
-        threads: Decoding threads of one read.
+        threads: Decoding threads per read.
 
     Raises:
         ConfigError: decord is not installed.
@@ -54,8 +54,8 @@ class DecordReader(IndexedReader):
     def __init__(self, *, threads: PositiveInt = 2) -> None:
         if import_decord() is None:
             raise ConfigError(
-                "video_reader 'decord': decord cannot be imported; `pip install decord` (wheels exist for Linux and "
-                "Windows on x86-64), or choose video_reader=pyav"
+                "video_reader 'decord': decord cannot be imported; run `pip install decord` (on x86-64 Linux or "
+                "Windows), or choose video_reader=pyav"
             )
         super().__init__(threads=threads)
         self._exact = PyAVReader(threads=threads)
@@ -63,35 +63,37 @@ class DecordReader(IndexedReader):
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
         """Return the frames ``numbers``, uint8 (T, H, W, 3), from decord or from PyAV."""
         if not _counts_right(index) or index.meta.num_frames > LONG:
-            logger.debug("%s (%s, %s) is decoded by PyAV: decord is wrong or slow", path, index.container, index.codec)
+            logger.debug(
+                "%s (%s, %s) is decoded by PyAV: decord would be inexact or slow", path, index.container, index.codec
+            )
             return self._exact.decode(path, numbers, index)
         frames = _decode(path, numbers, index, self.threads)
         if frames is None:
-            logger.debug("%s: decord fails, or repeats a frame as it does for damaged ones; PyAV decides", path)
+            logger.debug("%s is decoded by PyAV: decord failed or repeated a frame, as it does for damaged ones", path)
             return self._exact.decode(path, numbers, index)
         return frames
 
 
 def _counts_right(index: FrameIndex) -> bool:
-    """Whether decord's counting from key frames reaches the right frame."""
+    """Return whether decord reaches the right frame by counting from key frames."""
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
     return known and index.timed and index.clean_keys
 
 
 def _repeats(frames: np.ndarray) -> bool:
-    """Whether two neighbors are equal to the bit: a still picture, or decord's stand-in for a damaged frame."""
+    """Return whether two neighbors are identical: a still picture, or a copy that replaces a damaged frame."""
     return any(np.array_equal(a, b) for a, b in pairwise(frames))
 
 
 def _decode(path: Path, numbers: list[int], index: FrameIndex, threads: int) -> np.ndarray | None:
-    """Return the frames ``numbers``, uint8 (T, H, W, 3), or ``None`` where decord cannot be trusted with them.
+    """Return the frames ``numbers``, uint8 (T, H, W, 3), or ``None`` if decord fails or its result is unreliable.
 
-    Every seek costs decord more than its own threads win back on a long clip; so each thread is a reader of its own,
-    with its own share of the key frames.
+    On a long clip, seeking costs decord more than its decoding threads save. Each thread therefore opens its own reader
+    for its share of the key frames.
     """
     import decord
 
-    # decord retries 10240 times at what it takes for the end of a file; a hundred tell a broken one as well.
+    # By default decord retries 10240 times at what it believes to be the end of a file; 128 are enough.
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")
     decord.logging.set_level(decord.logging.QUIET)
     runs = [list(run) for _, run in groupby(numbers, index.key_of)]
@@ -107,12 +109,12 @@ def _decode(path: Path, numbers: list[int], index: FrameIndex, threads: int) -> 
 
 
 def _decode_part(path: Path, numbers: list[int], index: FrameIndex, threads: int) -> np.ndarray:
-    """Return the frames ``numbers`` from one decord reader."""
+    """Return the frames ``numbers``, decoded by one decord reader."""
     import decord
 
     video = decord.VideoReader(os.path.abspath(path), num_threads=threads)
     if len(video) != index.meta.num_frames:
-        raise ValueError(f"decord counts {len(video)} frames, the file holds {index.meta.num_frames}")
+        raise ValueError(f"decord counts {len(video)} frames, but the file has {index.meta.num_frames}")
     batch = video.get_batch(numbers)
-    # Another library may have told decord to return its own kind of tensor.
+    # Another library may have set decord to return its own tensor type.
     return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)

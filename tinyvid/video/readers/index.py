@@ -1,9 +1,8 @@
-"""The table of a file's frames: which there are, when each is shown, and where decoding can start.
+"""The frame table of a video file: the number of frames, their times, and where decoding can start.
 
-One pass over the packets of the file, without decoding, gives every frame its number (its place in order of
-presentation) and its time. This is what defines variable frame rate, a missing rate, a missing frame count, edit lists
-and files that are cut short, for all readers alike. Tables are remembered per file, so that ``probe`` and ``read`` pass
-over it once.
+One pass over the packets of the file, without decoding, gives every frame its number (in presentation order) and its
+time. This way, all readers treat variable frame rates, missing rates and frame counts, edit lists and truncated files
+the same. Tables are cached per file, so ``probe`` and ``read`` share one pass.
 """
 
 import os
@@ -21,36 +20,27 @@ from tinyvid.errors import VideoError
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
 
-NOT_VIDEO = {
-    "tty",
-    "bin",
-    "xbin",
-    "adf",
-    "idf",
-    "concat",
-    "hls",
-    "dash",
-}  # texts and playlists, which FFmpeg would show
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # a playlist dressed up as a video must not reach for the network
-REMEMBERED = 32  # tables; an hour of video takes about 2 MB
-_IDR_SLICE = 5  # H.264 NAL unit type: decoding can start here and needs nothing from before
+NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
+REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
+_IDR_SLICE = 5  # H.264 NAL unit type; decoding can start here without earlier frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameIndex:
-    """Where the frames of a file are. Frames are numbered in the order in which they are shown.
+    """The frames of a file, numbered in presentation order.
 
     Attributes:
-        meta: What samplers see.
-        times: float64 (N,), when each frame is shown, in seconds after the first one.
-        pts: int64 (N,), the timestamp of each frame in ticks of the stream; its number when ``timed`` is False.
-        keys: int64 (K,), numbers of the frames at which decoding can start.
-        stream: Which stream of the file.
-        rotation: Quarter turns counter-clockwise that make the picture upright.
-        timed: Whether the file states when frames are shown. False: raw streams, AVI with B-frames.
+        meta: The properties of the video.
+        times: float64 (N,), time of each frame, in seconds after the first one.
+        pts: int64 (N,), timestamp of each frame in the time base of the stream; the frame number if not ``timed``.
+        keys: int64 (K,), numbers of the key frames, where decoding can start.
+        stream: Index of the video stream in the file.
+        rotation: Quarter turns, counterclockwise, that make the picture upright.
+        timed: Whether the file has timestamps. Raw streams do not, nor AVI with B-frames.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
-        clean_keys: Whether each key frame makes all before it irrelevant: no frame decoded after it is shown before it.
+        clean_keys: Whether no frame that is decoded after a key frame is shown before it.
     """
 
     meta: VideoMeta
@@ -73,12 +63,12 @@ def index_of(path: Path) -> FrameIndex:
     """Return the frame table of a video file.
 
     Raises:
-        VideoError: There is no such file, it is no video, holds no picture, or is cut short.
+        VideoError: The file does not exist, is not a video, contains no frames, or is truncated.
     """
-    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
+    if not os.path.exists(path):  # unlike Path.exists, it returns False for a name that is too long
         raise VideoError(f"{path}: no such file; check the path")
     if not path.is_file():
-        raise VideoError(f"{path}: not a file, so a video reader cannot open it; name a video file")
+        raise VideoError(f"{path}: is not a file; give a video file")
     status = path.stat()
     if status.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes); copy or download it again")
@@ -89,41 +79,41 @@ def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list
     """Return ``indices`` as plain integers.
 
     Raises:
-        VideoError: There are none, they decrease, or one lies outside the file.
+        VideoError: ``indices`` is empty or decreases, or an index lies outside the file.
     """
     numbers = [int(i) for i in indices]
     if not numbers:
-        raise VideoError(f"{path}: no frames were asked for; ask for at least one")
+        raise VideoError(f"{path}: no frame indices given; give at least one")
     if any(a > b for a, b in pairwise(numbers)):
         raise VideoError(f"{path}: frame indices must not decrease, got {numbers}")
     if numbers[0] < 0 or numbers[-1] >= index.meta.num_frames:
         raise VideoError(
-            f"{path}: frames {numbers[0]} to {numbers[-1]} were asked for; the file has frames 0 to "
+            f"{path}: frames {numbers[0]} to {numbers[-1]} do not all exist; choose frames from 0 to "
             f"{index.meta.num_frames - 1}"
         )
     return numbers
 
 
 class IndexedReader:
-    """A reader that takes all but the pictures from the frame table; it fulfills ``protocols.VideoReader``.
+    """Base class of readers: everything except decoding comes from the frame table.
 
     Args:
-        threads: Decoding threads of one read.
+        threads: Decoding threads per read.
     """
 
     def __init__(self, *, threads: PositiveInt = 2) -> None:
         self.threads = threads
 
     def probe(self, path: Path) -> VideoMeta:
-        """Describe the file from its packets. See ``protocols.VideoReader.probe``."""
+        """Return the properties of a video file. See ``protocols.VideoReader.probe``."""
         return index_of(Path(path)).meta
 
     def times(self, path: Path) -> np.ndarray:
-        """Return when each frame is shown, float64 (N,), in seconds after the first frame."""
+        """Return the time of each frame, float64 (N,), in seconds after the first frame."""
         return index_of(Path(path)).times
 
     def read(self, path: Path, indices: Sequence[int]) -> Frames:
-        """Decode only the frames asked for. See ``protocols.VideoReader.read``."""
+        """Decode the requested frames. See ``protocols.VideoReader.read``."""
         path = Path(path)
         index = index_of(path)
         numbers = check_indices(path, indices, index)
@@ -133,7 +123,7 @@ class IndexedReader:
         return Frames(frames if len(unique) == len(numbers) else frames[places], times)
 
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
-        """Return the frames of rising numbers, uint8 (T, H, W, 3).
+        """Return frames by increasing number, uint8 (T, H, W, 3).
 
         Raises:
             VideoError: A frame cannot be decoded.
@@ -143,27 +133,27 @@ class IndexedReader:
 
 @dataclass(slots=True)
 class _Packets:
-    """The columns of a pass over the packets of a stream, in order of decoding."""
+    """The packets of a stream, in decoding order."""
 
     pts: list[int | None]
     keys: list[bool]
-    hidden: list[bool]  # by an edit list: decoded for the sake of others, never shown
+    hidden: list[bool]  # by an edit list: decoded, because other frames depend on it, but never shown
     last_duration: int = 0
-    picture: Any = None  # the first decoded frame: its size and rotation hold for all
-    seen: int = 0  # packets of the stream, with those that show no frame
-    idr: bool = True  # whether every key frame is an IDR picture, where the codec has such
+    picture: Any = None  # the first decoded frame; all have its size and rotation
+    seen: int = 0  # all packets of the stream, including those without a frame
+    idr: bool = True  # whether every key frame is an IDR picture, if the codec has them
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _scan(name: str, modified: int, size: int) -> FrameIndex:
-    """Pass over the packets of a file. ``modified`` and ``size`` tell a rewritten file from a remembered one."""
+    """Read all packets of a file. ``modified`` and ``size`` distinguish a rewritten file from the cached one."""
     import av  # imported on use: `import tinyvid` needs no decoder
 
     del modified, size
     try:
         with av.open(name, options=LOCAL_ONLY, metadata_errors="replace") as container:
             if NOT_VIDEO.intersection(container.format.name.split(",")):
-                raise VideoError(f"{name}: is {container.format.long_name}, not a video; name a video file")
+                raise VideoError(f"{name}: is {container.format.long_name}, not a video; give a video file")
             stream = _video_stream(name, container)
             packets = _collect(name, container, stream)
             return _tabulate(name, container, stream, packets)
@@ -175,29 +165,29 @@ def _explain(name: str, error: Exception) -> str:
     """Return the message for a file that FFmpeg cannot open."""
     reason = getattr(error, "strerror", None) or str(error)
     if isinstance(error, PermissionError):
-        return f"{name}: may not be read ({reason}); check its permissions"
+        return f"{name}: cannot be read ({reason}); check its permissions"
     with open(name, "rb") as file:
         is_mp4 = file.read(8).endswith(b"ftyp")
     if is_mp4:
-        return f"{name}: its index is missing or broken ({reason}), so it was cut short or damaged; download it again"
-    return f"{name}: is not a video that FFmpeg can read ({reason}); name a video file, or download it again"
+        return f"{name}: its index is missing or broken ({reason}); the file is truncated or damaged: download it again"
+    return f"{name}: is not a video that FFmpeg can read ({reason}); give a video file, or download it again"
 
 
 def _video_stream(name: str, container: Any) -> Any:
-    """Return the main video stream, with sound, cover art and unknown codecs told apart."""
+    """Return the main video stream, which must not be cover art and must have a known codec."""
     from av.stream import Disposition
 
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise VideoError(f"{name}: holds no video stream, only {kinds}; a video needs moving pictures")
+        raise VideoError(f"{name}: contains no video stream, only {kinds}; give a file with video")
     if stream.codec_context is None:
-        raise VideoError(f"{name}: its video codec is unknown to this FFmpeg; encode it as H.264, VP9 or AV1")
+        raise VideoError(f"{name}: this FFmpeg does not support its video codec; encode it as H.264, VP9 or AV1")
     return stream
 
 
 def _collect(name: str, container: Any, stream: Any) -> _Packets:
-    """Read every packet of ``stream`` once; decode only the first few, until a picture shows."""
+    """Read every packet of ``stream`` once; decode only until the first picture."""
     stream.codec_context.thread_count = 1
     packets = _Packets(pts=[], keys=[], hidden=[])
     corrupt = False
@@ -206,7 +196,7 @@ def _collect(name: str, container: Any, stream: Any) -> _Packets:
         if packets.picture is None and (packet.is_keyframe or packets.keys or not packet.size):
             packets.picture = next(iter(packet.decode()), None)
         if not packet.size or not (packet.is_keyframe or packets.keys):
-            continue  # the end, or frames before the first key frame, which nothing can decode
+            continue  # the end, or frames before the first key frame, which cannot be decoded
         corrupt = packet.is_corrupt
         packets.pts.append(packet.pts)
         packets.keys.append(packet.is_keyframe)
@@ -216,14 +206,14 @@ def _collect(name: str, container: Any, stream: Any) -> _Packets:
             packets.idr = packets.idr and _is_idr(memoryview(packet))
     listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
     if corrupt or packets.seen < listed:
-        raise VideoError(f"{name}: is cut short after {packets.seen} of {listed or 'its'} frames; download it again")
+        raise VideoError(f"{name}: is truncated after {packets.seen} of {listed or 'its'} frames; download it again")
     if packets.picture is None or not packets.pts:
-        raise VideoError(f"{name}: not one of its frames can be decoded; encode it again")
+        raise VideoError(f"{name}: none of its frames can be decoded; encode it again")
     return packets
 
 
 def _is_idr(data: memoryview) -> bool:
-    """Whether an H.264 key frame in MP4 form (length, unit, length, unit, ...) is an IDR picture."""
+    """Return whether an H.264 key frame in MP4 format (length, unit, length, unit, ...) is an IDR picture."""
     position = 0
     while position + 5 <= len(data):
         if data[position + 4] & 31 == _IDR_SLICE:
@@ -233,18 +223,18 @@ def _is_idr(data: memoryview) -> bool:
 
 
 def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> FrameIndex:
-    """Sort the packets into order of presentation and describe the file."""
-    # AVI states no presentation times; FFmpeg's guess is wrong where frames are reordered.
+    """Sort the packets into presentation order and build the frame table."""
+    # AVI has no presentation times; FFmpeg's guess is wrong if frames are reordered.
     guessed = "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames
     timed = not guessed and None not in packets.pts and len(set(packets.pts)) == len(packets.pts)
     rate = stream.average_rate or stream.guessed_rate
     if timed:
         order = np.array(packets.pts, dtype=np.int64)
         key_pts = order[np.array(packets.keys)]
-        # What comes before the first key frame, in decoding or in showing, cannot be decoded.
+        # Frames before the first key frame, in decoding or presentation order, cannot be decoded.
         pts = np.sort(order[(order >= key_pts[0]) & ~np.array(packets.hidden)])
         if not len(pts):
-            raise VideoError(f"{name}: not one of its frames is shown; encode it again")
+            raise VideoError(f"{name}: none of its frames is shown; encode it again")
         keys = np.searchsorted(pts, key_pts)
         clean = packets.idr and len(pts) == packets.seen and np.array_equal(keys, np.flatnonzero(packets.keys))
         keys = np.unique(keys[keys < len(pts)])
@@ -254,7 +244,7 @@ def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> Fram
         pts = np.arange(packets.hidden.count(False), dtype=np.int64)
         keys, clean = np.zeros(1, dtype=np.int64), False
         if not rate:
-            raise VideoError(f"{name}: states neither times nor a frame rate; remux it into MP4 or MKV")
+            raise VideoError(f"{name}: has neither timestamps nor a frame rate; remux it into MP4 or MKV")
         fps = float(rate)
         times = pts / fps
     _check_complete(name, stream, times, fps)
@@ -278,10 +268,10 @@ def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> Fram
 
 
 def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> tuple[np.ndarray, float]:
-    """Return the times and the average frames per second of a stream that states its times.
+    """Return the times and the average frames per second of a stream with timestamps.
 
-    A stream whose every frame is within half a frame of the stated rate has that rate exactly, whatever its container
-    rounds times to. Any other has a variable rate: frames divided by the time from the first to the end of the last.
+    If every frame is within half a frame of the declared rate, the stream has exactly that rate, regardless of how the
+    container rounds times. Otherwise the rate is variable: the number of frames over the total duration.
     """
     count = len(seconds)
     if rate:
@@ -295,18 +285,18 @@ def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> 
 
 
 def _check_complete(name: str, stream: Any, times: np.ndarray, fps: float) -> None:
-    """Refuse a file that ends well before its own header says it does."""
+    """Raise an error if a file ends well before the duration that its header declares."""
     declared = _declared_seconds(stream)
     found = float(times[-1]) + 1 / fps
     if declared is not None and found < declared - max(1.0, 0.02 * declared):
         raise VideoError(
-            f"{name}: is cut short: its header states {declared:.2f} s of video, the file holds {found:.2f} s. "
-            "Download it again"
+            f"{name}: is truncated: its header declares {declared:.2f} s of video, but the file contains "
+            f"{found:.2f} s; download it again"
         )
 
 
 def _declared_seconds(stream: Any) -> float | None:
-    """Return how long the header says that the stream lasts; Matroska says it in a tag."""
+    """Return the duration that the header declares for the stream, as Matroska does in a tag."""
     if "DURATION" in stream.metadata:
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
@@ -315,5 +305,7 @@ def _declared_seconds(stream: Any) -> float | None:
 
 def _quarter_turns(name: str, degrees: int) -> int:
     if degrees % 90:
-        raise VideoError(f"{name}: asks to be shown turned by {degrees} degrees; only quarter turns can be applied")
+        raise VideoError(
+            f"{name}: has a rotation of {degrees} degrees; only multiples of 90 are supported: encode it again"
+        )
     return degrees // 90 % 4

@@ -1,4 +1,4 @@
-"""The reader on PyAV: one wheel on every system, every codec of a current FFmpeg, exact on every container."""
+"""A video reader based on PyAV: easy to install, all codecs of a current FFmpeg, exact for every container."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,18 +10,18 @@ from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.video.readers.index import LOCAL_ONLY, FrameIndex, IndexedReader
 
-SEEK_SAVES = 8  # frames; decoding fewer than this is cheaper than a seek
+SEEK_SAVES = 8  # frames; decoding this many is cheaper than a seek
 
 
 @VIDEO_READERS.register("pyav")
 class PyAVReader(IndexedReader):
-    """Decode with PyAV, seeking only where that skips frames.
+    """Decode with PyAV, seeking only if that skips frames.
 
-    Frames are recognized by their timestamp, never by counting from a seek point. Only the frames asked for are
-    converted to RGB, and a repeated index is decoded once.
+    Frames are identified by timestamp, never by counting from a seek point. Only the requested frames are converted to
+    RGB, and a repeated index is decoded once.
 
     Args:
-        threads: Decoding threads of one read.
+        threads: Decoding threads per read.
     """
 
     name = "pyav"
@@ -34,19 +34,19 @@ class PyAVReader(IndexedReader):
             try:
                 frames = self._decode(path, list(_runs(numbers, index)), index)
             except (av.error.FFmpegError, _MissedError):
-                # Some containers seek past the frame they are asked for; decoding all of it is slow and certain.
+                # Some containers seek past the requested frame. Decoding from the start is slow but reliable.
                 frames = self._decode(path, [numbers], index, seek=False)
         except (av.error.FFmpegError, _MissedError) as error:
             raise VideoError(
                 f"{path}: frames {numbers[0]} to {numbers[-1]} of {index.meta.num_frames} cannot be decoded ({error}); "
-                "the file is damaged. Encode or download it again"
+                "the file is damaged: encode or download it again"
             ) from error
         return np.stack([frames[i] for i in numbers])
 
     def _decode(
         self, path: Path, runs: Sequence[Sequence[int]], index: FrameIndex, *, seek: bool = True
     ) -> dict[int, np.ndarray]:
-        """Decode runs of frame numbers, each from the key frame before it, or all from the start of the file."""
+        """Decode runs of frame numbers, each from the key frame before it; without ``seek``, from the start."""
         import av
 
         frames: dict[int, np.ndarray] = {}
@@ -63,7 +63,7 @@ class PyAVReader(IndexedReader):
 
 
 def _runs(numbers: list[int], index: FrameIndex) -> Iterator[list[int]]:
-    """Cut ``numbers`` where a seek to the next one's key frame skips more frames than a seek costs."""
+    """Split ``numbers`` where seeking to the next key frame is cheaper than decoding up to it."""
     run = numbers[:1]
     for number in numbers[1:]:
         if index.keys[index.key_of(number)] - run[-1] > SEEK_SAVES:
@@ -78,7 +78,7 @@ class _MissedError(Exception):
 
 
 def _decode_run(container: Any, stream: Any, numbers: Sequence[int], index: FrameIndex) -> dict[int, np.ndarray]:
-    """Decode until the last of ``numbers`` is found, converting only these."""
+    """Decode until the last of ``numbers`` is found, converting only these to RGB."""
     found: dict[int, np.ndarray] = {}
     wanted = iter(numbers)
     number = next(wanted)
@@ -98,7 +98,7 @@ def _decode_run(container: Any, stream: Any, numbers: Sequence[int], index: Fram
 
 
 def _upright(frame: Any, index: FrameIndex) -> np.ndarray:
-    """Return a decoded frame as uint8 (H, W, 3), turned the right way up."""
+    """Return a decoded frame as uint8 (H, W, 3), with its rotation applied."""
     picture = np.rot90(frame.to_ndarray(format="rgb24"), index.rotation)
     if picture.shape[:2] != (index.meta.height, index.meta.width):
         raise _MissedError(

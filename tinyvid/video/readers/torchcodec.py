@@ -1,4 +1,4 @@
-"""The reader on torchcodec: PyTorch's own decoder, for those who have its wheel and a shared FFmpeg."""
+"""A video reader based on torchcodec, PyTorch's decoder; it needs shared FFmpeg libraries."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,13 @@ from tinyvid.video.readers.index import FrameIndex, IndexedReader
 
 @VIDEO_READERS.register("torchcodec")
 class TorchCodecReader(IndexedReader):
-    """Decode with torchcodec, whose frame table is checked against tinyvid's own.
+    """Decode with torchcodec, and check its times against the frame table.
 
     Args:
-        threads: Decoding threads of one read.
+        threads: Decoding threads per read.
 
     Raises:
-        ConfigError: torchcodec, or the FFmpeg libraries that it needs, are not installed.
+        ConfigError: torchcodec or the FFmpeg libraries that it needs are not installed.
     """
 
     name = "torchcodec"
@@ -29,10 +29,10 @@ class TorchCodecReader(IndexedReader):
         _decoder_class()
 
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
-        """Return the frames ``numbers``, uint8 (T, H, W, 3), recognized by their times."""
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), after checking their times."""
         if not index.timed:
             raise VideoError(
-                f"{path}: the file states no times, so torchcodec cannot find its frames; "
+                f"{path}: the file has no timestamps, so torchcodec cannot find its frames; "
                 "choose video_reader=pyav or remux it into MP4"
             )
         try:
@@ -48,25 +48,25 @@ class TorchCodecReader(IndexedReader):
         except (RuntimeError, IndexError, ValueError) as error:
             raise VideoError(
                 f"{path}: frames {numbers[0]} to {numbers[-1]} of {index.meta.num_frames} cannot be decoded "
-                f"({str(error).splitlines()[0]}); the file is damaged. Encode or download it again"
+                f"({str(error).splitlines()[0]}); the file is damaged: encode or download it again"
             ) from error
         late = np.abs(batch.pts_seconds.numpy() - first - index.times[numbers]).max()
         if late > 0.5 / index.meta.fps:
-            raise VideoError(f"{path}: torchcodec returns frames {late:.3f} s off; choose video_reader=pyav")
+            raise VideoError(f"{path}: torchcodec returned frames that are {late:.3f} s off; choose video_reader=pyav")
         return batch.data.numpy()
 
 
 def _decoder_class() -> Any:
-    """Return torchcodec's decoder, imported on use: it takes seconds."""
+    """Return torchcodec's decoder; importing it takes seconds."""
     try:
         import torchcodec
         from torchcodec.decoders import VideoDecoder
 
         if getattr(torchcodec, "ffmpeg_major_version", True) is None:
-            raise ImportError("it found no shared FFmpeg libraries")
+            raise ImportError("shared FFmpeg libraries not found")
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"video_reader 'torchcodec' cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "`pip install tinyvid[torchcodec]` and install a shared FFmpeg, or choose video_reader=pyav"
+            "run `pip install tinyvid[torchcodec]` and install shared FFmpeg libraries, or choose video_reader=pyav"
         ) from error
     return VideoDecoder
