@@ -3,6 +3,7 @@
 Layer names are those of TinyLLaVA-Video's published weights, so that its tensors load without renaming.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -40,6 +41,13 @@ class CrossAttention(nn.Module):
         query, key, value = (split_heads(x, self.head_dim) for x in (self.to_q(latents), *kv.chunk(2, dim=-1)))
         attended = F.scaled_dot_product_attention(query, key, value)  # (G, heads, q, Dh)
         return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+def translation(dim: int, llm_dim: int, depth: int) -> nn.Sequential:
+    """Return ``depth`` linear layers from the width of a patch to the LLM's, with GELU between them."""
+    widths = [dim, *[llm_dim] * depth]
+    linears = [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
+    return nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
 
 
 def feed_forward(dim: int) -> nn.Sequential:

@@ -3,7 +3,6 @@
 The text decoder, a part of its own, reads the question.
 """
 
-import itertools
 import math
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinyvid.errors import ConfigError, DataError
+from tinyvid.models.connectors.blocks import translation
 from tinyvid.protocols import TextDecoder
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
@@ -28,8 +28,6 @@ class LlamaVid(nn.Module):
     needed the blocks are computed again in the backward pass. Source: Li et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         text_decoder: Fulfills ``protocols.TextDecoder``.
         content: ``mean`` (one token), ``grid`` (``grid`` x ``grid`` tokens), ``none`` (no pooling: every patch a token)
             or ``drop`` (no content token: the context token alone).
@@ -88,16 +86,7 @@ class LlamaVid(nn.Module):
         return self.context.query.weight.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
-        """Map the features of one clip to video tokens.
-
-        Args:
-            features: (T, P, Dv).
-            question: What the clip is asked.
-            per_frame: Tokens of a frame, one of ``tokens.smaller``; those of the budget if not given.
-
-        Returns:
-            (T * (1 + n), D): of each frame the context token, then the content tokens.
-        """
+        """Map the features (T, P, Dv) of one clip to tokens (T * (1 + n), D): for each frame context, then content."""
         asked, blocks = (question, per_frame), features.split(self.chunk)
         if len(blocks) > 1 and self._keeps_graph(features):
             tokens = [checkpoint(self.frame_tokens, block, *asked, use_reentrant=False) for block in blocks]
@@ -180,16 +169,7 @@ class ContextAttention(nn.Module):
         self.out = nn.Linear(dim, llm_dim)
 
     def forward(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
-        """Return the context token of each frame.
-
-        Args:
-            rows: (T, M, R), from the text decoder.
-            mask: bool (M,), which rows are real.
-            patches: (T, P, Dv).
-
-        Returns:
-            (T, D).
-        """
+        """Map rows (T, M, R), a mask of the real ones (M,) and patches (T, P, Dv) to context tokens (T, D)."""
         weights = self.weights(rows, mask, patches)  # (T, P)
         # The mean over rows of S V is the mean of S, times V: one row instead of M.
         return self.out((weights.unsqueeze(1) @ self.value(patches)).squeeze(1))
@@ -208,8 +188,6 @@ class ContentTokens(nn.Module):
     """Pool the patches of a frame, and translate them into the LLM's space.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         kind: ``mean``: one token; ``grid``: ``grid`` x ``grid`` tokens; ``none``: no pooling, every patch a token, as
             LLaMA-VID's ``compress_type`` of that name; ``drop``: no content token at all.
         grid: K, with ``kind=grid``.
@@ -241,17 +219,10 @@ class ContentTokens(nn.Module):
         self.num_tokens = {"none": features.num_patches, "mean": 1, "grid": sides or grid * grid, "drop": 0}[kind]
         finest = 0 if legacy else {"none": min(features.grid or (0,)), "grid": grid}.get(kind, 0)
         self.smaller = tuple(side**2 for side in range(finest, 0, -1) if side**2 < self.num_tokens)
-        widths = [features.dim, *[llm_dim] * depth]
-        linears = [] if kind == "drop" else [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
-        self.layers = nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
+        self.layers = nn.Sequential() if kind == "drop" else translation(features.dim, llm_dim, depth)
 
     def forward(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:
-        """Map the patches (T, P, Dv) of frames to content tokens (T, n, D), grids row by row.
-
-        Args:
-            patches: Of frames.
-            num_tokens: Tokens of a frame, one of ``smaller``, in place of ``num_tokens``.
-        """
+        """Map patches (T, P, Dv) to content tokens (T, n, D), grids row by row; n may be one of ``smaller``."""
         return self.layers(self.pool(patches, num_tokens))
 
     def pool(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:

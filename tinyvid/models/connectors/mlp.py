@@ -1,13 +1,11 @@
 """The connector of LLaVA: every patch becomes a video token, after optional pooling over the grid of its frame."""
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.connectors.blocks import init_linear
+from tinyvid.models.connectors.blocks import init_linear, translation
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
@@ -19,8 +17,6 @@ class MLP(nn.Module):
     Source: Liu et al., LLaVA-1.5, arXiv:2310.03744 (``depth`` 2, no pooling).
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         depth: Linear layers, with GELU between them.
         pool: Side, in patches, of the squares that are averaged into one token; 1 keeps every patch.
 
@@ -38,9 +34,7 @@ class MLP(nn.Module):
         self.grid = features.grid
         self.pool = pool
         self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
-        widths = [features.dim, *[llm_dim] * depth]
-        linears = [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
-        self.layers = nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
+        self.layers = translation(features.dim, llm_dim, depth)
         self.apply(init_linear)
 
     @property
@@ -49,16 +43,7 @@ class MLP(nn.Module):
         return self.get_parameter("layers.0.weight").dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
-        """Map the features of one clip to video tokens.
-
-        Args:
-            features: (T, P, Dv).
-            question: Not read.
-            per_frame: Not read.
-
-        Returns:
-            (T * P / pool^2, D), frame by frame, each row by row.
-        """
+        """Map the features (T, P, Dv) of one clip to tokens (T * P / pool^2, D), frame by frame, row by row."""
         if self.pool > 1 and self.grid is not None:
             maps = features.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
             features = F.avg_pool2d(maps, self.pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)

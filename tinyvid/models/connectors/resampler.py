@@ -60,16 +60,7 @@ class _Resampler(nn.Module):
         return self.latents.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
-        """Map the features of one clip to video tokens.
-
-        Args:
-            features: (T, P, Dv).
-            question: Not read.
-            per_frame: Not read.
-
-        Returns:
-            (num_queries, D).
-        """
+        """Map the features (T, P, Dv) of one clip to video tokens (num_queries, D)."""
         return self._resample(self.linear(features.flatten(0, 1)))
 
     def _resample(self, media: Tensor) -> Tensor:
@@ -82,8 +73,6 @@ class NaiveResampler(_Resampler):
     """Summarize a whole video with learned queries, all of which look at all patches.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         num_queries: Video tokens of a clip.
         depth: Perceiver blocks.
     """
@@ -110,8 +99,6 @@ class GroupResampler(_Resampler):
     moves, in which direction, and what happens first are then in the tokens, where a small LLM finds them.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         num_queries: Video tokens of a clip, divisible by ``num_groups``.
         num_groups: Groups of a clip.
         depth: Perceiver blocks.

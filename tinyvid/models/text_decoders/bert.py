@@ -19,8 +19,6 @@ class Bert(nn.Module):
     weights bring none, it is new. Source: Devlin et al., arXiv:1810.04805; Li et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: Not read.
         path: BERT to start from, a directory or a hub id; ``null`` for new weights.
         tokenizer: Directory or hub id of its tokenizer.
         dim: R, width of a row.
@@ -87,15 +85,7 @@ class Bert(nn.Module):
         return self.project.weight.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """Return one row per token of the question for each frame.
-
-        Args:
-            features: (T, P, Dv).
-            question: With ``ids`` (L,) of this decoder's tokenizer.
-
-        Returns:
-            Rows (T, L, R), and which are real, bool (L,).
-        """
+        """Map features (T, P, Dv) to rows (T, L, R), one per token of the question, and which are real, (L,)."""
         out = self.model(
             input_ids=question.ids.expand(len(features), -1),  # (T, L)
             attention_mask=question.real.expand(len(features), -1).long(),

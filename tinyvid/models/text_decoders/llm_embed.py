@@ -62,8 +62,6 @@ class LLMEmbed(nn.Module):
     The embeddings themselves belong to the LLM and get no gradient from here.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
         dim: R, width of a row.
         depth: Layers.
         num_heads: Heads of each attention.
@@ -104,15 +102,7 @@ class LLMEmbed(nn.Module):
         return self.words.weight.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """Return one row per token of the question for each frame.
-
-        Args:
-            features: (T, P, Dv).
-            question: With ``embeddings`` (L, D).
-
-        Returns:
-            Rows (T, L, R), and which are real, bool (L,).
-        """
+        """Map features (T, P, Dv) to rows (T, L, R), one per token of the question, and which are real, (L,)."""
         assert question.embeddings is not None  # the model fills them in: reads_embeddings
         mask, length = question.real, len(question.embeddings)
         if length == 0:

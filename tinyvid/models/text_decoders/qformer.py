@@ -19,8 +19,6 @@ class QFormer(nn.Module):
     al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
-        features: What the vision tower returns.
-        llm_dim: Not read.
         path: Weights to start from: a file of InstructBLIP (``model`` at the top), or a file or folder of LLaMA-VID,
             in safetensors or as a pickle of tensors; ``null`` for new weights.
         tokenizer: Directory or hub id of its tokenizer.
@@ -97,15 +95,7 @@ class QFormer(nn.Module):
         return self.queries.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """Return the rows of the queries for each frame.
-
-        Args:
-            features: (T, P, Dv).
-            question: With ``ids`` (L,) of this decoder's tokenizer.
-
-        Returns:
-            Rows (T, M, R), and which are real, bool (M,): all.
-        """
+        """Map features (T, P, Dv) to the rows of the queries (T, M, R), all of which are real, (M,)."""
         count, num_queries = len(features), self.queries.shape[1]
         ones = self.queries.new_ones(num_queries, dtype=torch.bool)
         seen = torch.cat([ones, question.real])  # (M + L,): words that are padding are not

@@ -18,8 +18,6 @@ class SiglipText(nn.Module):
     inside, and the rows of the padding are dropped. Source: Zhai et al., arXiv:2303.15343.
 
     Args:
-        features: Not read.
-        llm_dim: Not read.
         path: SigLIP to start from, whole or its text half, a directory or a hub id; ``null`` for new weights.
         tokenizer: Directory or hub id of its tokenizer.
         dim: R, width of a row.
@@ -81,15 +79,7 @@ class SiglipText(nn.Module):
         return self.model.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """Return one row per token of the question, the same ones for each frame.
-
-        Args:
-            features: (T, P, Dv).
-            question: With ``ids`` (L,) of this decoder's tokenizer.
-
-        Returns:
-            Rows (T, L, R), and which are real, bool (L,).
-        """
+        """Return rows (T, L, R), one per token of the question and the same in each frame, and which are real, (L,)."""
         length = len(question.ids)
         ids = question.ids.masked_fill(~question.real, self.pad_id)
         ids = F.pad(ids, (0, self.max_length - length), value=self.pad_id)
