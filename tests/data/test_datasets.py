@@ -1,4 +1,4 @@
-"""Data sets: every documented field of a row, every way a row may be wrong, and the arithmetic of mixtures."""
+"""Data sets: every documented field of a row, every kind of malformed row, and the weights of mixtures."""
 
 import inspect
 import json
@@ -38,7 +38,7 @@ def said(sample):
 # --- turns ------------------------------------------------------------------------------------------------------
 
 
-def test_both_spellings_of_a_turn():
+def test_both_formats_of_a_turn():
     other = [{"role": "user", "content": "What moves?"}, {"role": "assistant", "content": "A bike."}]
     assert said(sample()) == said(sample(conversations=None, messages=other))
     assert said(sample()) == [("user", "What moves?", None), ("assistant", "A bike.", None)]
@@ -51,7 +51,7 @@ def test_a_system_turn_and_several_questions():
     ]  # fmt: skip
 
 
-def test_a_reply_before_the_first_question_is_left_out():
+def test_a_reply_before_the_first_question_is_dropped():
     talk = turns("Hello!", *["What moves?", "A bike."], roles=("gpt", "human"))
     assert said(sample(conversations=talk)) == said(sample())
 
@@ -72,7 +72,7 @@ def test_rows_become_the_messages_of_the_original():
 
 @pytest.mark.parametrize("marker", ["<image>", "<video>"])
 @pytest.mark.parametrize("text", ["{}\nWhat moves?", "What moves?\n{}", " {}What moves?"])
-def test_a_marker_leaves_the_text(marker, text):
+def test_a_marker_is_removed_from_the_text(marker, text):
     row = sample(conversations=turns(text.format(marker), "A bike."), video="a.mp4")
     assert said(row) == [("user", "What moves?", 1), ("assistant", "A bike.", 0)]
 
@@ -82,7 +82,7 @@ def test_markers_say_which_turn_shows_which_video():
     assert [message.videos for message in row.messages] == [1, 0, 2, 0]
 
 
-def test_a_marker_in_every_question_shows_the_only_video_once():
+def test_a_marker_in_every_question_shows_a_single_video_once():
     row = sample(conversations=turns("<image>\nA?", "a", "<image>\nB?", "b"), video="a.mp4")
     assert said(row) == [("user", "A?", 1), ("assistant", "a", 0), ("user", "B?", 0), ("assistant", "b", 0)]
 
@@ -92,7 +92,7 @@ def test_without_markers_all_videos_come_first():
     assert [message.videos for message in row.messages] == [None, None]
 
 
-def test_text_around_no_marker_is_kept_to_the_letter():
+def test_text_without_a_marker_is_not_changed():
     row = sample(conversations=turns("<video> A? ", "  a\n", " B? ", "b "), video="a.mp4")
     assert [message.text for message in row.messages] == ["A?", "  a\n", " B? ", "b "]
 
@@ -100,13 +100,13 @@ def test_text_around_no_marker_is_kept_to_the_letter():
 @pytest.mark.parametrize(
     ("texts", "media", "message"),
     [
-        (("<video>A?", "a"), {}, r"hold 1 markers \(<image> or <video>\) for 0 media"),
-        (("<video><image>A?", "a"), {"video": "a.mp4"}, "hold 2 markers .* for 1 media"),
-        (("<video>A?", "a", "<video>B?", "b"), {"video": ["1.mp4", "2.mp4", "3.mp4"]}, "hold 2 markers .* for 3 media"),
-        (("A?", "<video>a"), {"video": "a.mp4"}, "turn 1 .*only the user's turns show media"),
+        (("<video>A?", "a"), {}, r"contain 1 markers \(<image> or <video>\) for 0 media"),
+        (("<video><image>A?", "a"), {"video": "a.mp4"}, "contain 2 markers .* for 1 media"),
+        (("<video>A?", "a", "<video>B?", "b"), {"video": ["1.mp4", "2.mp4", "3.mp4"]}, "contain 2 markers .* for 3 media"),
+        (("A?", "<video>a"), {"video": "a.mp4"}, "turn 1 .*only user turns can show media"),
     ],
 )
-def test_markers_must_fit_the_media(texts, media, message):
+def test_markers_must_match_the_media(texts, media, message):
     with pytest.raises(RowError, match=message) as error:
         sample(conversations=turns(*texts), **media)
     assert [kind for kind, _ in error.value.faults] == ["markers"]
@@ -146,17 +146,17 @@ def test_a_path_inside_the_folder(path):
 
 
 @pytest.mark.parametrize("path", ["../a.mp4", "b/../../a.mp4", "/etc/passwd", "/media/clips2/a.mp4", ".."])
-def test_a_path_that_leaves_the_folder_is_refused(path):
-    with pytest.raises(RowError, match="leaves the media folder '/media/clips'; set data.media_root"):
+def test_a_path_outside_the_folder_is_refused(path):
+    with pytest.raises(RowError, match="leaves the media folder '/media/clips'; set data.media_root to a parent"):
         sample(root="/media/clips", video=path)
 
 
-def test_the_root_folder_holds_everything():
+def test_the_root_folder_contains_every_path():
     assert sample(root="/", video="/etc/a.mp4").videos[0].source == "/etc/a.mp4"
 
 
 def test_a_tilde_stays_in_the_folder(tmp_path, monkeypatch):
-    """A relative folder must not make of ``~/a.mp4`` a path that is expanded later."""
+    """A relative folder must not turn ``~/a.mp4`` into a path that is expanded later."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"video": "~/a.mp4", "conversations": TALK}))
     for options in ({}, {"media_root": "."}):
@@ -178,8 +178,8 @@ def test_links_inside_the_folder_are_followed(tmp_path):
         ({"video": ""}, "a media path must be a string, got ''"),
         ({"video": 7}, "a media path must be a string, got 7"),
         ({"video": ["a.mp4", None]}, "a media path must be a string, got None"),
-        ({"clip": [1, 2]}, "'clip' needs exactly one video, the row has 0"),
-        ({"video": ["a.mp4", "b.mp4"], "start": 1}, "'start' needs exactly one video, the row has 2"),
+        ({"clip": [1, 2]}, "'clip' needs exactly one video, but the row has 0"),
+        ({"video": ["a.mp4", "b.mp4"], "start": 1}, "'start' needs exactly one video, but the row has 2"),
         ({"video": "a.mp4", "clip": [1, 2], "end": 3}, "both 'clip' and 'end'"),
         ({"video": "a.mp4", "clip": [1]}, r"'clip' must give seconds, as in 'clip': \[2.5, 10\], got \[1\]"),
         ({"video": "a.mp4", "clip": "1-2"}, "'clip' must give seconds"),
@@ -199,7 +199,7 @@ def test_wrong_media(row, message):
 # --- options, id, meta ------------------------------------------------------------------------------------------
 
 
-def test_options_are_asked_and_answered_by_letter():
+def test_options_are_appended_and_answered_by_letter():
     row = sample(
         conversations=[{"from": "human", "value": "<video>\nWhat moves?"}],
         video="a.mp4",
@@ -213,7 +213,7 @@ def test_options_are_asked_and_answered_by_letter():
     assert (row.meta["options"], row.meta["answer_index"]) == (["a bike", "a car", 3], 1)
 
 
-def test_a_reply_that_is_there_is_learned_as_it_is():
+def test_an_existing_reply_is_not_changed():
     row = sample(options=["a", "b"], answer_index=0)
     assert said(row) == said(sample())
     assert row.meta == {"options": ["a", "b"], "answer_index": 0}
@@ -241,7 +241,7 @@ def test_id(given, expected):
     assert sample(id=given).id == expected
 
 
-def test_subtitles_go_with_the_only_video():
+def test_subtitles_belong_to_a_single_video():
     given = [{"start": 3, "end": "00:00:04.5", "text": "later"}, {"timestamp": [1, 2], "line": "Hi"}]
     assert sample(video="a.mp4", subtitles=given).videos[0].subtitles == (Cue(1.0, 2.0, "Hi"), Cue(3.0, 4.5, "later"))
     assert sample(video="a.mp4", subtitles="subs/a.srt").videos[0].subtitles == "/media/subs/a.srt"
@@ -251,10 +251,10 @@ def test_subtitles_go_with_the_only_video():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"video": ["a.mp4", "b.mp4"], "subtitles": "a.srt"}, "'subtitles' need exactly one video, the row has 2"),
+        ({"video": ["a.mp4", "b.mp4"], "subtitles": "a.srt"}, "'subtitles' need exactly one video, but the row has 2"),
         ({"subtitles": "a.srt"}, "the row has 0"),
         ({"video": "a.mp4", "subtitles": "../a.srt"}, "leaves the media folder"),
-        ({"video": "a.mp4", "subtitles": 5}, "must be a file, or a list of objects with start, end and text, got 5"),
+        ({"video": "a.mp4", "subtitles": 5}, "must be a file or a list of objects with start, end and text, got 5"),
         ({"video": "a.mp4", "subtitles": [{"start": 2, "end": 1, "text": "x"}]}, "subtitle 0 ends at 1 s, before it"),
     ],
 )
@@ -263,7 +263,7 @@ def test_wrong_subtitles(given, message):
         sample(**given)
 
 
-def test_everything_else_travels_along():
+def test_all_other_keys_go_to_meta():
     row = sample(id=1, video="a.mp4", words=[{"start": 0, "text": "x"}], source="UCF", label=None)
     assert row.meta == {"words": [{"start": 0, "text": "x"}], "source": "UCF", "label": None}
 
@@ -273,11 +273,11 @@ def test_everything_else_travels_along():
     [
         (
             {"conversations": None},
-            "needs one list of turns, 'conversations' or 'messages'; it has only 'conversations'",
+            "needs one list of turns, 'conversations' or 'messages', got the keys 'conversations'",
         ),
-        ({"conversations": []}, r"it has conversations=\[\]"),
-        ({"conversations": "hello"}, "it has conversations='hello'"),
-        ({"messages": TALK}, "it has conversations=.*messages="),
+        ({"conversations": []}, r"got conversations=\[\]"),
+        ({"conversations": "hello"}, "got conversations='hello'"),
+        ({"messages": TALK}, "got conversations=.*messages="),
         ({"conversations": ["hello"]}, "turn 0 must be an object with 'from' and 'value', got 'hello'"),
         ({"conversations": [{"from": "humn", "value": "?"}]}, "turn 0 has the role 'humn'. Did you mean 'human'"),
         (
@@ -285,9 +285,15 @@ def test_everything_else_travels_along():
             "turn 0 has the role None. Available: assistant, gpt, human, system, user",
         ),
         ({"conversations": [{"from": ["human"], "value": "?"}]}, r"turn 0 has the role \['human'\]"),
-        ({"conversations": [TALK[0], {"from": "gpt", "value": None}]}, r"turn 1 \(gpt\) has no text in 'value': None"),
-        ({"conversations": turns("a \ud800?", "b")}, r"turn 0 \(human\) holds half a character, '\\ud800', at 2"),
-        ({"conversations": [TALK[1]]}, "the row holds no question: there is no turn of the user"),
+        (
+            {"conversations": [TALK[0], {"from": "gpt", "value": None}]},
+            r"turn 1 \(gpt\) needs a text in 'value', got None",
+        ),
+        (
+            {"conversations": turns("a \ud800?", "b")},
+            r"turn 0 \(human\) contains half a character, '\\ud800', at character 2",
+        ),
+        ({"conversations": [TALK[1]]}, "the row contains no question; add a user turn"),
     ],
 )
 def test_wrong_turns(row, message):
@@ -296,7 +302,7 @@ def test_wrong_turns(row, message):
     assert [kind for kind, _ in error.value.faults] == ["turns"]
 
 
-def test_everything_wrong_with_a_row_is_said_at_once():
+def test_all_faults_of_a_row_are_reported_at_once():
     with pytest.raises(RowError, match="turn 0 has the role .*; turn 1 .*; the path .* leaves .*; 'fps' must") as error:
         sample(conversations=[{"from": "x", "value": "?"}, 7], video=["a.mp4", "../b.mp4"], fps="x")
     assert [kind for kind, _ in error.value.faults] == ["turns", "turns", "media", "media"]
@@ -329,7 +335,7 @@ def test_an_array_reads_the_same(tmp_path):
     assert array.where(1).endswith("rows.json:15")
 
 
-def test_a_wrong_row_is_named_by_its_line(tmp_path):
+def test_a_malformed_row_is_reported_with_its_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"conversations": []}\n\n{not json}\n')
     data = RowDataset(path=str(path))
@@ -376,17 +382,17 @@ def test_fractional_weights_choose_rows_once(two):
     assert {tuple(ids(mix(two, 0.5, 1, seed=seed))) for seed in range(5)} != {tuple(ids(data))}
 
 
-def test_one_source_does_not_move_the_choice_of_another(two):
+def test_one_source_does_not_change_the_rows_of_another(two):
     assert [i for i in ids(mix(two, 0.5, 0.5)) if i[0] == "a"] == [i for i in ids(mix(two, 0.5, 2)) if i[0] == "a"]
 
 
-def test_rows_keep_their_place(two):
+def test_rows_keep_their_location(two):
     data = pickle.loads(pickle.dumps(mix(two, 1, 1)))
     assert data.where(12) == f"{two}/b.jsonl:3"
     assert data.size(12) == RowDataset(path=str(two / "b.jsonl")).size(2)
 
 
-def test_weight_is_one_and_mixtures_may_nest(two):
+def test_the_default_weight_is_one_and_mixtures_can_be_nested(two):
     a, b = ({"name": "jsonl", "path": str(two / f"{name}.jsonl")} for name in "ab")
     nested = {"name": "mixture", "sources": [a, b], "weight": 2}
     data = DATASETS.build({"name": "mixture", "sources": [nested, b]})
@@ -406,7 +412,7 @@ def test_weight_is_one_and_mixtures_may_nest(two):
         ([{"name": "jsonl", "path": "a", "wieght": 2}], r"data.sources\[0\] 'jsonl' has no option 'wieght'"),
     ],
 )
-def test_a_wrong_source_is_named(sources, message):
+def test_a_malformed_source_is_reported(sources, message):
     with pytest.raises(ConfigError, match=message):
         Mixture(sources=sources)
 
@@ -417,8 +423,8 @@ def test_a_weight_must_be_a_positive_number(two, weight):
         mix(two, 1, weight)
 
 
-def test_a_weight_that_shows_nothing_is_refused(two):
-    with pytest.raises(ConfigError, match=r"data.sources\[0\].weight=0.01 of 10 rows is not a single one"):
+def test_a_weight_that_gives_no_rows_is_refused(two):
+    with pytest.raises(ConfigError, match=r"data.sources\[0\].weight=0.01 of 10 rows gives no rows"):
         mix(two, 0.01)
 
 
@@ -439,7 +445,7 @@ def test_every_data_set_has_an_option_file():
     assert [path.stem for path in OPTION_FILES] == DATASETS.names()
 
 
-def test_a_mixture_is_written_on_the_command_line(two):
+def test_a_mixture_can_be_set_on_the_command_line(two):
     sources = f"[{{name: jsonl, path: {two}/a.jsonl, weight: 2}}, {{name: jsonl, path: {two}/b.jsonl}}]"
     config = compose(["data=mixture", f"data.sources={sources}"], config="check_data")
     group = {key: config.data[key] for key in ("name", "sources", "seed")}
@@ -447,7 +453,7 @@ def test_a_mixture_is_written_on_the_command_line(two):
 
 
 @pytest.mark.parametrize(("name", "option"), [("jsonl", "path"), ("mixture", "sources")])
-def test_what_is_missing_is_named(name, option):
+def test_a_missing_option_is_named(name, option):
     config = OmegaConf.load(CONF_DIR / "data" / f"{name}.yaml")
     with pytest.raises(ConfigError, match=f"needs data.{option}"):
         DATASETS.check(config)

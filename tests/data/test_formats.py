@@ -16,14 +16,16 @@ from tinyvid.errors import DataError
         ("Vandalism015_x264.mp4", "Vandalism"),
     ],
 )
-def test_the_class_is_the_beginning_of_the_name(stem, label):
+def test_a_name_begins_with_its_class(stem, label):
     assert crime_of(stem, where="list") == label
 
 
 def test_a_name_without_a_class_is_refused():
-    with pytest.raises(DataError, match=r"list:3: 'Arsn048_x264' begins with no class .* Did you mean 'Arson'"):
+    with pytest.raises(
+        DataError, match=r"list:3: 'Arsn048_x264' does not begin with a UCF-Crime class.* Did you mean 'Arson'"
+    ):
         crime_of("Arsn048_x264", where="list:3")
-    with pytest.raises(DataError, match="begins with no class"):
+    with pytest.raises(DataError, match="does not begin with a UCF-Crime class"):
         crime_of("048", where="list:3")
 
 
@@ -35,5 +37,5 @@ def test_moments_are_lines_with_times(tmp_path):
         Moment("AAX", 0.5, 2.0, "The owl sleeps."),
         Moment("AAY", 1.0, 1.5, "It  flies."),
     ]
-    with pytest.raises(DataError, match="there is no annotation"):
+    with pytest.raises(DataError, match="annotation file '.*' does not exist"):
         read_moments(tmp_path / "test.txt")

@@ -1,4 +1,4 @@
-"""Rows of files larger than memory: every way a file may be written, and every way it may be broken, by line."""
+"""Rows of files larger than memory: every valid layout, and every kind of broken file with its line."""
 
 import json
 import pickle
@@ -52,7 +52,7 @@ def test_json_lines_without_a_last_newline(tmp_path):
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 def test_an_array_in_chunks_of_any_size(tmp_path, monkeypatch, chunk, indent, ascii_only, bom):
-    """Rows, characters of several bytes, escapes and literals straddle the chunks."""
+    """Rows, multi-byte characters, escapes and literals cross the boundaries of chunks."""
     monkeypatch.setattr(rows, "CHUNK", chunk)
     text = json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only)
     file = RowFile(write(tmp_path, bom + f" \r\n{text}\n ".replace("\n", "\r\n").encode()))
@@ -71,13 +71,13 @@ VALUES = st.recursive(
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.dictionaries(st.text(max_size=5), VALUES), min_size=1), chunk=st.integers(1, 40))
-def test_what_json_writes_is_read_back(tmp_path_factory, values, chunk):
+def test_any_json_output_is_read_back(tmp_path_factory, values, chunk):
     folder = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "CHUNK", chunk)
         for ascii_only in (True, False):
             text = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-            if b"\xed" in text:  # half a character cannot be written as UTF-8
+            if b"\xed" in text:  # a lone surrogate cannot be written as UTF-8
                 continue
             assert contents(RowFile(write(folder, text))) == values
             joined = b"\n".join(json.dumps(value, ensure_ascii=True).encode() for value in values)
@@ -88,12 +88,12 @@ def test_what_json_writes_is_read_back(tmp_path_factory, values, chunk):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no rows"),
-        (" \n\n", "holds no rows"),
-        ("\ufeff", "holds no rows"),
-        ("[]", "holds no rows"),
+        ("", "has no rows"),
+        (" \n\n", "has no rows"),
+        ("\ufeff", "has no rows"),
+        ("[]", "has no rows"),
         ("\n[", r"rows.json:2: the array is not JSON: Expecting value"),
-        ('[{"a": 1}', r"rows.json:1: expected ',' or '\]' after a row, found the end of the file: the array is cut"),
+        ('[{"a": 1}', r"rows.json:1: expected ',' or '\]' after a row, found the end of the file: the array is trunc"),
         ('[{"a": 1},\n', r"rows.json:2: the array is not JSON: Expecting value"),
         ('[{"a": 1},\n]', r"rows.json:2: the array is not JSON: Expecting value"),
         ('[{"a": 1}\n{"a": 2}]', r"rows.json:2: expected ',' or '\]' after a row, found '{'"),
@@ -103,7 +103,7 @@ def test_what_json_writes_is_read_back(tmp_path_factory, values, chunk):
         ('[{"a": 1}]\n\n trailing', r"rows.json:3: expected the end of the file after the array, found 't'"),
         ('[{"a": 1}]]', r"expected the end of the file after the array, found '\]'"),
         ('[{"a": "line\nbreak"}]', r"rows.json:1: the array is not JSON: Invalid control character"),
-        (b'[{"a": 1},\n{"b": "\xff"}]', r"rows.json:\d: the file is not UTF-8, near byte \d+"),
+        (b'[{"a": 1},\n{"b": "\xff"}]', r"rows.json:\d: the file is not UTF-8 near byte \d+"),
         (b'[{"a": "\xc3', r"the file is not UTF-8"),
         ("[" * 200_000, r"rows.json:1: the row is not JSON: maximum recursion"),
     ],
@@ -127,7 +127,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, monkeypatch, chunk, co
         (b'{"a": "\xff"}', "the row is not JSON: .*invalid start byte"),
     ],
 )
-def test_a_broken_line_is_an_error_of_its_own(tmp_path, row, message):
+def test_a_broken_line_is_an_error_only_when_read(tmp_path, row, message):
     row = row if isinstance(row, bytes) else row.encode()
     file = RowFile(write(tmp_path, b'{"first": 1}\n\n' + row + b'\n{"last": 1}\n'))
     assert (file[0], file[2]) == ({"first": 1}, {"last": 1})
@@ -135,7 +135,7 @@ def test_a_broken_line_is_an_error_of_its_own(tmp_path, row, message):
         file[1]
 
 
-def test_elements_that_are_no_objects_are_errors_of_their_own(tmp_path, monkeypatch):
+def test_elements_that_are_not_objects_are_errors_only_when_read(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "CHUNK", 1)
     file = RowFile(write(tmp_path, '[1234, "text",\n{"a": 1}]'))
     assert len(file) == 3
@@ -145,7 +145,7 @@ def test_elements_that_are_no_objects_are_errors_of_their_own(tmp_path, monkeypa
             file[index]
 
 
-def test_an_early_error_is_found_without_reading_on(tmp_path, monkeypatch):
+def test_an_early_error_is_found_without_reading_further(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "CHUNK", 64)
     path = write(tmp_path, '[{"a" 1},' + '{"b": 2},' * 20_000)
     tracemalloc.start()
@@ -170,11 +170,11 @@ def test_only_offsets_stay_in_memory(tmp_path, monkeypatch, array):
     assert held < 100 * len(file)
 
 
-def test_workers_can_carry_it(tmp_path):
+def test_it_can_be_sent_to_workers(tmp_path):
     assert contents(pickle.loads(pickle.dumps(RowFile(write(tmp_path, LINES))))) == ROWS
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "nowhere.jsonl", tmp_path):
-        with pytest.raises(DataError, match="there is no data file"):
+        with pytest.raises(DataError, match="data file '.*' does not exist"):
             RowFile(path)

@@ -288,7 +288,7 @@ def test_the_command(folder, overrides, tmp_path):
     done = run(f"data.path={folder}/nowhere.jsonl")
     assert (done.returncode, done.stderr.splitlines()[-1:]) == (
         2,
-        [f"DataError: there is no data file '{folder}/nowhere.jsonl'; check the path"],
+        [f"DataError: data file '{folder}/nowhere.jsonl' does not exist; check the path"],
     )
     done = run("--help")
     assert done.returncode == 0

@@ -191,7 +191,7 @@ def test_bad_input(root, tmp_path):
         ([row("/a.mp4", start=0.0, end=1.0)], "'video': the path '/a.mp4' leaves"),
         ([row("a.mp4", candidates="Two.", start=0.0, end=1.0)], "'candidates' must be a list of texts, got 'Two.'"),
         (["x"], "a row must be a JSON object"),
-        ([], "holds no rows"),
+        ([], "has no rows"),
     ],
 )
 def test_bad_rows(root, content, message):

@@ -79,7 +79,9 @@ def test_bad_input(root, tmp_path):
     with pytest.raises(ConfigError, match="prompt_style"):
         build("ucf_crime", root, prompt_style="lmms_eval")
     write_text(root / NAME, "Jaywalking001_x264.mp4 Jaywalking 1 2 -1 -1\n")
-    with pytest.raises(DataError, match=r"Videos.txt:1: 'Jaywalking001_x264.mp4' begins with no class"):
+    with pytest.raises(
+        DataError, match=r"Videos.txt:1: 'Jaywalking001_x264.mp4' does not begin with a UCF-Crime class"
+    ):
         build("ucf_crime", root)
     write_text(root / NAME, "Stealing001_x264.mp4 Stealing 1 2 -1 -1\n\n")
     with pytest.raises(DataError, match="has no items"):

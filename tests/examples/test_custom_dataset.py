@@ -164,7 +164,7 @@ def test_every_question_has_options_of_its_own(prepare, tmp_path):
 def test_models_that_are_not_there_are_a_readable_error(tmp_path, monkeypatch, capsys):
     compare = load("compare")
     (tmp_path / "rows.jsonl").write_text("")
-    for rows, words in (("none.jsonl", "none.jsonl"), ("rows.jsonl", "holds no rows")):
+    for rows, words in (("none.jsonl", "none.jsonl"), ("rows.jsonl", "has no rows")):
         monkeypatch.setattr(
             sys, "argv", ["compare.py", str(tmp_path / rows), "--after", "x", "--out", str(tmp_path / "o")]
         )

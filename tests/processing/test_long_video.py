@@ -96,7 +96,7 @@ def test_subtitles_of_a_file_count_from_the_beginning_of_the_video(assistant, tm
 
 def test_a_broken_subtitle_file_names_its_line_and_the_sample(assistant, tmp_path):
     (tmp_path / "x.srt").write_text("1\nsoon --> later\nHi\n")
-    with pytest.raises(DataError, match=r"sample 'row 7': .*x.srt:2: these are no times"):
+    with pytest.raises(DataError, match=r"sample 'row 7': .*x.srt:2: invalid times"):
         assistant.processor(Sample(chat("What?"), video=Video(array(), subtitles=tmp_path / "x.srt"), id="row 7"))
 
 

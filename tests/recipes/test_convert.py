@@ -195,7 +195,7 @@ def test_choices_show_the_moment_and_draw_wrong_options_from_other_videos(animal
         ("AAX 1.0##Hi", r"train.txt:1: expected 'CODE start end##sentence', found 'AAX 1.0##Hi'"),
         ("AAX 1.0 2.0 Hi", "train.txt:1: expected"),
         ("AAX 1.0 2.0##", "train.txt:1: expected"),
-        ("AAX 3.0 2.0##Hi", "train.txt:1: ends at 2 s, which is not after 3 s"),
+        ("AAX 3.0 2.0##Hi", "train.txt:1: end=2 s must come after start=3 s"),
     ],
 )
 def test_broken_lines_are_named(animals, line, message):

@@ -1,4 +1,4 @@
-"""What is written next to frames: the style string, the runs it makes, and how replies are searched for labels."""
+"""Text next to frames: the format string, its runs, and finding frame labels in replies."""
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ def test_without_text_frames_are_one_run():
     assert FrameText()([], []) == []
 
 
-def test_subtitles_part_only_the_frames_that_have_some():
+def test_subtitles_split_only_the_frames_that_have_them():
     runs = FrameText()([0.0, 1.0, 2.0, 3.0], ["", "Hi.", "", "Bye."])
     assert runs == [FrameRun("", 2), FrameRun("Hi.", 2), FrameRun("Bye.", 0)]
 
@@ -39,18 +39,18 @@ def test_no_frame_is_lost(style):
 @pytest.mark.parametrize(
     ("style", "message"),
     [
-        ("Frame {i}", r"template.frame='Frame \{i\}' must contain \{video\}.*it does 0 times"),
-        ("{video}{video}", "it does 2 times"),
-        ("{video}{number}", "has something else than {i}, {seconds}, {subtitle}, {time}, {video} in curly brackets"),
-        ("{video.__class__}", "has something else"),
-        ("{video!r}", "has something else"),
-        ("{seconds:.3f}{video}", "has something else"),
-        ("{{video}}", "has something else"),
-        ("{video}}", "has something else"),
-        ("{}{video}", "has something else"),
+        ("Frame {i}", r"template.frame='Frame \{i\}' contains \{video\} 0 times; write it once"),
+        ("{video}{video}", r"contains \{video\} 2 times"),
+        ("{video}{number}", "or a stray brace; use only {i}, {seconds}, {subtitle}, {time}, {video}"),
+        ("{video.__class__}", "has an unknown field or a stray brace"),
+        ("{video!r}", "has an unknown field or a stray brace"),
+        ("{seconds:.3f}{video}", "has an unknown field or a stray brace"),
+        ("{{video}}", "has an unknown field or a stray brace"),
+        ("{video}}", "has an unknown field or a stray brace"),
+        ("{}{video}", "has an unknown field or a stray brace"),
     ],
 )
-def test_a_style_that_cannot_be_read_is_refused(style, message):
+def test_an_invalid_style_is_refused(style, message):
     with pytest.raises(ConfigError, match=message):
         FrameText(style)
 
@@ -60,7 +60,7 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_what_labels_write_is_found_in_replies():
+def test_frame_labels_are_found_in_replies():
     written = "".join(run.text for run in FrameText(FRAME_LABEL + "{video}")([0.0] * 12, [""] * 12))
     assert reference().findall(written) == [str(i) for i in range(1, 13)]
     reply = "In Frame-3 and frame7, Frame 11 (not frames 5, nor a wireframe 6 or Frame x)."
@@ -69,5 +69,5 @@ def test_what_labels_write_is_found_in_replies():
 
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / "template").glob("*.yaml")), ids=lambda path: path.stem)
-def test_templates_write_frames_plainly_unless_told_otherwise(path):
+def test_templates_write_plain_frames_by_default(path):
     assert yaml.safe_load(path.read_text())["frame"] == PLAIN

@@ -1,4 +1,4 @@
-"""The question on its way to the connector: choices, length, and a tokenizer that fits."""
+"""Questions for connectors: choices, length, and the vocabulary of the tokenizer."""
 
 import logging
 
@@ -27,16 +27,16 @@ def test_special_tokens_frame_a_question(tokenizer):
     assert list(read("What moves?")) == tokenizer("What moves?").input_ids
 
 
-def test_a_long_question_loses_its_beginning_with_one_warning(tokenizer, caplog):
+def test_the_beginning_of_a_long_question_is_cut_off_with_one_warning(tokenizer, caplog):
     read = reader(tokenizer, max_length=5)
     with caplog.at_level(logging.WARNING):
         assert tokenizer.convert_ids_to_tokens(read("a b c who moves ?")) == ["[CLS]", "who", "moves", "?", "[SEP]"]
         read("a b c d e f g")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "longer than text_decoder.max_length=5 tokens: its first 3 tokens" in caplog.text
+    assert "exceeds text_decoder.max_length=5 tokens. The text decoder does not read its first 3" in caplog.text
 
 
-def test_nothing_is_said_of_a_question_that_fits(tokenizer, caplog):
+def test_a_question_that_fits_logs_nothing(tokenizer, caplog):
     reader(tokenizer, max_length=5)("who moves ?")
     assert not caplog.records
 
@@ -57,11 +57,11 @@ MVBENCH = "Who barks?\nOptions:\n(A) a dog\n(B) a cat\n(C) no one\nOnly give the
         ("", ""),
     ],
 )
-def test_choices_may_be_left_out(text, stem):
+def test_choices_can_be_removed(text, stem):
     assert without_choices(text) == stem
 
 
-def test_an_option_says_whether_choices_guide(tokenizer):
+def test_an_option_removes_choices(tokenizer):
     text = "who moves?\nA. dog\nB. cat"
     with_choices, without = (reader(tokenizer, choices=choices)(text) for choices in (True, False))
     assert without == reader(tokenizer)("who moves?")
@@ -69,7 +69,7 @@ def test_an_option_says_whether_choices_guide(tokenizer):
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match=r"has 63 tokens, the text decoder knows text_decoder.vocab_size=62"):
+    with pytest.raises(ConfigError, match=r"has 63 tokens, but the text decoder has text_decoder.vocab_size=62"):
         reader(tokenizer, vocab_size=62)
     reader(tokenizer, vocab_size=63)
     with pytest.raises(ConfigError, match="max_length=2 leaves no room for a question"):

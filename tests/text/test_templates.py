@@ -1,4 +1,4 @@
-"""Chat templates: the original's prompts to the letter, the rules of turns, and every YAML file of the group."""
+"""Chat templates: exactly the original prompts, the order of turns, and every YAML file of the group."""
 
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
@@ -9,7 +9,7 @@ from tinyvid.registry import TEMPLATES
 from tinyvid.types import IGNORE_INDEX, Segment
 
 GOLDENS = read_json("templates.json")
-VIDEO_ID = -200  # how the recordings mark the place of a video
+VIDEO_ID = -200  # the video marker in the recordings
 
 
 def load(name):
@@ -25,7 +25,7 @@ def segments_of(case):
     name = case.partition("/")[0]
     messages = to_messages(GOLDENS[case]["conversation"])
     slots = [message.videos for message in messages]
-    if name == "pretrain":  # the original writes its marker in every round, whether there is a video or not
+    if name == "pretrain":  # the original writes its marker in every turn, with or without a video
         slots = [int(message.role == "user") for message in messages]
     return load({"pretrain": "plain"}.get(name, name))(messages, slots=slots)
 
@@ -46,7 +46,7 @@ def test_ids_and_labels_equal_the_original(case, tokenizer):
     assert ids == GOLDENS[case]["input_ids"]
     expected = GOLDENS[case]["labels"]
     if case == "pretrain/multi":
-        # The original masks only the first marker of several and would learn the others as if they were words.
+        # The original masks only the first of several markers and would learn the others as text.
         expected = [IGNORE_INDEX if label == VIDEO_ID else label for label in expected]
     assert labels == expected
 
@@ -78,7 +78,7 @@ def test_chatml_is_written_as_qwen_instruct_reads_it():
     ]
 
 
-def test_several_videos_stand_in_front_of_their_question():
+def test_several_videos_come_before_their_question():
     kinds = [s.kind for s in load("qwen2_base")([Message("user", "Which one?")], slots=[2])]
     assert kinds == ["prompt", "video", "prompt", "video", "prompt"]
 
@@ -98,9 +98,9 @@ def test_plain_drops_the_question():
     [
         ([], "needs at least one user message"),
         ([Message("system", "s")], "needs at least one user message"),
-        ([Message("assistant", "a")], "message 0 has role 'assistant' where 'user' must come"),
-        ([Message("user", "a"), Message("user", "b")], "message 1 has role 'user' where 'assistant' must come"),
-        ([Message("user", "a"), Message("system", "b")], "message 1 has role 'system' where 'assistant' must come"),
+        ([Message("assistant", "a")], "message 0 has role 'assistant', expected 'user'"),
+        ([Message("user", "a"), Message("user", "b")], "message 1 has role 'user', expected 'assistant'"),
+        ([Message("user", "a"), Message("system", "b")], "message 1 has role 'system', expected 'assistant'"),
     ],
 )
 def test_turns_must_alternate(messages, message):

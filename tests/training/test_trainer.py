@@ -334,7 +334,7 @@ def test_a_loss_that_is_not_a_number_names_the_samples(models, rows, tmp_path, m
 
 def test_no_rows(models, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="has no rows"):
         program.train(settings(models, tmp_path / "rows.jsonl"), tmp_path / "run")
 
 

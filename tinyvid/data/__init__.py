@@ -1,1 +1,1 @@
-"""Data sets: rows of files become samples."""
+"""Data sets: from rows of files to samples."""

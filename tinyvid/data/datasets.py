@@ -1,7 +1,7 @@
-"""Data sets: rows of files to samples. Nothing is decoded here, and nothing is kept in memory but where rows begin.
+"""Data sets: from rows of files to samples. No video is decoded here, and only row offsets are kept in memory.
 
-``jsonl`` reads tinyvid's rows and those of LLaVA and LLaVA-Video, one per line or as one array; ``mixture`` weighs
-several data sets. How a row becomes a sample is in ``tinyvid.data.parsing``.
+``jsonl`` reads rows in the formats of tinyvid, LLaVA and LLaVA-Video, as JSON Lines or one array. ``mixture`` combines
+weighted data sets. ``tinyvid.data.parsing`` converts rows to samples.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ DATASETS.defer("shapes", "tinyvid.worlds.shapes.dataset")
 
 @DATASETS.register("jsonl")
 class RowDataset:
-    """Read rows of tinyvid or of LLaVA, from JSON Lines or a JSON array, larger than memory if need be.
+    """Read rows of tinyvid, LLaVA or LLaVA-Video from JSON Lines or a JSON array, which can be larger than memory.
 
     Args:
-        path: The file. JSON Lines or an array is told apart by the first character.
-        media_root: Folder that the rows' media paths are relative to; the file's own folder if null. A path that
-            leaves it is refused.
+        path: The file. The first character tells JSON Lines from an array.
+        media_root: Folder that media paths are relative to; by default the folder of the file. A path outside it is an
+            error.
     """
 
     def __init__(self, *, path: str, media_root: str | None = None) -> None:
@@ -40,7 +40,7 @@ class RowDataset:
         """Return a row as a sample.
 
         Raises:
-            RowError: All that is wrong with the row; the message names its line.
+            RowError: The row is malformed; the message gives its line and all its faults.
         """
         where = self.rows.where(index)
         try:
@@ -53,22 +53,22 @@ class RowDataset:
             raise RowError(f"{where}: {error}", error.faults) from error
 
     def where(self, index: int) -> str:
-        """Return the place of a row as ``file:line``."""
+        """Return the location of a row as ``file:line``."""
         return self.rows.where(index)
 
     def size(self, index: int) -> int:
-        """Return the length of a row in bytes: a measure of its text that costs no reading."""
+        """Return the length of a row in bytes, without reading it."""
         return self.rows.size(index)
 
 
 @DATASETS.register("mixture")
 class Mixture:
-    """Weigh several data sets against each other.
+    """Combine several data sets with weights.
 
     Args:
-        sources: One mapping per data set: its ``name``, its options, and ``weight``, how often its rows come per epoch.
-            Weight 2 shows each row twice; weight 0.5 shows half of the rows, chosen once by ``seed``.
-        seed: Chooses the rows of fractional weights.
+        sources: One mapping per data set: its ``name``, its options, and ``weight``, the number of times that its rows
+            occur per epoch. Weight 2 shows each row twice; weight 0.5 shows half of the rows, chosen once.
+        seed: Random seed for choosing the rows of fractional weights.
 
     Raises:
         ConfigError: A source is malformed, or its weight is not positive.
@@ -98,7 +98,7 @@ class Mixture:
         return self.parts[self._part[index]][int(self._row[index])]
 
     def where(self, index: int) -> str:
-        """Return the place of a row as ``file:line``."""
+        """Return the location of a row as ``file:line``."""
         return self.parts[self._part[index]].where(int(self._row[index]))
 
     def size(self, index: int) -> int:
@@ -107,13 +107,11 @@ class Mixture:
 
 
 def _weighted(count: int, weight: Any, rng: np.random.Generator, key: str) -> np.ndarray:
-    """Return the rows that an epoch shows, in the order of the file, whole rounds first."""
+    """Return the row indices of an epoch: whole repetitions in file order, then the fractional part."""
     if not is_number(weight) or weight <= 0:
         raise ConfigError(f"{key}.weight={weight!r} must be a positive number")
     rest = round((weight - int(weight)) * count)
     if weight < 1 and rest == 0:
-        raise ConfigError(
-            f"{key}.weight={weight!r} of {count:,} rows is not a single one; raise it, or drop the source"
-        )
+        raise ConfigError(f"{key}.weight={weight!r} of {count:,} rows gives no rows; raise it or remove the source")
     whole = np.tile(np.arange(count), int(weight))
     return np.concatenate([whole, np.sort(rng.permutation(count)[:rest])])

@@ -1,7 +1,7 @@
-"""File formats of published data sets that both rows to train on and benchmarks are made of.
+"""File formats of published data sets that are used for both training rows and benchmarks.
 
-UCF-Crime (arXiv:1801.04264) names the class of a video at the beginning of its file name; Animal Kingdom
-(arXiv:2204.08129) grounds sentences in lines of their own. The questions are asked elsewhere.
+In UCF-Crime (arXiv:1801.04264), the file name of a video begins with its class. Animal Kingdom (arXiv:2204.08129) has a
+text file with one grounded sentence per line.
 """
 
 import re
@@ -11,42 +11,47 @@ from pathlib import Path
 from tinyvid.errors import DataError, suggest
 
 NORMAL = "Normal Video"
-# As a reproduction study of LLaMA-VID lists them, and the three classes that it does not ask.
+# The classes listed by a reproduction study of LLaMA-VID, and the three classes that it leaves out.
 CRIMES = (
     "Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "Robbery", "Road Accident", "Shooting",
     NORMAL,
 )  # fmt: skip
 NOT_ASKED = ("Shoplifting", "Stealing", "Vandalism")
-_SPELLINGS = {"RoadAccidents": "Road Accident", "Normal Videos": NORMAL}  # of file names that are no label
+_SPELLINGS = {
+    "RoadAccidents": "Road Accident",
+    "Normal Videos": NORMAL,
+}  # spellings in file names that differ from the label
 _CLASS = re.compile(r"(\D+)\d")
 _MOMENT = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*?)")
 
 
 def crime_of(name: str, *, where: object) -> str:
-    """Return the class of UCF-Crime that a file's name begins with.
+    """Return the UCF-Crime class of a video from its file name.
 
     Example:
         >>> crime_of("RoadAccidents133_x264.mp4", where="test")
         'Road Accident'
 
     Args:
-        name: Of the file.
-        where: Place of the name, for the message.
+        name: The file name.
+        where: Location of the name, for messages.
 
     Raises:
-        DataError: It begins with no class.
+        DataError: The file name does not begin with a class.
     """
     found = _CLASS.match(name)
     label = found[1].replace("_", " ").strip() if found else ""
     label = _SPELLINGS.get(label, label)
     if label not in (*CRIMES, *NOT_ASKED):
-        raise DataError(f"{where}: {name!r} begins with no class of UCF-Crime. {suggest(label, (*CRIMES, *NOT_ASKED))}")
+        raise DataError(
+            f"{where}: {name!r} does not begin with a UCF-Crime class. {suggest(label, (*CRIMES, *NOT_ASKED))}"
+        )
     return label
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What happens in the video ``code`` from second ``start`` to second ``end``."""
+    """A sentence about the video ``code`` from ``start`` to ``end``, in seconds."""
 
     code: str
     start: float
@@ -55,13 +60,15 @@ class Moment:
 
 
 def read_moments(path: Path) -> list[Moment]:
-    """Return the lines ``CODE start end##sentence`` of a grounding file of Animal Kingdom.
+    """Read an Animal Kingdom grounding file, with lines of the form ``CODE start end##sentence``.
 
     Raises:
-        DataError: There is no such file, or a line has another form or ends before it starts.
+        DataError: The file does not exist, or a line is malformed or ends before it starts.
     """
     if not path.is_file():
-        raise DataError(f"there is no annotation {str(path)!r}; it is a file of lines 'CODE start end##sentence'")
+        raise DataError(
+            f"annotation file {str(path)!r} does not exist; give a file with lines 'CODE start end##sentence'"
+        )
     moments = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
@@ -71,6 +78,6 @@ def read_moments(path: Path) -> list[Moment]:
             raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', found {line!r:.80}")
         moment = Moment(found[1], float(found[2]), float(found[3]), found[4])
         if moment.end <= moment.start:
-            raise DataError(f"{path}:{number}: ends at {moment.end:g} s, which is not after {moment.start:g} s")
+            raise DataError(f"{path}:{number}: end={moment.end:g} s must come after start={moment.start:g} s")
         moments.append(moment)
     return moments

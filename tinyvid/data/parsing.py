@@ -1,6 +1,7 @@
-"""A row of tinyvid, LLaVA or LLaVA-Video to a sample: one parser, since tinyvid's row is LLaVA's with more fields.
+"""Convert rows of tinyvid, LLaVA or LLaVA-Video to samples.
 
-Nothing is opened here. Everything that is wrong with a row is reported at once.
+One parser suffices, because tinyvid's rows are LLaVA's with additional fields. It opens no files, and reports all
+faults of a row at once.
 """
 
 import math
@@ -19,16 +20,16 @@ MARKER = re.compile(r"<(?:image|video)>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MEDIA_KEYS = ("video", "image")
 TURN_KEYS = ("conversations", "messages")
-_READ = {"id", "clip", "start", "end", "fps", "subtitles", *MEDIA_KEYS, *TURN_KEYS}  # everything else travels in meta
+_READ = {"id", "clip", "start", "end", "fps", "subtitles", *MEDIA_KEYS, *TURN_KEYS}  # all other keys go to meta
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
 
 
 class RowError(DataError):
-    """A row cannot become a sample.
+    """A row cannot be converted to a sample.
 
     Attributes:
-        faults: Everything that is wrong with it, as pairs of a kind (``json``, ``turns``, ``media``, ``markers``,
+        faults: All faults of the row, as pairs of a kind (``json``, ``turns``, ``media``, ``markers``,
             ``options``) and a message.
     """
 
@@ -38,21 +39,21 @@ class RowError(DataError):
 
 
 def to_sample(row: Mapping[str, Any], *, media_root: Path, default_id: str) -> Sample:
-    """Turn a row into a sample.
+    """Convert a row to a sample.
 
     Keys: ``video`` or ``image`` (a path, or a list), ``clip`` ([start, end] in seconds, or ``start`` and ``end``),
-    ``fps`` (of a folder of frames), ``subtitles`` (of the only video: a file, or a list of ``start``, ``end`` and
-    ``text``), ``conversations`` or ``messages`` (turns of ``from``/``value`` or
-    ``role``/``content``), and for multiple choice ``options`` with ``answer_index``: a question without a reply is
-    then followed by the options and answered by the letter. Everything else travels in ``meta``.
+    ``fps`` (of a folder of frames), ``subtitles`` (of a single video: a file, or a list of ``start``, ``end`` and
+    ``text``), ``conversations`` or ``messages`` (turns with ``from``/``value`` or ``role``/``content``), and
+    ``options`` with ``answer_index`` (multiple choice: if the last question has no reply, the options are appended and
+    the letter becomes the reply). All other keys go to ``meta``.
 
-    Markers (``<image>``, ``<video>``) say which turn shows the next video; they leave the text, since a template puts
-    videos in front of their turn. Without markers, all videos come with the first user turn. Where every user turn
-    marks the only video again, it is shown once, with the first. As in LLaVA, a reply before the first question is
-    left out.
+    Markers (``<image>``, ``<video>``) say which turn shows the next video. They are removed from the text, because the
+    template puts videos before their turn. Without markers, all videos come with the first user turn. If every user
+    turn repeats the marker of a single video, it is shown once, with the first turn. As in LLaVA, a reply before the
+    first question is dropped.
 
     Raises:
-        RowError: All that is wrong with the row.
+        RowError: The row has faults.
     """
     faults: list[tuple[str, str]] = []
 
@@ -85,9 +86,9 @@ def _turns(row: Mapping[str, Any]) -> list[Any]:
     given = [key for key in TURN_KEYS if row.get(key) is not None]
     if len(given) != 1 or not isinstance(row[given[0]], list) or not row[given[0]]:
         found = (
-            ", ".join(f"{key}={row[key]!r:.80}" for key in given) or f"only {', '.join(map(repr, row)) or 'nothing'}"
+            ", ".join(f"{key}={row[key]!r:.80}" for key in given) or f"the keys {', '.join(map(repr, row)) or 'none'}"
         )
-        raise DataError(f"a row needs one list of turns, 'conversations' or 'messages'; it has {found}")
+        raise DataError(f"a row needs one list of turns, 'conversations' or 'messages', got {found}")
     return row[given[0]]
 
 
@@ -98,10 +99,12 @@ def _turn(number: int, turn: Any) -> Message:
     if not isinstance(role, str) or role not in ROLES:
         raise DataError(f"turn {number} has the role {role!r:.80}. {suggest(str(role), ROLES)}")
     if not isinstance(text, str):
-        raise DataError(f"turn {number} ({role}) has no text in 'value': {text!r:.80}")
+        raise DataError(f"turn {number} ({role}) needs a text in 'value', got {text!r:.80}")
     half = _SURROGATE.search(text)
-    if half:  # JSON can write half of a character, UTF-8 and tokenizers cannot
-        raise DataError(f"turn {number} ({role}) holds half a character, {half[0]!r}, at {half.start()}; remove it")
+    if half:  # JSON can contain a lone surrogate, but UTF-8 and tokenizers cannot
+        raise DataError(
+            f"turn {number} ({role}) contains half a character, {half[0]!r}, at character {half.start()}; remove it"
+        )
     return Message(ROLES[role], text)  # type: ignore[arg-type]
 
 
@@ -109,7 +112,7 @@ def _from_question(messages: list[Message]) -> list[Message]:
     if messages[0].role == "assistant":
         messages = messages[1:]
     if not any(message.role == "user" for message in messages):
-        raise DataError("the row holds no question: there is no turn of the user")
+        raise DataError("the row contains no question; add a user turn")
     return messages
 
 
@@ -123,12 +126,12 @@ def _paths(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _bounds(row: Mapping[str, Any], num_videos: int) -> tuple[float | None, float | None]:
-    """Return the first and the last second of a row's only video."""
+    """Return the start and end of a row's single video, in seconds."""
     given = [key for key in ("clip", "start", "end") if row.get(key) is not None]
     if not given:
         return None, None
     if num_videos != 1:
-        raise DataError(f"'{given[0]}' needs exactly one video, the row has {num_videos}")
+        raise DataError(f"'{given[0]}' needs exactly one video, but the row has {num_videos}")
     if "clip" in given and len(given) > 1:
         raise DataError(f"the row has both 'clip' and '{given[1]}'; keep one")
     clip = row["clip"] if "clip" in given else [row.get("start"), row.get("end")]
@@ -145,40 +148,40 @@ def _fps(row: Mapping[str, Any]) -> float | None:
 
 
 def _subtitles(row: Mapping[str, Any], num_videos: int, media_root: Path) -> str | tuple[Cue, ...] | None:
-    """Return the subtitles of a row's only video: the path of a file, or cues."""
+    """Return the subtitles of a row's single video: the path of a file, or cues."""
     given = row.get("subtitles")
     if given is None:
         return None
     if num_videos != 1:
-        raise DataError(f"'subtitles' need exactly one video, the row has {num_videos}")
+        raise DataError(f"'subtitles' need exactly one video, but the row has {num_videos}")
     if isinstance(given, str):
         return _inside(given, media_root)
     if not isinstance(given, list) or not all(isinstance(cue, Mapping) for cue in given):
-        raise DataError(f"'subtitles' must be a file, or a list of objects with start, end and text, got {given!r:.80}")
+        raise DataError(f"'subtitles' must be a file or a list of objects with start, end and text, got {given!r:.80}")
     cues = [json_cue(cue, where=f"subtitle {n}", last=n + 1 == len(given)) for n, cue in enumerate(given)]
     return tuple(sorted(cues, key=lambda cue: cue.start))
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a finite number."""
+    """Return whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _inside(path: Any, media_root: Path) -> str:
-    """Return the path of a row's medium, refusing one that leaves ``media_root``; links in there are the user's own."""
+    """Return a media path, which must stay inside ``media_root``; symbolic links there are trusted."""
     if not isinstance(path, str) or not path:
         raise DataError(f"a media path must be a string, got {path!r:.80}")
     root = os.path.normpath(media_root)
     whole = os.path.normpath(os.path.join(root, path))
     if whole != root and not whole.startswith(root.rstrip(os.sep) + os.sep):
         raise DataError(
-            f"the path {path!r} leaves the media folder {str(media_root)!r}; set data.media_root to a folder above"
+            f"the path {path!r} leaves the media folder {str(media_root)!r}; set data.media_root to a parent folder"
         )
     return whole
 
 
 def _place(messages: list[Message], num_videos: int) -> list[Message]:
-    """Turn markers into ``Message.videos``, and take them out of the text."""
+    """Convert markers to ``Message.videos`` and remove them from the text."""
     counts = [len(MARKER.findall(message.text)) for message in messages]
     if not any(counts):
         return messages
@@ -189,10 +192,12 @@ def _place(messages: list[Message], num_videos: int) -> list[Message]:
         if count and number not in users:
             role = messages[number].role
             raise DataError(
-                f"turn {number} ({role}) holds a marker (<image> or <video>); only the user's turns show media"
+                f"turn {number} ({role}) contains a marker (<image> or <video>); only user turns can show media"
             )
     if sum(counts) != num_videos:
-        raise DataError(f"the turns hold {sum(counts)} markers (<image> or <video>) for {num_videos} media")
+        raise DataError(
+            f"the turns contain {sum(counts)} markers (<image> or <video>) for {num_videos} media; use one for each"
+        )
     return [
         Message(message.role, _unmarked(message.text), videos=count)
         for message, count in zip(messages, counts, strict=True)
@@ -205,7 +210,7 @@ def _unmarked(text: str) -> str:
 
 
 def _with_options(messages: list[Message], row: Mapping[str, Any]) -> list[Message]:
-    """Append the options to a question that has no reply yet, and reply with the letter of the right one."""
+    """Append the options to a last question without a reply, and reply with the letter of the correct one."""
     options, question = row.get("options"), messages[-1]
     if options is None or question.role != "user":
         return messages

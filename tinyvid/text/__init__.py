@@ -1,1 +1,1 @@
-"""From a conversation to text: chat templates, text next to frames, subtitles, questions."""
+"""Text: chat templates, text next to frames, subtitles, and questions for connectors."""

@@ -1,8 +1,8 @@
-"""What is written next to the frames of a video: labels, times and subtitles, as ``template.frame`` says.
+"""The text next to the frames of a video: labels, times and subtitles, as set by ``template.frame``.
 
-One string says it for training, benchmarks and ``ask`` alike: ``{video}`` is where the tokens of a frame stand, ``{i}``
-its number from 1, ``{time}`` when it is shown (``1:02:03``), ``{seconds}`` the same in seconds with one decimal, and
-``{subtitle}`` what is said up to it. ``{video}`` alone writes the frames as one run.
+Training, benchmarks and ``ask`` use the same format string. ``{video}`` stands for the tokens of a frame, ``{i}`` for
+its number, counted from 1, ``{time}`` for its time (``1:02:03``), ``{seconds}`` for the same in seconds with one
+decimal, and ``{subtitle}`` for the subtitles up to the frame. ``{video}`` alone writes the frames as one run.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tinyvid.errors import ConfigError
 
-FRAME_LABEL = "Frame {i}: "  # how a frame is called in prompts, traces and replies; what reads replies shares it
+FRAME_LABEL = "Frame {i}: "  # label of a frame in prompts and traces; also used to find frames in replies
 PLAIN = "{video}{subtitle}"
 FIELDS = ("i", "seconds", "subtitle", "time", "video")
 
@@ -21,8 +21,8 @@ class FrameRun:
     """Neighboring frames without text between them.
 
     Attributes:
-        text: Stands in front of them; may be empty.
-        num_frames: How many; 0 for the text behind the last frame.
+        text: The text before the frames; may be empty.
+        num_frames: Number of frames; 0 for the text after the last frame.
     """
 
     text: str
@@ -30,17 +30,17 @@ class FrameRun:
 
 
 class FrameText:
-    r"""Write the frames of a video.
+    r"""Format the frames of a video with the text between them.
 
     Args:
         style: ``template.frame``.
 
     Attributes:
-        parts_frames: Whether every frame has text of its own, so that a connector must make tokens of each.
+        parts_frames: Whether there is text between frames, so that a connector must return tokens for each frame.
         shows_subtitles: Whether subtitles are written.
 
     Raises:
-        ConfigError: ``style`` has an unknown field, or not exactly one ``{video}``.
+        ConfigError: ``style`` has an unknown field, or does not contain ``{video}`` exactly once.
 
     Example:
         >>> FrameText("{i}: {video} {subtitle}\n")([0.0, 1.0], ["Hello.", ""])[:2]
@@ -51,11 +51,11 @@ class FrameText:
         fields = re.findall(r"\{(\w*)\}", style)
         if not set(fields) <= set(FIELDS) or re.search(r"[{}]", re.sub(r"\{\w*\}", "", style)):
             known = ", ".join(f"{{{name}}}" for name in FIELDS)
-            raise ConfigError(f"template.frame={style!r} has something else than {known} in curly brackets")
+            raise ConfigError(f"template.frame={style!r} has an unknown field or a stray brace; use only {known}")
         if fields.count("video") != 1:
             raise ConfigError(
-                f"template.frame={style!r} must contain {{video}}, the place of a frame's tokens, once; it does "
-                f"{fields.count('video')} times"
+                f"template.frame={style!r} contains {{video}} {fields.count('video')} times; write it once, "
+                "for the tokens of a frame"
             )
         self.style = style
         self._before, self._after = style.split("{video}")
@@ -63,14 +63,14 @@ class FrameText:
         self.parts_frames = style.replace("{subtitle}", "") != "{video}"
 
     def __call__(self, times: Sequence[float], subtitles: Sequence[str]) -> list[FrameRun]:
-        """Return the runs of a video's frames.
+        """Return the frames of a video as runs, with the text before each run.
 
         Args:
-            times: When the frames are shown, in seconds.
-            subtitles: For each frame the text that is said up to it.
+            times: Time of each frame, in seconds.
+            subtitles: For each frame, the subtitles up to it; empty if there are none.
         """
         runs: list[FrameRun] = []
-        text = ""  # waits for the frame behind it
+        text = ""  # pending: belongs before the next frame
         count = 0
         for number, (seconds, subtitle) in enumerate(zip(times, subtitles, strict=True), 1):
             values = {"i": number, "time": clock(seconds), "seconds": f"{seconds:.1f}", "subtitle": subtitle}
@@ -88,14 +88,14 @@ class FrameText:
 
 
 def clock(seconds: float) -> str:
-    """Return a time as a person writes it: ``0:07``, ``12:34``, ``1:02:03``; parts of a second are cut off."""
+    """Format a time as ``0:07``, ``12:34`` or ``1:02:03``; fractions of a second are dropped."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def reference(label: str = FRAME_LABEL) -> re.Pattern[str]:
-    """Return a pattern that finds a label's mentions in a reply, in any case; group 1 is the number of the frame.
+    """Return a case-insensitive pattern that finds a frame label in a reply; group 1 is the frame number.
 
     Example:
         >>> reference().findall("First frame 3: a dog. Frame 12 shows it run, as in Frames.")

@@ -1,7 +1,7 @@
-"""The question as a connector reads it: the text of a user turn, in tokens of the text decoder.
+"""Tokenize questions for connectors that read them: the text of a user turn, in tokens of the text decoder.
 
-Training, benchmarks and ``ask`` all come through here, so that a question guides the connector in the same words
-everywhere. What the LLM reads is not touched.
+Training, benchmarks and ``ask`` all use this module, so a connector always sees a question in the same form. The text
+that the LLM reads is not changed.
 """
 
 import logging
@@ -16,17 +16,17 @@ _CHOICE = re.compile(r"\s*\(?([A-Z])[.):]\)?\s+\S")  # "A. a dog", "(A) a dog", 
 
 
 class QuestionReader:
-    """Turn a question into tokens; one that is too long loses its beginning, as LLaMA-VID does, with one warning.
+    """Tokenize a question. Like LLaMA-VID, it cuts off the beginning of a question that is too long; it warns once.
 
     Args:
-        tokenizer: The text decoder's own, which adds its special tokens, or the LLM's.
-        max_length: Most tokens of a question, special ones included.
+        tokenizer: The text decoder's own tokenizer, or the LLM's.
+        max_length: Maximum number of tokens of a question, including special tokens.
         special_tokens: Whether to add the tokenizer's special tokens.
-        choices: Whether the choices of a multiple-choice question belong to it; see ``without_choices``.
-        vocab_size: Ids that the text decoder knows; ``None`` where the LLM embeds them.
+        choices: Whether to keep the choices of a multiple-choice question; see ``without_choices``.
+        vocab_size: Vocabulary size of the text decoder; ``None`` if it reads the LLM's embeddings.
 
     Raises:
-        ConfigError: The tokenizer has ids that the text decoder does not know.
+        ConfigError: The tokenizer is larger than ``vocab_size``, or ``max_length`` leaves no room for a question.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class QuestionReader:
     ) -> None:
         if vocab_size is not None and len(tokenizer) > vocab_size:
             raise ConfigError(
-                f"the tokenizer text_decoder.tokenizer has {len(tokenizer):,} tokens, the text decoder knows "
+                f"text_decoder.tokenizer has {len(tokenizer):,} tokens, but the text decoder has "
                 f"text_decoder.vocab_size={vocab_size:,}; choose the tokenizer that its weights were trained with"
             )
         self.tokenizer = tokenizer
@@ -53,7 +53,7 @@ class QuestionReader:
         self._warned = False
 
     def __call__(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a question, at most ``max_length`` of them."""
+        """Return the token ids of a question, at most ``max_length``."""
         words = text if self.choices else without_choices(text)
         ids = self.tokenizer(words, add_special_tokens=False, verbose=False).input_ids
         if len(ids) > self._room:
@@ -63,8 +63,8 @@ class QuestionReader:
     def _warn(self, num_lost: int) -> None:
         if not self._warned:
             logger.warning(
-                "a question is longer than text_decoder.max_length=%d tokens: its first %d tokens do not reach the "
-                "text decoder (the LLM reads all of it); later ones are cut without a word",
+                "A question exceeds text_decoder.max_length=%d tokens. The text decoder does not read its first %d "
+                "tokens, but the LLM reads the whole question. This warning is shown only once.",
                 self.max_length,
                 num_lost,
             )
@@ -72,7 +72,7 @@ class QuestionReader:
 
 
 def without_choices(text: str) -> str:
-    r"""Return a question without its choices: the lines that begin with A, B, C, ... in this order, two at least.
+    r"""Remove the choices from a question: at least two lines that begin with A, B, C, ... in this order.
 
     Example:
         >>> without_choices("Who barks?\nA. a dog\nB. a cat\nAnswer with a letter.")

@@ -1,8 +1,8 @@
-"""Subtitle files to cues, and cues to the frames that they stand next to.
+"""Read subtitle files as cues, and assign cues to frames.
 
-Read: SubRip (``.srt``), WebVTT (``.vtt``), and as ``.json`` the lists of LongVideoBench and the transcripts of Whisper,
-of OpenAI's program and of transformers. Markup is left out, texts are not changed otherwise; a cue of several lines
-becomes one line. What cannot be read is an error with its line, never a cue less.
+Supported formats: SubRip (``.srt``), WebVTT (``.vtt``), and in ``.json`` the lists of LongVideoBench and the Whisper
+transcripts of OpenAI and transformers. Markup is removed, and the lines of a cue are joined; the text is not changed
+otherwise. A cue that cannot be read raises an error with its line; no cue is skipped.
 """
 
 import html
@@ -17,7 +17,7 @@ from typing import Any
 from tinyvid.errors import DataError, suggest
 from tinyvid.types import Cue
 
-MAX_BYTES = 16 << 20  # the subtitles of a film are about 100 kB
+MAX_BYTES = 16 << 20  # the subtitles of a movie take about 100 kB
 SUFFIXES = (".srt", ".vtt", ".json")
 _CLOCK = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
@@ -27,23 +27,23 @@ _MARKUP = re.compile(r"</?(?:[biucv]|font|lang|ruby|rt|\d[\d:.]*)(?:[.\s][^<>]*)
 
 
 def read_subtitles(path: str | Path, *, offset: float = 0.0, min_logprob: float | None = None) -> tuple[Cue, ...]:
-    """Read a subtitle file; the suffix says which kind.
+    """Read a subtitle file in the format of its suffix.
 
     Args:
         path: The file.
-        offset: Seconds added to every time, where the subtitles count from another moment than the video does.
-        min_logprob: Leave out segments of Whisper with a lower ``avg_logprob``; LLaMA-VID uses -2.
+        offset: Seconds to add to every time, if the subtitles and the video do not start together.
+        min_logprob: Drop Whisper segments with a lower ``avg_logprob``; LLaMA-VID uses -2.
 
     Returns:
-        Cues in order of their start, texts that are not empty.
+        Cues sorted by start, without empty ones.
 
     Raises:
-        DataError: The file is missing, too large, not UTF-8, of another kind, or broken; the message names the line.
+        DataError: The file is missing, too large, not UTF-8, unsupported or broken; the message gives the line.
     """
     path = Path(path).expanduser()
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
-        raise DataError(f"{path}: subtitles are read from {', '.join(SUFFIXES)} files. {suggest(kind, SUFFIXES)}")
+        raise DataError(f"{path}: unsupported subtitle format {kind!r}. {suggest(kind, SUFFIXES)}")
     text = _text(path)
     if kind == ".json":
         cues = list(_json_cues(path, text, min_logprob))
@@ -56,17 +56,17 @@ def read_subtitles(path: str | Path, *, offset: float = 0.0, min_logprob: float 
 def place(
     cues: Sequence[Cue], times: Sequence[float], *, start: float | None = None, end: float | None = None
 ) -> list[str]:
-    """Return for each frame the text that stands next to it, joined by spaces; empty for none.
+    """Return the subtitles of each frame, joined by spaces; empty if a frame has none.
 
-    A cue goes to the last frame shown before it ends, as in LLaMA-VID, but no further back than a cue that started
-    earlier: overlapping cues keep their order. One that ends before the first frame goes to the first frame. Cues
-    wholly outside ``start`` and ``end`` are not part of the clip.
+    As in LLaMA-VID, a cue goes to the last frame shown before the cue ends, but never to an earlier frame than a cue
+    that started before it, so overlapping cues keep their order. A cue that ends before the first frame goes to the
+    first frame. Cues entirely outside ``start`` and ``end`` are dropped.
 
     Args:
-        cues: In order of their start.
-        times: When the frames are shown, in seconds on the clock of the cues, non-decreasing.
-        start: Start of the clip in seconds; ``None`` leaves nothing out.
-        end: End of the clip in seconds; ``None`` leaves nothing out.
+        cues: Sorted by start.
+        times: Time of each frame in seconds, on the same clock as the cues, non-decreasing.
+        start: Start of the clip in seconds, or ``None``.
+        end: End of the clip in seconds, or ``None``.
 
     Example:
         >>> place([Cue(0.2, 1.5, "Hello."), Cue(1.6, 1.9, "Hi.")], [0.0, 1.0, 2.0])
@@ -85,15 +85,17 @@ def place(
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"there is no subtitle file {str(path)!r}; check the path")
+        raise DataError(f"subtitle file {str(path)!r} does not exist; check the path")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise DataError(f"{path}: has {size:,} bytes, subtitles may have {MAX_BYTES:,}; is this the right file?")
+        raise DataError(
+            f"{path}: has {size:,} bytes, more than the {MAX_BYTES:,} allowed; check that it is a subtitle file"
+        )
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: is not UTF-8 (byte {error.start:,}); convert it, with `iconv -f windows-1252 -t utf-8` say"
+            f"{path}: is not UTF-8 (byte {error.start:,}); convert it, e.g. with `iconv -f windows-1252 -t utf-8`"
         ) from error
 
 
@@ -103,13 +105,13 @@ def _text(path: Path) -> str:
 def _timed_cues(path: Path, text: str, *, counted: bool) -> Iterator[Cue]:
     """Yield the cues of SubRip (``counted``) or WebVTT.
 
-    A number is the counter of a cue only where the line of times follows it, so that a dialogue of digits is dialogue.
+    A number is the counter of a cue only if a line of times follows it, so a line of dialogue can be a number.
     """
     lines = text.split("\n")
     heads = [number for number, line in enumerate(lines) if "-->" in line]
     _check_top(path, lines, heads[0] if heads else len(lines), counted=counted)
     ends = [*(_head_of(lines, number, counted=counted) for number in heads[1:]), len(lines)]
-    for number, end in zip(heads, ends, strict=False):  # without cues there is an end too many
+    for number, end in zip(heads, ends, strict=False):  # without cues, ``ends`` has one more entry
         start, stop = _times(path, number, lines[number])
         words = lines[number + 1 : end]
         counter = lines[number - 1].strip() if number else ""
@@ -117,10 +119,10 @@ def _timed_cues(path: Path, text: str, *, counted: bool) -> Iterator[Cue]:
 
 
 def _check_top(path: Path, lines: list[str], head: int, *, counted: bool) -> None:
-    """Refuse what stands before the first line of times and does not belong there."""
+    """Raise an error if anything invalid precedes the first line of times."""
     if not counted:
         if not re.match(r"WEBVTT(\s|$)", lines[0]):
-            raise DataError(f"{path}:1: a WebVTT file begins with 'WEBVTT', this one with {lines[0]!r:.60}")
+            raise DataError(f"{path}:1: a WebVTT file must begin with 'WEBVTT', found {lines[0]!r:.60}")
         return
     for number, line in enumerate(lines[:head]):
         if line.strip() and not (number == head - 1 and line.strip().isdecimal()):
@@ -128,7 +130,7 @@ def _check_top(path: Path, lines: list[str], head: int, *, counted: bool) -> Non
 
 
 def _head_of(lines: list[str], number: int, *, counted: bool) -> int:
-    """Return the line with which a cue begins whose times are on line ``number``: its counter or name, or that line."""
+    """Return the first line of the cue with times on line ``number``: its counter, its name, or that line."""
     before = number - 1
     if not lines[before].strip():
         return number
@@ -139,7 +141,7 @@ def _head_of(lines: list[str], number: int, *, counted: bool) -> int:
 
 
 def _counts_on(lines: list[str], number: int) -> bool:
-    """Whether the number on a line is one more than the counter of the cue before, where no blank line parts them."""
+    """Return whether a number continues the counter of the previous cue, without a blank line between them."""
     head = next(n for n in range(number - 1, -1, -1) if "-->" in lines[n])
     before = lines[head - 1].strip() if head else ""
     return before.isdecimal() and int(lines[number].strip()[:18]) == int(before[:18]) + 1
@@ -148,36 +150,36 @@ def _counts_on(lines: list[str], number: int) -> bool:
 def _times(path: Path, number: int, line: str) -> tuple[float, float]:
     match = _TIMES.fullmatch(line)
     if match is None:
-        raise DataError(
-            f"{path}:{number + 1}: these are no times: {line!r:.80}; expected '00:01:02,500 --> 00:01:04,000'"
-        )
+        raise DataError(f"{path}:{number + 1}: invalid times {line!r:.80}; expected '00:01:02,500 --> 00:01:04,000'")
     start, end = _seconds(match.groups()[:4]), _seconds(match.groups()[4:8])
     if end < start:
-        raise DataError(f"{path}:{number + 1}: the cue ends at {end:g} s, before it starts at {start:g} s")
+        raise DataError(
+            f"{path}:{number + 1}: the cue ends at {end:g} s, before its start at {start:g} s; correct its times"
+        )
     return start, end
 
 
 def _srt_text(path: Path, number: int, lines: Sequence[str], counter: str) -> str:
-    """Return the text of a cue as one line; a blank line within it belongs to it, a cue without times does not."""
+    """Return the text of a cue as one line. Blank lines are part of it; a cue without times raises an error."""
     following = str(int(counter[:18]) + 1) if counter.isdecimal() else None
     for offset, (before, line) in enumerate(pairwise(lines)):
         broken = before.strip().isdecimal() and re.match(r"\s*\d+:\d\d", line)
         if broken or (not before.strip() and line.strip() == following):
             raise DataError(
-                f"{path}:{number + 3 + offset}: a cue begins here without its line of times ('00:01:02,500 --> "
-                f"00:01:04,000'): {line!r:.60}"
+                f"{path}:{number + 3 + offset}: a cue without a line of times begins here: {line!r:.60}; expected "
+                "'00:01:02,500 --> 00:01:04,000'"
             )
     return _MARKUP.sub("", " ".join(line.strip() for line in lines if line.strip())).strip()
 
 
 def _vtt_text(lines: Sequence[str]) -> str:
-    """Return the text of a cue as one line, speakers in front; after a blank line come comments, styles or regions."""
+    """Return the text of a cue as one line, with its speaker; comments and styles after a blank line are not text."""
     words = " ".join(line.strip() for line in takewhile(str.strip, lines))
     return html.unescape(_MARKUP.sub("", _SPEAKER.sub(r"\1: ", words))).strip()
 
 
 def _seconds(parts: Sequence[str | None]) -> float:
-    """Return (hours, minutes, seconds, decimals) in seconds."""
+    """Convert (hours, minutes, seconds, decimals) to seconds."""
     hours, minutes, seconds, decimals = (part or "0" for part in parts)
     return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + int(decimals) / 10 ** len(decimals)
 
@@ -195,10 +197,10 @@ def _json_cues(path: Path, text: str, min_logprob: float | None) -> Iterator[Cue
     if isinstance(content, Mapping):
         key = next((key for key in ("segments", "chunks") if key in content), None)
         if key is None:
-            raise DataError(f"{path}: has no 'segments' or 'chunks', only {', '.join(map(str, content)) or 'nothing'}")
+            raise DataError(f"{path}: needs 'segments' or 'chunks', has {', '.join(map(str, content)) or 'no keys'}")
         content = content[key]
     if not isinstance(content, list) or not all(isinstance(item, Mapping) for item in content):
-        raise DataError(f"{path}: subtitles must be a list of objects with times and a text, got {content!r:.80}")
+        raise DataError(f"{path}: subtitles must be a list of objects with times and text, got {content!r:.80}")
     for number, item in enumerate(content):
         where = f"{path}: item {number}"
         if min_logprob is None or _number(item.get("avg_logprob"), where, "'avg_logprob'") >= min_logprob:
@@ -206,26 +208,27 @@ def _json_cues(path: Path, text: str, min_logprob: float | None) -> Iterator[Cue
 
 
 def json_cue(item: Mapping[str, Any], *, where: str, last: bool = True) -> Cue:
-    """Return the cue of an object: ``start``, ``end`` or ``timestamp``, and ``text`` or ``line``.
+    """Convert an object with ``start`` and ``end`` or ``timestamp``, and ``text`` or ``line``, to a cue.
 
     Args:
-        item: Times in seconds, or as ``00:01:02.500``. The end of the last may be null: it lasts until the end.
-        where: Its place, for messages.
-        last: Whether it is the last one.
+        item: Times are seconds or strings such as ``00:01:02.500``. The end of the last cue may be null: it lasts
+            until the end of the video.
+        where: Location of the object, for messages.
+        last: Whether the cue is the last one.
 
     Raises:
-        DataError: It has no times or no text, or ends before it starts.
+        DataError: The object has no times or no text, or ends before it starts.
     """
     words = item.get("text", item.get("line"))
     if not isinstance(words, str):
-        raise DataError(f"{where} has no 'text' or 'line': {dict(item)!r:.80}")
+        raise DataError(f"{where} needs 'text' or 'line', got {dict(item)!r:.80}")
     stamps = item.get("timestamp", [item.get("start"), item.get("end")])
     if not isinstance(stamps, list) or len(stamps) != 2:
         raise DataError(f"{where}: 'timestamp' must be [start, end], got {stamps!r:.80}")
     start = _json_seconds(stamps[0], where)
     end = math.inf if stamps[1] is None and last else _json_seconds(stamps[1], where)
     if end < start:
-        raise DataError(f"{where} ends at {end:g} s, before it starts at {start:g} s")
+        raise DataError(f"{where} ends at {end:g} s, before its start at {start:g} s; correct its times")
     return Cue(start, end, " ".join(words.split()))
 
 
@@ -239,4 +242,6 @@ def _json_seconds(value: Any, where: str) -> float:
 def _number(value: Any, where: str, what: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise DataError(f"{where}: {what} is {value!r:.40}; expected a number, or for a time text as in '00:01:02.500'")
+    raise DataError(
+        f"{where}: {what} is {value!r:.40}; expected a number, or for times a string such as '00:01:02.500'"
+    )

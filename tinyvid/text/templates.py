@@ -1,8 +1,7 @@
-"""Chat templates as data: one class, and a YAML file in ``conf/template`` for every way of writing a conversation.
+"""Chat templates as data: one class, and a YAML file in ``conf/template`` for each format.
 
-A template turns messages into segments of text. It knows no tokenizer and no video: it only says where the videos
-stand, what a model reads and what it learns. Labels follow from the segments while tokenizing, so nothing searches
-for reply spans afterwards.
+A template turns messages into segments: text to read, text to learn, and video slots. It uses neither a tokenizer nor
+videos. Labels are created from the segments while tokenizing, so no code has to search for replies afterwards.
 """
 
 from collections.abc import Sequence
@@ -18,24 +17,23 @@ class TurnTemplate:
     """Write a conversation as ``system, (user, assistant), (user, assistant), ...``.
 
     Args:
-        system: Text of the system message where the conversation brings none; empty for no system message.
-        system_prefix: Stands before the system text.
-        system_suffix: Stands after the system text.
-        user_prefix: Stands before a user turn, in front of its videos.
-        video_suffix: Stands after each video, in front of the user text.
-        user_suffix: Stands after the user text.
-        assistant_prefix: Ends the prompt: the model writes from here.
-        reply_prefix: First characters that the model writes, learned with the reply. A space belongs here rather than
-            at the end of ``assistant_prefix`` where the tokenizer merges it with the first word.
-        end: Ends a reply, learned with it.
-        separator: Stands between a reply and the next turn.
-        read_user_text: ``False`` drops what the user says, as in captioning stages that show only the video.
-        frame: How a frame of a video is written; see ``tinyvid.text.frame_text``. Without ``{subtitle}``
-            subtitles are left out.
+        system: Default text of the system message; empty for no system message.
+        system_prefix: Text before the system message.
+        system_suffix: Text after the system message.
+        user_prefix: Text before a user turn and its videos.
+        video_suffix: Text after each video.
+        user_suffix: Text after the user text.
+        assistant_prefix: End of the prompt, after which the model writes.
+        reply_prefix: First characters that the model writes, learned with the reply. If the tokenizer merges a space
+            with the following word, put it here, not at the end of ``assistant_prefix``.
+        end: End marker of a reply, learned with it.
+        separator: Text between a reply and the next turn.
+        read_user_text: ``False`` omits the user text, for captioning stages that show only the video.
+        frame: Format of a frame; see ``tinyvid.text.frame_text``. Without ``{subtitle}``, subtitles are omitted.
         control_tokens: Strings that the tokenizer must know as single tokens.
 
     Raises:
-        ConfigError: ``end`` is empty, or ``frame`` cannot be read.
+        ConfigError: ``end`` is empty, or ``frame`` is invalid.
     """
 
     def __init__(  # noqa: PLR0913 - a template is its strings
@@ -56,7 +54,7 @@ class TurnTemplate:
         control_tokens: list[str] = (),  # type: ignore[assignment]
     ) -> None:
         if not end:
-            raise ConfigError("template 'turns': template.end is empty; a reply must end with something, such as \\n")
+            raise ConfigError("template 'turns': template.end is empty; set an end marker, such as \\n")
         self.system = system
         self.system_prefix = system_prefix
         self.system_suffix = system_suffix
@@ -76,7 +74,7 @@ class TurnTemplate:
         """Return the segments of a conversation; see ``protocols.ChatTemplate``.
 
         Raises:
-            DataError: The turns do not alternate, or do not begin with the user's.
+            DataError: The turns do not alternate, or the first one is not the user's.
         """
         check_turns(messages)
         segments: list[Segment] = []
@@ -102,10 +100,10 @@ class TurnTemplate:
 
 
 def check_turns(messages: Sequence[Message]) -> None:
-    """Check that turns alternate, beginning with the user's after an optional system message.
+    """Check that turns alternate and that the user speaks first, after an optional system message.
 
     Raises:
-        DataError: Which message breaks the rule.
+        DataError: The turns are in another order; the message gives the first wrong one.
     """
     turns = list(messages)
     offset = 1 if turns and turns[0].role == "system" else 0
@@ -116,6 +114,6 @@ def check_turns(messages: Sequence[Message]) -> None:
         expected = "assistant" if number % 2 else "user"
         if message.role != expected:
             raise DataError(
-                f"message {number + offset} has role '{message.role}' where '{expected}' must come: turns alternate "
+                f"message {number + offset} has role '{message.role}', expected '{expected}'; turns must alternate "
                 "user, assistant, user, ... after an optional system message"
             )
