@@ -16,60 +16,25 @@ from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
 from tinyvid.models.weights import building_on, explain
 from tinyvid.registry import VISION_TOWERS
 
-_QWEN = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": True}
-_QWEN_SIZES: dict[str, dict[str, int]] = {
-    "0.5B": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-    },
-    "1.5B": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-    },
-    "3B": {
-        "hidden_size": 2048,
-        "intermediate_size": 11_008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-    },
-}
-_PHI_2 = {
-    "model_type": "phi",
-    "vocab_size": 51_200,
-    "hidden_size": 2560,
-    "intermediate_size": 10_240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "tie_word_embeddings": False,
-}
-_SIGLIP_BASE_224 = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-}
-_SIGLIP_SO400M_384 = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_QWEN_SIZES = {"0.5B": (896, 4864, 24, 14), "1.5B": (1536, 8960, 28, 12), "3B": (2048, 11_008, 36, 16)}
+
+
+def _config(model_type: str, sizes: tuple[int, ...], **settings: Any) -> dict[str, Any]:
+    return {"model_type": model_type, **dict(zip(_SIZES, sizes, strict=True)), **settings}
+
+
+_QWEN = {"vocab_size": 151_936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+_PHI_2 = _config("phi", (2560, 10_240, 32, 32), vocab_size=51_200, tie_word_embeddings=False)
+_SIGLIP_BASE_224 = _config("siglip_vision_model", (768, 3072, 12, 12), image_size=224, patch_size=16)
+_SIGLIP_SO400M_384 = _config("siglip_vision_model", (1152, 4304, 27, 16), image_size=384, patch_size=14)
 # From the config.json that each of these hub repositories publishes; only what decides shapes.
 KNOWN: dict[str, dict[str, Any]] = {
-    **{f"Qwen/Qwen2.5-{size}{kind}": _QWEN | s for size, s in _QWEN_SIZES.items() for kind in ("", "-Instruct")},
+    **{
+        f"Qwen/Qwen2.5-{size}{kind}": _config("qwen2", sizes, **_QWEN)
+        for size, sizes in _QWEN_SIZES.items()
+        for kind in ("", "-Instruct")
+    },
     "microsoft/phi-2": _PHI_2,
     "google/siglip-base-patch16-224": _SIGLIP_BASE_224,
     "google/siglip2-base-patch16-224": _SIGLIP_BASE_224,

@@ -38,20 +38,11 @@ class RunLog(TrainerCallback):
             writer.writerow(record)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw."""
-        self._draw(state)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw."""
-        self._draw(state)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw."""
-        self._draw(state)
-
-    def _draw(self, state: Any) -> None:
+        """Draw the loss curve."""
         if state.is_world_process_zero:
             draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
+
+    on_save = on_train_end = on_evaluate
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

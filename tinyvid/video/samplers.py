@@ -8,8 +8,9 @@ Symbols: N frames in the clip, n frames to take. Indices count from the first fr
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,8 +19,22 @@ from tinyvid.registry import SAMPLERS, PositiveFloat, PositiveInt
 from tinyvid.types import Choice, Overflow, VideoMeta
 
 
+@dataclass(kw_only=True)
+class _FixedCount:
+    """What the rules that take a fixed number of frames share."""
+
+    looks: ClassVar[Literal[False]] = False
+    overflow: ClassVar[Overflow] = "refuse"
+
+    num_frames: PositiveInt = 16
+
+    def __post_init__(self) -> None:
+        _check_positive(type(self).__name__.lower(), num_frames=self.num_frames)
+
+
 @SAMPLERS.register("uniform")
-class Uniform:
+@dataclass(kw_only=True)
+class Uniform(_FixedCount):
     """Take frames evenly from the first to the last: ``floor(i * (N - 1) / (n - 1))``.
 
     TinyLLaVA-Video's training and most video models use this rule. Frames repeat if the clip has fewer than
@@ -33,13 +48,7 @@ class Uniform:
         ConfigError: ``num_frames`` is not positive.
     """
 
-    looks: Literal[False] = False
-    overflow: Overflow = "refuse"
-
-    def __init__(self, *, num_frames: PositiveInt = 16, unique: bool = False) -> None:
-        _check_positive("uniform", num_frames=num_frames)
-        self.num_frames = num_frames
-        self.unique = unique
+    unique: bool = False
 
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return ``num_frames`` indices, or fewer if ``unique`` is set and the clip is short."""
@@ -48,6 +57,7 @@ class Uniform:
 
 
 @SAMPLERS.register("fps")
+@dataclass(kw_only=True)
 class Fps:
     """Take a number of frames per second of video, up to a cap.
 
@@ -67,23 +77,17 @@ class Fps:
         ConfigError: ``fps`` or ``max_frames`` is not positive.
     """
 
-    looks: Literal[False] = False
+    looks: ClassVar[Literal[False]] = False
 
-    def __init__(
-        self,
-        *,
-        fps: PositiveFloat = 1.0,
-        max_frames: PositiveInt = 64,
-        spacing: Literal["rate", "ends"] = "rate",
-        overflow: Overflow = "refuse",
-    ) -> None:
-        _check_positive("fps", fps=fps, max_frames=max_frames)
-        if spacing not in ("rate", "ends"):
-            raise ConfigError(f"sampler 'fps': spacing={spacing!r} is unknown; use 'rate' or 'ends'")
-        self.fps = fps
-        self.max_frames = max_frames
-        self.spacing = spacing
-        self.overflow = overflow
+    fps: PositiveFloat = 1.0
+    max_frames: PositiveInt = 64
+    spacing: Literal["rate", "ends"] = "rate"
+    overflow: Overflow = "refuse"
+
+    def __post_init__(self) -> None:
+        _check_positive("fps", fps=self.fps, max_frames=self.max_frames)
+        if self.spacing not in ("rate", "ends"):
+            raise ConfigError(f"sampler 'fps': spacing={self.spacing!r} is unknown; use 'rate' or 'ends'")
 
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return at least one and at most ``max_frames`` indices."""
@@ -94,7 +98,7 @@ class Fps:
 
 
 @SAMPLERS.register("midpoint")
-class Midpoint:
+class Midpoint(_FixedCount):
     """Cut the clip into equal segments and take the middle of each: ``int(s / 2 + round(s * i))``, ``s = (N - 1) / n``.
 
     MVBench uses this rule. Frames repeat if the clip has fewer than ``num_frames``.
@@ -106,13 +110,6 @@ class Midpoint:
         ConfigError: ``num_frames`` is not positive.
     """
 
-    looks: Literal[False] = False
-    overflow: Overflow = "refuse"
-
-    def __init__(self, *, num_frames: PositiveInt = 16) -> None:
-        _check_positive("midpoint", num_frames=num_frames)
-        self.num_frames = num_frames
-
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return ``num_frames`` indices."""
         segment = (meta.num_frames - 1) / self.num_frames
@@ -121,7 +118,7 @@ class Midpoint:
 
 
 @SAMPLERS.register("stepping")
-class Stepping:
+class Stepping(_FixedCount):
     """Step through the clip from its first frame: ``i * (N // n)`` with ``n = min(num_frames, int(duration))``.
 
     LongVideoBench uses this rule: at most one frame per second, and no frame after the last step. For a clip shorter
@@ -134,13 +131,6 @@ class Stepping:
         ConfigError: ``num_frames`` is not positive.
     """
 
-    looks: Literal[False] = False
-    overflow: Overflow = "refuse"
-
-    def __init__(self, *, num_frames: PositiveInt = 16) -> None:
-        _check_positive("stepping", num_frames=num_frames)
-        self.num_frames = num_frames
-
     def __call__(self, meta: VideoMeta) -> list[int]:
         """Return at least one and at most ``num_frames`` indices."""
         count = min(self.num_frames, max(1, int(meta.duration)), meta.num_frames)
@@ -148,6 +138,7 @@ class Stepping:
 
 
 @SAMPLERS.register("content")
+@dataclass(kw_only=True)
 class Content:
     """Take more frames where the picture changes: one frame per ``change``, up to a cap.
 
@@ -169,31 +160,23 @@ class Content:
         ConfigError: An option is out of range, or ``min_frames`` exceeds ``max_frames``.
     """
 
-    looks: Literal[True] = True
+    looks: ClassVar[Literal[True]] = True
 
-    def __init__(
-        self,
-        *,
-        fps: PositiveFloat = 1.0,
-        max_frames: PositiveInt = 64,
-        min_frames: PositiveInt = 4,
-        change: PositiveFloat = 0.05,
-        even: float = 0.25,
-        overflow: Overflow = "refuse",
-    ) -> None:
-        _check_positive("content", fps=fps, max_frames=max_frames, min_frames=min_frames, change=change)
-        if min_frames > max_frames:
-            raise ConfigError(f"sampler 'content': min_frames={min_frames} exceeds max_frames={max_frames}; lower it")
-        if change > 1 or not 0 <= even <= 1:
-            raise ConfigError(
-                f"sampler 'content': change={change:g} and even={even:g} must be at most 1, and even at least 0"
-            )
-        self.fps = fps
-        self.max_frames = max_frames
-        self.min_frames = min_frames
-        self.change = change
-        self.even = even
-        self.overflow = overflow
+    fps: PositiveFloat = 1.0
+    max_frames: PositiveInt = 64
+    min_frames: PositiveInt = 4
+    change: PositiveFloat = 0.05
+    even: float = 0.25
+    overflow: Overflow = "refuse"
+
+    def __post_init__(self) -> None:
+        low, high = self.min_frames, self.max_frames
+        _check_positive("content", fps=self.fps, max_frames=high, min_frames=low, change=self.change)
+        if low > high:
+            raise ConfigError(f"sampler 'content': min_frames={low} exceeds max_frames={high}; lower it")
+        if self.change > 1 or not 0 <= self.even <= 1:
+            given = f"change={self.change:g} and even={self.even:g}"
+            raise ConfigError(f"sampler 'content': {given} must be at most 1, and even at least 0")
 
     def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
         """Return at least one and at most ``max_frames`` different indices.

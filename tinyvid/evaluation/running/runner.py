@@ -10,11 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError, DataError, suggest
@@ -257,7 +265,7 @@ def _judge(
     return dict(gather_object(verdicts) if state.num_processes > 1 else verdicts)
 
 
-class _Bar:
+class _Bar(Progress):
     """A bar on standard error: what is done, how much of it is right, and the time that is left.
 
     Args:
@@ -268,37 +276,18 @@ class _Bar:
     """
 
     def __init__(self, total: int, *, name: str, done: Sequence[Outcome] = (), shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.outcomes = list(done)
-        columns = (
+        super().__init__(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[accuracy]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+            disable=not shown,
         )  # fmt: skip
-        self._bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-        self._task = self._bar.add_task(name, total=total, accuracy=self._accuracy())
-
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self.outcomes = list(done)
+        self.add_task(name, total=total, accuracy=self._accuracy())
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Count outcomes."""
         self.outcomes += outcomes
-        self._bar.update(self._task, advance=len(outcomes), accuracy=self._accuracy())
+        self.update(self.task_ids[0], advance=len(outcomes), accuracy=self._accuracy())
 
     def _accuracy(self) -> str:
         share = micro(self.outcomes)
