@@ -1,7 +1,7 @@
 """Check rows before a run: ``python recipes/check_data.py --help``. It takes the arguments of ``recipes/train.py``.
 
-Every row is read, laid out and measured as training would, and all faults are reported with their line, not only the
-first. No weights are loaded: the model is built by shape alone, for its tokenizer, its token budget and its limit.
+Reads, lays out and measures every row exactly as training does, and reports all faults with file and line, not just
+the first. Loads no weights: the model is built on the meta device for its tokenizer, token budget and length limit.
 """
 
 import json
@@ -31,14 +31,14 @@ from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
 
 FREE_TEXT = ("ckpt", "out")
-NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that say what training does with a fault
+NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that tell training how to handle faults
 STYLES = {"prompt": "dim", "reply": "green", "video": "cyan"}
 BINS = 12
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
-    """Check the rows that the command line names; the exit status tells whether there are faults."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns in every worker
+    """Check the rows given on the command line; exit with status 1 if any has a fault."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prevents a warning in every worker
     composed: Any = OmegaConf.to_container(config, resolve=True)
     settings: dict[str, Any] = composed | line.text
     if settings["decode"] not in ("none", "first", "all"):
@@ -46,7 +46,7 @@ def main(config: DictConfig, line: CommandLine) -> None:
             f"decode={settings['decode']!r} is unknown. {suggest(settings['decode'], ['none', 'first', 'all'])}"
         )
     data = {key: value for key, value in settings["data"].items() if key not in NOT_OF_THE_DATA_SET}
-    DATASETS.check(data)  # before the model, which takes longer
+    DATASETS.check(data)  # fail before building the model, which takes longer
     groups = line.checkpoint_groups(config, allow=("experiment",)) if settings["ckpt"] else {}
     checks = RowChecks(DATASETS.build(data), processor(settings, groups), decode=settings["decode"])
     out = Path(settings["out"]).expanduser()
@@ -58,15 +58,15 @@ def main(config: DictConfig, line: CommandLine) -> None:
         draw(findings, limit, out / "lengths.png")
     show(console, checks, findings.measured[: settings["show"]])
     report(console, findings, limit, max_shown=settings["max_shown"])
-    console.print(f"the report is in {out}", highlight=False, markup=False)
+    console.print(f"Report written to {out}", highlight=False, markup=False)
     if not finished:
-        console.print(f"[bold]interrupted[/bold] after {findings.rows:,} of {len(checks):,} rows", highlight=False)
+        console.print(f"[bold]Interrupted[/bold] after {findings.rows:,} of {len(checks):,} rows", highlight=False)
         sys.exit(130)
     sys.exit(1 if findings.faults else 0)
 
 
 def processor(settings: Mapping[str, Any], groups: Mapping[str, Any]) -> Processor:
-    """Return the Processor that training would use, of a model without weights."""
+    """Return the Processor that training would use, from a model without weights."""
     if settings["ckpt"] is None:
         check(settings)
         return Assistant.from_config(settings, device="meta").processor
@@ -75,23 +75,23 @@ def processor(settings: Mapping[str, Any], groups: Mapping[str, Any]) -> Process
 
 @dataclass
 class Findings:
-    """What the rows that were checked so far have shown; for each row only a few numbers are kept."""
+    """Results for the rows checked so far; keeps only a few numbers per row."""
 
     rows: int = 0
-    faults: dict[Fault, None] = field(default_factory=dict)  # in order, and each once though a mixture may repeat rows
-    media: Counter[str] = field(default_factory=Counter)  # rows by medium
-    measured: list[int] = field(default_factory=list)  # rows that could be laid out
+    faults: dict[Fault, None] = field(default_factory=dict)  # an ordered set: a mixture may repeat rows
+    media: Counter[str] = field(default_factory=Counter)  # number of rows per medium
+    measured: list[int] = field(default_factory=list)  # indices of the rows that have a layout
     text: list[int] = field(default_factory=list)
     video: list[int] = field(default_factory=list)
     labels: int = 0
 
     @property
     def totals(self) -> list[int]:
-        """All tokens of each measured row."""
+        """Total number of tokens of each measured row."""
         return [text + video for text, video in zip(self.text, self.video, strict=True)]
 
     def add(self, row: RowReport) -> list[Fault]:
-        """Count a row in, and return the faults that are new."""
+        """Add the report of one row, and return its new faults."""
         self.rows += 1
         self.media[row.medium or "unreadable row"] += 1
         new = [fault for fault in row.faults if fault not in self.faults]
@@ -105,10 +105,10 @@ class Findings:
 
 
 def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]:
-    """Check every row, writing as it goes; return what was found, and whether it got to the end before Ctrl-C."""
+    """Check every row and write results as they come; return them, and whether all rows were checked before Ctrl-C."""
     findings = Findings()
-    rows: Any = checks  # has a length and items, which is all that a DataLoader needs
-    loader: DataLoader[RowReport] = DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    rows: Any = checks  # a DataLoader only needs __len__ and __getitem__
+    loader: DataLoader[RowReport] = DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=_identity)
     progress = track(loader, "checking", total=len(checks), console=Console(stderr=True), transient=True)
     with (out / "faults.jsonl").open("w") as faults, (out / "lengths.jsonl").open("w") as lengths:
         try:
@@ -121,40 +121,40 @@ def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]
 
 
 def write(file: TextIO, *items: Fault | RowReport) -> None:
-    """Append JSON lines."""
+    """Append each item to a file as one JSON line."""
     for item in items:
         file.write(json.dumps(as_row(item)) + "\n")
 
 
-def _as_it_is(row: Any) -> Any:
+def _identity(row: Any) -> Any:
     return row
 
 
 def report(console: Console, findings: Findings, limit: int, *, max_shown: int) -> None:
-    """Print the tables: rows by medium, lengths, faults."""
+    """Print tables of rows by medium, lengths and faults."""
     console.print(_counts("rows by medium", findings.media))
     if findings.totals:
         console.print(_lengths(findings, limit))
         console.print(_histogram(findings.totals, limit))
-        console.print(f"{findings.labels:,} tokens are learned in an epoch", highlight=False)
+        console.print(f"Label tokens per epoch: {findings.labels:,}", highlight=False)
     if not findings.faults:
-        console.print(f"no faults in {findings.rows:,} rows", style="green", highlight=False)
+        console.print(f"No faults in {findings.rows:,} rows", style="green", highlight=False)
         return
     table = Table("where", "kind", "message", title="faults", title_justify="left")
     for fault in list(findings.faults)[:max_shown]:
         table.add_row(*(Text(printable(cell), overflow="fold") for cell in (fault.where, fault.kind, fault.message)))
     console.print(table)
     if len(findings.faults) > max_shown:
-        console.print(f"and {len(findings.faults) - max_shown:,} more in faults.jsonl", highlight=False)
+        console.print(f"{len(findings.faults) - max_shown:,} more faults are in faults.jsonl", highlight=False)
     console.print(_counts("faults by kind", Counter(fault.kind for fault in findings.faults), "faults"))
 
 
 def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
-    """Print samples as the model sees them; what is learned is green, or between ``{+`` and ``+}`` without colors."""
+    """Print samples as the model sees them; replies are green, or between ``{+`` and ``+}`` without colors."""
     plain = console.no_color or not console.is_terminal
     if rows:
-        learned = "stands between {+ and +}" if plain else "is green"
-        console.print(f"the first rows as the model sees them; learned text {learned}", highlight=False, markup=False)
+        marks = "between {+ and +}" if plain else "green"
+        console.print(f"The first rows as the model sees them; replies are {marks}", highlight=False, markup=False)
     for index in rows:
         layout = checks.plan(index)
         console.rule(Text(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens"), align="left")
@@ -167,7 +167,7 @@ def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with everything that a terminal would obey, but for line breaks, written out."""
+    """Escape the control characters of ``text`` except line breaks."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -179,7 +179,7 @@ def _counts(title: str, counts: Counter[str], unit: str = "rows") -> Table:
 
 
 def _lengths(findings: Findings, limit: int) -> Table:
-    table = Table("tokens", "least", "median", "95 %", "most", f"over {limit:,}")
+    table = Table("tokens", "min", "median", "95 %", "max", f"over {limit:,}")
     for name, values in (("text", findings.text), ("video", findings.video), ("total", findings.totals)):
         points = np.percentile(values, [0, 50, 95, 100])
         over = sum(value > limit for value in values) if name == "total" else ""
@@ -197,8 +197,8 @@ def _histogram(totals: list[int], limit: int) -> Table:
 
 
 def draw(findings: Findings, limit: int, path: Path) -> None:
-    """Draw the histograms of text, video and all tokens, the limit among them."""
-    from matplotlib.figure import Figure  # takes a second to import; a Figure of its own needs no display
+    """Plot histograms of text, video and total tokens, with the length limit."""
+    from matplotlib.figure import Figure  # takes a second to import; a bare Figure needs no display
 
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     kinds = (("text", findings.text), ("video", findings.video), ("total", findings.totals))

@@ -1,7 +1,7 @@
-"""Compare runs of a benchmark: ``python recipes/compare.py --help`` lists what can be chosen.
+"""Compare runs of a benchmark: ``python recipes/compare.py --help`` lists the options.
 
-On the items that all runs were asked: each run's accuracy, every pair's disagreements with McNemar's exact test and the
-interval of the difference, groups and classes with their sizes, and the spread of runs that are repeats.
+On the items that all runs share, reports the accuracy of each run; for each pair of runs the disagreements, McNemar's
+exact test and a confidence interval of the difference; accuracy by group and class; and the spread of repeated runs.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ FREE_TEXT = ("runs", "names", "out")
 
 
 def main(_: DictConfig, line: CommandLine) -> None:
-    """Compare as the command line says."""
+    """Compare the runs given on the command line."""
     if not line.text.get("runs"):
-        raise ConfigError("runs= is missing: python recipes/compare.py runs=runs/a,runs/b")
+        raise ConfigError("runs= is missing; list run folders as in: python recipes/compare.py runs=runs/a,runs/b")
     names = _list(line.text["names"]) if line.text.get("names") else None
     comparison = compare_runs(load_runs(_folders(line.text["runs"]), names))
     print(as_text(comparison))
     if line.text.get("out"):
         write_comparison(Path(line.text["out"]).expanduser(), comparison)
-        print(f"wrote {line.text['out']}")
+        print(f"Wrote {line.text['out']}")
 
 
 def _list(text: str) -> list[str]:
@@ -32,10 +32,10 @@ def _list(text: str) -> list[str]:
 
 
 def _folders(text: str) -> list[str]:
-    """Return the folders that a list names; one that ends in ``/*`` stands for all finished runs in it, as of a sweep.
+    """Return the folders in a comma-separated list; ``FOLDER/*`` expands to all finished runs in it, as for a sweep.
 
     Raises:
-        ConfigError: There is no finished run in such a folder.
+        ConfigError: A folder to expand contains no finished run.
     """
     folders: list[str] = []
     for part in _list(text):
@@ -44,7 +44,9 @@ def _folders(text: str) -> list[str]:
             continue
         found = sorted(file.parent for file in Path(part[:-2]).expanduser().glob("*/report.json"))
         if not found:
-            raise ConfigError(f"runs={part}: no folder in {part[:-2]!r} holds a report.json of a finished run")
+            raise ConfigError(
+                f"runs={part} matches no finished run; give a folder whose subfolders contain a report.json"
+            )
         folders += map(str, found)
     return folders
 

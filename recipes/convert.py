@@ -1,8 +1,8 @@
-"""Turn the data sets of LLaMA-VID's reproduction study into rows: ``python recipes/convert.py ucf_crime --help``.
+"""Convert the data sets of LLaMA-VID's reproduction study to rows: ``python recipes/convert.py ucf_crime --help``.
 
-Every converter reads what the data set's authors hand out and writes JSON lines for ``data=jsonl``. Nothing is decoded
-but where a length must be known. Ids are made of names and texts, never of the order of a listing; what is left out is
-left out because an option says so, and counted.
+Each converter reads the files that the authors publish and writes JSON lines for ``data=jsonl``. Videos are opened only
+for ``--max-seconds``. Ids depend on names and texts, never on file order. Rows are left out only if an option says so;
+the summary counts them.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from tinyvid.video.open_video import open_video
 
 Row = dict[str, Any]
 VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
-LISTED = 5  # names that a message shows
+LISTED = 5  # names shown in a message
 
-ELEVEN = CRIMES  # of the study; normal videos stand last
+ELEVEN = CRIMES  # the classes of the study; normal videos come last
 FOURTEEN = (*CRIMES[:-1], *NOT_ASKED, NORMAL)
 
 CRIME = "The video is from a surveillance camera. Which one of these categories describes what happens in it?"
@@ -44,11 +44,11 @@ WHICH = "Which of these does the clip show?"
 
 
 def ucf_crime(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
-    """Yield a row for every video of a split; the class is the beginning of the file's name."""
+    """Yield a row for every video of a split; the file name starts with the class."""
     classes = ELEVEN if args.classes == "eleven" else FOURTEEN
     files = list_videos(Path(args.videos))
     if args.split != "all" and args.test_list is None:
-        raise ConfigError(f"--split {args.split} needs --test-list, the file that names the official test videos")
+        raise ConfigError(f"--split {args.split} needs --test-list, the file that lists the official test videos")
     test = read_test_list(Path(args.test_list)) if args.test_list else set()
     missing = sorted(name for name in test - files.keys() if crime_of(name, where=args.test_list) in classes)
     if args.split == "test":
@@ -63,7 +63,7 @@ def ucf_crime(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
 
 
 def crime_turns(name: str, label: str, classes: Sequence[str], args: argparse.Namespace) -> Row:
-    """Return the turns of a row: the label as text, or options and the index of the right one."""
+    """Return the turns of a row: the label as text, or options and the index of the correct one."""
     options = shuffled(classes, args.shuffle, name)
     if args.target == "choice":
         return {"conversations": turns(CRIME), "options": options, "answer_index": options.index(label)}
@@ -72,10 +72,11 @@ def crime_turns(name: str, label: str, classes: Sequence[str], args: argparse.Na
 
 
 def read_test_list(path: Path) -> set[str]:
-    """Return the names, without suffix, that the first column of the official annotation gives."""
+    """Return the names, without suffix, in the first column of the official annotation file."""
     if not path.is_file():
         raise DataError(
-            f"there is no test list {str(path)!r}; it is Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
+            f"--test-list {str(path)!r} does not exist; "
+            "give the path of Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
         )
     lines = path.read_text(encoding="utf-8").splitlines()
     return {Path(line.split()[0]).stem for line in lines if line.strip()}
@@ -85,7 +86,7 @@ def read_test_list(path: Path) -> set[str]:
 
 
 def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
-    """Yield rows of a grounding file: descriptions, or moments to find, or moments to tell apart."""
+    """Yield rows from a grounding file: descriptions, temporal grounding or multiple choice."""
     moments = read_moments(Path(args.annotation))
     files = list_videos(Path(args.videos))
     missing = sorted({moment.code for moment in moments} - files.keys())
@@ -102,7 +103,7 @@ def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[R
 
 
 def descriptions(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield per video one question, answered by all its sentences in the order of the file."""
+    """Yield one row per video; the reply joins its sentences in file order."""
     for code, moments in sorted(by_code.items()):
         sentences = [moment.sentence for moment in moments]
         text = " ".join(sentences if args.keep_repeats else dict.fromkeys(sentences))
@@ -110,7 +111,7 @@ def descriptions(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> 
 
 
 def groundings(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield per video and sentence the question when it happens, answered by every time that it does."""
+    """Yield one row per video and sentence that asks when it happens; the reply lists every time span."""
     for code, moments in sorted(by_code.items()):
         for sentence in dict.fromkeys(moment.sentence for moment in moments):
             spans = sorted([m.start, m.end] for m in moments if m.sentence == sentence)
@@ -125,13 +126,15 @@ def groundings(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> It
 
 
 def choices(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield per moment the question what its clip shows, with sentences of other videos as wrong options."""
+    """Yield one row per moment that asks what its clip shows; wrong options are sentences of other videos."""
     known = sorted({moment.sentence for moments in by_code.values() for moment in moments})
     for code, moments in sorted(by_code.items()):
         own = {moment.sentence for moment in moments}
-        others = [sentence for sentence in known if sentence not in own]  # those of this video might be right, too
+        others = [sentence for sentence in known if sentence not in own]  # sentences of this video may be true as well
         if len(others) < args.options - 1:
-            raise DataError(f"{code}: {len(others)} sentences of other videos are too few for --options {args.options}")
+            raise DataError(
+                f"{code}: {len(others)} sentences of other videos are too few for --options {args.options}; lower it"
+            )
         for moment in dict.fromkeys(moments):
             name = identity(code, moment.sentence, moment.start, moment.end)
             drawn = random.Random(f"{args.seed}:{name}").sample(others, args.options - 1)
@@ -150,9 +153,9 @@ def choices(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Itera
 
 
 def list_videos(folder: Path) -> dict[str, Path]:
-    """Return the videos below a folder by their name without suffix, which no two may share."""
+    """Return the videos below a folder, keyed by unique file name without suffix."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {str(folder)!r}; --videos names where the videos are")
+        raise DataError(f"--videos {str(folder)!r} is not a folder; give the folder that contains the videos")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in VIDEOS and path.is_file():
@@ -160,12 +163,12 @@ def list_videos(folder: Path) -> dict[str, Path]:
                 raise DataError(f"{files[path.stem]} and {path} have the same name; keep one of them")
             files[path.stem] = path
     if not files:
-        raise DataError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))})")
+        raise DataError(f"--videos {folder} contains no videos ({', '.join(sorted(VIDEOS))}); check the path")
     return files
 
 
 def leave_out(names: Sequence[str], what: str, allowed: bool, report: Counter[str]) -> None:
-    """Count what is missing, or refuse it."""
+    """Count missing videos if allowed, or raise DataError."""
     if names and not allowed:
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         raise DataError(f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}; --allow-missing leaves them out")
@@ -174,13 +177,13 @@ def leave_out(names: Sequence[str], what: str, allowed: bool, report: Counter[st
 
 
 def turns(question: str, answer: str | None = None) -> list[dict[str, str]]:
-    """Return a question, and its answer if there is one, as the turns of a row."""
+    """Return a question and its answer, if any, as the turns of a row."""
     asked = [{"from": "human", "value": question}]
     return asked if answer is None else [*asked, {"from": "gpt", "value": answer}]
 
 
 def shuffled(options: Sequence[str], seed: int | None, name: str) -> list[str]:
-    """Return options in an order of their own for each row, or as they are without a seed."""
+    """Return the options shuffled per row, or in their given order without a seed."""
     order = list(options)
     if seed is not None:
         random.Random(f"{seed}:{name}:order").shuffle(order)
@@ -188,12 +191,12 @@ def shuffled(options: Sequence[str], seed: int | None, name: str) -> list[str]:
 
 
 def identity(code: str, *parts: object) -> str:
-    """Return an id made of a video and what is asked about it."""
+    """Return an id from a video and the question about it."""
     return f"animal_kingdom:{code}:{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def short_enough(rows: Iterable[Row], args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
-    """Yield the rows whose video lasts at most ``--max-seconds``, which takes a look at every file."""
+    """Yield the rows whose video lasts at most ``--max-seconds``; opens every file."""
     reader = VIDEO_READERS.build({"name": "auto"})
     for row in rows:
         if open_video(Video(Path(args.videos) / row["video"]), reader).meta.duration <= args.max_seconds:
@@ -209,10 +212,10 @@ CONVERTERS: dict[str, Callable[[argparse.Namespace, Counter[str]], Iterator[Row]
 
 
 def convert(args: argparse.Namespace) -> Counter[str]:
-    """Write the rows, whole or not at all, and return what there is to report."""
+    """Write all rows or none, and return the counts to report."""
     out = Path(args.out)
     if out.exists():
-        raise DataError(f"{out} exists already; choose another --out, or remove it first")
+        raise DataError(f"--out {out} already exists; choose another file or remove it")
     report: Counter[str] = Counter()
     rows: Iterable[Row] = CONVERTERS[args.converter](args, report)
     if args.max_seconds is not None:
@@ -227,7 +230,7 @@ def convert(args: argparse.Namespace) -> Counter[str]:
                     report[f"rows of class {row['label']}"] += 1
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if not report["rows"]:
-            raise DataError(f"no rows are left to write: {dict(report)}")
+            raise DataError(f"all rows were left out: {dict(report)}; relax the options")
         partial.rename(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -235,34 +238,38 @@ def convert(args: argparse.Namespace) -> Counter[str]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the checked arguments."""
+    """Parse and check the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="converter", required=True)
-    crime = commands.add_parser("ucf_crime", help="class in the file's name -> label or multiple choice")
-    crime.add_argument("--test-list", help="Temporal_Anomaly_Annotation_for_Testing_Videos.txt")
+    crime = commands.add_parser("ucf_crime", help="classification; the class is read from the file name")
+    crime.add_argument("--test-list", help="path of Temporal_Anomaly_Annotation_for_Testing_Videos.txt")
     crime.add_argument("--split", choices=("train", "test", "all"), default="train", help="default: train")
-    crime.add_argument("--classes", choices=("eleven", "fourteen"), default="eleven", help="of the study, or all")
-    crime.add_argument("--target", choices=("label", "choice"), default="label", help="default: label, as the study")
-    crime.add_argument("--shuffle", type=int, metavar="SEED", help="order of the options, per row; default: fixed")
-    animals = commands.add_parser("animal_kingdom", help="lines 'CODE start end##sentence' -> three kinds of rows")
-    animals.add_argument("--annotation", required=True, help="the grounding file, such as train.txt")
+    crime.add_argument(
+        "--classes", choices=("eleven", "fourteen"), default="eleven", help="eleven as in the study, or all fourteen"
+    )
+    crime.add_argument(
+        "--target", choices=("label", "choice"), default="label", help="label as in the study, or multiple choice"
+    )
+    crime.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the options of each row (default: fixed)")
+    animals = commands.add_parser("animal_kingdom", help="rows from lines 'CODE start end##sentence'")
+    animals.add_argument("--annotation", required=True, help="grounding file, such as train.txt")
     animals.add_argument("--task", choices=("description", "grounding", "choice"), default="description")
-    animals.add_argument("--keep-repeats", action="store_true", help="of sentences in a description, as the study")
-    animals.add_argument("--options", type=int, default=4, help="of a choice (default: 4)")
-    animals.add_argument("--seed", type=int, default=0, help="of wrong options and their order (default: 0)")
+    animals.add_argument("--keep-repeats", action="store_true", help="keep repeated sentences, as in the study")
+    animals.add_argument("--options", type=int, default=4, help="options per multiple-choice question (default: 4)")
+    animals.add_argument("--seed", type=int, default=0, help="seed for wrong options and their order (default: 0)")
     for command in (crime, animals):
-        command.add_argument("--videos", required=True, help="folder of the videos; give it as data.media_root")
-        command.add_argument("--out", required=True, help="the file of rows to write")
-        command.add_argument("--allow-missing", action="store_true", help="leave out what has no video")
+        command.add_argument("--videos", required=True, help="folder of videos; pass it to training as data.media_root")
+        command.add_argument("--out", required=True, help="JSON lines file to write")
+        command.add_argument("--allow-missing", action="store_true", help="leave out rows whose video is missing")
         command.add_argument("--max-seconds", type=float, help="leave out longer videos")
     args = parser.parse_args(arguments)
     if getattr(args, "options", 2) < 2 or getattr(args, "options", 2) > 26:
-        parser.error(f"--options {args.options} must be from 2 to 26")
+        parser.error(f"--options {args.options} must be between 2 and 26")
     return args
 
 
 def main() -> None:
-    """Convert, and print what was written and left out."""
+    """Convert a data set and print the number of rows written and left out."""
     with readable_errors():
         args = parse(sys.argv[1:])
         for name, count in convert(args).items():

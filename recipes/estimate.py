@@ -1,7 +1,7 @@
-"""Will it fit: ``python recipes/estimate.py --help`` lists what can be chosen.
+"""Estimate the memory of a run: ``python recipes/estimate.py --help`` lists the options.
 
-Takes the command line of ``recipes/train.py`` and says what that run would need, before a weight is loaded: what
-trains, how many tokens a sample has, and the memory of a step. ``card_gb=24`` asks what to change to fit a card.
+Takes the arguments of ``recipes/train.py`` and prints which parts train, how many tokens a sample has and how much
+memory a step needs. Loads no weights. ``card_gb=24`` also suggests changes that make the run fit on a 24 GB GPU.
 """
 
 import json
@@ -31,10 +31,10 @@ def main(config: DictConfig, line: CommandLine) -> None:
 
 
 def check_sample(settings: dict[str, Any]) -> None:
-    """Refuse an assumed sample that cannot be.
+    """Check the numbers that describe the assumed sample.
 
     Raises:
-        ConfigError: A number is not positive, or more tokens are learned than there are.
+        ConfigError: A number is not positive, or ``label_tokens`` exceeds ``text_tokens``.
     """
     for key in ("duration", "fps", "text_tokens", "label_tokens", "card_gb"):
         value = settings[key]
@@ -44,11 +44,11 @@ def check_sample(settings: dict[str, Any]) -> None:
             raise ConfigError(f"{key}={value!r} must be a positive number")
     labels, text = settings["label_tokens"], settings["text_tokens"]
     if labels > text:
-        raise ConfigError(f"label_tokens={labels} exceeds text_tokens={text}, of which it is a part")
+        raise ConfigError(f"label_tokens={labels} exceeds text_tokens={text}; labels are part of the text")
 
 
 def as_text(result: Estimate, settings: dict[str, Any], advice: Advice | None) -> str:
-    """Return tables to read."""
+    """Format the estimate as plain-text tables."""
     blocks = [trainable.table(result.parts), tokens(result, settings), memory(result, settings)]
     if advice is not None:
         blocks.append(verdict(advice, settings["card_gb"]))
@@ -56,54 +56,54 @@ def as_text(result: Estimate, settings: dict[str, Any], advice: Advice | None) -
 
 
 def tokens(result: Estimate, settings: dict[str, Any]) -> str:
-    """Return what a sample becomes, in a line, and a warning if it is too long."""
+    """Format the token counts of a sample, with a warning if it is too long."""
     plan = result.tokens
     text = (
         f"sample: {settings['duration']:g} s at {settings['fps']:g} frames/s -> {plan.frames} frames -> "
-        f"{plan.video:,} video + {plan.text:,} text = {plan.length:,} tokens, of which {plan.labels:,} are learned"
+        f"{plan.video:,} video + {plan.text:,} text = {plan.length:,} tokens ({plan.labels:,} label tokens)"
     )
     if plan.length > plan.limit:
-        text += f"\n  too long: llm.max_length={plan.limit:,}; training would refuse this sample"
+        text += f"\n  too long: llm.max_length={plan.limit:,}; training will reject this sample"
     return text
 
 
 def memory(result: Estimate, settings: dict[str, Any]) -> str:
-    """Return the memory of a step, line by line."""
+    """Format the memory of a training step, one component per line."""
     need, recipe = result.memory, settings["recipe"]
     rows = [(f"weights of the {part}", size, "") for part, size in need.weights.items()]
     rows += [
-        ("gradients", need.gradients, "float32, of what trains"),
+        ("gradients", need.gradients, "float32, of trainable weights"),
         ("optimizer", need.optimizer, recipe["optimizer"]),
-        ("copies", need.copies, "of weights, in the dtype of the computation"),
+        ("copies", need.copies, "of weights, in the compute dtype"),
         ("activations (estimate)", need.activations, activations(result)),
-        ("logits", need.logits, f"at label positions; of the whole sequence {gigabytes(result.logits_full)}"),
-        ("optimizer's step", need.step, "in place of copies, activations and logits; the larger counts"),
-        ("overhead", need.overhead, "context and fragmentation, a constant"),
-        ("total", need.total, f"peak of a step, recipe.batch_size={result.batch_size}"),
+        ("logits", need.logits, f"at label positions; all positions would take {gigabytes(result.logits_full)}"),
+        ("optimizer's step", need.step, "replaces copies, activations and logits; the larger counts"),
+        ("overhead", need.overhead, "CUDA context and fragmentation, a constant"),
+        ("total", need.total, f"peak memory of a step, recipe.batch_size={result.batch_size}"),
     ]
     lines = [f"{name:<28}{gigabytes(size):>10}  {note}".rstrip() for name, size, note in rows]
     return "\n".join(lines)
 
 
 def activations(result: Estimate) -> str:
-    """Return what gradient checkpointing makes of the activations."""
+    """Format the memory of activations with and without gradient checkpointing."""
     with_it, without = gigabytes(result.activations_checkpointed), gigabytes(result.activations_kept)
     return f"with recipe.gradient_checkpointing {with_it}, without {without}"
 
 
 def verdict(advice: Advice, card_gb: float) -> str:
-    """Return whether the run fits, and what to change if not."""
+    """Format whether the run fits, and what to change if it does not."""
     changes = " ".join(f"{key}={written(value)}" for key, value in advice.changes.items())
     if not advice.fits:
         return f"does not fit {card_gb:g} GB: {gigabytes(advice.total)} even with {changes or 'nothing left to change'}"
-    spare = gigabytes(int(card_gb * GB) - advice.total)
+    free = gigabytes(int(card_gb * GB) - advice.total)
     if not changes:
-        return f"fits {card_gb:g} GB, {spare} to spare"
-    return f"does not fit {card_gb:g} GB; fits with: {changes}\n  then {gigabytes(advice.total)}, {spare} to spare"
+        return f"fits {card_gb:g} GB, {free} free"
+    return f"does not fit {card_gb:g} GB; fits with: {changes}\n  then {gigabytes(advice.total)}, {free} free"
 
 
 def as_json(result: Estimate, advice: Advice | None) -> str:
-    """Return everything as one JSON object; sizes in bytes."""
+    """Format everything as one JSON object, with sizes in bytes."""
     content = asdict(result)
     content["tokens"]["length"] = result.tokens.length
     content["memory"]["total"] = result.memory.total
@@ -112,12 +112,12 @@ def as_json(result: Estimate, advice: Advice | None) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Format a value for the command line."""
     return {True: "true", False: "false", None: "null"}[value] if value is None or value is True else str(value)
 
 
 def gigabytes(size: int) -> str:
-    """Return bytes as GB."""
+    """Format a number of bytes in GB."""
     return f"{size / GB:.2f} GB"
 
 

@@ -1,8 +1,8 @@
-"""Make a checkpoint stand alone: ``python recipes/export.py --help`` lists what can be chosen.
+"""Export a self-contained checkpoint: ``python recipes/export.py --help`` lists the options.
 
-A run writes what it trained plus references to what it did not. This writes everything: adapters merged into the
-weights, LLM, tower, connector and tokenizer in one directory that ``Assistant.from_pretrained`` reads without the hub,
-a model card, and under ``adapters_unmerged/`` the adapters as they were, for peft. Merging is done in float32.
+A run stores only the weights it trained, plus references to the rest. An export contains everything: LLM, vision tower,
+connector and tokenizer, with adapters merged in float32, in one directory that ``Assistant.from_pretrained`` reads
+offline. It also contains a model card and, in ``adapters_unmerged/``, the original adapters in peft's layout.
 """
 
 import os
@@ -29,22 +29,22 @@ UNMERGED = "adapters_unmerged"
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
-    """Export as the command line says."""
+    """Export the checkpoint given on the command line."""
     for key in ("ckpt", "out"):
         if not line.text.get(key):
-            raise ConfigError(f"{key}= is missing: python recipes/export.py ckpt=RUN/model out=DIR")
+            raise ConfigError(f"{key}= is missing; run: python recipes/export.py ckpt=RUN/model out=DIR")
     export(line.text["ckpt"], Path(line.text["out"]), dtype=config.dtype, device=config.device)
-    print(f"wrote {line.text['out']}")
+    print(f"Wrote {line.text['out']}")
 
 
 def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu") -> None:
-    """Write a checkpoint as a directory that needs nothing else, whole or not at all.
+    """Write a self-contained copy of a checkpoint; on failure, nothing is written.
 
     Args:
         ckpt: Directory or hub id of a checkpoint.
         out: Directory to write.
-        dtype: Of the weights that are written; ``None`` for what each part is stored in.
-        device: Where adapters are merged.
+        dtype: Data type of the written weights; ``None`` keeps that of each part.
+        device: Device on which adapters are merged.
 
     Raises:
         ConfigError: ``dtype`` or ``device`` is unknown.
@@ -53,8 +53,8 @@ def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is unknown. {suggest(dtype, DTYPES)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already and is not empty; choose another out=, or remove it first")
-    # In full precision whatever the device prefers: a merged weight is a sum that half precision would round twice.
+        raise CheckpointError(f"out={out} already exists and is not empty; choose another out= or remove it")
+    # Always in full precision: a merged weight is a sum, which half precision would round twice.
     loaded = Assistant.from_pretrained(ckpt, device=device, dtype="float32").loaded
     dtypes = dict.fromkeys(PARTS, DTYPES[dtype]) if dtype else dtypes_of(ckpt, loaded)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,20 +81,20 @@ def save_adapters(loaded: Loaded, folder: Path) -> list[str]:
 
 
 def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
-    """Merge the adapters of a model, which is used up, cast its parts, and have all of them stored.
+    """Merge the adapters of a model in place, cast its parts, and mark all of them as stored.
 
     Raises:
         CheckpointError: The LLM is quantized.
     """
     if adapters.is_quantized(loaded.model.llm):
-        raise CheckpointError("the LLM is quantized: its weights cannot be stored or merged; load with quant=none")
+        raise CheckpointError("the LLM is quantized, so its adapters cannot be merged; load with quant=none")
     for part in PARTS:
         setattr(loaded.model, part, adapters.merged(loaded.model.get_submodule(part)).to(dtypes[part]))
     return replace(loaded, stored=frozenset(native.PARTS))
 
 
 def dtypes_of(ckpt: str, loaded: Loaded) -> dict[str, torch.dtype]:
-    """Return what each part of a checkpoint is stored in; float32 where nothing says."""
+    """Return the data type of each part in a checkpoint; float32 if it is not recorded."""
     folder = Path(ckpt).expanduser()
     if not (folder / native.MANIFEST).is_file():
         return dict.fromkeys(PARTS, DTYPES.get(stored_dtype(ckpt), torch.float32))
@@ -105,12 +105,12 @@ def dtypes_of(ckpt: str, loaded: Loaded) -> dict[str, torch.dtype]:
 
 
 def recorded(group: dict[str, str | None]) -> torch.dtype:
-    """Return the dtype in a part's config.json, in the layout of transformers; float32 if there is none."""
+    """Return the dtype in a part's transformers config.json; float32 if there is none."""
     from transformers import PretrainedConfig  # heavy
 
     try:
         config, _ = PretrainedConfig.get_config_dict(group["path"], revision=group["revision"])
-    except (OSError, ValueError):  # not of transformers: such towers are published in float32
+    except (OSError, ValueError):  # not a transformers model: such vision towers are published in float32
         return torch.float32
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
 

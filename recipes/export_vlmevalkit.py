@@ -1,4 +1,4 @@
-"""Write a run for VLMEvalKit's scorers: ``python recipes/export_vlmevalkit.py --help`` lists what can be chosen."""
+"""Write a run for VLMEvalKit's scorers: ``python recipes/export_vlmevalkit.py --help`` lists the options."""
 
 from omegaconf import DictConfig
 
@@ -10,13 +10,13 @@ FREE_TEXT = ("run", "name", "out")
 
 
 def main(_: DictConfig, line: CommandLine) -> None:
-    """Export as the command line says."""
+    """Export the run given on the command line."""
     for key in FREE_TEXT:
         if not line.text.get(key):
             raise ConfigError(
-                f"{key}= is missing: python recipes/export_vlmevalkit.py run=runs/mine name=my-model out=DIR"
+                f"{key}= is missing; run: python recipes/export_vlmevalkit.py run=runs/mine name=my-model out=DIR"
             )
-    print(f"wrote {export_run(line.text['run'], line.text['out'], model=line.text['name'])}")
+    print(f"Wrote {export_run(line.text['run'], line.text['out'], model=line.text['name'])}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write clips of moving shapes with questions: ``python recipes/make_world.py --help``.
 
-The set holds real video files, ``rows.jsonl`` for ``data=jsonl``, ``scenes.jsonl`` with all that is known about each
-clip, and ``manifest.json`` with the options and counts. What the world is like is in docs/shapes.md.
+The set contains video files, ``rows.jsonl`` for ``data=jsonl``, ``scenes.jsonl`` with the complete description of each
+clip, and ``manifest.json`` with options and counts. docs/shapes.md describes the world.
 """
 
 import sys
@@ -23,12 +23,12 @@ FREE_TEXT = ("out",)
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
-    """Write the set that the command line describes, and say what is in it."""
+    """Write the set described on the command line, and print its counts."""
     settings: Any = OmegaConf.to_container(config)
     settings |= line.text
     out = Path(settings.pop("out")).expanduser()
     if str(out) in ("???", ".", ""):
-        raise ConfigError("out is missing; give the folder to write, as in out=sets/train")
+        raise ConfigError("out= is missing; give the folder to write, as in out=sets/train")
     writing = {key: settings.pop(key) for key in ("clips", "crf", "codecs", "workers")}
     writing = check_options(file_options, writing, key="make_world")
     options = SetOptions(**check_options(SetOptions, settings, key="make_world"))
@@ -41,7 +41,7 @@ def main(config: DictConfig, line: CommandLine) -> None:
 
 
 def file_options(*, clips: PositiveInt, crf: list[int], codecs: list[str], workers: int) -> None:
-    """The options of ``write_set``, for their types."""
+    """Declare the types of the options of ``write_set``."""
 
 
 def report(manifest: dict[str, Any], out: Path) -> None:
@@ -50,10 +50,12 @@ def report(manifest: dict[str, Any], out: Path) -> None:
     counts = manifest["counts"]
     table = Table("family", "questions", "formats")
     for family, formats in counts["families"].items():
-        told = ", ".join(f"{form} {count:,}" for form, count in formats.items())
-        table.add_row(family, f"{sum(formats.values()):,}", told)
+        listed = ", ".join(f"{form} {count:,}" for form, count in formats.items())
+        table.add_row(family, f"{sum(formats.values()):,}", listed)
     console.print(table)
-    console.print(f"{counts['clips']:,} clips and {counts['rows']:,} rows are in {out}", highlight=False, markup=False)
+    console.print(
+        f"Wrote {counts['clips']:,} clips and {counts['rows']:,} rows to {out}", highlight=False, markup=False
+    )
 
 
 if __name__ == "__main__":

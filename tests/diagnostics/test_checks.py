@@ -153,10 +153,10 @@ def test_every_planted_fault_is_found_with_its_line(check, folder, tmp_path):
 def test_good_rows_have_no_faults(check, folder, processor):
     status, out, faults = check(f"data.path={folder}/good.json", "decode=all", "show=4")
     assert (status, faults) == (0, [])
-    assert f"no faults in {len(GOOD)} rows" in out
+    assert f"No faults in {len(GOOD)} rows" in out
     data = RowDataset(path=f"{folder}/good.json")
     learned = sum(int((processor(data[i]).labels != IGNORE_INDEX).sum()) for i in range(len(data)))
-    assert f"{learned} tokens are learned" in out
+    assert f"Label tokens per epoch: {learned}" in out
     assert "[video 16 tokens, 4 frames of a.mp4, 0.0-1.6 s]" in out
     assert "[image 16 tokens of p.png]" in out
     assert "{+ A bike.<|endoftext|>+}" in out or "{+A bike.<|endoftext|>+}" in out
@@ -216,12 +216,12 @@ def test_ctrl_c_keeps_what_was_found(check, script, folder, monkeypatch):
     status, out, faults = check(f"data.path={folder}/rows.jsonl")
     assert status == 130
     assert [fault["kind"] for fault in faults] == ["json", "json"]
-    assert f"interrupted after {len(GOOD) + 2} of {len(GOOD) + len(BAD)} rows" in out
+    assert f"Interrupted after {len(GOOD) + 2} of {len(GOOD) + len(BAD)} rows" in out
 
 
 def test_a_long_list_of_faults_is_cut_and_says_so(check, folder):
     _, out, faults = check(f"data.path={folder}/rows.jsonl", "max_shown=3")
-    assert f"and {len(faults) - 3} more in faults.jsonl" in out
+    assert f"{len(faults) - 3} more faults are in faults.jsonl" in out
 
 
 @pytest.mark.slow

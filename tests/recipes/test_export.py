@@ -114,7 +114,7 @@ def test_a_part_keeps_the_dtype_it_is_stored_in(tmp_path):
 def test_nothing_is_written_where_something_is(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(CheckpointError, match="exists already and is not empty"):
+    with pytest.raises(CheckpointError, match="already exists and is not empty"):
         program.export(str(TINYLLAVA_VIDEO / "group_qwen2"), tmp_path / "out")
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
@@ -174,7 +174,7 @@ def test_the_command_exports_what_eval_reads(tmp_path):
     out = tmp_path / "it's [out], a=b"
     done = python("recipes/export.py", f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}", f"out={out}", "dtype=bfloat16")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"wrote {out}"
+    assert done.stdout.strip() == f"Wrote {out}"
     assert Assistant.from_pretrained(out, device="cpu").ask(None, "Q?", max_new_tokens=2) is not None
 
 

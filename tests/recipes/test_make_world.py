@@ -309,7 +309,7 @@ def test_the_program_writes_a_set_and_tells_what_is_in_it(tmp_path):
     overrides = ["clips=2", "questions=3", "seconds=[2]"]
     done = python("recipes/make_world.py", f"out={out}", *overrides)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 clips and 6 rows are in" in done.stdout
+    assert "Wrote 2 clips and 6 rows to" in done.stdout
     assert len(lines(out / "rows.jsonl")) == 6
     with pytest.raises(ConfigError, match="is there already"):
         load_program("make_world").main(compose(overrides, config="make_world"), CommandLine(text={"out": str(out)}))
@@ -318,7 +318,7 @@ def test_the_program_writes_a_set_and_tells_what_is_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "out is missing; give the folder to write"),
+        ([], "out= is missing; give the folder to write"),
         (["clips=0"], "clips=0 must be at least 1"),
         (["clips=many"], "clips='many'"),
         (["split=tset"], "split='tset' is not allowed"),
