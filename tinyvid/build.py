@@ -111,15 +111,9 @@ def make_connector(
     tensors: Mapping[str, Tensor] | None = None,
     where: object = None,
 ) -> Any:
-    """Make a connector between a vision tower and an LLM.
+    """Make a connector between a vision tower and an LLM: a new one, or one with the weights ``tensors``.
 
-    Args:
-        group: Its name and options.
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
-        text_decoder: Name and options of the text decoder inside it, for a connector that takes one.
-        tensors: Its weights; ``None`` for a new connector.
-        where: Where ``tensors`` come from, for messages.
+    ``where`` says in messages where the weights come from. Other arguments as for ``build_connector``.
 
     Raises:
         ConfigError: Its options do not fit each other, or it does not fit into memory.
@@ -153,13 +147,7 @@ def takes_text_decoder(connector: str) -> bool:
 def build_connector(
     group: Mapping[str, Any], *, features: FeatureSpec, llm_dim: int, text_decoder: Mapping[str, Any] | None = None
 ) -> Any:
-    """Build a connector, and the text decoder inside it if it takes one.
-
-    Args:
-        group: Name and options of the connector.
-        features: What the vision tower returns.
-        llm_dim: D, width of the LLM.
-        text_decoder: Name and options of its text decoder.
+    """Build a connector, and the text decoder inside it if it takes one, from their names and options.
 
     Raises:
         ConfigError: Options are wrong, or a text decoder is absent, or given to a connector that takes none.

@@ -87,11 +87,7 @@ def completed(overrides: Sequence[str], *, config: str) -> list[str]:
 
 
 def choices(config: str) -> str:
-    """Return the groups that a program accepts and their options, one group per line.
-
-    Args:
-        config: Its primary configuration. Hydra must be initialized.
-    """
+    """Return the groups that a program accepts and their options, one group per line. Hydra must be initialized."""
     loader, groups = GlobalHydra.instance().config_loader(), _groups(config)
     return "\n".join(f"{group}: {', '.join(_options(loader, group, groups))}" for group in sorted(groups))
 

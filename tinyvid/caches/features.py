@@ -47,14 +47,9 @@ class FeatureCache:
     def key(
         self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str, *, frames: FrameCache | None
     ) -> str | None:
-        """Return the key of a clip, or ``None`` where nothing can be kept.
+        """Return the key of the features of frames, or ``None`` if they cannot be kept.
 
-        Args:
-            source: A file or a folder; its content counts, not its name.
-            numbers: Which frames, counted from the beginning of the source.
-            image: How they are resized and normalized.
-            reader: The library that decodes.
-            frames: Where the frames come through, if they do: features of JPEGs are others.
+        Arguments as for ``FrameCache.key``; the features of ``frames`` that were kept as JPEG are others.
         """
         content = self.digests(source)
         if content is None:
@@ -83,9 +78,7 @@ class FeatureCache:
 def tower_key(tower: nn.Module, options: Mapping[str, Any]) -> str:
     """Return a name for all that a tower computes: its options, the settings of its modules, its weights and dtypes.
 
-    Args:
-        tower: As built. Two copies of the same weights at different paths are the same tower.
-        options: The ``vision_tower`` group of the configuration.
+    Two copies of the same weights at different paths are the same tower.
     """
     settings = {
         "options": {name: value for name, value in options.items() if name not in WHERE_FROM},

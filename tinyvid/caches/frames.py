@@ -50,13 +50,9 @@ class FrameCache:
         return self.store.statistics
 
     def key(self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str) -> str | None:
-        """Return the key of a clip, or ``None`` where nothing can be kept.
+        """Return the key of the frames ``numbers`` of a source, resized for ``image``, or ``None`` if they cannot be kept.
 
-        Args:
-            source: A file or a folder; its content counts, not its name.
-            numbers: Which frames, counted from the beginning of the source.
-            image: How they are resized.
-            reader: The library that decodes.
+        The content of the file or folder counts, not its name.
         """
         content = self.digests(source)
         if content is None:

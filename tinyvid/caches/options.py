@@ -27,13 +27,7 @@ class CacheOptions:
 
 
 def attach(options: CacheOptions, model: Any, processor: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a Processor the caches that the options ask for. Call it once it is settled what trains.
-
-    Args:
-        options: Without folders, nothing happens.
-        model: The ``VideoLLM`` that will see the Processor's batches.
-        processor: Its ``frames`` and ``features`` are set.
-        groups: The configuration that the model was built from.
+    """Give a Processor the caches that the options name. Call it once it is settled what trains.
 
     Raises:
         ConfigError: An option is wrong, a folder cannot be made, or the tower whose features are to be kept trains.

@@ -62,15 +62,9 @@ def logits_bytes(positions: int, vocabulary: int) -> int:
 def activation_bytes(
     model: VideoLLM, *, batch_size: int, length: int, frames: int, dtype: torch.dtype, checkpointing: bool
 ) -> int:
-    """Estimate what the backward pass of a batch needs; see the head of this module.
+    """Estimate what the backward pass of a batch needs, as the head of this module says.
 
-    Args:
-        model: What trains has ``requires_grad``.
-        batch_size: Samples.
-        length: L of each sample, in tokens.
-        frames: T of each sample.
-        dtype: Of the computation.
-        checkpointing: Of the LLM; connector and tower never do.
+    The batch has ``batch_size`` samples of ``length`` tokens and ``frames`` frames each. Only the LLM is checkpointed.
     """
     llm = base(model.llm)
     below = _trains(model.get_submodule("connector")) or _trains(model.get_submodule("vision_tower"))

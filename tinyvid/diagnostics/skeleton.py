@@ -46,10 +46,6 @@ KNOWN: dict[str, dict[str, Any]] = {
 def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtype) -> VideoLLM:
     """Build the model that component groups describe, without a single weight. It cannot run on data.
 
-    Args:
-        groups: As ``build.check`` returns them; those of the LLM, the tower and the connector are read.
-        dtype: Of the weights.
-
     Raises:
         CheckpointError: A part's configuration cannot be found.
         ConfigError: Options do not fit the parts.

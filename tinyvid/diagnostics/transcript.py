@@ -26,12 +26,7 @@ class Passage:
 
 
 def transcript(layout: Layout, processor: Processor) -> list[Passage]:
-    """Return the passages of a sample, in order; every token belongs to one.
-
-    Args:
-        layout: What ``Processor.plan`` returns.
-        processor: The same Processor.
-    """
+    """Return the passages of a sample as ``Processor.plan`` laid it out, in order; every token belongs to one."""
     learned, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
     ids = layout.input_ids.tolist()
     videos = _videos(layout)

@@ -63,12 +63,7 @@ def replies(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decod
 def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding, **options: Any) -> Tensor:
     """Return the ids of the replies to a batch of prompts, up to where the template ends them: (B, new tokens).
 
-    Args:
-        model: What replies.
-        processor: Of the model; knows where a reply ends.
-        batch: Collated with ``padding_side="left"``, on the model's device.
-        decoding: How the replies are drawn.
-        **options: More for transformers' ``generate``: ``streamer``, ``stopping_criteria``, ``synced_gpus``.
+    The batch is padded on the left. ``options`` go to transformers' ``generate``, such as ``streamer``.
 
     Raises:
         ConfigError: The model has no weights.
@@ -169,11 +164,7 @@ def log_probs(model: VideoLLM, batch: Batch) -> tuple[Tensor, ...]:
 def sample_tokens(logits: Tensor, draws: Tensor, *, temperature: float, top_p: float) -> Tensor:
     """Return a token for each row of logits: (B, vocabulary) to int64 (B,).
 
-    Args:
-        logits: Of the next token.
-        draws: (B,) in [0, 1): 0 takes the most likely token, and a larger one a token that is further down.
-        temperature: As in ``Decoding``, above 0.
-        top_p: As in ``Decoding``.
+    A row's draw (B,), in [0, 1), takes the most likely token at 0, and less likely ones the larger it is.
     """
     logits = logits.float()
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however low the temperature

@@ -45,11 +45,7 @@ class Generation:
 
 
 def generation_of(options: Mapping[str, Any], *, task: str) -> Generation:
-    """Read the generation options of a request.
-
-    Args:
-        options: ``generation_kwargs`` of the task, changed by ``--gen_kwargs``.
-        task: Its name, for messages.
+    """Read the generation options of a request of a task: ``generation_kwargs``, changed by ``--gen_kwargs``.
 
     Raises:
         ConfigError: An option is unknown, out of range or nothing that tinyvid does, or options contradict each other.
@@ -109,11 +105,7 @@ def names_of(requests: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def sample_of(messages: Sequence[Mapping[str, Any]], *, name: str) -> Sample:
-    """Return a conversation as a sample.
-
-    Args:
-        messages: Each with ``role`` and ``content``: a text, or parts of the types ``text``, ``image`` and ``video``.
-        name: Of the sample, for messages.
+    """Return a conversation as a sample; content is a text, or parts of the types ``text``, ``image`` and ``video``.
 
     Raises:
         DataError: A part is of another type, or stands behind a text in its message, where tinyvid shows no videos.

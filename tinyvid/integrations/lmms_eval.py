@@ -118,22 +118,14 @@ class TinyVid(lmms):
         return replies
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Refuse: lmms-eval asks no chat model for likelihoods.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raise ``NotImplementedError``: lmms-eval asks no chat model for likelihoods."""
         raise NotImplementedError(
             "lmms-eval asks chat models, and so tinyvid, for replies only; python eval.py benchmark=NAME "
             "score=likelihood compares the likelihoods of options"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refuse: no round can see the reply to the one before.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raise ``NotImplementedError``: no round can see the reply to the one before."""
         raise NotImplementedError("tinyvid replies to each request once; choose tasks of output_type generate_until")
 
     def clean(self) -> None:

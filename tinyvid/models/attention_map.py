@@ -82,11 +82,6 @@ class AttentionMap:
 def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> list[AttentionMap]:
     """Return what each question of a sample looked at: one map per video slot, in order of the sequence.
 
-    Args:
-        model: With a connector that has a context token.
-        processor: The model's.
-        sample: With at least one video.
-
     Raises:
         ConfigError: The connector has no context token, or the patches of the tower fill no rectangle.
         DataError: The sample has no video.

@@ -102,14 +102,7 @@ class VideoLLM(nn.Module):
         return torch.stack([p.flatten()[0].float() * 0 for p in reached]).sum() if reached else torch.zeros(())
 
     def fill(self, batch: Batch, *, padding_side: str = "right") -> tuple[Tensor, Batch]:
-        """Return the input embeddings of a batch, video tokens in place, and the batch without places left empty.
-
-        Args:
-            batch: On the model's device.
-            padding_side: Of the batch.
-
-        Returns:
-            Embeddings (B, L, D), and the batch that they belong to: the same object where tokens fill every place.
+        """Return the embeddings (B, L, D) of a batch, video tokens in place, and the batch without places left empty.
 
         Raises:
             DataError: The connector made more or fewer video tokens than the sequence has places.
@@ -201,13 +194,9 @@ class VideoLLM(nn.Module):
 
     @torch.no_grad()
     def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
-        """Run the frozen tower over the pixels of a batch, keep the features, and return the batch with them.
+        """Run the frozen tower over the pixels of a batch, and return the batch with features, which go into the cache.
 
         Lazy pixels stay lazy.
-
-        Args:
-            batch: On the model's device.
-            cache: Where to keep features under the keys of the videos.
 
         Raises:
             ConfigError: The tower trains: its features would be old after a step.

@@ -22,9 +22,6 @@ MAX_LAYERS = 1000  # of any part; a stranger's configuration must not keep us bu
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a folder in the layout of transformers: one file, or shards with an index.
 
-    Args:
-        folder: Holds ``model.safetensors`` or ``pytorch_model.bin``, whole or sharded.
-
     Raises:
         CheckpointError: No weights, an unreadable file, or an index that points outside the folder.
     """

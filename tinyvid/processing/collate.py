@@ -13,13 +13,7 @@ from tinyvid.types import IGNORE_INDEX, Slot
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str = "right") -> Batch:
-    """Pad examples to one length.
-
-    Args:
-        examples: At least one; with and without videos, packed and not packed may mix.
-        pad_id: Fills the gaps.
-        padding_side: ``right`` to learn, ``left`` to generate.
-    """
+    """Pad examples to one length with ``pad_id``: on the right to learn, on the left to generate."""
     if padding_side not in ("left", "right"):
         raise DataError(f"padding_side={padding_side!r} is unknown; use 'left' or 'right'")
     if not examples:

@@ -268,13 +268,7 @@ class Processor:
                 )
 
     def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:
-        """Raise ``DataError`` when a sequence does not fit ``max_length``.
-
-        Args:
-            length: All tokens.
-            num_video: Video tokens among them, at most.
-            reserve: Tokens to keep free for a reply.
-        """
+        """Raise ``DataError`` if ``length`` tokens, and ``reserve`` more for a reply, exceed ``max_length``."""
         if length + reserve <= self.max_length:
             return
         reply = f" + {reserve:,} reply" if reserve else ""

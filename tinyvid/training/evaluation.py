@@ -90,12 +90,7 @@ def count_letters(
 ) -> Tensor:
     """Return how many multiple-choice rows this process answers with the right letter, and how many it asks.
 
-    Args:
-        model: The ``VideoLLM``, in eval mode.
-        rows: To evaluate on.
-        usable: Which of them can be read.
-        args: Say which process this is, of how many.
-        synced: Whether the processes share the weights, so that all must generate equally long.
+    With ``synced``, the processes share the weights, so all of them must generate equally long.
     """
     choices = [index for index in usable if _is_choice(rows.rows[index])]
     counts = torch.zeros(2, dtype=torch.float64)

@@ -67,14 +67,7 @@ class TrainOptions:
     seed: int = 0
 
     def arguments(self, run_dir: Path, *, dtype: torch.dtype, device: str, best: str | None) -> TrainingArguments:
-        """Return the recipe in the words of transformers.
-
-        Args:
-            run_dir: Where checkpoints go.
-            dtype: Of the computation; weights that train stay float32.
-            device: Where the model is.
-            best: The metric that says which checkpoint is the best one; ``None`` for no evaluation.
-        """
+        """Return the recipe in the words of transformers; ``best`` is the metric of the best checkpoint, if any."""
         every = "steps" if self.eval_every else "epoch"
         arguments = TrainingArguments(
             output_dir=str(run_dir),

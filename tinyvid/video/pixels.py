@@ -17,15 +17,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
-    """Resize and normalize frames to the input of a vision tower.
-
-    Args:
-        frames: uint8 (T, H, W, 3), RGB, any height and width.
-        spec: The tower's ``image``.
-
-    Returns:
-        float32 (T, 3, S, S).
-    """
+    """Convert uint8 frames (T, H, W, 3) of any size to the input of a vision tower, float32 (T, 3, S, S)."""
     return normalize(resize(frames, spec), spec)
 
 

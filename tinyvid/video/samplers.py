@@ -179,12 +179,7 @@ class Content:
             raise ConfigError(f"sampler 'content': {given} must be at most 1, and even at least 0")
 
     def __call__(self, meta: VideoMeta, look: Callable[[Sequence[int]], Iterator[np.ndarray]]) -> Choice:
-        """Return at least one and at most ``max_frames`` different indices.
-
-        Args:
-            meta: The properties of the clip.
-            look: Yields small copies of frames one by one, uint8 (h, w, 3).
-        """
+        """Return at least one and at most ``max_frames`` different indices."""
         seen = _ticks(meta, self.fps)
         if len(seen) <= self.min_frames:
             return Choice(seen, f"all {len(seen)} frames at {self.fps:g} frames/s")

@@ -99,13 +99,7 @@ def _append(cache: Path, verdicts: Mapping[str, Verdict]) -> None:
 
 
 def by_chat(chat: Chat, cases: Sequence[Case], *, attempts: int) -> list[Verdict]:
-    """Judge cases with whatever answers conversations, asking again where the form is not kept.
-
-    Args:
-        chat: Maps conversations (``role``, ``content``) to replies, in order.
-        cases: To be judged.
-        attempts: How often a case is put to the judge at most.
-    """
+    """Judge cases with a function that maps conversations to replies, asking each case up to ``attempts`` times."""
     talks: list[list[Mapping[str, str]]] = [[{"role": "user", "content": _prompt(case)}] for case in cases]
     verdicts: list[Verdict] = [Verdict(None, error="not judged")] * len(cases)
     waiting = list(range(len(cases)))

@@ -121,14 +121,7 @@ class Answerer:
     def _batch(
         self, examples: Sequence[Example], numbers: Sequence[int], videos: Sequence[Videos], *, side: str
     ) -> Batch:
-        """Collate examples so that those about the same videos share their features, and their video tokens.
-
-        Args:
-            examples: Without frames.
-            numbers: For each example, which of ``videos`` it is about.
-            videos: Of each group.
-            side: Of the padding.
-        """
+        """Collate examples so that those about the same ``videos`` share their features and their video tokens."""
         batch = self.processor.collate(examples, padding_side=side).to(self.model.device)
         offsets: dict[int, int] = {}
         shown: list[VideoInput] = []

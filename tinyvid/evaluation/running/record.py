@@ -19,14 +19,7 @@ SEEN = 16  # values of each weight that a fingerprint covers
 
 
 def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], **options: Any) -> dict[str, Any]:
-    """Return all that the rows of a run depend on, besides the videos and versions of libraries.
-
-    Args:
-        assistant: The model.
-        benchmark: The questions.
-        items: The ones that are asked.
-        **options: How: ``score``, ``limit``, ``max_new_tokens``, and how replies are sampled, if they are.
-    """
+    """Return all that the rows of a run depend on, except videos and library versions; ``options`` are added."""
     groups = assistant.config
     return {
         "benchmark": benchmark.name,

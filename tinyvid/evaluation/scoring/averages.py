@@ -72,12 +72,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def bootstrap(
     values: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Return the percentile interval of a mean, resampling whole clusters; the same numbers every time.
+    """Return the percentile interval of a mean; the same numbers every time.
 
-    Args:
-        values: One per item.
-        clusters: For each item what it belongs to: items of one video are not independent.
-        confidence: Share of the resampled means inside.
+    Whole clusters are resampled, because items of one video are not independent.
     """
     if len(values) == 0:
         return math.nan, math.nan

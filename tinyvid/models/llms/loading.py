@@ -115,12 +115,7 @@ def from_weights(
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None) -> Any:
-    """Load a tokenizer from a directory or a hub id.
-
-    Args:
-        path: Where it lies.
-        revision: Commit, branch or tag on the hub.
-        config: Configuration of the LLM, where the directory holds another project's.
+    """Load a tokenizer from a directory or a hub id; ``config`` is the LLM's if the directory is another project's.
 
     Raises:
         CheckpointError: There is no tokenizer that transformers can load.

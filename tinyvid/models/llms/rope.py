@@ -33,10 +33,6 @@ class Rope:
 def scale_positions(config: Any, rope: Rope) -> None:
     """Set the rotary scaling in the configuration of an LLM, before it is built.
 
-    Args:
-        config: Of transformers.
-        rope: What to do.
-
     Raises:
         ConfigError: ``rope`` contradicts itself, or the configuration states another scaling.
     """

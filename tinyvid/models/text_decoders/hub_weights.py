@@ -20,14 +20,10 @@ SIZES = {  # the key of a configuration of transformers, and the option of a tex
 def start_from(
     path: str | None, model_class: Any, config: Any, *, compare: Mapping[str, str], section: str = ""
 ) -> Any:
-    """Return the model of ``config``, with the weights of ``path``, or new ones if it is ``None``.
+    """Return a model with the weights in ``path``, a directory or hub id, or with new ones if it is ``None``.
 
-    Args:
-        path: Directory in the layout of transformers, or hub id.
-        model_class: A model class of transformers.
-        config: Its configuration, made from the options.
-        compare: Options of the text decoder by the key of ``config`` that they set, to be equal to those in ``path``.
-        section: Key of the configuration in ``path`` under which the text half stands, where it is part of a whole.
+    ``compare`` maps keys of ``config`` to the options that set them; the file must have the same values. ``section`` is
+    the key of the text half in the file's configuration.
 
     Raises:
         ConfigError: ``path`` holds a model of other sizes.

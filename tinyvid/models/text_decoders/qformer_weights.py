@@ -32,10 +32,6 @@ def read_qformer(decoder: nn.Module, path: str) -> None:
     Only what bears one of the names of ``PREFIXES`` is read: the files hold much more. Layers beyond the decoder's are
     left out, and a projection of patches that the file lacks stays new; both are logged.
 
-    Args:
-        decoder: A ``qformer.QFormer``; changed in place.
-        path: The file or folder.
-
     Raises:
         CheckpointError: There is nothing to read, or it does not fit.
     """

@@ -14,10 +14,6 @@ def blocks_to_run(layer: int, num_blocks: int) -> int:
 
     Index 0 is what enters the first block and -1 what leaves the last one, so -2 is the output of the last but one.
 
-    Args:
-        layer: Index into the hidden states; at least one block must run.
-        num_blocks: Blocks of the model.
-
     Raises:
         ConfigError: ``layer`` is out of range.
     """

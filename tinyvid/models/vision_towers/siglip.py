@@ -111,11 +111,7 @@ class SiglipTower(nn.Module):
 
 
 def default_image_spec(config: Any) -> ImageSpec:
-    """Return what SigLIP was trained on: frames stretched to the square, values in [-1, 1].
-
-    Args:
-        config: A ``SiglipVisionConfig``; it gives the size.
-    """
+    """Return what SigLIP was trained on: frames stretched to the square, values in [-1, 1]."""
     return ImageSpec(size=config.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 

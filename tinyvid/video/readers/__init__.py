@@ -14,9 +14,5 @@ __all__ = ["DecordReader", "PyAVReader", "TorchCodecReader", "auto"]
 
 @VIDEO_READERS.register("auto")
 def auto(*, threads: PositiveInt = 2) -> DecordReader | PyAVReader:
-    """Return a decord reader if decord is installed, otherwise a PyAV reader; its ``name`` tells which.
-
-    Args:
-        threads: Decoding threads per read.
-    """
+    """Return a decord reader if decord is installed, otherwise a PyAV reader; its ``name`` tells which."""
     return PyAVReader(threads=threads) if import_decord() is None else DecordReader(threads=threads)

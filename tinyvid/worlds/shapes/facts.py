@@ -94,13 +94,7 @@ def without(answer: str, choices: Iterable[str]) -> tuple[str, ...]:
 
 
 def claims_of(look: Look, asked: Sequence[Asked], say: Callable[[Asked, str], str]) -> list[Claim]:
-    """Turn each thing asked into a right claim and a wrong one.
-
-    Args:
-        look: Chooses the wrong answer.
-        asked: What is known.
-        say: Puts the claim that an answer is right into words.
-    """
+    """Turn each thing asked into a right claim and a wrong one; ``say`` words the claim that an answer is right."""
     claims = []
     for item in asked:
         pool = item.near if item.near and look.rng.random() < NEAR_SHARE else item.wrong

@@ -51,14 +51,7 @@ def too_close(one: Draft, other: Draft) -> bool:
 def draw_path(
     rng: np.random.Generator, draft: Draft, *, bounces: tuple[int, int] = (2, 4), motion: str | None = None
 ) -> bool:
-    """Draw a path within the stage; return whether there was room for it.
-
-    Args:
-        rng: Decides everything.
-        draft: Gets the path.
-        bounces: Fewest and most bounces.
-        motion: The only motion; ``None`` draws one, or two.
-    """
+    """Draw a path within the stage; return whether there was room for it. ``motion`` makes it the only one."""
     shape = draft.shape
     chosen: Motion = motion or MOTIONS[np.searchsorted(_UP_TO, rng.random())]  # type: ignore[assignment]
     life = shape.end - shape.start

@@ -19,13 +19,7 @@ from tinyvid.worlds.shapes.wording import full_name
 
 
 def scene_record(clip: ClipPlan, video: str, **encoding: Any) -> dict[str, Any]:
-    """Return a line of ``scenes.jsonl``: all that is known about a clip.
-
-    Args:
-        clip: The clip.
-        video: Its file, relative to the set.
-        encoding: How the file is encoded.
-    """
+    """Return a line of ``scenes.jsonl``: all that is known about a clip."""
     return {
         "clip": clip.index,
         "video": video,

@@ -249,13 +249,7 @@ def _place(rng: np.random.Generator, drafts: list[Draft], wish: _Wish) -> tuple[
 
 
 def _draw_shots(rng: np.random.Generator, *, cut: bool = False, pan: bool = False) -> tuple[Shot, ...]:
-    """Draw how the camera sees a scene.
-
-    Args:
-        rng: Decides everything.
-        cut: Change to another view and another background, between 0.35 and 0.65.
-        pan: Travel over the stage, in every shot.
-    """
+    """Draw how the camera sees a scene, with another view and background after a cut, or traveling in every shot."""
     if not cut and not pan:
         return (Shot(0.0, _background(rng, textured=rng.random() < TEXTURE_SHARE)),)
     starts = [0.0, float(rng.uniform(0.35, 0.65))] if cut else [0.0]

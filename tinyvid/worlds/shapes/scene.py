@@ -130,12 +130,7 @@ class Scene:
     seed: int = 0
 
     def track(self, times: np.ndarray, *, aspect: float = 1.0) -> Tracks:
-        """Return where everything is.
-
-        Args:
-            times: (T,), each from 0 to 1.
-            aspect: Width of the picture by its height.
-        """
+        """Return where everything is at ``times`` (T,), from 0 to 1; ``aspect`` is width by height of the picture."""
         times = np.asarray(times, dtype=np.float64)
         stage = np.stack([shape.at(times) for shape in self.shapes], 1)  # (T, N, 2)
         visible = np.stack([shape.visible(times) for shape in self.shapes], 1)
@@ -159,12 +154,7 @@ class Scene:
         return look, zoom
 
     def state(self, time: float, *, aspect: float = 1.0) -> list[ShapeState]:
-        """Return every shape at a moment, hidden ones too, in the order of ``shapes``.
-
-        Args:
-            time: From 0 to 1.
-            aspect: Width of the picture by its height.
-        """
+        """Return every shape at a moment, hidden ones too, in the order of ``shapes``; see ``track``."""
         tracks = self.track(np.array([time]), aspect=aspect)
         return [
             ShapeState(
@@ -234,12 +224,7 @@ def frame_times(num_frames: int) -> np.ndarray:
 
 
 def sampled_times(num_frames: int, num_sampled: int) -> np.ndarray:
-    """Return the moments of the frames that the sampler ``uniform`` takes of a file.
-
-    Args:
-        num_frames: Of the file.
-        num_sampled: That the sampler takes, the first and the last among them.
-    """
+    """Return the moments of the ``num_sampled`` frames that the sampler ``uniform`` takes of a file."""
     return frame_times(num_frames)[np.linspace(0, num_frames - 1, num_sampled, dtype=int)]
 
 
