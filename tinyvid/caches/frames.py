@@ -50,7 +50,7 @@ class FrameCache:
         return self.store.statistics
 
     def key(self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str) -> str | None:
-        """Return the key of the frames ``numbers`` of a source, resized for ``image``, or ``None`` if they cannot be kept.
+        """Return the key of frames ``numbers`` of a source, resized for ``image``; ``None`` if they cannot be kept.
 
         The content of the file or folder counts, not its name.
         """
