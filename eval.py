@@ -1,6 +1,6 @@
-"""Ask a video-language model about a video, or run a benchmark: ``python eval.py --help`` lists what can be chosen.
+"""Ask a video-language model about a video, or run a benchmark; ``python eval.py --help`` lists all options.
 
-The benchmarks are in the package ``eval/`` beside this file, which ``import eval`` finds before this program.
+The package ``eval/`` next to this file contains the benchmarks; ``import eval`` finds it before this program.
 """
 
 import os
@@ -23,22 +23,22 @@ from tinyvid.registry import check_options
 from tinyvid.video.open_video import IMAGES, open_video
 
 ONLY_SHAPES = (
-    "This is the default model, which knows only colored shapes that move (docs/shapes.md); "
-    'another one: python eval.py ckpt=DIR video=FILE question="..."'
+    "This is the default model. It only knows moving colored shapes (docs/shapes.md). "
+    'Use another model: python eval.py ckpt=DIR video=FILE question="..."'
 )
 FREE_TEXT = ("ckpt", "video", "image", "question", "attention_map", "convert_to", "benchmark.root")
-DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # how replies are drawn
-OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache")  # of a benchmark
+DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # options of decoding
+OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache")  # options of a benchmark
 ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user ends in one readable line and exit status 2."""
+    """Run the command line; a user error prints one line and exits with status 2."""
     run_hydra(run, config="eval", free_text=FREE_TEXT)
 
 
 def run(config: DictConfig, line: CommandLine) -> None:
-    """Do what the command line asks: convert a checkpoint, or answer a question."""
+    """Convert a checkpoint, run a benchmark or answer a question."""
     text = line.text
     if not isinstance(config.stream, bool):
         raise ConfigError(f"stream={config.stream!r} must be true or false")
@@ -62,12 +62,12 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
         demonstrate(config, line, decoding)
         return
     if not text.get("question"):
-        raise ConfigError('nothing to answer: give question="..." (python eval.py --help lists all keys)')
+        raise ConfigError('there is no question to answer; set question="..." (python eval.py --help lists all keys)')
     if "video" in text and "image" in text:
-        raise ConfigError("video= and image= are both given; keep one")
+        raise ConfigError("video= and image= are both set; remove one of them")
     sample = Sample(messages=[Message("user", text["question"])], video=video_of(config, text))
     reader = VIDEO_READERS.build(config.video_reader)
-    for video in sample.videos:  # a mistake here should not cost the time that loading a model takes
+    for video in sample.videos:  # fail before the slow loading of the model
         open_video(video, reader)
     if "attention_map" in text and not sample.videos:
         raise ConfigError("attention_map= needs video= or image=")
@@ -83,7 +83,7 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
 
 
 def demonstrate(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
-    """Ask the model that comes with tinyvid about the clip that comes with it."""
+    """Ask the default model about its clip, and print the video, the question and the answer."""
     video, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text(encoding="utf-8").strip()
     meta = open_video(Video(str(video)), VIDEO_READERS.build(config.video_reader)).meta
     here = Path.cwd()
@@ -97,15 +97,15 @@ def demonstrate(config: DictConfig, line: CommandLine, decoding: dict[str, Any])
 
 
 def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
-    """Run a benchmark, or go on with it, and print what it came to."""
-    from tinyvid import EvaluationOptions, build_benchmark, evaluate  # heavy, and of no use for a question
+    """Run or resume a benchmark, and print its report."""
+    from tinyvid import EvaluationOptions, build_benchmark, evaluate  # heavy, and a question does not need them
 
     asked = [key for key in ("question", "video", "image", "attention_map") if key in line.text]
     if asked or config.stream:
-        raise ConfigError(f"benchmark= asks its own questions; leave out {asked[0] if asked else 'stream'}=")
+        raise ConfigError(f"benchmark= asks its own questions; remove {asked[0] if asked else 'stream'}=")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not line.chosen("run_dir"):
-        raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
+        raise ConfigError("run_dir= is not set, so each process would use another folder; set run_dir=")
     settings: Any = OmegaConf.to_container(config, resolve=True)
     if "benchmark.root" in line.text:
         settings["benchmark"]["root"] = line.text["benchmark.root"]
@@ -134,7 +134,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
 
 
 def draw(assistant: Assistant, video: Video, text: dict[str, str]) -> None:
-    """Write what the question looked at in each frame of the video."""
+    """Draw the patches of each frame that the question attended to."""
     found = assistant.attention_map(video, text["question"])[0]
     drawn = found.save(text["attention_map"])
     print(f"wrote {text['attention_map']}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
@@ -146,7 +146,7 @@ def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
         if Path(text["image"]).suffix.lower() not in IMAGES:
             kinds = ", ".join(sorted(IMAGES))
             raise ConfigError(
-                f"image={text['image']!r} is no image file ({kinds}); give video= for a video or a folder"
+                f"image={text['image']!r} is not an image file ({kinds}); use video= for a video or a folder"
             )
         return Video(text["image"])
     if "video" in text:
@@ -157,11 +157,11 @@ def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
 
 
 def load(config: DictConfig, line: CommandLine) -> Assistant:
-    """Load the checkpoint of the command line, or build the model that it composes."""
+    """Load the checkpoint of the command line, or build the composed model."""
     options = {"device": config.device, "dtype": config.dtype, "quant": config.quant}
     ckpt = line.checkpoint(config)
     if ckpt is None:
-        print("ckpt= is not given: the connector of this new model is untrained", file=sys.stderr)
+        print("ckpt= is not set, so the connector of this new model is untrained", file=sys.stderr)
         return Assistant.from_config(config, **options)
     if "ckpt" not in line.text:
         print(ONLY_SHAPES, file=sys.stderr)
@@ -169,13 +169,13 @@ def load(config: DictConfig, line: CommandLine) -> Assistant:
 
 
 def convert(config: DictConfig, line: CommandLine) -> None:
-    """Write a checkpoint in tinyvid's layout, in the precision it is stored in unless ``dtype=`` says otherwise."""
+    """Write a checkpoint in tinyvid's layout; ``dtype=auto`` keeps its stored dtype."""
     if "ckpt" not in line.text:
-        raise ConfigError("convert_to= needs ckpt=, the checkpoint to convert")
+        raise ConfigError("convert_to= needs ckpt=; set it to the checkpoint to convert")
     if config.dtype == "auto":
         config.dtype = stored_dtype(str(local_folder(line.text["ckpt"])))
     if not line.text["convert_to"]:
-        raise ConfigError("convert_to= is empty; name a directory to write")
+        raise ConfigError("convert_to= is empty; set it to a directory")
     load(config, line).save_pretrained(line.text["convert_to"])
     print(f"wrote {line.text['convert_to']}")
 

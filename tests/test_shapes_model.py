@@ -101,7 +101,7 @@ def test_eval_without_arguments_answers_a_question(monkeypatch, capsys):
     assert lines[2] == f"question: {question}"
     answer = lines[3].removeprefix("answer:   ")
     assert f'"{question}"))  # {answer}\n' in card  # the card shows the right one
-    assert "knows only colored shapes" in lines[4]
+    assert "only knows moving colored shapes" in lines[4]
     assert "ckpt=DIR" in lines[4]
     assert len(lines) == 5
 
@@ -113,7 +113,7 @@ def test_eval_asks_the_default_model_about_any_file(monkeypatch, capsys, tmp_pat
     run_script(monkeypatch, f"video={path}", f"question={plan.questions[0].text}", "device=cpu")
     shown = capsys.readouterr()
     assert shown.out.strip() == plan.questions[0].reply
-    assert shown.err.count("knows only colored shapes") == 1
+    assert shown.err.count("only knows moving colored shapes") == 1
 
 
 def test_foreign_footage_and_words_get_some_answer(shipped, tmp_path):

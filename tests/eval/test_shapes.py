@@ -221,7 +221,7 @@ def test_eval_py_asks_the_default_model(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "shapes: 8 items" in shown.out
     assert "Overall" in shown.out
-    assert "knows only colored shapes" in shown.err
+    assert "only knows moving colored shapes" in shown.err
     assert (tmp_path / "my set" / "manifest.json").is_file()
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["ckpt"] is None
     assert DEFAULT_MODEL.is_dir()
