@@ -1,4 +1,4 @@
-"""Caches: a hit is what computing gives, every part of a key counts, damage is found, limits and kills are survived."""
+"""Caches: hits equal computed values, keys cover every input, damage is detected, limits and kills are handled."""
 
 import itertools
 import logging
@@ -28,7 +28,7 @@ from tinyvid.types import ImageSpec
 
 ROOT = Path(__file__).parents[2]
 IMAGE = ImageSpec(size=56, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-ROWS = 1000  # of the float32 vectors that tests store: one entry is a little over 4,000 bytes
+ROWS = 1000  # float32 values of a stored vector: one entry takes slightly over 4,000 bytes
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def never(*args, **kwargs):
     raise AssertionError("decoded")
 
 
-# --- a hit is what computing would give -------------------------------------------------------------------------
+# --- hits equal computed values ---------------------------------------------------------------------------------
 
 
 def test_frames_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_frames_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path,
     assert len(entries(tmp_path)) == 1
 
 
-def test_jpeg_is_close_smaller_and_the_same_cold_and_warm(assistant, clips, tmp_path):
+def test_jpeg_is_close_and_smaller_and_equal_on_hit_and_miss(assistant, clips, tmp_path):
     plain = assistant.processor(row(clips[0]))
     processor = use(assistant, frames=str(tmp_path / "jpeg"), format="jpeg")
     cold, warm = processor(row(clips[0])), processor(row(clips[0]))
@@ -136,7 +136,7 @@ def test_a_batch_of_hits_misses_and_text_gives_the_same_logits(assistant, clips,
     torch.testing.assert_close(assistant.model(mixed).logits, expected, atol=1e-5, rtol=0)
     filled = assistant.model.fill_features(mixed.to("cpu"), processor.features)
     torch.testing.assert_close(assistant.model(filled).logits, expected, atol=1e-5, rtol=0)
-    assert len(entries(tmp_path)) == 3  # frames in memory are not kept
+    assert len(entries(tmp_path)) == 3  # arrays in memory are not cached
     text = processor.collate([processor(row())])
     assert assistant.model.fill_features(text, processor.features).videos == ()
 
@@ -187,10 +187,10 @@ def test_images_and_folders_are_cached(assistant, tmp_path):
     assert len(entries(tmp_path / "cache")) == 2
 
 
-# --- every part of a key counts ---------------------------------------------------------------------------------
+# --- keys cover every input -------------------------------------------------------------------------------------
 
 
-def test_every_part_of_a_frame_key_counts(clips, tmp_path):
+def test_every_input_changes_a_frame_key(clips, tmp_path):
     cache = FrameCache(tmp_path / "a", max_gib=1)
     jpeg = FrameCache(tmp_path / "b", max_gib=1, format="jpeg")
     pad = replace(IMAGE, resize="pad")
@@ -208,10 +208,12 @@ def test_every_part_of_a_frame_key_counts(clips, tmp_path):
         jpeg.key(clips[0], [0, 1], IMAGE, "pyav"),
     ]
     assert len(set(keys)) == len(keys)
-    assert cache.key(clips[0], [0, 1], replace(IMAGE, mean=(0.1, 0.2, 0.3)), "pyav") == keys[0]  # applied later
+    assert (
+        cache.key(clips[0], [0, 1], replace(IMAGE, mean=(0.1, 0.2, 0.3)), "pyav") == keys[0]
+    )  # normalization is applied later
 
 
-def test_every_part_of_a_feature_key_counts(clips, tmp_path):
+def test_every_input_changes_a_feature_key(clips, tmp_path):
     cache = FeatureCache(tmp_path / "a", max_gib=1, tower_key="one")
     other = FeatureCache(tmp_path / "a", max_gib=1, tower_key="two")
     frames = {format: FrameCache(tmp_path / format, max_gib=1, format=format) for format in ("uint8", "jpeg")}
@@ -240,7 +242,7 @@ def test_start_and_end_count_as_frame_numbers(assistant, clips, tmp_path):
     assert not torch.equal(early, late)
 
 
-def test_tower_key_sees_weights_layer_options_settings_and_dtype(models):
+def test_tower_key_covers_weights_layer_options_settings_and_dtype(models):
     config = tiny_config(models)
 
     def make(**options):
@@ -278,7 +280,7 @@ def test_tower_key_is_the_same_in_another_process(assistant, models):
     assert done.stdout == tower_key(assistant.model.vision_tower, assistant.config["vision_tower"])
 
 
-def test_content_counts_and_names_do_not(tmp_path):
+def test_keys_depend_on_content_not_on_names(tmp_path):
     digests = Digests(tmp_path / "digests")
     first, copy, other = (tmp_path / name for name in ("first.mp4", "copy.mp4", "other.mp4"))
     first.write_bytes(b"a" * 100)
@@ -287,12 +289,12 @@ def test_content_counts_and_names_do_not(tmp_path):
     assert digests(first) == digests(str(copy)) != digests(other)
     before, times = digests(first), first.stat()
     first.write_bytes(b"b" * 100)
-    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and age, as a careful copy leaves it
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and times
     assert digests(first) != before
     assert digests(tmp_path / "absent") is None
 
 
-def test_a_folder_is_its_names_and_contents(tmp_path):
+def test_the_key_of_a_folder_covers_names_and_contents(tmp_path):
     digests = Digests(tmp_path / "digests")
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -316,13 +318,13 @@ def test_a_file_is_hashed_once_for_all_processes(tmp_path, monkeypatch):
     digest = Digests(tmp_path / "digests")(video)
     monkeypatch.setattr("tinyvid.caches.digests._digest", never)
     assert Digests(tmp_path / "digests")(video) == digest
-    assert early(video) == digest  # read on from where it had stopped
+    assert early(video) == digest  # continues reading where it stopped
 
 
-# --- damage is found --------------------------------------------------------------------------------------------
+# --- damage is detected -----------------------------------------------------------------------------------------
 
 
-def test_no_flipped_byte_goes_unseen(tmp_path):
+def test_every_flipped_byte_is_detected(tmp_path):
     store = small_store(tmp_path)
     tensors = {"x": torch.arange(6, dtype=torch.float16).view(2, 3)}
     store.write("key", tensors)
@@ -340,7 +342,7 @@ def test_no_flipped_byte_goes_unseen(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 4, 8, 60, 200, -1])
-def test_a_truncated_entry_is_found(tmp_path, length, caplog):
+def test_a_truncated_entry_is_detected(tmp_path, length, caplog):
     store = small_store(tmp_path)
     store.write("key", value(1))
     path = store.path("key")
@@ -354,7 +356,7 @@ def test_a_truncated_entry_is_found(tmp_path, length, caplog):
     assert torch.equal(store.read("key")["x"], value(1)["x"])
 
 
-def test_damaged_entries_are_built_again(assistant, clips, tmp_path):
+def test_damaged_entries_are_computed_again(assistant, clips, tmp_path):
     plain = [assistant.processor(row(clip)).videos[0].pixels for clip in clips]
     processor = use(assistant, frames=str(tmp_path))
     for clip in clips:
@@ -364,7 +366,7 @@ def test_damaged_entries_are_built_again(assistant, clips, tmp_path):
     one.write_bytes(two.read_bytes())  # two entries swapped
     two.write_bytes(first)
     three.unlink()
-    three.mkdir()  # nothing that can be read, nor replaced
+    three.mkdir()  # it can be neither read nor replaced
     for _ in range(2):
         for clip, expected in zip(clips, plain, strict=True):
             assert torch.equal(processor(row(clip)).videos[0].pixels, expected)
@@ -401,7 +403,7 @@ def test_a_full_disk_is_one_warning(assistant, clips, tmp_path, monkeypatch, cap
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_folder_that_vanishes_is_made_again(tmp_path):
+def test_a_deleted_folder_is_created_again(tmp_path):
     store = small_store(tmp_path / "cache")
     for path in (tmp_path / "cache").iterdir():
         path.unlink()
@@ -415,12 +417,12 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path):
 # --- the limit --------------------------------------------------------------------------------------------------
 
 
-def test_least_recently_used_entries_make_way(tmp_path):
+def test_least_recently_used_entries_are_evicted(tmp_path):
     store = small_store(tmp_path, entries=5)
     for number in range(5):
         store.write(str(number), value(number))
     assert len(entries(tmp_path)) == 5
-    assert store.read("0") is not None  # now the youngest
+    assert store.read("0") is not None  # now the most recently used
     store.write("5", value(5))
     kept = keys_in(tmp_path)
     assert "0" in kept
@@ -431,7 +433,7 @@ def test_least_recently_used_entries_make_way(tmp_path):
     assert sum(path.stat().st_size for path in entries(tmp_path)) <= store.max_bytes
 
 
-def test_a_lower_limit_holds_from_the_start(tmp_path):
+def test_a_lower_limit_is_applied_at_once(tmp_path):
     store = small_store(tmp_path, entries=10)
     for number in range(10):
         store.write(str(number), value(number))
@@ -440,16 +442,16 @@ def test_a_lower_limit_holds_from_the_start(tmp_path):
     assert "9" in keys_in(tmp_path)
 
 
-def test_an_entry_beyond_the_limit_is_not_kept(tmp_path, caplog):
+def test_an_entry_larger_than_the_limit_is_not_stored(tmp_path, caplog):
     store = Store(tmp_path, max_gib=1000 / GIB, name="cache.features")
     with caplog.at_level(logging.WARNING):
         store.write("a", value(1))
-    assert "cache.max_gib allows 1,000" in caplog.text
+    assert "cache.max_gib allows only 1,000" in caplog.text
     assert not entries(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "x", None])
-def test_a_lost_account_is_counted_anew(tmp_path, content):
+def test_a_lost_total_is_recomputed(tmp_path, content):
     store = small_store(tmp_path, entries=4)
     for number in range(4):
         store.write(str(number), value(number))
@@ -466,10 +468,10 @@ def test_a_hit_lists_no_folder(tmp_path, monkeypatch):
     store.write("a", value(1))
     monkeypatch.setattr("tinyvid.caches.store.os.scandir", never)
     assert store.read("a") is not None
-    store.write("b", value(2))  # nor does a write below the limit
+    store.write("b", value(2))  # a write below the limit does not list it either
 
 
-def test_files_of_others_are_left_alone(tmp_path):
+def test_other_files_are_not_touched(tmp_path):
     strangers = [tmp_path / name for name in ("model.safetensors", "x.tmp", "odd.cache.tmp")]
     for path in strangers:
         path.write_bytes(b"x" * 5000)
@@ -545,7 +547,7 @@ def test_a_killed_writer_leaves_a_usable_cache(tmp_path):
     assert store.read("new") is not None
 
 
-def test_an_entry_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_an_entry_is_complete_or_absent(tmp_path, monkeypatch):
     store = small_store(tmp_path)
 
     def stop(*args):
@@ -559,17 +561,17 @@ def test_an_entry_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.tmp"))
     assert (
         int((tmp_path / "cache.bytes").read_text()) > 4000
-    )  # accounted for first: too much is counted, never too little
+    )  # the total is updated first: it may be too high, never too low
 
 
 # --- configuration ----------------------------------------------------------------------------------------------
 
 
-def test_a_tower_that_trains_is_refused(assistant, clips, tmp_path):
+def test_a_trainable_tower_is_refused(assistant, clips, tmp_path):
     next(assistant.model.vision_tower.parameters()).requires_grad_(True)
-    with pytest.raises(ConfigError, match=r"1 of its weights train .*cache.features=null"):
+    with pytest.raises(ConfigError, match=r"1 of its weights are trainable .*cache.features=null"):
         use(assistant, features=str(tmp_path))
-    processor = use(assistant, frames=str(tmp_path))  # frames do not depend on the tower's weights
+    processor = use(assistant, frames=str(tmp_path))  # frames do not depend on the weights of the tower
     with pytest.raises(ConfigError, match=r"cache.features"):
         assistant.model.fill_features(processor.collate([processor(row(clips[0]))]))
 
@@ -586,15 +588,15 @@ def test_nothing_changes_without_folders(assistant, clips):
     [
         ({"format": "png"}, "cache.format='png' is unknown"),
         ({"max_gib": 0.0}, "cache.max_gib=0.0 must be a positive number"),
-        ({"frames": __file__}, "cache.frames=.*cannot be made a folder"),
+        ({"frames": __file__}, "cache.frames=.*cannot be created"),
     ],
 )
-def test_wrong_options_are_named(assistant, tmp_path, options, message):
+def test_invalid_options_are_named(assistant, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         use(assistant, **{"frames": str(tmp_path), **options})
 
 
-def test_errors_of_a_source_are_the_readers(assistant, tmp_path):
+def test_an_unreadable_source_raises_the_error_of_the_reader(assistant, tmp_path):
     processor = use(assistant, frames=str(tmp_path), features=str(tmp_path))
     with pytest.raises(Exception, match="no such file"):
         processor(row("nowhere.mp4"))

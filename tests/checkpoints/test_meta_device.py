@@ -68,5 +68,5 @@ def test_a_tower_of_real_size_needs_no_hub(option):
 
 def test_it_cannot_answer():
     assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="meta")
-    with pytest.raises(ConfigError, match="builds a model without weights, which cannot answer"):
+    with pytest.raises(ConfigError, match="builds a model without weights, which cannot reply"):
         assistant.ask(None, "What?")

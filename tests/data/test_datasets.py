@@ -102,7 +102,11 @@ def test_text_without_a_marker_is_not_changed():
     [
         (("<video>A?", "a"), {}, r"contain 1 markers \(<image> or <video>\) for 0 media"),
         (("<video><image>A?", "a"), {"video": "a.mp4"}, "contain 2 markers .* for 1 media"),
-        (("<video>A?", "a", "<video>B?", "b"), {"video": ["1.mp4", "2.mp4", "3.mp4"]}, "contain 2 markers .* for 3 media"),
+        (
+            ("<video>A?", "a", "<video>B?", "b"),
+            {"video": ["1.mp4", "2.mp4", "3.mp4"]},
+            "contain 2 markers .* for 3 media",
+        ),
         (("A?", "<video>a"), {"video": "a.mp4"}, "turn 1 .*only user turns can show media"),
     ],
 )

@@ -99,7 +99,7 @@ def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_pat
     assert written[1:5] == [frame, "first", 2 * frame, "short"], "frames at 0; 0.6 and 1.2; 1.9"
     assert written[5] == frame
     assert "Question: What is there?" in written[6]
-    with pytest.raises(DataError, match="this connector makes .* tokens of all frames together; use connector=mlp"):
+    with pytest.raises(DataError, match="this connector makes .* tokens for all frames together; use connector=mlp"):
         run(assistant, benchmark, tmp_path / "other")
     framewise.processor.template.frame = FrameText("{video}")
     with pytest.raises(ConfigError, match=r"template.frame='\{video\}' leaves them out; add \{subtitle\}"):

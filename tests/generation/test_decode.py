@@ -1,4 +1,4 @@
-"""How replies are drawn: as transformers draws them, and the same ones whole, streamed, alone or in a batch."""
+"""Generation: equal to transformers, and the same whole or streamed, alone or in a batch."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_greedy_equals_generate_of_transformers(assistant):
     assert torch.equal(drawn(assistant, *SAMPLES, decoding=Decoding(12)), expected)
 
 
-def test_a_seed_gives_one_reply_whatever_the_batch(assistant):
+def test_a_seed_gives_one_reply_in_any_batch(assistant):
     together = drawn(assistant, *SAMPLES)
     assert torch.equal(together, drawn(assistant, *SAMPLES))
     for row, one in zip(together, SAMPLES, strict=True):
@@ -56,7 +56,7 @@ def test_a_seed_gives_one_reply_whatever_the_batch(assistant):
     assert not torch.equal(together, other)
 
 
-def test_samples_of_a_batch_are_drawn_apart(assistant):
+def test_samples_of_a_batch_have_independent_draws(assistant):
     one, two = drawn(assistant, asking("What?", id="one"), asking("What?", id="two"))
     assert not torch.equal(one, two)
 
@@ -68,14 +68,14 @@ def test_the_limits_of_sampling_are_greedy(assistant, options):
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.7)])
-def test_tokens_are_drawn_by_their_probability(temperature, top_p):
-    """Against the probabilities after transformers' own warpers."""
+def test_tokens_are_sampled_by_their_probability(temperature, top_p):
+    """Compare with the probabilities after transformers' own warpers."""
     from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
     logits = torch.tensor([[2.0, -1.0, 0.5, -torch.inf, 1.0]])
     warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits))
     count = 40_000
-    draws = (torch.arange(count) + 0.5) / count  # evenly, so that shares are exact to 1 / count
+    draws = (torch.arange(count) + 0.5) / count  # evenly spaced, so that frequencies are exact to 1 / count
     tokens = sample_tokens(logits.expand(count, -1), draws, temperature=temperature, top_p=top_p)
     shares = tokens.bincount(minlength=5) / count
     torch.testing.assert_close(shares, warped.softmax(-1)[0], atol=2 / count, rtol=0)
@@ -133,7 +133,7 @@ def test_generation_stops_at_a_stop_string(assistant, monkeypatch):
 
 
 def written(assistant, monkeypatch, text):
-    """Let the LLM write a text, whatever it is asked."""
+    """Make the LLM write a text for any prompt."""
     tokens = assistant.processor.tokenizer(text, add_special_tokens=False).input_ids
 
     def generate(*, streamer=None, **options):
@@ -175,7 +175,7 @@ def test_a_failure_while_streaming_is_raised(assistant, monkeypatch):
         ("one #two", ["one #", "two ", "##", "# three"], ("###",)),
     ],
 )
-def test_what_surrounds_a_reply_is_not_shown(text, pieces, ends):
+def test_whitespace_and_end_markers_are_stripped(text, pieces, ends):
     assert "".join(trimmed(iter(pieces), ends)) == text
 
 

@@ -1,4 +1,4 @@
-"""Places without a token are taken out of a batch, and nothing else changes."""
+"""Places without a token are removed from a batch, and nothing else changes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ PAD = 0
 
 
 def batch_of(*rows, side="right", blocks=None):
-    """Rows of ids, where 9 is a place of a video token; padded to one length."""
+    """Return rows of ids padded to one length; 9 is a place of a video token."""
     length = max(map(len, rows))
     padded = [
         [PAD] * (length - len(row)) + row if side == "left" else row + [PAD] * (length - len(row)) for row in rows
@@ -23,14 +23,14 @@ def batch_of(*rows, side="right", blocks=None):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_full_batch_is_returned_as_it_is(side):
+def test_a_full_batch_is_returned_unchanged(side):
     batch = batch_of([1, 9, 9, 5], [1, 2], side=side)
     assert without_empty(batch, torch.tensor([True, True]), padding_side=side) is batch
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("keep", [False, True])
-def test_empty_places_go_and_rows_stay_padded_on_their_side(side, keep):
+def test_empty_places_are_removed_and_the_padding_side_is_kept(side, keep):
     batch = batch_of([1, 9, 9, 9, 5], [1, 9, 2], side=side)
     small = without_empty(batch, torch.tensor([False, True, False, True]), padding_side=side, keep_positions=keep)
     assert small.input_ids.tolist() == [[1, PAD, 5], [1, PAD, 2]]
@@ -41,7 +41,7 @@ def test_empty_places_go_and_rows_stay_padded_on_their_side(side, keep):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_rows_of_different_length_are_padded_anew(side):
+def test_rows_of_different_length_are_padded_again(side):
     batch = batch_of([1, 9, 9, 5, 6], [1, 2, 3], side=side)
     small = without_empty(batch, torch.tensor([False, False]), padding_side=side, keep_positions=True)
     assert small.input_ids.tolist() == [[1, 5, 6], [1, 2, 3]]
@@ -53,7 +53,7 @@ def test_rows_of_different_length_are_padded_anew(side):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_packed_samples_count_on_from_the_prefix_that_is_left(keep):
+def test_packed_samples_continue_from_the_remaining_prefix(keep):
     blocks = torch.tensor([[0, 0, 0, 1, 1, 2]])
     batch = batch_of([1, 9, 9, 3, 5, 6], blocks=blocks)
     small = without_empty(batch, torch.tensor([True, False]), keep_positions=keep)
@@ -61,7 +61,7 @@ def test_packed_samples_count_on_from_the_prefix_that_is_left(keep):
     assert positions_of(small).tolist() == ([[0, 1, 3, 4, 3]] if keep else [[0, 1, 2, 3, 2]])
 
 
-def test_a_batch_moves_whole():
+def test_all_tensors_of_a_batch_are_moved():
     video = VideoInput(0.0, 1.0, (0.5,), pixels=torch.zeros(1, 3, 2, 2))
     moved = Batch(*[torch.zeros(1, 2)] * 3, torch.zeros(1, 2).bool(), videos=(video,), positions=torch.ones(1, 2)).to(
         "meta"
@@ -72,7 +72,7 @@ def test_a_batch_moves_whole():
     assert moved.videos[0].times == (0.5,)
 
 
-def test_a_budget_bounds_the_tokens_of_its_places():
+def test_a_budget_limits_the_tokens_of_its_places():
     assert TokenBudget(per_frame=16).bound(400) == TokenBudget(per_frame=16)(400) == 6400
     assert TokenBudget(per_frame=16, most=100).bound(400) == 100
     assert TokenBudget(per_frame=16, most=100).bound(2) == 32

@@ -1,4 +1,4 @@
-"""Long video end to end: text between frames, what gives way, and frames that are never all in memory."""
+"""Long video end to end: text between frames, reducing frames or tokens, and streaming."""
 
 import pickle
 from functools import cache
@@ -22,7 +22,7 @@ FPS = ["sampler=fps", "sampler.max_frames=1000"]
 
 @cache
 def build(models, *overrides, connector="llamavid"):
-    """Compose a tiny assistant; those who ask for the same one share it, and change nothing of it for good."""
+    """Compose a tiny assistant. Tests with equal overrides share it and must restore what they change."""
     parts = [item for item in tiny_overrides(models, connector=connector) if not item.startswith("sampler.")]
     return Assistant.from_config(compose([*parts, *FPS, *overrides]), device="cpu")
 
@@ -45,7 +45,7 @@ def film(count=6, cues=CUES, **bounds):
 
 
 def read(processor, example):
-    """Return the sequence as text, video tokens as ``.``."""
+    """Return the sequence as text, with ``.`` for video tokens."""
     pieces = [
         "." if is_video else processor.tokenizer.decode([token])
         for token, is_video in zip(example.input_ids.tolist(), example.video_mask.tolist(), strict=True)
@@ -56,7 +56,7 @@ def read(processor, example):
 # --- text between frames ----------------------------------------------------------------------------------------
 
 
-def test_subtitles_stand_behind_the_last_frame_before_they_end(assistant):
+def test_subtitles_come_after_the_last_frame_before_they_end(assistant):
     example = assistant.processor(Sample(chat("What?"), video=film()))
     assert "USER: ....Hello there.....Bye.....\nWhat?" in read(assistant.processor, example)
     assert int(example.video_mask.sum()) == 6 * 2
@@ -77,7 +77,7 @@ def test_labels_and_times(models, monkeypatch):
     assert "USER: [1 0:00] . |[2 0:01] . Hello there.|[3 0:02] . Bye.|\nWhat?" in read(processor, example)
 
 
-def test_a_template_may_leave_subtitles_out(models):
+def test_a_template_can_omit_subtitles(models):
     processor = build(models, "template.frame='{video}'").processor
     assert "USER: ............\nWhat?" in read(processor, processor(Sample(chat("What?"), video=film())))
     missing = Video(array(), subtitles="nowhere.srt")
@@ -94,7 +94,7 @@ def test_subtitles_of_a_file_count_from_the_beginning_of_the_video(assistant, tm
     assert "USER: ....within..\nWhat?" in read(assistant.processor, part)
 
 
-def test_a_broken_subtitle_file_names_its_line_and_the_sample(assistant, tmp_path):
+def test_the_error_of_a_broken_subtitle_file_has_line_and_sample(assistant, tmp_path):
     (tmp_path / "x.srt").write_text("1\nsoon --> later\nHi\n")
     with pytest.raises(DataError, match=r"sample 'row 7': .*x.srt:2: invalid times"):
         assistant.processor(Sample(chat("What?"), video=Video(array(), subtitles=tmp_path / "x.srt"), id="row 7"))
@@ -106,14 +106,14 @@ def test_a_subtitle_cannot_end_a_turn(assistant):
         assistant.processor(Sample(chat("What?"), video=film(cues=cues)))
 
 
-def test_a_connector_of_whole_clips_takes_no_text_between_frames(models):
+def test_a_connector_of_whole_clips_refuses_text_between_frames(models):
     overrides = [item for item in tiny_overrides(models, connector="group") if not item.startswith("sampler.")]
     with pytest.raises(
-        ConfigError, match=r"template.frame='Frame .*16 tokens of all frames together; use connector=mlp"
+        ConfigError, match=r"template.frame='Frame .*16 tokens for all frames together; use connector=mlp"
     ):
         Assistant.from_config(compose([*overrides, "template.frame='Frame {i}: {video}'"]), device="cpu")
     processor = Assistant.from_config(compose([*overrides, "sampler.num_frames=4"]), device="cpu").processor
-    with pytest.raises(DataError, match="subtitles stand between frames, and this connector makes 16 tokens"):
+    with pytest.raises(DataError, match="its subtitles go between frames, but this connector makes 16 tokens"):
         processor(Sample(chat("What?"), video=film()))
     assert processor(Sample(chat("What?"), video=film(cues=()))).video_mask.sum() == 16
 
@@ -137,8 +137,11 @@ def test_every_turn_shows_the_frames_and_their_text_again(assistant):
     assert int(example.video_mask.sum()) == 2 * 6 * 2
 
 
-def test_text_between_frames_moves_no_video_token(models):
-    plain, labeled = build(models), build(models, "template.frame='Frame {i}: {video} {subtitle} '")  # other weights
+def test_text_between_frames_does_not_change_video_tokens(models):
+    plain, labeled = (
+        build(models),
+        build(models, "template.frame='Frame {i}: {video} {subtitle} '"),
+    )  # with other weights
     labeled.model.load_state_dict(plain.model.state_dict())
     rows = []
     for assistant in (plain, labeled):
@@ -148,7 +151,7 @@ def test_text_between_frames_moves_no_video_token(models):
     assert torch.equal(*rows)
 
 
-def test_a_transcript_shows_every_token_once(assistant):
+def test_a_transcript_contains_every_token_once(assistant):
     processor = assistant.processor
     layout = processor.plan(Sample(chat("One?", "a", "Two?", "b"), video=film()))
     text = "".join(passage.text for passage in transcript(layout, processor))
@@ -156,7 +159,7 @@ def test_a_transcript_shows_every_token_once(assistant):
     assert text.count("[more of it]") == 4
 
 
-def test_videos_with_other_subtitles_are_other_videos():
+def test_videos_with_different_subtitles_are_different():
     frames = array()
     samples = [Sample(chat("?"), video=Video(frames, subtitles=cues)) for cues in (CUES, CUES, None, "a.srt")]
     assert same_videos(samples[0], samples[1])
@@ -164,7 +167,7 @@ def test_videos_with_other_subtitles_are_other_videos():
     assert not same_videos(samples[2], samples[3])
 
 
-# --- what gives way ---------------------------------------------------------------------------------------------
+# --- reducing frames or tokens ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turns", [1, 2])
@@ -188,7 +191,7 @@ def too_long(assistant, count=80, reserve=0):
     )
 
 
-def test_refuse_is_what_happens_unless_told_otherwise(models):
+def test_the_default_is_to_refuse(models):
     with pytest.raises(DataError, match=r"sample 'row 7': 160 video \+ \d+ text tokens = \d+ exceed .*max_length=150"):
         too_long(build(models, "llm.max_length=150"))
 
@@ -202,12 +205,12 @@ def test_fewer_frames_fills_the_context_and_reports_the_rate(models, caplog, res
     assert 200 - reserve - 2 < len(layout.input_ids) <= 200 - reserve
     assert plan.wanted == 80
     assert plan.fps == pytest.approx(len(plan.indices) / 80)
-    assert f"sample 'row 7' is fitted into {200 - reserve} tokens: {plan}" in caplog.text
+    assert f"Sample 'row 7' was reduced to fit in {200 - reserve} tokens: {plan}" in caplog.text
     replies = layout.labels[layout.labels != IGNORE_INDEX]
     assert assistant.processor.tokenizer.decode(replies) == " A dog.<|endoftext|>"
 
 
-def test_labels_and_subtitles_are_counted_when_frames_give_way(models):
+def test_labels_and_subtitles_count_toward_the_length(models):
     frame = "template.frame='Frame {i} at {time}: {video} {subtitle} '"
     assistant = build(models, "llm.max_length=400", "sampler.overflow=fewer_frames", frame)
     cues = tuple(Cue(i, i + 0.5, f"word {i}") for i in range(0, 80, 10))
@@ -218,7 +221,7 @@ def test_labels_and_subtitles_are_counted_when_frames_give_way(models):
     assert f"Frame {len(layout.indices[0])} at 1:19: " in text
 
 
-def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(models):
+def test_fewer_tokens_keeps_every_frame_and_the_model_agrees(models):
     options = ["connector.content=grid", "connector.grid=4", "llm.max_length=600", "sampler.overflow=fewer_tokens"]
     assistant = build(models, *options)
     assert assistant.processor.tokens.smaller == (10, 5, 2)
@@ -234,7 +237,7 @@ def test_fewer_tokens_keeps_every_frame_and_the_model_makes_as_many(models):
         torch.testing.assert_close(tokens, coarse.model.video_tokens(small))
 
 
-def test_fewer_tokens_refuses_where_the_fewest_are_too_many(models):
+def test_fewer_tokens_refuses_if_the_fewest_are_too_many(models):
     with pytest.raises(DataError, match=r"160 video .*exceed"):
         too_long(build(models, "llm.max_length=150", "sampler.overflow=fewer_tokens"))
     mlp = build(models, "llm.max_length=600", "sampler.overflow=fewer_tokens", connector="mlp")
@@ -242,17 +245,17 @@ def test_fewer_tokens_refuses_where_the_fewest_are_too_many(models):
         too_long(mlp)
 
 
-def test_a_text_that_is_too_long_by_itself_is_never_cut(models):
+def test_text_is_never_truncated(models):
     assistant = build(models, "llm.max_length=100", "sampler.overflow=fewer_frames")
     with pytest.raises(DataError, match="exceed the limit"):
         assistant.processor.plan(Sample(chat("word " * 200), video=array(80)))
 
 
-# --- content-based choice of frames -----------------------------------------------------------------------------
+# --- content-based sampling -------------------------------------------------------------------------------------
 
 
 def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=2)  # 30 s of frames that count: every one differs
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=2)  # 30 s in which all frames differ
     still = Video(np.repeat(array(1), 60, axis=0), fps=2.0)
     assistant = build(models, "sampler=content", "sampler.fps=2", "sampler.max_frames=20")
     moving = assistant.processor.plan(Sample(chat("What?"), video=clip)).plans[0]
@@ -263,7 +266,7 @@ def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
     assert "evenly spaced, too little change" in str(quiet)
 
 
-def test_looking_holds_one_piece_at_a_time(monkeypatch):
+def test_looking_keeps_one_piece_in_memory(monkeypatch):
     from tinyvid.video.open_video import Clip, open_video
 
     monkeypatch.setattr("tinyvid.video.open_video.PIECE_BYTES", 1)
@@ -282,15 +285,15 @@ def test_looking_holds_one_piece_at_a_time(monkeypatch):
     assert sum(sizes) == 100
 
 
-# --- frames that are never all in memory ------------------------------------------------------------------------
+# --- streaming --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("connector", ["llamavid", "mlp"])
-def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, monkeypatch):
+def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, connector, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=70, fps=1)
     assistant = build(models, "llm.max_length=1024", connector=connector)
     processor, model = assistant.processor, assistant.model
-    # Batches mix streams, pixels and texts.
+    # The batch mixes streams, pixels and text.
     samples = [
         Sample(chat("One?", "a", "Two?"), video=[Video(clip, start=3, end=39), array(3)], id="two"),
         Sample(chat("Text?")),
@@ -315,14 +318,14 @@ def test_a_streamed_video_makes_the_same_tokens(models, tmp_path, connector, mon
         assert torch.equal(generate(model, processor, batch, short), generate(model, processor, held, short))
 
 
-def test_a_connector_of_whole_clips_is_given_whole_clips(models, monkeypatch):
+def test_a_connector_of_whole_clips_gets_whole_clips(models, monkeypatch):
     assistant = build(models, connector="group")
     monkeypatch.setattr(assistant.processor, "lazy_bytes", 1)
     example = assistant.processor(Sample(chat("What?"), video=array(5)))
     assert [len(video.pixels) for video in example.videos] == [5]
 
 
-def test_features_of_streams_are_not_kept(models, monkeypatch):
+def test_features_of_streams_are_not_cached(models, monkeypatch):
     assistant = build(models)
     monkeypatch.setattr(assistant.processor, "lazy_bytes", 12 * 56**2 * 4)
     for parameter in assistant.model.vision_tower.parameters():

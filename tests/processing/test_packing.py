@@ -1,4 +1,4 @@
-"""Packed samples teach what they teach one by one: same loss, same gradients, nothing seen of each other."""
+"""Packed samples train like separate ones: same loss, same gradients, no attention between them."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def gradients(model, batch):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "connector"), [("qwen2", "group"), ("phi", "mlp"), ("gemma", "naive")])
-def test_packed_rows_teach_what_single_rows_teach(models, family, connector, attention):
+def test_packed_rows_train_like_single_rows(models, family, connector, attention):
     assistant = tiny_assistant(models, f"llm.attention={attention}", family=family, connector=connector)
     processor, model = assistant.processor, assistant.model.train()
     first, second = samples(), samples(count=9, seed=1)[:2]
@@ -104,10 +104,10 @@ def test_positions_and_mask():
         [1, 1, 0, 0, 1, 1, 0, 0],
         [1, 1, 0, 0, 1, 1, 1, 0],
     ]
-    assert mask[7].any()  # a row of nothing would make softmax not a number
+    assert mask[7].any()  # softmax of a fully masked row would be NaN
 
 
-def test_length_is_that_of_the_longest_sample_alone(processor):
+def test_the_limit_applies_to_each_sample_alone(processor):
     longest = max(len(processor.plan(sample).input_ids) for sample in samples())
     processor.max_length = longest
     assert len(processor.pack(samples()).input_ids) > longest
@@ -119,12 +119,12 @@ def test_length_is_that_of_the_longest_sample_alone(processor):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [rows[0], samples(seed=3)[1]], "must all show the same videos"),
-        (lambda rows: [rows[0], replace(rows[1], video=None)], "must all show the same videos"),
-        (lambda rows: [replace(rows[0], video=None)], "must all show the same videos"),
+        (lambda rows: [rows[0], samples(seed=3)[1]], "must show the same videos"),
+        (lambda rows: [rows[0], replace(rows[1], video=None)], "must show the same videos"),
+        (lambda rows: [replace(rows[0], video=None)], "must show the same videos"),
         (
             lambda rows: [rows[0], replace(rows[1], messages=[Message("system", "Be brief."), *rows[1].messages])],
-            "same text in front of the videos",
+            "same text before the videos",
         ),
         (lambda rows: [], "at least one sample"),
     ],
@@ -134,10 +134,10 @@ def test_samples_that_cannot_be_packed(processor, change, message):
         processor.plan_pack(change(samples()))
 
 
-def test_a_template_with_nothing_before_the_reply(processor):
+def test_a_template_without_text_before_the_reply(processor):
     processor.template.video_suffix = processor.template.user_suffix = processor.template.assistant_prefix = ""
     processor.template.read_user_text = False
-    with pytest.raises(DataError, match="reply begins right behind the video.*recipe.pack=1"):
+    with pytest.raises(DataError, match="reply directly after or before a video.*recipe.pack=1"):
         processor.pack(samples())
 
 
@@ -149,9 +149,9 @@ def test_a_connector_that_reads_the_question(processor):
 
 def test_packed_examples_are_not_for_generation(assistant):
     packed = assistant.processor.pack(samples())
-    with pytest.raises(DataError, match="to learn"):
+    with pytest.raises(DataError, match="only for training"):
         assistant.processor.collate([packed], padding_side="left")
-    with pytest.raises(DataError, match="to learn"):
+    with pytest.raises(DataError, match="only for training"):
         generate(assistant.model, assistant.processor, assistant.processor.collate([packed]), Decoding(2))
 
 
@@ -182,7 +182,7 @@ def rows(tmp_path):
 @pytest.mark.parametrize(
     ("most", "items"), [(8, [[0, 2, 4], [1, 3, 5], [6], [7]]), (2, [[0, 2], [1, 3], [4], [5], [6], [7]])]
 )
-def test_rows_about_the_same_video_come_together(rows, most, items):
+def test_rows_about_the_same_video_are_grouped(rows, most, items):
     packed = PackedRows(rows, most)
     assert packed.items == items
     assert sorted(index for item in packed.items for index in item) == list(range(len(rows)))

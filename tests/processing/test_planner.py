@@ -1,4 +1,4 @@
-"""The length planner: what gives way, how much of it, and what is reported."""
+"""The length planner: what it reduces, by how much, and what it reports."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def within(limit, text=10, turns=1):
 
 
 @pytest.mark.parametrize(("limit", "turns", "frames"), [(110, 1, 50), (109, 1, 49), (12, 1, 1), (110, 3, 16)])
-def test_as_many_frames_are_kept_as_fit(limit, turns, frames):
+def test_as_many_frames_as_fit_are_kept(limit, turns, frames):
     (kept,) = fit((plan(100),), fits=within(limit, turns=turns), overflow="fewer_frames")
     assert len(kept.indices) == frames
     assert (kept.indices[0], kept.wanted) == (0, 100)
@@ -26,12 +26,12 @@ def test_as_many_frames_are_kept_as_fit(limit, turns, frames):
         assert max(gaps) - min(gaps) <= 1
 
 
-def test_nothing_helps_where_the_text_alone_is_too_long():
+def test_nothing_fits_if_the_text_alone_is_too_long():
     assert fit((plan(100),), fits=within(11), overflow="fewer_frames") is None
     assert fit((), fits=lambda plans: False, overflow="fewer_frames") is None
 
 
-def test_several_videos_give_way_alike_and_keep_a_frame_at_least():
+def test_several_videos_are_reduced_alike_and_keep_at_least_one_frame():
     kept = fit((plan(100), plan(50), plan(1)), fits=within(100), overflow="fewer_frames")
     assert [len(one.indices) for one in kept] == [29, 14, 1]
     assert thin((plan(100), plan(3)), 1, 100)[1].indices == (0,)
@@ -48,7 +48,7 @@ def test_refuse_changes_nothing():
     assert fit((plan(100),), fits=within(60), overflow="refuse") is None
 
 
-def test_a_plan_says_what_became_of_the_frames():
+def test_a_plan_reports_its_frames():
     (kept,) = thin((plan(10_800),), 5400, 10_800)
     assert str(kept) == "5,400 of 10,800 frames of 10,800.0 s, 0.5 frames/s, 2 tokens each"
     assert plan(1, duration=None).fps == 1.0

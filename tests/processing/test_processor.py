@@ -1,4 +1,4 @@
-"""The Processor: layout, labels, the length check before decoding, and what it refuses."""
+"""The Processor: layout, labels, the length check before decoding, and invalid samples."""
 
 import pickle
 
@@ -65,7 +65,7 @@ def test_text_only_has_no_pixels(processor):
     assert not example.video_mask.any()
 
 
-def test_several_videos_stand_where_their_messages_say(processor):
+def test_several_videos_are_placed_by_their_messages(processor):
     messages = [Message("user", "First.", videos=1), Message("assistant", "ok"), Message("user", "Second.", videos=1)]
     example = processor(Sample(messages, video=[frames(5, 1), frames(7, 2)]))
     assert [video.num_frames for video in example.videos] == [4, 4]
@@ -94,7 +94,7 @@ def test_mixed_batch_is_padded_on_either_side(processor):
         assert (batch.labels[batch.attention_mask == 0] == IGNORE_INDEX).all()
 
 
-def test_slots_count_videos_within_the_batch(processor):
+def test_slots_index_the_videos_of_the_batch(processor):
     examples = [processor(Sample(chat("Q?"), video=[frames(5, i), frames(6, i)])) for i in range(2)]
     assert [slot.video for slot in processor.collate(examples).slots] == [0, 1, 2, 3]
 
@@ -146,8 +146,8 @@ def test_a_template_of_another_llm_is_refused(models):
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (Sample([Message("user", "Q", videos=1)]), "the messages show 1 videos, the sample has 0"),
-        (Sample([Message("user", "Q", videos=0)], video="x.mp4"), "the messages show 0 videos, the sample has 1"),
+        (Sample([Message("user", "Q", videos=1)]), "the messages show 1 videos, but the sample has 0"),
+        (Sample([Message("user", "Q", videos=0)], video="x.mp4"), "the messages show 0 videos, but the sample has 1"),
         (Sample([]), "at least one user message"),
         (Sample(chat("Q"), video=["a.mp4", "b.mp4"], start=1.0), "start/end need exactly one video"),
         (Sample(chat("Q"), video=Video("a.mp4", start=0.0), start=1.0), "set on both the Sample and its Video"),
@@ -158,7 +158,7 @@ def test_malformed_samples_are_refused(processor, sample, message):
         processor(sample)
 
 
-def test_messages_check_themselves():
+def test_messages_are_checked():
     with pytest.raises(DataError, match="message role 'human' is unknown"):
         Message("human", "hi")
     with pytest.raises(DataError, match="text must be a string, got NoneType"):
@@ -187,14 +187,14 @@ def test_errors_name_the_sample(processor):
         processor(Sample(chat("Q"), video="nowhere.mp4", id="row 7"))
 
 
-def test_collate_refuses_nothing_and_unknown_sides(processor):
+def test_collate_refuses_an_empty_list_and_unknown_sides(processor):
     with pytest.raises(DataError, match="at least one example"):
         processor.collate([])
     with pytest.raises(DataError, match="padding_side='middle'"):
         processor.collate([processor(Sample(chat("Q")))], padding_side="middle")
 
 
-def test_processor_travels_to_workers(processor):
+def test_a_processor_can_be_sent_to_workers(processor):
     copy = pickle.loads(pickle.dumps(processor))
     sample = Sample(chat("Q?", "A."), video=frames())
     assert torch.equal(copy(sample).input_ids, processor(sample).input_ids)

@@ -1,13 +1,13 @@
-"""Caches for frozen vision towers: what is computed from a video once need not be computed in every epoch.
+"""Caches for frozen vision towers: compute frames and features once, not in every epoch.
 
-    frames     resized frames, before normalizing: saves decoding and resizing
-    features   the output of a frozen tower: saves the tower as well
-    store      the files of both: bounded, checked, shared by processes
-    digests    the content of a source as a short string
+    frames     resized frames, before normalization: saves decoding and resizing
+    features   the output of a frozen tower: also saves the forward pass of the tower
+    store      the files of both caches: limited in size, checked, shared by processes
+    digests    hashes of the content of sources
     options    from ``cache.*`` of a configuration to the caches of a model and its Processor
 
-A hit gives the numbers that computing them again would give. A cache never fails a run: an entry that cannot be read
-is computed again, and one that cannot be written is not kept.
+A hit returns exactly the numbers that would be computed. A cache never stops a run: an entry that cannot be read is
+computed again, and an entry that cannot be written is skipped.
 """
 
 from tinyvid.caches.features import FeatureCache, check_frozen, tower_key

@@ -1,7 +1,7 @@
-"""What a source contains, as a short string: the part of a cache's key that a copied or renamed file keeps.
+"""Hash the content of sources, so that a copied or renamed file has the same cache key.
 
-Hashing reads the whole file, so the result is remembered, in the process and in a file of the cache's folder, together
-with the file's size and times: a video is hashed once, not once per worker and epoch.
+Hashing reads the whole file, so the result is cached in the process and in a file in the cache folder, together with
+the size and times of the source. A video is hashed once, not once per worker and epoch.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from pathlib import Path
 from tinyvid.types import VideoSource
 
 CHUNK = 1 << 22  # bytes read at a time
-REMEMBERED = 1 << 16  # results kept in a process
+REMEMBERED = 1 << 16  # digests cached in a process
 
 
 class Digests:
-    """Return the digest of sources, and remember it.
+    """Return the digests of sources, and cache them.
 
     Args:
-        memory: A text file of JSON lines, made when the first digest is added. Processes append to it at will; a line
-            that a kill has cut is passed over.
+        memory: A JSON Lines file, created with the first digest. Several processes can append to it; an incomplete
+            line of a killed process is skipped.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -30,9 +30,9 @@ class Digests:
         self._read = 0  # bytes of the file that ``_known`` reflects
 
     def __call__(self, source: VideoSource) -> str | None:
-        """Return the digest of a file or a folder; ``None`` for frames in memory and for what cannot be read.
+        """Return the digest of a file or a folder; ``None`` for frames in memory and unreadable sources.
 
-        A folder's digest covers the names of its files and their contents.
+        The digest of a folder covers the names and contents of its files.
         """
         if not isinstance(source, str | Path):
             return None
@@ -43,12 +43,12 @@ class Digests:
             if known is None:
                 known = self._known[stamp] = _digest(path, stamp)
                 self._append(stamp, known)
-        except OSError:  # whoever opens the source next says what is wrong with it
+        except OSError:  # opening the source will report the error
             return None
         return known
 
     def _look_up(self, stamp: str) -> str | None:
-        """Read what has been appended since the last look."""
+        """Read the lines that were appended since the last call, and look up ``stamp``."""
         try:
             with self.memory.open("rb") as file:
                 file.seek(self._read)
@@ -57,7 +57,7 @@ class Digests:
             return None
         for line in lines:
             if not line.endswith(b"\n"):
-                break  # being written
+                break  # still being written
             self._read += len(line)
             try:
                 path_and_times, digest, check = json.loads(line)
@@ -71,13 +71,13 @@ class Digests:
         line = json.dumps([stamp, digest, _short(f"{stamp} {digest}")])
         try:
             with self.memory.open("ab", buffering=0) as file:
-                file.write(f"\n{line}\n".encode())  # begins a line of its own, whatever a kill left before it
+                file.write(f"\n{line}\n".encode())  # begins on a new line, even after an incomplete one
         except OSError:
-            return  # remembered in this process only
+            return  # cached in this process only
 
 
 def _stamp(path: str) -> str:
-    """Return what must have changed when the content has: path, size and times, of a folder those of its files."""
+    """Return a string that changes with the content: path, size and times, for a folder those of its files."""
     if not os.path.isdir(path):
         return f"{path} {_times(os.stat(path))}"
     files = [f"{item.name} {_times(item.stat())}" for item in _files(path)]
@@ -95,7 +95,7 @@ def _files(folder: str) -> list["os.DirEntry[str]"]:
 
 @lru_cache(maxsize=REMEMBERED)
 def _digest(path: str, stamp: str) -> str:
-    """Hash a source. ``stamp`` tells a rewritten one from a remembered one."""
+    """Hash a source. ``stamp`` distinguishes a rewritten source from the cached one."""
     del stamp
     if not os.path.isdir(path):
         return _hash(path)

@@ -1,4 +1,4 @@
-"""The output of a frozen vision tower, on disk: a tower that does not learn sees every clip once."""
+"""Cache the output of a frozen vision tower on disk, so that the tower runs once per clip."""
 
 import hashlib
 import json
@@ -16,22 +16,22 @@ from tinyvid.caches.store import Statistics, Store
 from tinyvid.errors import ConfigError
 from tinyvid.types import ImageSpec, VideoSource
 
-WHERE_FROM = {"path", "revision"}  # options that say where a tower's weights lie; the weights speak for themselves
-NOT_COMPUTED = {"training", "name_or_path"}  # attributes of modules that change no number of a frozen tower
+WHERE_FROM = {"path", "revision"}  # options for the location of the weights; the key covers the weights themselves
+NOT_COMPUTED = {"training", "name_or_path"}  # module attributes that do not affect the output of a frozen tower
 
 
 class FeatureCache:
-    """Keep the features (T, P, Dv) of clips, in the tower's own dtype. Frames that are in memory are not kept.
+    """Cache the features (T, P, Dv) of clips in the tower's dtype. Clips from arrays in memory are not cached.
 
-    Features are used as they are on every device, though another device would round them otherwise.
+    Cached features are reused on every device, although devices round differently.
 
     Args:
-        folder: Where the entries lie.
-        max_gib: Most bytes of entries, in GiB.
-        tower_key: Of the tower, from ``tower_key``.
+        folder: Folder of the entries.
+        max_gib: Maximum size of all entries, in GiB.
+        tower_key: Key of the tower, from ``tower_key``.
 
     Raises:
-        ConfigError: An option is wrong, or the folder cannot be made.
+        ConfigError: An option is invalid, or the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path, *, max_gib: float, tower_key: str) -> None:
@@ -41,15 +41,15 @@ class FeatureCache:
 
     @property
     def statistics(self) -> Statistics:
-        """What happened in this process."""
+        """Hits, misses and other counts of this process."""
         return self.store.statistics
 
     def key(
         self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str, *, frames: FrameCache | None
     ) -> str | None:
-        """Return the key of the features of frames, or ``None`` if they cannot be kept.
+        """Return the key of the features of frames ``numbers``, or ``None`` if they cannot be cached.
 
-        Arguments as for ``FrameCache.key``; the features of ``frames`` that were kept as JPEG are others.
+        Arguments as in ``FrameCache.key``; JPEG compression in the frame cache ``frames`` changes the key.
         """
         content = self.digests(source)
         if content is None:
@@ -65,20 +65,20 @@ class FeatureCache:
         )
 
     def read(self, key: str | None) -> Tensor | None:
-        """Return the features kept under a key, or ``None``."""
+        """Return the features cached under a key, or ``None``."""
         kept = None if key is None else self.store.read(key)
         return None if kept is None else kept["features"]
 
     def write(self, key: str | None, features: Tensor) -> None:
-        """Keep the features (T, P, Dv) of a clip; of one without a key, nothing."""
+        """Cache the features (T, P, Dv) of a clip; do nothing without a key."""
         if key is not None:
             self.store.write(key, {"features": features})
 
 
 def tower_key(tower: nn.Module, options: Mapping[str, Any]) -> str:
-    """Return a name for all that a tower computes: its options, the settings of its modules, its weights and dtypes.
+    """Return a hash of all that determines a tower's output: options, module settings, weights and dtypes.
 
-    Two copies of the same weights at different paths are the same tower.
+    Copies of the same weights at different paths give the same key. ``options`` is the ``vision_tower`` group.
     """
     settings = {
         "options": {name: value for name, value in options.items() if name not in WHERE_FROM},
@@ -92,7 +92,7 @@ def tower_key(tower: nn.Module, options: Mapping[str, Any]) -> str:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """Return the plain values among a module's attributes: which layer, how many heads, which epsilon."""
+    """Return the plain values among a module's attributes, such as the number of heads or an epsilon."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -107,7 +107,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_frozen(tower: nn.Module) -> None:
-    """Refuse to cache the features of a tower that learns.
+    """Raise an error if a weight of the tower is trainable, because its features would change.
 
     Raises:
         ConfigError: A weight of the tower is trainable.
@@ -115,6 +115,6 @@ def check_frozen(tower: nn.Module) -> None:
     trainable = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
     if trainable:
         raise ConfigError(
-            f"cache.features keeps the output of the vision tower, but {len(trainable)} of its weights train "
-            f"(the first is {trainable[0]}); set cache.features=null, or recipe.vision_tower.train=frozen"
+            f"cache.features needs a frozen vision tower, but {len(trainable)} of its weights are trainable "
+            f"(the first is {trainable[0]}); set cache.features=null or recipe.vision_tower.train=frozen"
         )

@@ -1,4 +1,4 @@
-"""Frames as they are after resizing and before normalizing, on disk: decoding and resizing happen once."""
+"""Cache resized frames on disk, before normalization, so that each clip is decoded and resized once."""
 
 import hashlib
 import io
@@ -18,23 +18,22 @@ from tinyvid.errors import ConfigError, suggest
 from tinyvid.types import ImageSpec, VideoSource
 
 FrameFormat = Literal["uint8", "jpeg"]
-JPEG_QUALITY = 95  # with full color resolution; photographs keep within about two of 255 levels on average
-VERSION = 1  # to be raised when resizing, the sources' reading or the layout of an entry changes
+JPEG_QUALITY = 95  # with full color resolution; the mean error on photographs is about two of 255 levels
+VERSION = 1  # increase it if decoding, resizing or the format of an entry changes
 
 
 class FrameCache:
-    """Keep the resized frames of clips. Frames that are in memory already are not kept.
+    """Cache the resized frames of clips. Clips from arrays in memory are not cached.
 
-    What comes back does not depend on whether it was there: with ``jpeg`` a miss, too, returns the frames as JPEG
-    leaves them.
+    A hit and a miss return the same frames: with ``jpeg``, a miss also returns compressed frames.
 
     Args:
-        folder: Where the entries lie.
-        max_gib: Most bytes of entries, in GiB.
-        format: ``uint8`` keeps every bit (S * S * 3 bytes per frame); ``jpeg`` is lossy, at a fifth of that or less.
+        folder: Folder of the entries.
+        max_gib: Maximum size of all entries, in GiB.
+        format: ``uint8`` is lossless (S * S * 3 bytes per frame); ``jpeg`` is lossy and at most a fifth of the size.
 
     Raises:
-        ConfigError: An option is wrong, or the folder cannot be made.
+        ConfigError: An option is invalid, or the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path, *, max_gib: float, format: FrameFormat = "uint8") -> None:
@@ -46,13 +45,13 @@ class FrameCache:
 
     @property
     def statistics(self) -> Statistics:
-        """What happened in this process."""
+        """Hits, misses and other counts of this process."""
         return self.store.statistics
 
     def key(self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str) -> str | None:
-        """Return the key of frames ``numbers`` of a source, resized for ``image``; ``None`` if they cannot be kept.
+        """Return the key of frames ``numbers`` of a source, resized for ``image``; ``None`` if it cannot be cached.
 
-        The content of the file or folder counts, not its name.
+        The key depends on the content of the file or folder, not on its name.
         """
         content = self.digests(source)
         if content is None:
@@ -67,7 +66,7 @@ class FrameCache:
         )
 
     def get(self, key: str | None, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return frames uint8 (T, S, S, 3): kept ones, or those that ``make`` makes, which are kept then."""
+        """Return the cached frames, uint8 (T, S, S, 3); on a miss, call ``make`` and cache its result."""
         if key is None:
             return make()
         kept = self.store.read(key)
@@ -78,7 +77,7 @@ class FrameCache:
 
 
 def key_of(**parts: Any) -> str:
-    """Return a name for all that an entry depends on."""
+    """Return a hash of all that an entry depends on."""
     text = json.dumps({"version": VERSION, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -92,7 +91,7 @@ def _resizing(image: ImageSpec) -> dict[str, Any]:
         "interpolation": image.interpolation,
     }
     if image.resize == "pad":
-        parts["color"] = image.mean  # fills the margins
+        parts["color"] = image.mean  # the color of the padding
     return parts
 
 

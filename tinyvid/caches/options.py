@@ -1,4 +1,4 @@
-"""From ``cache.*`` of a configuration to the caches of a model and its Processor."""
+"""Create the caches of a model and its Processor from ``cache.*`` of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from tinyvid.registry import PositiveFloat
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """What is kept between epochs and runs.
+    """What to cache between epochs and runs.
 
     Attributes:
-        frames: Folder of resized frames, or ``null``.
-        features: Folder of tower features, or ``null``; needs a frozen tower.
-        max_gib: Most bytes of each of the two, in GiB.
-        format: Of frames: ``uint8`` keeps every bit, ``jpeg`` is smaller and lossy.
+        frames: Folder for resized frames, or ``null``.
+        features: Folder for features of the vision tower, or ``null``; it must be frozen.
+        max_gib: Maximum size of each cache, in GiB.
+        format: Format of frames: ``uint8`` is lossless, ``jpeg`` is smaller and lossy.
     """
 
     frames: str | None = None
@@ -27,10 +27,10 @@ class CacheOptions:
 
 
 def attach(options: CacheOptions, model: Any, processor: Any, groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a Processor the caches that the options name. Call it once it is settled what trains.
+    """Attach the configured caches to a Processor. Call it after the trainable weights are set.
 
     Raises:
-        ConfigError: An option is wrong, a folder cannot be made, or the tower whose features are to be kept trains.
+        ConfigError: An option is invalid, a folder cannot be created, or ``features`` is set for a trainable tower.
     """
     if options.features is not None:
         check_frozen(model.vision_tower)

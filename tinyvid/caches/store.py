@@ -1,9 +1,8 @@
-"""A folder of safetensors files under a size limit: what both caches stand on.
+"""Store tensors in a folder of safetensors files with a size limit; both caches use it.
 
-Any number of processes may read, write and evict at once, and any of them may be killed at any moment. An entry is
-written to a temporary file and renamed, and renamed only after its bytes were added to the account, under a lock; so
-the entries never exceed the limit, whoever dies. A read takes no lock and looks at one file. What is read is checked
-against the key and the checksum that the entry carries.
+Any number of processes may read, write and evict at the same time, and any of them may be killed at any time. An entry
+is written to a temporary file. Under a lock, its size is added to the recorded total before the file is renamed, so the
+entries never exceed the limit. A read takes no lock, opens one file, and checks the key and checksum of the entry.
 """
 
 import json
@@ -27,22 +26,25 @@ from tinyvid.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
-ENTRY, TEMPORARY = ".cache.safetensors", ".cache.tmp"  # unlike the names of weights: what ends so may be deleted
-SLACK = 1 / 20  # share of the limit that an eviction frees beyond need, so that the folder is listed rarely
-LOCK_SECONDS = 60.0  # a process that was stopped while it held the lock must not stop the others
-ABANDONED_SECONDS = 3600.0  # age at which a temporary file of another machine is taken for a left-over
+ENTRY, TEMPORARY = (
+    ".cache.safetensors",
+    ".cache.tmp",
+)  # unlike names of weight files, because these files may be deleted
+SLACK = 1 / 20  # fraction of the limit that an eviction frees in addition, so that evictions are rare
+LOCK_SECONDS = 60.0  # a process that is suspended while it has the lock must not block the others
+ABANDONED_SECONDS = 3600.0  # age after which a temporary file of another machine is deleted
 UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What a cache did in this process.
+    """Counts of a cache in this process.
 
     Attributes:
         hits: Entries found.
-        misses: Entries not found, or found unusable.
-        rebuilds: Those misses whose entry was there and stale, truncated or corrupted.
-        evictions: Entries removed to make room.
+        misses: Entries not found or not usable.
+        rebuilds: Misses with an existing entry that was stale, truncated or corrupted.
+        evictions: Entries removed to free space.
     """
 
     hits: int = 0
@@ -52,17 +54,17 @@ class Statistics:
 
 
 class Store:
-    """Keep tensors under string keys, the least recently used ones making way for new ones.
+    """Store tensors under string keys, and evict the least recently used entries when the store is full.
 
-    Temporary files count toward no limit: while entries are written, the folder holds up to one more entry per writer.
+    Temporary files do not count toward the limit, so the folder may contain one additional entry per writer.
 
     Args:
-        folder: Made if absent. Stores in one folder share its limit, so they must agree on it.
-        max_gib: Most bytes of entries, in GiB.
-        name: The configuration key that the folder comes from, for messages.
+        folder: Created if it does not exist. Stores in the same folder share its limit and must set the same one.
+        max_gib: Maximum size of all entries, in GiB.
+        name: The configuration key of the folder, for messages.
 
     Raises:
-        ConfigError: The folder cannot be made, or the limit is not positive.
+        ConfigError: The folder cannot be created, or the limit is not positive.
     """
 
     def __init__(self, folder: str | Path, *, max_gib: float, name: str) -> None:
@@ -76,7 +78,7 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{name}={str(folder)!r} cannot be made a folder: {error}; name another one") from error
+            raise ConfigError(f"{name}={str(folder)!r} cannot be created: {error}; choose another folder") from error
         try:
             with self._lock():
                 self._account(self._sweep(room=0))
@@ -84,11 +86,11 @@ class Store:
             self._stop_writing(error)
 
     def path(self, key: str) -> Path:
-        """Return where the entry of a key lies, if there is one."""
+        """Return the path of the entry of a key, whether it exists or not."""
         return self.folder / f"{key}{ENTRY}"
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """Return the tensors kept under a key, or ``None``. An entry that is not what was written is deleted."""
+        """Return the tensors stored under a key, or ``None``. An invalid entry is deleted."""
         path = self.path(key)
         try:
             tensors = _unpack(path.read_bytes(), key)
@@ -97,7 +99,7 @@ class Store:
             self.statistics.misses += 1
             return None
         except UNREADABLE as error:
-            logger.warning("%s is unusable (%s); it is deleted and computed again", path, error)
+            logger.warning("The cache entry %s is invalid (%s). It is deleted and computed again.", path, error)
             self.statistics.misses += 1
             self.statistics.rebuilds += 1
             _remove(path)
@@ -106,12 +108,12 @@ class Store:
         return tensors
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under a key. Failing to (a full disk, say) is a warning once, and the end of writing."""
+        """Store tensors under a key. On an error, such as a full disk, warn once and stop writing."""
         if not self._writes:
             return
         payload = _pack(key, tensors)
         if len(payload) > self.max_bytes:
-            self._stop_writing(f"an entry takes {len(payload):,} bytes, cache.max_gib allows {self.max_bytes:,}")
+            self._stop_writing(f"an entry has {len(payload):,} bytes, but cache.max_gib allows only {self.max_bytes:,}")
             return
         temporary = self.folder / f"{uuid.uuid4().hex}@{os.getpid()}@{socket.gethostname()}{TEMPORARY}"
         try:
@@ -120,7 +122,7 @@ class Store:
                 self._account(self._total(room=len(payload)) + len(payload))
                 os.replace(temporary, self.path(key))
             _touch(self.path(key))
-        except FileNotFoundError:  # someone emptied the folder meanwhile: this entry is lost, the next one is kept
+        except FileNotFoundError:  # the folder was deleted meanwhile: this entry is lost
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self._stop_writing(error)
@@ -130,25 +132,25 @@ class Store:
     def _stop_writing(self, reason: object) -> None:
         self._writes = False
         logger.warning(
-            "%s=%s keeps nothing more in this process, and the run goes on: %s", self.name, self.folder, reason
+            "%s=%s: this process stops writing to the cache; the run continues. %s", self.name, self.folder, reason
         )
 
     def _lock(self) -> FileLock:
-        return FileLock(self.folder / "cache.lock", timeout=LOCK_SECONDS)  # its Timeout is an OSError
+        return FileLock(self.folder / "cache.lock", timeout=LOCK_SECONDS)  # filelock.Timeout is an OSError
 
     def _account(self, total: int) -> None:
         (self.folder / "cache.bytes").write_text(str(total), encoding="ascii")
 
     def _total(self, *, room: int) -> int:
-        """Return the bytes of all entries, which leave ``room``; it may count removed ones, and misses none."""
+        """Free ``room`` bytes if necessary, and return the size of all entries; it may include removed ones."""
         try:
             total = int((self.folder / "cache.bytes").read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):  # killed between emptying and writing it
+        except (FileNotFoundError, ValueError):  # a process was killed while writing it
             return self._sweep(room=room)
         return total if total + room <= self.max_bytes else self._sweep(room=room)
 
     def _sweep(self, *, room: int) -> int:
-        """List the folder, clear left-overs, evict what stands in the way of ``room``; return the bytes that remain."""
+        """Delete abandoned files, evict entries until ``room`` bytes are free, and return the size of the rest."""
         entries, total = [], 0
         for item in os.scandir(self.folder):
             try:
@@ -170,7 +172,7 @@ class Store:
                 total -= size
                 self.statistics.evictions += 1
         if total + room > self.max_bytes:
-            raise OSError(f"old entries cannot be removed from {self.folder}")
+            raise OSError(f"old entries cannot be deleted from {self.folder}")
         return total
 
 
@@ -183,20 +185,20 @@ def _unpack(payload: bytes, key: str) -> dict[str, Tensor]:
     """Return the tensors of an entry.
 
     Raises:
-        ValueError: The entry belongs to another key, or its bytes have changed. Other errors mean the same.
+        ValueError: The entry has another key, or its content has changed. Other errors also mean a damaged entry.
     """
     length = int.from_bytes(payload[:8], "little")
     metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
     if metadata["key"] != key:
-        raise ValueError("it carries another key")
+        raise ValueError("it has another key")
     tensors = safetensors.torch.load(payload)
     if metadata["checksum"] != _checksum(tensors):
-        raise ValueError("its checksum does not fit its content")
+        raise ValueError("its checksum does not match its content")
     return tensors
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
-    """Return a CRC of names, types, shapes and values: against decay of a disk, not against an attacker."""
+    """Return a CRC of names, dtypes, shapes and values; it detects corruption, not tampering."""
     crc = 0
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -206,25 +208,25 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def _touch(path: Path) -> None:
-    """Set the clock by which entries grow old."""
+    """Set the modification time, by which entries are evicted."""
     now = time.time_ns()
     try:
         os.utime(path, ns=(now, now))
-    except OSError:  # evicted meanwhile, or a folder that may only be read
+    except OSError:  # evicted meanwhile, or a read-only folder
         return
 
 
 def _remove(path: Path) -> bool:
-    """Delete a file, and return whether it is gone."""
+    """Delete a file, and return whether it no longer exists."""
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # not ours to delete, or, on Windows, being read
+    except OSError:  # no permission or, on Windows, in use
         return False
     return True
 
 
 def _abandoned(name: str, modified: float) -> bool:
-    """Tell whether the writer of a temporary file is dead. If it is not after all, its entry is lost, no more."""
+    """Return whether the writer of a temporary file is dead. A wrong guess only loses that entry."""
     _, process, host = [*name.removesuffix(TEMPORARY).split("@", 2), "", ""][:3]
     if host == socket.gethostname() and process.isdecimal() and not _alive(int(process)):
         return True
@@ -232,7 +234,7 @@ def _abandoned(name: str, modified: float) -> bool:
 
 
 def _alive(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 would end the process
+    if os.name == "nt":  # on Windows, signal 0 would end the process
         return True
     try:
         os.kill(process, 0)

@@ -1,1 +1,1 @@
-"""How replies are drawn from a model: decoding, stop rules, streaming, and the log-probabilities of given replies."""
+"""Generate replies: greedy decoding, sampling, stop rules and streaming; log-probabilities of given replies."""

@@ -1,8 +1,7 @@
-"""Draw replies, greedily or by sampling, and tell how likely given replies are.
+"""Generate replies, greedily or by sampling, and compute log-probabilities of given replies.
 
-The loop over tokens is transformers' ``generate``, which owns the key-value cache; tinyvid names that cache nowhere.
-A sampled token is chosen from the logits and then handed to the loop as the only candidate, so that greedy and sampled
-replies share everything else.
+The token loop is transformers' ``generate``, which also manages the key-value cache. For sampling, a logits processor
+chooses a token and leaves it as the only candidate, so that greedy and sampled generation share all other code.
 """
 
 import math
@@ -25,17 +24,17 @@ from tinyvid.types import IGNORE_INDEX
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a reply is drawn. The default is greedy: the same input gives the same reply.
+    """How to generate a reply. The default is greedy decoding, which is deterministic.
 
     Attributes:
-        max_new_tokens: Longest reply, in tokens.
-        temperature: What logits are divided by before a token is sampled; 0 takes the most likely token.
-        top_p: Sample from the fewest tokens that hold this share of the probability (https://arxiv.org/abs/1904.09751);
-            1 keeps all. No effect at temperature 0.
-        seed: What samples depend on. A reply follows from the sample and the seed, whatever else is in the batch.
+        max_new_tokens: Maximum length of a reply, in tokens.
+        temperature: Divisor of the logits before sampling; 0 is greedy.
+        top_p: Sample from the smallest set of tokens with at least this total probability
+            (https://arxiv.org/abs/1904.09751); 1 keeps all tokens. It has no effect at temperature 0.
+        seed: Random seed. A reply depends on its sample and the seed, not on the rest of the batch.
 
     Raises:
-        ConfigError: A value is of the wrong type or out of range.
+        ConfigError: A value has the wrong type or is out of range.
     """
 
     max_new_tokens: int = 128
@@ -55,15 +54,15 @@ class Decoding:
 
 
 def replies(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding, **options: Any) -> list[str]:
-    """Return the texts of the replies to a batch of prompts; arguments and errors as of ``generate``."""
+    """Generate the replies to a batch of prompts as texts. Arguments and errors are those of ``generate``."""
     return [processor.reply(ids) for ids in generate(model, processor, batch, decoding, **options)]
 
 
 @torch.inference_mode()
 def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding, **options: Any) -> Tensor:
-    """Return the ids of the replies to a batch of prompts, up to where the template ends them: (B, new tokens).
+    """Generate the replies to a batch of prompts as token ids, up to their end markers: (B, new tokens).
 
-    The batch is padded on the left. ``options`` go to transformers' ``generate``, such as ``streamer``.
+    The batch must be padded on the left. ``options`` go to transformers' ``generate``, such as ``streamer``.
 
     Raises:
         ConfigError: The model has no weights.
@@ -72,9 +71,9 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
     from transformers import GenerationConfig
 
     if model.device.type == "meta":
-        raise ConfigError("device='meta' builds a model without weights, which cannot answer; choose another")
+        raise ConfigError("device='meta' builds a model without weights, which cannot reply; choose another device")
     if batch.blocks is not None:
-        raise DataError("packed examples are to learn from; generate replies to samples one by one")
+        raise DataError("packed examples are only for training; to generate, do not pack")
     ends, texts = stops(processor)
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -88,7 +87,7 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
     if decoding.temperature:
         options["logits_processor"] = [_sampler(batch, decoding)]
     embeddings, batch = model.fill(batch, padding_side="left")  # (B, L, D)
-    if batch.positions is not None:  # counted ones are transformers' own; given ones are counted on from the last
+    if batch.positions is not None:  # otherwise, transformers counts them itself
         options["position_ids"] = batch.positions
     return model.llm.generate(
         inputs_embeds=embeddings, attention_mask=batch.attention_mask, generation_config=config, **options
@@ -96,7 +95,7 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
 
 
 def stops(processor: Processor) -> tuple[list[int], list[str]]:
-    """Return what ends a reply: the ids of end tokens, and the stop strings that are no single token."""
+    """Return what ends a reply: the ids of end tokens, and the stop strings that are not single tokens."""
     tokenizer, template = processor.tokenizer, processor.template
     ends = {tokenizer.convert_tokens_to_ids(stop) for stop in template.stop if stop in template.control_tokens}
     ends |= {tokenizer.eos_token_id} - {None}
@@ -104,9 +103,9 @@ def stops(processor: Processor) -> tuple[list[int], list[str]]:
 
 
 def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding) -> Iterator[str]:
-    """Yield the reply to a batch of one prompt in pieces, as the model writes it; joined, they equal the reply.
+    """Yield the reply to a batch of one prompt in pieces, as they are generated; joined, they equal the reply.
 
-    Closing the iterator early stops the generation. Arguments and errors as of ``generate``.
+    Closing the iterator early stops the generation. Arguments and errors are those of ``generate``.
     """
     from transformers import StoppingCriteriaList, TextIteratorStreamer
 
@@ -118,7 +117,7 @@ def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decodi
         stopping = StoppingCriteriaList([lambda ids, _: ids.new_full((len(ids),), closed).bool()])
         try:
             generate(model, processor, batch, decoding, streamer=streamer, stopping_criteria=stopping)
-        except BaseException as error:  # raised again below, in the caller's thread
+        except BaseException as error:  # raised below, in the caller's thread
             failure.append(error)
             streamer.end()
 
@@ -134,7 +133,7 @@ def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decodi
 
 
 def trimmed(pieces: Iterator[str], ends: tuple[str, ...]) -> Iterator[str]:
-    """Drop the white space and the end markers around a reply that arrives in pieces."""
+    """Strip whitespace and the end marker from a reply that arrives in pieces."""
     held, begun = "", False
     for piece in pieces:
         held += piece if begun else piece.lstrip()
@@ -143,7 +142,7 @@ def trimmed(pieces: Iterator[str], ends: tuple[str, ...]) -> Iterator[str]:
         if first is not None:
             yield held[:first].rstrip()
             return
-        # The tail may turn out to be trailing space or the beginning of an end marker.
+        # The tail may be trailing whitespace or the beginning of an end marker.
         starts = [end[:n] for end in ends for n in range(1, len(end))]
         keep = max((len(start) for start in starts if held.endswith(start)), default=0)
         cut = len(held[: len(held) - keep].rstrip())
@@ -153,32 +152,32 @@ def trimmed(pieces: Iterator[str], ends: tuple[str, ...]) -> Iterator[str]:
 
 
 def log_probs(model: VideoLLM, batch: Batch) -> tuple[Tensor, ...]:
-    """Return, for each sample of a batch, the log-probabilities at its N label positions: float32 (N, vocabulary).
+    """Return the log-probabilities at the N label positions of each sample of a batch: float32 (N, vocabulary).
 
-    The log-probability of a given reply, which is what the labels hold, is the sum of its tokens' entries.
+    The log-probability of a reply in the labels is the sum of the entries of its tokens.
     """
     counts = (batch.labels[:, 1:] != IGNORE_INDEX).sum(-1)  # (B,)
     return model(batch).logits.log_softmax(-1).split(counts.tolist())
 
 
 def sample_tokens(logits: Tensor, draws: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """Return a token for each row of logits: (B, vocabulary) to int64 (B,).
+    """Sample a token for each row of logits: (B, vocabulary) to int64 (B,).
 
-    A row's draw (B,), in [0, 1), takes the most likely token at 0, and less likely ones the larger it is.
+    ``draws`` (B,) are random numbers in [0, 1): 0 takes the most likely token, larger ones take less likely tokens.
     """
     logits = logits.float()
-    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however low the temperature
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow at low temperatures
     probs, tokens = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)  # (B, vocabulary)
     sums = probs.cumsum(-1)  # (B, vocabulary)
-    last = (sums - probs < top_p).sum(-1, keepdim=True) - 1  # (B, 1): of the tokens that are kept
+    last = (sums - probs < top_p).sum(-1, keepdim=True) - 1  # (B, 1): the last token that top_p keeps
     below = sums <= draws[:, None] * sums.gather(-1, last)  # (B, vocabulary)
     place = below.sum(-1, keepdim=True).minimum(last)  # (B, 1)
     return tokens.gather(-1, place).squeeze(-1)
 
 
 def _sampler(batch: Batch, decoding: Decoding) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a logits processor that leaves the sampled token of each row, and no other."""
-    # Each row has its own draws, which follow from the seed, the sample's id and its tokens.
+    """Return a logits processor that leaves only the sampled token of each row."""
+    # The random numbers of each row depend only on the seed, the sample's id and its tokens.
     rows = zip(batch.ids, batch.input_ids.cpu(), batch.attention_mask.bool().cpu(), strict=True)
     keys = [zlib.crc32(ids[real].numpy().tobytes(), zlib.crc32(repr(id).encode())) for id, ids, real in rows]
     chances = [np.random.default_rng([decoding.seed, key]) for key in keys]
@@ -186,7 +185,7 @@ def _sampler(batch: Batch, decoding: Decoding) -> Callable[[Tensor, Tensor], Ten
     of_step = torch.from_numpy(draws).to(batch.input_ids.device)  # (B, new tokens)
 
     def choose(written: Tensor, logits: Tensor) -> Tensor:
-        now = of_step[:, written.shape[1]]  # (B,); written holds the tokens of the reply alone
+        now = of_step[:, written.shape[1]]  # (B,); ``written`` contains only the tokens of the reply
         chosen = sample_tokens(logits, now, temperature=decoding.temperature, top_p=decoding.top_p)  # (B,)
         return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)  # (B, vocabulary)
 

@@ -1,1 +1,1 @@
-"""From a sample to a batch: layout, length check, decoding, padding."""
+"""From samples to batches: layout, length check, decoding and padding."""

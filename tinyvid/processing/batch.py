@@ -1,4 +1,4 @@
-"""What the model eats and returns: a sample laid out, samples padded to one length, and the loss."""
+"""The input and output of the model: an example, a batch of examples, and predictions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tinyvid.video.lazy_pixels import LazyPixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoInput:
-    """One video as the model takes it: exactly one of ``pixels``, ``features`` and ``lazy`` is set.
+    """One video as input of the model: exactly one of ``pixels``, ``features`` and ``lazy`` is set.
 
     Attributes:
-        start: Where the clip begins, in seconds of the file.
-        end: Where the clip ends, in seconds of the file.
-        times: When each of its T frames is shown, in seconds of the file.
+        start: Start of the clip, in seconds of the file.
+        end: End of the clip, in seconds of the file.
+        times: Time of each of the T frames, in seconds of the file.
         pixels: float32 (T, 3, S, S).
-        features: (T, P, Dv), what the vision tower makes of the frames.
+        features: (T, P, Dv), the output of the vision tower.
         lazy: Pixels that are decoded while the model iterates over them.
-        key: Of the features in their cache; ``None`` without a cache.
+        key: Key of the features in the cache; ``None`` without a cache.
     """
 
     start: float
@@ -37,27 +37,27 @@ class VideoInput:
 
     @property
     def num_frames(self) -> int:
-        """T, the frames that are shown."""
+        """T, the number of frames."""
         return len(self.times)
 
     def to(self, device: torch.device | str) -> VideoInput:
-        """Return the video with its tensors on ``device``; lazy pixels stay where they are decoded."""
+        """Return the video with its tensors on ``device``; lazy pixels are not moved."""
         return _moved(self, device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A sample, laid out completely.
+    """A sample as token ids and videos, ready to be collated.
 
     Attributes:
         input_ids: int64 (L,). Places of video tokens carry the pad id.
-        labels: int64 (L,). The id where a reply is to be learned, -100 elsewhere.
+        labels: int64 (L,). The token id in replies to learn, -100 elsewhere.
         video_mask: bool (L,). True at places of video tokens.
-        slots: Every video slot, in order of the sequence.
-        videos: The videos that the slots show.
+        slots: All video slots, in sequence order.
+        videos: The videos of the slots.
         id: Name of the sample.
-        blocks: int64 (L,) of packed samples: 0 in the prefix that all share, k in the rest of the k-th sample, which
-            sees the prefix and itself only. ``None`` is one sample, in which everything sees what comes before it.
+        blocks: int64 (L,), for packed samples: 0 in the shared prefix, k in the rest of the k-th sample, which attends
+            only to the prefix and itself. ``None`` for a single sample with ordinary causal attention.
     """
 
     input_ids: Tensor
@@ -78,11 +78,11 @@ class Batch:
         labels: int64 (B, L), -100 at padding.
         attention_mask: int64 (B, L), 0 at padding.
         video_mask: bool (B, L).
-        slots: Every video slot of the batch, in order; ``Slot.video`` counts within the batch.
-        videos: Every video of the batch.
+        slots: All video slots of the batch, in order; ``Slot.video`` is an index into ``videos``.
+        videos: All videos of the batch.
         ids: Sample ids.
-        blocks: int64 (B, L), as in ``Example``; 0 at padding. ``None`` where no example is packed.
-        positions: int64 (B, L), where tokens stand for the LLM; ``None``: counted from the attention mask.
+        blocks: int64 (B, L), as in ``Example``; 0 at padding. ``None`` if no example is packed.
+        positions: int64 (B, L), position ids for the LLM; ``None`` to count them from the attention mask.
     """
 
     input_ids: Tensor
@@ -102,7 +102,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """What the model returns: its predictions at the N label positions of a batch, in reading order.
+    """The output of the model: its predictions at the N label positions of a batch, in sequence order.
 
     Attributes:
         logits: float32 (N, vocabulary).
@@ -124,6 +124,6 @@ class Output:
 
 
 def _moved(record: Any, device: torch.device | str) -> Any:
-    """Return a dataclass with each of its tensors on ``device``."""
+    """Return a copy of a dataclass with its tensors on ``device``."""
     values = {item.name: getattr(record, item.name) for item in fields(record)}
     return replace(record, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})

@@ -1,4 +1,4 @@
-"""Examples to a batch: padded to one length, their videos counted through, places without a token taken out."""
+"""Collate examples into a batch, and remove places without a video token from a batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +13,14 @@ from tinyvid.types import IGNORE_INDEX, Slot
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str = "right") -> Batch:
-    """Pad examples to one length with ``pad_id``: on the right to learn, on the left to generate."""
+    """Pad examples to one length with ``pad_id``: on the right for training, on the left for generation."""
     if padding_side not in ("left", "right"):
         raise DataError(f"padding_side={padding_side!r} is unknown; use 'left' or 'right'")
     if not examples:
         raise DataError("a batch needs at least one example")
     packed = any(e.blocks is not None for e in examples)
     if packed and padding_side == "left":
-        raise DataError("packed examples are to learn from, not to generate replies to; process samples one by one")
+        raise DataError("packed examples are only for training and need padding_side='right'; to generate, do not pack")
     length = max(len(e.input_ids) for e in examples)
 
     def pad(tensors: list[Tensor], value: int | bool) -> Tensor:
@@ -50,16 +50,16 @@ def collate(examples: Sequence[Example], *, pad_id: int, padding_side: str = "ri
 
 
 def without_empty(batch: Batch, filled: Tensor, *, padding_side: str = "right", keep_positions: bool = False) -> Batch:
-    """Take the places that no video token fills out of a batch.
+    """Remove the places without a video token from a batch.
 
     Args:
-        batch: With a place for every video token that the budget allows.
-        filled: bool (places,), in reading order of ``batch.video_mask``: whether a token fills the place.
-        padding_side: Of the batch; a batch without padding cannot tell.
-        keep_positions: Tokens behind an empty place keep their positions; otherwise the gap is closed.
+        batch: A batch with all places of the budget.
+        filled: bool (places,), in the order of ``batch.video_mask``: whether a token fills the place.
+        padding_side: The padding side of the batch.
+        keep_positions: Whether tokens after an empty place keep their positions; otherwise the gap is closed.
 
     Returns:
-        The batch cut to its longest row; the same object where every place is filled.
+        The batch cropped to its longest row, or the same object if every place is filled.
     """
     if bool(filled.all()):
         return batch
@@ -67,7 +67,7 @@ def without_empty(batch: Batch, filled: Tensor, *, padding_side: str = "right", 
     kept = kept.masked_scatter(batch.video_mask, filled.to(kept.device))
     length = int(kept.sum(-1).max())
     side = slice(-length, None) if padding_side == "left" else slice(0, length)
-    rank = kept.int() if padding_side == "left" else (~kept).int()  # left: removed tokens first; right: last
+    rank = kept.int() if padding_side == "left" else (~kept).int()  # removed tokens go to the padding side
     order = rank.argsort(dim=-1, stable=True)[:, side]  # (B, length)
     real = kept.gather(1, order)  # (B, length)
 
@@ -76,7 +76,7 @@ def without_empty(batch: Batch, filled: Tensor, *, padding_side: str = "right", 
 
     return replace(
         batch,
-        input_ids=batch.input_ids.gather(1, order),  # a removed place carries the pad id, as padding does
+        input_ids=batch.input_ids.gather(1, order),  # removed places already have the pad id
         labels=gather(batch.labels, IGNORE_INDEX),
         attention_mask=real.to(batch.attention_mask.dtype),
         video_mask=gather(batch.video_mask, False),
@@ -86,10 +86,10 @@ def without_empty(batch: Batch, filled: Tensor, *, padding_side: str = "right", 
 
 
 def positions_of(batch: Batch) -> Tensor:
-    """Return where each token of a batch stands for the LLM: int64 (B, L).
+    """Return the position ids of a batch for the LLM: int64 (B, L).
 
-    Counted from the first real token, so that left and right padding give the same numbers; each of the packed samples
-    is counted on from the end of the shared prefix.
+    Positions start at the first real token, so left and right padding give the same numbers. Each packed sample
+    continues from the end of the shared prefix.
     """
     if batch.positions is not None:
         return batch.positions
@@ -98,7 +98,7 @@ def positions_of(batch: Batch) -> Tensor:
         return index
     blocks = batch.blocks
     begins = F.pad(blocks[:, 1:] != blocks[:, :-1], (1, 0), value=True)  # (B, L)
-    start = torch.where(begins, index, 0).cummax(dim=-1).values  # (B, L): where the block of a token begins
+    start = torch.where(begins, index, 0).cummax(dim=-1).values  # (B, L): the start of the block of each token
     prefix = ((blocks == 0) & batch.attention_mask.bool()).sum(-1, keepdim=True)  # (B, 1)
     return torch.where(blocks == 0, index, prefix + index - start)
 

@@ -1,4 +1,4 @@
-"""A sample as a sequence of tokens, nothing decoded yet: what the Processor lays out, and how the pieces are joined."""
+"""Lay out samples as sequences of tokens before decoding, check them, and pack several into one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ from tinyvid.video.open_video import Clip
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A sample laid out, nothing decoded yet; fields as in ``Example``.
+    """A sample as a sequence of tokens, before decoding; fields are as in ``Example``.
 
     Attributes:
-        clips: The sample's videos, opened.
-        plans: For each video, the frames that are looked at, and why.
+        clips: The opened videos of the sample.
+        plans: The plan of each video: its chosen frames and their budget.
     """
 
     input_ids: Tensor
@@ -35,33 +35,33 @@ class Layout:
 
     @property
     def indices(self) -> tuple[tuple[int, ...], ...]:
-        """For each video, the frames that are looked at, counted from the first frame of its clip."""
+        """The chosen frames of each video, counted from the first frame of its clip."""
         return tuple(plan.indices for plan in self.plans)
 
     @property
     def num_shared(self) -> int:
-        """Tokens up to the last one of a video: what samples about the same videos have in common."""
+        """The number of tokens up to the last video token, which samples about the same videos can share."""
         places = self.video_mask.nonzero()
         return int(places[-1]) + 1 if len(places) else 0
 
     @property
     def num_video(self) -> int:
-        """Most video tokens of the sample."""
+        """The maximum number of video tokens of the sample."""
         return sum(self.plans[slot.video].most_tokens for slot in self.slots)
 
     @property
     def length(self) -> int:
-        """Most tokens of the sample: text and video."""
+        """The maximum number of tokens of the sample, text and video."""
         return int((~self.video_mask).sum()) + self.num_video
 
     def without_videos(self, id: str) -> Example:
-        """Return the example of this name that the layout becomes, without the videos that its slots show."""
+        """Return an example with this id, without videos."""
         return Example(self.input_ids, self.labels, self.video_mask, self.slots, id=id, blocks=self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Neighboring tokens of one kind: ``ids`` of a text that is read or ``learned``, or ``num_video`` video tokens."""
+    """Consecutive tokens of one kind: text ``ids``, which are ``learned`` or only read, or ``num_video`` places."""
 
     ids: Sequence[int] = ()
     learned: bool = False
@@ -75,14 +75,14 @@ def pieces_of(
     plans: Plans,
     tokenize: Callable[[list[str]], list[list[int]]],
 ) -> list[Piece]:
-    """Return a conversation in pieces: its segments, with videos cut where text stands between their frames.
+    """Tokenize the segments of a conversation; a video is split where there is text between its frames.
 
     Args:
-        segments: From the template.
-        slots: One per segment of a video, in order.
-        runs: For each video its frames and what is written between them; one without text is one run.
-        plans: For each video what the connector makes of it.
-        tokenize: Turns texts into ids.
+        segments: The segments from the template.
+        slots: One slot per video segment, in order.
+        runs: For each video, its frames with the text between them.
+        plans: For each video, its plan.
+        tokenize: Converts texts to token ids.
     """
     pieces: list[Piece] = []
     waiting = iter(slots)
@@ -102,7 +102,7 @@ def pieces_of(
 
 
 def joined(pieces: Sequence[Piece], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids, labels and the mask of video tokens, each (L,), of pieces end to end."""
+    """Concatenate pieces, and return ids, labels and the mask of video tokens, each (L,)."""
     ids: list[int] = []
     labels: list[int] = []
     mask: list[bool] = []
@@ -115,7 +115,7 @@ def joined(pieces: Sequence[Piece], pad_id: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def cues_of(video: Video, style: FrameText) -> tuple[Cue, ...]:
-    """Return the subtitles of a video, in order of their start; none where they are not written.
+    """Return the subtitles of a video, sorted by start; empty if the template does not show them.
 
     Raises:
         DataError: The subtitle file cannot be read.
@@ -128,19 +128,19 @@ def cues_of(video: Video, style: FrameText) -> tuple[Cue, ...]:
 
 
 def check_style(style: FrameText, budget: TokenBudget) -> None:
-    """Raise ``ConfigError`` when text is to stand between frames that a connector makes tokens of together."""
+    """Raise ``ConfigError`` if a template puts text between frames but the connector has no tokens per frame."""
     if style.parts_frames and budget.fixed:
         raise ConfigError(
-            f"template.frame={style.style!r} writes text between frames, and this connector makes {budget.fixed} "
-            "tokens of all frames together; use connector=mlp or llamavid, or template.frame='{video}{subtitle}'"
+            f"template.frame={style.style!r} puts text between frames, but this connector makes {budget.fixed} tokens "
+            "for all frames together; use connector=mlp or llamavid, or template.frame='{video}{subtitle}'"
         )
 
 
 def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[FrameRun]:
-    """Return the frames of a video with what is written between them.
+    """Return the frames of a video as runs, with the text between them.
 
     Raises:
-        DataError: There is something to write, and the connector does not make tokens of each frame.
+        DataError: There are subtitles between frames, but the connector has no tokens per frame.
     """
     if not cues and not style.parts_frames:
         return [FrameRun("", len(plan.indices))]
@@ -148,34 +148,36 @@ def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], styl
     runs = style(times, place(cues, times, start=video.start, end=video.end))
     if plan.budget.fixed and any(run.text for run in runs):
         raise DataError(
-            f"{video}: subtitles stand between frames, and this connector makes {plan.budget.fixed} tokens of all "
-            "frames together; use connector=mlp or llamavid, or template.frame='{video}' to leave subtitles out"
+            f"{video}: its subtitles go between frames, but this connector makes {plan.budget.fixed} tokens for all "
+            "frames together; use connector=mlp or llamavid, or template.frame='{video}' to omit subtitles"
         )
     return runs
 
 
 def videos_per_message(messages: Sequence[Message], num_videos: int, *, every_turn: bool) -> list[list[int]]:
-    """Return, for each message, the indices of the videos that stand in front of its text.
+    """Return, for each message, the indices of the videos before its text.
 
     Args:
-        messages: The conversation; ``Message.videos`` counts the videos that a user turn introduces.
-        num_videos: Videos of the sample.
-        every_turn: Show a user turn every video introduced so far, not only the new ones.
+        messages: The conversation; ``Message.videos`` is the number of videos that a user turn introduces.
+        num_videos: Number of videos of the sample.
+        every_turn: Whether a user turn repeats all videos introduced so far.
 
     Raises:
-        DataError: The counts do not add up to ``num_videos``, or a video stands with another role than the user.
+        DataError: The numbers do not add up to ``num_videos``, or another role than the user has videos.
     """
     counts = [message.videos or 0 for message in messages]
     users = [number for number, message in enumerate(messages) if message.role == "user"]
     if all(message.videos is None for message in messages) and users:
         counts[users[0]] = num_videos
     if sum(counts) != num_videos:
-        raise DataError(f"the messages show {sum(counts)} videos, the sample has {num_videos}")
+        raise DataError(
+            f"the messages show {sum(counts)} videos, but the sample has {num_videos}; set Message.videos to match"
+        )
     shown: list[list[int]] = []
     seen = 0
     for message, count in zip(messages, counts, strict=True):
         if count and message.role != "user":
-            raise DataError(f"a video stands with a message of role '{message.role}'; only user turns show videos")
+            raise DataError(f"a message of role '{message.role}' shows a video; only user turns can show videos")
         first = 0 if every_turn and message.role == "user" else seen
         seen += count
         shown.append(list(range(first, seen)))
@@ -183,7 +185,7 @@ def videos_per_message(messages: Sequence[Message], num_videos: int, *, every_tu
 
 
 def same_videos(sample: Sample, other: Sample) -> bool:
-    """Tell whether two samples show the same videos; arrays are the same if they are one object."""
+    """Return whether two samples show the same videos; arrays are compared by identity."""
 
     def described(video: Video) -> tuple[object, ...]:
         source = video.source if isinstance(video.source, str | Path) else id(video.source)
@@ -194,21 +196,21 @@ def same_videos(sample: Sample, other: Sample) -> bool:
 
 
 def check_prefix(layout: Layout, first: Layout) -> None:
-    """Refuse to pack a sample that does not begin as the first one does, or that learns from the prefix."""
+    """Raise ``DataError`` if a sample does not share the prefix of the first one, or learns in the prefix."""
     shared = first.num_shared
     if layout.clips is not first.clips or not shared:
-        raise DataError("packed samples must all show the same videos, at least one; group the rows by video")
+        raise DataError("packed samples must show the same videos, and at least one; group the rows by video")
     if layout.num_shared != shared or not torch.equal(layout.input_ids[:shared], first.input_ids[:shared]):
-        raise DataError("packed samples must have the same text in front of the videos; a system message differs")
+        raise DataError("packed samples must have the same text before the videos; use the same system message")
     if (layout.labels[: shared + 1] != IGNORE_INDEX).any():
         raise DataError(
-            "a reply begins right behind the video, or in front of it, so that it cannot be packed; choose a template "
-            "that puts text between the video and the reply, or set recipe.pack=1"
+            "a reply directly after or before a video cannot be packed; choose a template that puts text between the "
+            "video and the reply, or set recipe.pack=1"
         )
 
 
 def packed(layouts: Sequence[Layout]) -> Layout:
-    """Return layouts that share what comes up to their last video as one, the rest of each behind it."""
+    """Join layouts with a shared prefix into one: the prefix, then the rest of each layout."""
     first = layouts[0]
     shared = first.num_shared
     rests = [slice(0, None), *[slice(shared, None)] * (len(layouts) - 1)]

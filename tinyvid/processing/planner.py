@@ -1,8 +1,8 @@
-"""How many frames, and how many tokens of each, fit: decided from the layout alone, before a frame is decoded.
+"""Decide how many frames, and how many tokens per frame, fit in the context, before any frame is decoded.
 
-A sampler says how many frames it would like, and with ``overflow`` what gives way where they do not fit:
-``fewer_frames`` takes as many as fit, evenly of those chosen; ``fewer_tokens`` keeps the frames and asks the connector
-for fewer tokens of each. Text never gives way. What came of it is in the ``VideoPlan`` of each video.
+A sampler chooses frames. Its ``overflow`` says what to reduce if they do not fit: ``fewer_frames`` keeps as many of the
+chosen frames as fit, evenly spaced; ``fewer_tokens`` keeps all frames and requests fewer tokens per frame from the
+connector. Text is never shortened. The ``VideoPlan`` of each video gives the result.
 """
 
 from bisect import bisect_right
@@ -14,14 +14,14 @@ from tinyvid.types import Overflow, TokenBudget
 
 @dataclass(frozen=True, slots=True)
 class VideoPlan:
-    """What is looked at of one video.
+    """The frames of one video to decode, and the places for their tokens.
 
     Attributes:
-        indices: Frames of the clip.
-        wanted: Frames that the sampler chose, before some of them gave way.
-        duration: Of the clip, in seconds.
-        budget: What the connector makes of the frames.
-        reason: What the sampler says of its choice; empty where the rule says it all.
+        indices: Indices of the frames in the clip.
+        wanted: Number of frames that the sampler chose.
+        duration: Duration of the clip, in seconds.
+        budget: Number of places for the frames.
+        reason: Why the sampler chose the frames; empty if it did not look at them.
     """
 
     indices: tuple[int, ...]
@@ -32,17 +32,17 @@ class VideoPlan:
 
     @property
     def num_places(self) -> int:
-        """Places of video tokens in each slot that shows the video."""
+        """The number of places in each slot of the video."""
         return self.budget(len(self.indices))
 
     @property
     def most_tokens(self) -> int:
-        """Most video tokens of each slot that shows the video: what the LLM must have room for."""
+        """The maximum number of video tokens in each slot of the video, for which the LLM must have room."""
         return self.budget.bound(len(self.indices))
 
     @property
     def fps(self) -> float:
-        """Effective frames per second: of the frames that are looked at, over the clip."""
+        """The effective frames per second: chosen frames over the duration of the clip."""
         return len(self.indices) / self.duration if self.duration > 0 else 0.0
 
     def __str__(self) -> str:
@@ -58,13 +58,13 @@ Plans = tuple[VideoPlan, ...]
 def fit(
     plans: Plans, *, fits: Callable[[Plans], bool], overflow: Overflow, smaller: Sequence[int] = ()
 ) -> Plans | None:
-    """Return plans that fit, as close as possible to those given; ``None`` where nothing that may give way helps.
+    """Return the largest plans that fit, or ``None`` if none do.
 
     Args:
         plans: One per video.
-        fits: Whether a sample laid out by plans fits; called some times, of plans with fewer and fewer tokens.
-        overflow: What may give way.
-        smaller: Tokens per frame that the connector can make instead, in falling order.
+        fits: Returns whether a sample fits with the given plans.
+        overflow: What to reduce.
+        smaller: Other numbers of tokens per frame that the connector supports, in decreasing order.
     """
     if fits(plans):
         return plans
@@ -73,14 +73,14 @@ def fit(
         return next((candidate for candidate in candidates if fits(candidate)), None)
     if overflow == "fewer_frames" and plans:
         most = max(len(plan.indices) for plan in plans)
-        # Whether it fits is monotone in the number of frames: look for the first number that does not.
+        # Fitting is monotone in the number of frames: bisect for the first number that does not fit.
         count = bisect_right(range(1, most), False, key=lambda n: not fits(thin(plans, n, most)))
         return thin(plans, count, most) if count else None
     return None
 
 
 def thin(plans: Plans, count: int, most: int) -> Plans:
-    """Return plans with ``count`` of ``most`` frames, evenly; of several videos the same share, at least one frame."""
+    """Keep ``count`` of ``most`` frames, evenly spaced; every video keeps the same fraction, and at least one."""
 
     def fewer(plan: VideoPlan) -> VideoPlan:
         total = len(plan.indices)

@@ -1,8 +1,8 @@
-"""From a sample to tensors: the one road that training, benchmarks and inference share.
+"""Convert samples to tensors. Training, benchmarks and inference share this code.
 
-The order is metadata, frame indices, layout, length check, and only then decoding: a sample that does not fit is
-refused before a frame is read. Nothing is cut after layout. The Processor holds no model, so DataLoader workers can
-carry it.
+The steps are metadata, frame indices, layout, length check and decoding, so a sample that does not fit raises an error
+before a frame is read. Nothing is truncated after the layout. The Processor contains no model, so it can be sent to
+DataLoader workers.
 """
 
 import logging
@@ -45,29 +45,29 @@ LAZY_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
 
 
 class Processor:
-    """Turn a sample into an example: choose frames, lay the sequence out, decode.
+    """Convert a sample to an example: choose frames, lay out the sequence, decode the frames.
 
     Args:
-        tokenizer: The LLM's.
-        template: How a conversation is written.
-        sampler: Which frames are read.
-        reader: What reads video files.
-        image: What the vision tower wants its pixels to be.
-        tokens: What the connector makes of a clip. One that takes a clip in pieces has one with many pixels decoded as
-            it is used.
-        max_length: Longest sequence, in tokens.
-        questions: Turns a question into tokens for the connector's text decoder, where it has one.
+        tokenizer: The tokenizer of the LLM.
+        template: Writes conversations.
+        sampler: Chooses frames.
+        reader: Decodes video files.
+        image: The input that the vision tower expects.
+        tokens: What the connector returns for a clip. If it accepts clips in pieces, long clips are decoded lazily.
+        max_length: Maximum sequence length, in tokens.
+        questions: Tokenizes questions for the connector's text decoder, if it has one.
 
     Attributes:
-        lazy_bytes: Pixels of a clip that are held at once; of more, neither frames nor features are kept in a cache.
-        frames: Where resized frames are kept, or ``None``.
-        features: Where the features of a frozen tower are kept, or ``None``. The Processor only reads them;
-            ``VideoLLM.fill_features`` adds to them.
-        control_tokens: Strings that no message may contain: whatever the tokenizer treats as special.
-        ends: Strings that end the text of a reply.
+        lazy_bytes: Size of the pixels above which a clip is decoded lazily, without caching frames or features.
+        frames: Cache of resized frames, or ``None``.
+        features: Cache of the features of a frozen tower, or ``None``. The Processor only reads it;
+            ``VideoLLM.fill_features`` writes it.
+        control_tokens: Strings that messages must not contain: all special tokens.
+        ends: Strings that end a reply.
 
     Raises:
-        ConfigError: The template needs a control token that the tokenizer does not know.
+        ConfigError: The tokenizer does not have a control token of the template, or the connector cannot put text
+            between frames.
     """
 
     def __init__(
@@ -99,23 +99,23 @@ class Processor:
         missing = [token for token in template.control_tokens if token not in vocabulary]
         if missing:
             raise ConfigError(
-                f"the template needs the control tokens {missing}, which the tokenizer of this LLM does not have "
-                f"(it has {tokenizer.all_special_tokens}); choose another template"
+                f"the template needs the control tokens {missing}, but the tokenizer of this LLM has only "
+                f"{tokenizer.all_special_tokens}; choose another template"
             )
-        # Some tokenizers name few of their special tokens: Llama 3's <|eot_id|> is in none of the named roles.
+        # all_special_tokens can be incomplete: it does not contain Llama 3's <|eot_id|>.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.control_tokens = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
         self.ends = (*template.stop, *sorted(self.control_tokens))
 
     def __call__(self, sample: Sample, *, reserve: int = 0) -> Example:
-        """Lay a sample out and decode its frames.
+        """Lay out a sample and decode its frames.
 
-        A conversation that ends with the user's turn becomes a prompt to answer; one that ends with the assistant's
-        becomes an example to learn, with labels on the replies and their end markers.
+        A conversation that ends with a user turn becomes a prompt. One that ends with an assistant turn becomes a
+        training example, with labels on the replies and their end markers.
 
         Args:
-            sample: What to process.
-            reserve: Tokens to keep free for a reply.
+            sample: The sample to process.
+            reserve: Number of tokens to reserve for a reply.
 
         Raises:
             DataError: The conversation is malformed, or too long for ``max_length``; nothing was decoded.
@@ -125,18 +125,18 @@ class Processor:
             return self._decode(sample, self._lay_out(sample, reserve))
 
     def pack(self, samples: Sequence[Sample]) -> Example:
-        """Lay several samples about the same videos out as one example to learn, in which they share the videos.
+        """Pack several samples about the same videos into one training example, which contains the videos once.
 
-        The sequence is what the samples have in common, up to the last video, and then the rest of each. A sample
-        sees the common prefix and itself, at the positions that it has alone, so that a packed example teaches what
-        its samples teach one by one, while the videos go through connector and LLM once.
+        The sequence is the shared prefix, up to the last video, and then the rest of each sample. A sample attends to
+        the prefix and itself, at the positions that it would have alone. The loss is that of the separate samples, but
+        the videos go through the connector and the LLM only once.
 
         Args:
-            samples: At least one. Their ids, joined, name the example.
+            samples: At least one. The id of the example joins their ids.
 
         Raises:
-            ConfigError: The connector reads the question, so that each question makes video tokens of its own.
-            DataError: The samples show other videos, or other text in front of them, or as when called one by one.
+            ConfigError: The connector reads the question, so the video tokens of questions differ.
+            DataError: The samples differ in videos or in the text before them, or a sample is invalid.
             VideoError: A video cannot be read.
         """
         with _naming(samples[0]):
@@ -147,7 +147,7 @@ class Processor:
         return replace(layout.without_videos(sample.id if id is None else id), videos=videos)
 
     def _video(self, video: Video, clip: Clip, indices: tuple[int, ...]) -> VideoInput:
-        """Return a video with its cached features, or the means to decode it later, or its pixels."""
+        """Return a video with its cached features, lazy pixels, or decoded pixels."""
         known = VideoInput(
             clip.start, clip.end, tuple(clip.times(indices)), key=self._feature_key(video, clip, indices)
         )
@@ -160,15 +160,15 @@ class Processor:
         return replace(known, pixels=self._pixels(video, clip, indices))
 
     def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
-        """Lay a sample out without decoding: what it will look like, and how long it is. Errors as in a call."""
+        """Lay out a sample without decoding it, and check its length. Errors as in ``__call__``."""
         with _naming(sample):
             return self._lay_out(sample, reserve)
 
     def plan_pack(self, samples: Sequence[Sample]) -> Layout:
-        """Lay samples out as ``pack`` does, without decoding. Errors as there."""
+        """Lay out packed samples without decoding them. Errors as in ``pack``."""
         if self.tokens.reads_question:
             raise ConfigError(
-                "this connector reads the question, so that questions cannot share video tokens; set recipe.pack=1"
+                "this connector reads the question, so packed questions cannot share video tokens; set recipe.pack=1"
             )
         if not samples:
             raise DataError("a packed example needs at least one sample")
@@ -185,14 +185,14 @@ class Processor:
         return collate(examples, pad_id=self.pad_id, padding_side=padding_side)
 
     def reply(self, ids: Tensor) -> str:
-        """Return the text of a reply from the ids that the model generated, without its end marker."""
+        """Decode the ids of a generated reply to text, without its end marker."""
         text = self.tokenizer.decode(ids, skip_special_tokens=False)
         for end in self.ends:
             text = text.partition(end)[0]
         return text.strip()
 
     def _lay_out(self, sample: Sample, reserve: int, known: Layout | None = None) -> Layout:
-        """Lay a sample out; ``known`` is the layout of another sample with the same videos."""
+        """Lay out a sample; ``known`` is the layout of another sample with the same videos."""
         self._refuse_control_tokens(sample.messages)
         clips = known.clips if known else tuple(open_video(video, self.reader) for video in sample.videos)
         cues = [cues_of(video, self.template.frame) for video in sample.videos]
@@ -210,12 +210,14 @@ class Processor:
             fitting = fit(plans, fits=fits, overflow=overflow, smaller=self.tokens.smaller)
             if fitting is not None:
                 layout = self._typeset(sample, clips, fitting, cues)
-                logger.info("sample '%s' is fitted into %d tokens: %s", sample.id, room, "; ".join(map(str, fitting)))
+                logger.info(
+                    "Sample '%s' was reduced to fit in %d tokens: %s", sample.id, room, "; ".join(map(str, fitting))
+                )
         self.check_length(layout.length, layout.num_video, reserve)
         return layout
 
     def _choose(self, clip: Clip) -> VideoPlan:
-        """Return which frames of a video the sampler wants."""
+        """Return the plan with all frames that the sampler chooses."""
         if self.sampler.looks:
             choice = self.sampler(clip.meta, clip.look)
             indices, reason = tuple(choice.indices), choice.reason
@@ -224,7 +226,7 @@ class Processor:
         return VideoPlan(indices, len(indices), clip.meta.duration, self.tokens.planned, reason)
 
     def _typeset(self, sample: Sample, clips: Sequence[Clip], plans: Plans, cues: Sequence[Sequence[Cue]]) -> Layout:
-        """Write a sample out with the frames that ``plans`` name, however long it gets."""
+        """Lay out a sample with the given plans, without checking its length."""
         shown = videos_per_message(sample.messages, len(clips), every_turn=self.tokens.reads_question)
         segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
         asked = [plan.budget.per_frame if plan.budget != self.tokens.planned else None for plan in plans]
@@ -239,21 +241,21 @@ class Processor:
         return Layout(*joined(pieces, self.pad_id), slots=slots, clips=tuple(clips), plans=plans)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        # Not verbose: it would warn of lengths that it was trained with, which check_length knows better.
+        # verbose=False: check_length reports sequences that are too long.
         return self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
 
     def _first_ids(self) -> list[int]:
-        """Return the id that the tokenizer puts in front of a text, if it puts one."""
+        """Return the id of the beginning-of-sequence token, if the tokenizer adds one."""
         first = self.tokenizer("a").input_ids[:1]
         return first if first and first[0] == self.tokenizer.bos_token_id else []
 
     def fold(self, text: str) -> str:
-        """Return a text as the tokenizer sees it: NFKC, say, makes a control token of a look-alike."""
+        """Normalize a text like the tokenizer, which can turn look-alike characters into a control token (NFKC)."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return backend.normalizer.normalize_str(text) if backend is not None and backend.normalizer else text
 
     def find_control_tokens(self, text: str) -> list[tuple[str, int]]:
-        """Return the control tokens that a text would be read to contain, each with the character where it begins."""
+        """Return the control tokens that the tokenizer would find in a text, with their character offsets."""
         folded = self.fold(text)
         places = {token: text.find(token) if token in text else folded.find(token) for token in self.control_tokens}
         return sorted((token, place) for token, place in places.items() if place >= 0)
@@ -264,11 +266,11 @@ class Processor:
                 what = f"message {number} ({item.role})" if isinstance(item, Message) else f"subtitle {number}"
                 raise DataError(
                     f"{what} contains the control token {token!r} at character {place}, "
-                    "which would be read as an instruction; remove it"
+                    "which the model would read as markup; remove it"
                 )
 
     def check_length(self, length: int, num_video: int, reserve: int = 0) -> None:
-        """Raise ``DataError`` if ``length`` tokens, and ``reserve`` more for a reply, exceed ``max_length``."""
+        """Raise ``DataError`` if ``length`` tokens plus ``reserve`` for a reply exceed ``max_length``."""
         if length + reserve <= self.max_length:
             return
         reply = f" + {reserve:,} reply" if reserve else ""
@@ -286,7 +288,7 @@ class Processor:
         return self.features.key(video.source, numbers, self.image, self.reader.name, frames=self.frames)
 
     def _pixels(self, video: Video, clip: Clip, indices: Sequence[int]) -> Tensor:
-        """Return the pixels (T, 3, S, S) of a clip, decoded unless its frames are kept."""
+        """Return the pixels (T, 3, S, S) of a clip, from the frame cache or decoded."""
         if self.frames is None:
             return torch.cat([to_pixels(piece.frames, self.image) for piece in clip.pieces(indices)])
         key = self.frames.key(video.source, clip.numbers(indices), self.image, self.reader.name)
@@ -296,7 +298,7 @@ class Processor:
 
 @contextmanager
 def _naming(sample: Sample) -> Iterator[None]:
-    """Put the sample's id in front of an error's message, unless it is there already."""
+    """Add the sample's id to the beginning of an error message that does not contain it."""
     try:
         yield
     except TinyvidError as error:
