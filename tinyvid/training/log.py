@@ -11,11 +11,7 @@ COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "eval_loss", "
 
 
 class RunLog(TrainerCallback):
-    """Append what the Trainer logs to the run's files; draw the loss curve at every evaluation, save and end.
-
-    Args:
-        run_dir: Where the files go.
-    """
+    """Append what the Trainer logs to the run's files; draw the loss curve at every evaluation, save and end."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir

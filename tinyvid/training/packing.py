@@ -8,14 +8,10 @@ from tinyvid.types import Sample
 
 
 class PackedRows:
-    """Bring rows about the same clips of the same videos together, in the order in which they are first seen.
+    """Bring rows about the same clips of the same videos together, up to ``most`` of them, in the order of the first.
 
     Every row is read once, without opening its videos. A row that cannot be read, shows no video, or an array, is an
     item of its own.
-
-    Args:
-        rows: A data set of ``tinyvid.data.datasets``.
-        most: Most rows of an item.
     """
 
     def __init__(self, rows: Any, most: int) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -47,8 +48,26 @@ class ExactJudge:
         return [Verdict(float(wording(case.reply) == wording(case.answer))) for case in cases]
 
 
+class _ModelJudge:
+    """A judge that is a model: it can be asked for any marks, and asked again."""
+
+    attempts: int
+
+    def supports(self, rubric: Rubric) -> bool:
+        """Return ``True``: a model can be asked for any marks."""
+        return True
+
+    def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Judge cases, asking again where a verdict is malformed."""
+        return by_chat(self.chat, cases, attempts=self.attempts)
+
+    def chat(self, talks: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+        """Return the replies to conversations."""
+        raise NotImplementedError
+
+
 @JUDGES.register("local")
-class LocalJudge:
+class LocalJudge(_ModelJudge):
     """Ask an instruction-tuned LLM on this machine. It is loaded when the first case comes.
 
     Args:
@@ -87,14 +106,6 @@ class LocalJudge:
             "max_new_tokens": max_new_tokens, "attempts": attempts,
         }  # fmt: skip
         self._llm: LanguageModel | None = None
-
-    def supports(self, rubric: Rubric) -> bool:
-        """Return ``True``: a model can be asked for any marks."""
-        return True
-
-    def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Judge in batches."""
-        return by_chat(self.chat, cases, attempts=self.attempts)
 
     def chat(self, talks: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
         """Return the greedy replies to conversations.
@@ -138,7 +149,8 @@ class LocalJudge:
 
 
 @JUDGES.register("openai")
-class OpenAIJudge:
+@dataclass(kw_only=True)
+class OpenAIJudge(_ModelJudge):
     """Ask an endpoint that has ``/chat/completions``: vLLM, llama.cpp, Ollama, or a service.
 
     Args:
@@ -152,34 +164,25 @@ class OpenAIJudge:
         max_new_tokens: Longest verdict.
     """
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        model: str,
-        key_env: str = "OPENAI_API_KEY",
-        timeout: PositiveFloat = 60.0,
-        attempts: PositiveInt = 4,
-        backoff: PositiveFloat = 1.0,
-        parallel: PositiveInt = 4,
-        max_new_tokens: PositiveInt = 128,
-    ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"judge.url={url!r} must begin with http:// or https://")
-        self.url, self.model, self.key_env = url.rstrip("/"), model, key_env
-        self.timeout, self.attempts, self.backoff, self.parallel = timeout, attempts, backoff, parallel
-        self.max_new_tokens = max_new_tokens
-        self.identity = {
-            "name": "openai", "url": self.url, "model": model, "max_new_tokens": max_new_tokens, "attempts": attempts,
-        }  # fmt: skip
+    url: str
+    model: str
+    key_env: str = "OPENAI_API_KEY"
+    timeout: PositiveFloat = 60.0
+    attempts: PositiveInt = 4
+    backoff: PositiveFloat = 1.0
+    parallel: PositiveInt = 4
+    max_new_tokens: PositiveInt = 128
 
-    def supports(self, rubric: Rubric) -> bool:
-        """Return ``True``: a model can be asked for any marks."""
-        return True
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"judge.url={self.url!r} must begin with http:// or https://")
+        self.url = self.url.rstrip("/")
 
-    def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Judge over the network."""
-        return by_chat(self.chat, cases, attempts=self.attempts)
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What its verdicts depend on."""
+        settings = ("url", "model", "max_new_tokens", "attempts")
+        return {"name": "openai", **{name: getattr(self, name) for name in settings}}
 
     def chat(self, talks: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
         """Return the replies to conversations, ``parallel`` at a time.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyvid.evaluation.reporting.plots import MOST_BARS, file_name, finish, plain_text, start
+from tinyvid.evaluation.reporting.plots import MOST_BARS, error_bars, file_name, finish, plain_text, start
 
 
 def write_comparison(folder: Path, comparison: Mapping[str, Any]) -> None:
@@ -85,8 +85,7 @@ def draw(folder: Path, comparison: Mapping[str, Any]) -> None:
 def _draw_intervals(pyplot: Any, path: Path, rows: list[tuple[str, Mapping[str, Any]]], key: str, label: str) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.35 * len(rows)), layout="constrained")
     for place, (_, row) in enumerate(rows):
-        error = [[100 * max(0.0, row[key] - row["low"])], [100 * max(0.0, row["high"] - row[key])]]
-        axes.errorbar([100 * row[key]], [place], xerr=error, fmt="o", color="tab:blue", capsize=3)
+        axes.errorbar([100 * row[key]], [place], xerr=error_bars([row], key), fmt="o", color="tab:blue", capsize=3)
     axes.set_yticks(range(len(rows)), [plain_text(name, 48) for name, _ in rows])
     axes.invert_yaxis()
     if key == "difference":
@@ -101,13 +100,9 @@ def _draw_groups(pyplot: Any, path: Path, names: list[str], groups: Mapping[str,
     figure, axes = pyplot.subplots(figsize=(7, 1.5 + 0.3 * len(shown) * max(1, len(names) / 2)), layout="constrained")
     for number, name in enumerate(names):
         values = [group["runs"][number] for group in shown.values()]
-        errors = [
-            [100 * max(0.0, value["value"] - value["low"]) for value in values],
-            [100 * max(0.0, value["high"] - value["value"]) for value in values],
-        ]
         places = [place + (number + 0.5) * height - 0.4 for place in range(len(shown))]
         bars = [100 * value["value"] for value in values]
-        axes.barh(places, bars, height=height, xerr=errors, capsize=1, label=plain_text(name, 48))
+        axes.barh(places, bars, height=height, xerr=error_bars(values), capsize=1, label=plain_text(name, 48))
     axes.set_yticks(range(len(shown)), [f"{plain_text(name)} ({group['n']})" for name, group in shown.items()])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

@@ -52,17 +52,23 @@ def plain_text(text: str, width: int = 32) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
+def error_bars(values: Sequence[Mapping[str, float]], key: str = "value") -> list[list[float]]:
+    """Return how far below and above each value its interval reaches, in percent, as matplotlib draws it."""
+    return [
+        [100 * max(0.0, value[key] - value["low"]) for value in values],
+        [100 * max(0.0, value["high"] - value[key]) for value in values],
+    ]
+
+
 def draw_bars(pyplot: Any, path: Path, bars: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> None:
     """Draw the accuracy of each group with its interval, and the accuracy over all items as a line."""
     shown = dict(list(bars.items())[:MOST_BARS])
     values = [100 * value["value"] for value in shown.values()]
-    errors = [
-        [100 * max(0.0, value["value"] - value["low"]) for value in shown.values()],
-        [100 * max(0.0, value["high"] - value["value"]) for value in shown.values()],
-    ]
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.3 * len(shown)), layout="constrained")
     places = range(len(shown))
-    axes.barh(places, values, xerr=errors, color="tab:blue", alpha=0.8, ecolor="black", capsize=2)
+    axes.barh(
+        places, values, xerr=error_bars([*shown.values()]), color="tab:blue", alpha=0.8, ecolor="black", capsize=2
+    )
     axes.set_yticks(places, [f"{plain_text(name)} ({value['n']})" for name, value in shown.items()])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -108,7 +114,7 @@ def draw_durations(pyplot: Any, path: Path, outcomes: Sequence[Outcome]) -> None
         inside = values[bins == number]
         low, high = interval(inside.tolist())
         middle, mean = float(np.median(durations[bins == number])), float(inside.mean())
-        error = [[100 * max(0.0, mean - low)], [100 * max(0.0, high - mean)]]
+        error = error_bars([{"value": mean, "low": low, "high": high}])
         axes.errorbar([middle], [100 * mean], yerr=error, fmt="o", color="tab:blue", capsize=3)
         axes.annotate(f"n={len(inside)}", (middle, 100 * mean), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.set_xscale("log")

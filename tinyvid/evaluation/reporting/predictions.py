@@ -15,12 +15,7 @@ ROWS = "predictions.jsonl"
 
 
 class Predictions:
-    """The rows of a run folder.
-
-    Args:
-        folder: Of the run.
-        rank: Of this process; 0 is the one that puts rows together.
-    """
+    """The rows of a run folder."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder

@@ -35,13 +35,7 @@ class Answer:
 
 
 class Answerer:
-    """Ask a model.
-
-    Args:
-        assistant: The model and its Processor.
-        batch_size: Examples that go through the LLM at once.
-        decoding: How replies are drawn.
-    """
+    """Ask a model."""
 
     def __init__(self, assistant: Assistant, *, batch_size: int, decoding: Decoding) -> None:
         self.model = assistant.model

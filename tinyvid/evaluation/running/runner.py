@@ -266,14 +266,7 @@ def _judge(
 
 
 class _Bar(Progress):
-    """A bar on standard error: what is done, how much of it is right, and the time that is left.
-
-    Args:
-        total: Items to be asked by this process.
-        name: What is run.
-        done: Outcomes of an earlier run, for the accuracy.
-        shown: Whether to show anything.
-    """
+    """A bar on standard error: what is done, how much of it is right, and the time that is left."""
 
     def __init__(self, total: int, *, name: str, done: Sequence[Outcome] = (), shown: bool) -> None:
         super().__init__(

@@ -17,13 +17,7 @@ HEAD_DIM = 64
 
 
 class CrossAttention(nn.Module):
-    """Let latents gather from media tokens and from themselves (Perceiver resampler, Flamingo, arXiv:2204.14198).
-
-    Args:
-        dim: D, width of latents and media.
-        heads: Attention heads.
-        head_dim: Width of a head.
-    """
+    """Let latents gather from media tokens and from themselves (Perceiver resampler, Flamingo, arXiv:2204.14198)."""
 
     def __init__(self, dim: int, *, heads: int = HEADS, head_dim: int = HEAD_DIM) -> None:
         super().__init__()
@@ -78,9 +72,6 @@ class Sinusoids:
     Values are rounded through float16, on which the published weights were trained. They are computed on the CPU, so
     that every device sees the same ones, and kept until a longer table or another device is needed. A plain object
     rather than a buffer: casting the connector must not round the table again.
-
-    Args:
-        dim: D, even.
     """
 
     def __init__(self, dim: int) -> None:

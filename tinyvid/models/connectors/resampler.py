@@ -164,13 +164,7 @@ class GroupResampler(_Resampler):
 
 
 class SelfAttention(nn.Module):
-    """Let the tokens of a clip look at each other, in both directions of time.
-
-    Args:
-        dim: D, width of the tokens.
-        heads: Attention heads.
-        head_dim: Dh, width of a head.
-    """
+    """Let the tokens of a clip look at each other, in both directions of time."""
 
     def __init__(self, dim: int, *, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -193,12 +187,6 @@ class TemporalMixer(nn.Module):
     Each group is summarized without the others, and a small LLM finds it hard to subtract what two tokens say. Layers
     between the groups put velocities, orders and times into the tokens themselves. A token is told the time of its
     group, the middle of the group as a share of the clip, by a learned projection of a Fourier code.
-
-    Args:
-        dim: D, width of the tokens.
-        layers: Pre-norm transformer layers.
-        heads: Attention heads.
-        head_dim: Width of a head.
     """
 
     def __init__(self, dim: int, *, layers: int, heads: int, head_dim: int) -> None:

@@ -10,12 +10,7 @@ from tinyvid.types import FeatureSpec, Question
 
 
 class Attention(nn.Module):
-    """Let rows gather from others, or from each other.
-
-    Args:
-        dim: R, width of both.
-        num_heads: Heads.
-    """
+    """Let rows gather from others, or from each other."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -33,12 +28,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm Transformer decoder layer: the words see each other, then the patches, then each for itself.
-
-    Args:
-        dim: R, width of words and patches.
-        num_heads: Heads of each attention.
-    """
+    """A pre-norm Transformer decoder layer: the words see each other, then the patches, then each for itself."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()

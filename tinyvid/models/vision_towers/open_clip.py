@@ -71,15 +71,7 @@ def open_clip(
 
 
 class OpenClipTower(IntermediateTower):
-    """Patch features of an image tower of open_clip, its ``visual`` part; see ``IntermediateTower``.
-
-    Args:
-        model: The ``visual`` part of a model of open_clip.
-        image: What pixels must look like.
-        features: What comes out.
-        config: ``model_cfg`` and ``preprocess_cfg``, as in ``open_clip_config.json``.
-        layer: See ``open_clip``.
-    """
+    """Patch features of an image tower of open_clip, its ``visual`` part; see ``IntermediateTower``."""
 
     example = "ViT-B-16-SigLIP:webli"
     norm = "normalize_intermediates"

@@ -95,11 +95,7 @@ def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list
 
 
 class IndexedReader:
-    """Base class of readers: everything except decoding comes from the frame table.
-
-    Args:
-        threads: Decoding threads per read.
-    """
+    """Base class of readers: everything except decoding comes from the frame table."""
 
     def __init__(self, *, threads: PositiveInt = 2) -> None:
         self.threads = threads

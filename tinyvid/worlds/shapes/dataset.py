@@ -18,22 +18,7 @@ ROW_SIZE = 100  # characters, about: what the rows say is not known before they 
 class ShapesDataset:
     """Draw clips of moving shapes and ask about them, without a file: uncompressed frames, one question per row.
 
-    Args:
-        clips: How many.
-        questions: Of each clip; each is a row of its own.
-        seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (each with a held-out pair of color and
-            shape).
-        hold_out: Leave the held-out pairs out of ``train`` and ``iid``.
-        families: Of questions; all but those that are kept for skills of one's own if null.
-        formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; all if null.
-        min_events: Shapes that appear, disappear or change color in each clip, at least.
-        cuts: Share of clips with a cut.
-        pans: Share of clips in which the camera travels.
-        sizes: Pixels of the clips, as ``WIDTHxHEIGHT``; each clip has one of them.
-        fps: Frames per second; each clip has one of these.
-        seconds: Lengths; each clip has one of these.
-        frames: Frames that the model samples, for questions that count them.
+    The set has ``clips`` clips; the other options are those of ``SetOptions``.
 
     Raises:
         ConfigError: No clip can be like that.

@@ -118,14 +118,7 @@ _GO_ON = "what is written so far is kept there; remove the cause and run the sam
 
 
 class ClipWriter:
-    """Writes one clip when it is asked for; a data set of what became of each, so that a DataLoader shares the work.
-
-    Args:
-        options: What the clips are like.
-        folder: Where the video files go.
-        crf: Constant rate factors to draw from.
-        codecs: Codecs to draw from.
-    """
+    """Writes one clip when it is asked for; a data set of what became of each, so that a DataLoader shares the work."""
 
     def __init__(self, options: SetOptions, folder: Path, crf: list[int], codecs: list[str]) -> None:
         self.options = options
