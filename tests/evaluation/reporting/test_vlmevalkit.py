@@ -248,7 +248,7 @@ def test_the_program(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [*arguments])
     program.run_hydra(program.main, config="export_vlmevalkit", free_text=program.FREE_TEXT)
     assert (tmp_path / "out/my model (1)_Video-MME.tsv").is_file()
-    assert "wrote" in capsys.readouterr().out
+    assert "Wrote" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", arguments[:2])
     with pytest.raises(SystemExit):
         program.run_hydra(program.main, config="export_vlmevalkit", free_text=program.FREE_TEXT)
