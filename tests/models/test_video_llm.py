@@ -81,6 +81,25 @@ def test_a_prompt_has_no_loss(assistant):
     assert out.num_targets == len(out.logits) == 0
 
 
+def test_chunks_hold_whole_clips_or_parts_of_one(assistant, monkeypatch):
+    seen, tower = [], assistant.model.vision_tower
+    monkeypatch.setattr(
+        tower, "forward", lambda pixels: (seen.append(len(pixels)), type(tower).forward(tower, pixels))[1]
+    )
+    side = assistant.processor.image.size
+    clips = [torch.rand(count, 3, side, side) for count in (2, 3, 2, 7)]
+    assistant.model.tower_chunk = 4
+    together = assistant.model._run_tower(clips)
+    assert seen == [2, 3, 2, 4, 3]
+    assert [len(features) for features in together] == [2, 3, 2, 7]
+    assistant.model.tower_chunk = 32
+    for clip, features in zip(clips, together, strict=True):
+        torch.testing.assert_close(assistant.model.encode(clip), features, atol=1e-5, rtol=0)
+    seen.clear()
+    assistant.model._run_tower(clips)
+    assert seen == [14]
+
+
 def test_tower_chunk_changes_nothing(assistant):
     pixels = assistant.processor.collate(mixed(assistant)).videos[0].pixels
     whole = assistant.model.encode(pixels)

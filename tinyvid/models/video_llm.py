@@ -5,7 +5,7 @@ them where ``video_mask`` says, and calls the LLM. The LM head runs at label pos
 151,936 times a sequence of 3,000 in float32 is otherwise the largest tensor of a training step.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -180,17 +180,18 @@ class VideoLLM(nn.Module):
 
     def clips(self, batch: Batch) -> list[Tensor]:
         """Return the patch features (T, P, Dv) of every video of a batch whose pixels are not lazy, in order."""
+        encoded = iter(self._run_tower([video.pixels for video in batch.videos if video.pixels is not None]))
         clips = []
         for video in batch.videos:
             if video.pixels is not None:
-                clips.append(self.encode(video.pixels))
+                clips.append(next(encoded))
             elif video.features is not None:
-                clips.append(video.features.to(self.connector.dtype))
-        return clips
+                clips.append(video.features)
+        return [clip.to(self.connector.dtype) for clip in clips]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the patch features of one clip: (T, 3, S, S) to (T, P, Dv). A frozen tower keeps no graph."""
-        return self._run_tower(pixels).to(self.connector.dtype)
+        return self._run_tower([pixels])[0].to(self.connector.dtype)
 
     @torch.no_grad()
     def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
@@ -208,15 +209,22 @@ class VideoLLM(nn.Module):
         if video.pixels is None:
             return video
         with torch.autocast(video.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
-            features = self._run_tower(video.pixels)  # (T, P, Dv)
+            (features,) = self._run_tower([video.pixels])  # (T, P, Dv)
         if cache is not None:
             cache.write(video.key, features)
         return replace(video, pixels=None, features=features)
 
-    def _run_tower(self, pixels: Tensor) -> Tensor:
+    def _run_tower(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Return the patch features (T, P, Dv) of clips (T, 3, S, S), which share calls where they fit in a chunk."""
+        chunks: list[list[Tensor]] = []
+        for piece in (piece for clip in clips for piece in clip.split(self.tower_chunk)):
+            if not chunks or sum(map(len, chunks[-1])) + len(piece) > self.tower_chunk:
+                chunks.append([])
+            chunks[-1].append(piece)
         with torch.set_grad_enabled(self._tower_learns() and torch.is_grad_enabled()):
-            chunks = pixels.to(self.device, self.vision_tower.dtype).split(self.tower_chunk)
-            return torch.cat([self.vision_tower(chunk) for chunk in chunks])  # (N, P, Dv)
+            pixels = (torch.cat(chunk).to(self.device, self.vision_tower.dtype) for chunk in chunks)
+            features = [self.vision_tower(frames) for frames in pixels]  # each (N, P, Dv)
+            return list(torch.cat(features).split([len(clip) for clip in clips])) if features else []
 
     def _tower_learns(self) -> bool:
         return any(p.requires_grad for p in self.get_submodule("vision_tower").parameters())
