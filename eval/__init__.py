@@ -1,6 +1,6 @@
-"""The benchmarks: importing this package registers them. ``eval/README.md`` lists their folders and numbers.
+"""The benchmarks; importing this package registers them. ``eval/README.md`` lists their folders and metrics.
 
-An installed tinyvid carries this package as ``tinyvid.eval``, so its modules import each other relatively.
+An installed tinyvid contains this package as ``tinyvid.eval``, so its modules use relative imports.
 """
 
 from . import (

@@ -1,7 +1,6 @@
-"""Animal Kingdom's grounding sentences as one description per video, as a reproduction study of LLaMA-VID asked it.
+"""Animal Kingdom (arXiv:2204.08129) as one description per video, as in a reproduction study of LLaMA-VID.
 
-The times of the sentences are not used (arXiv:2204.08129 has the data): the right answer is all sentences of a video,
-in the order of the file. A judge compares.
+The reference answer joins all grounding sentences of a video in file order, without times. A judge scores replies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +27,11 @@ class AnimalKingdom:
 
     Args:
         root: Folder ``video_grounding`` of the data set, with ``annotation/`` and the videos in ``dataset/``.
-        split: File of ``annotation/`` to ask.
-        prompt_style: ``official``: the question of the study.
+        split: Name of the file in ``annotation/``.
+        prompt_style: ``official`` asks the question of the study.
 
     Raises:
-        DataError: The annotation is missing, or a line of it has another form.
+        DataError: The annotation is missing, or a line is malformed.
     """
 
     name = "animal_kingdom"
@@ -68,9 +67,9 @@ class AnimalKingdom:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Item:
-        """Return a video's question."""
+        """Return the question about one video."""
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the accuracy in percent and the mean mark of 0 to 5."""
+        """Return the accuracy in percent and the mean score from 0 to 5."""
         return accuracy_and_score(outcomes)

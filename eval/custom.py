@@ -1,7 +1,7 @@
-"""Your own questions: rows as ``data=jsonl`` reads them, with a right answer. The example for new benchmarks.
+"""Your own questions: rows in the format of ``data=jsonl``, with a correct answer. The example for new benchmarks.
 
-A row with ``options`` and ``answer_index`` is multiple choice. Any other row ends with the assistant's turn, which is
-the right answer, or states it as ``answer``.
+A row with ``options`` and ``answer_index`` is multiple choice. Any other row gives the correct answer as its last
+assistant turn or as ``answer``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,19 +31,19 @@ class Custom:
     """Ask the rows of a file.
 
     Args:
-        root: Folder of the file, and of the media unless ``media_root`` says otherwise.
+        root: Folder of the file, and of the media if ``media_root`` is null.
         file: Name of the file in ``root``.
-        media_root: Folder that the rows' media paths are relative to; ``root`` if null.
-        group_by: Keys of a row whose values are groups of the report.
-        rule: How replies to rows without ``answer_index`` are scored; a row's own ``rule`` comes first.
-        prompt_style: ``official`` writes options as training on the same rows does, ``bracketed`` as MVBench does.
+        media_root: Folder that media paths are relative to; ``root`` if null.
+        group_by: Keys of a row by which the report groups results.
+        rule: How to score replies to rows without ``answer_index``; ``rule`` in a row takes precedence.
+        prompt_style: ``official`` formats options as in training on the same rows, ``bracketed`` as MVBench does.
 
     Raises:
-        DataError: The file is missing, a row is malformed or states no answer, or two rows have the same id.
+        DataError: The file is missing, a row is malformed or has no answer, or two rows have the same id.
     """
 
     name = "custom"
-    source = "you: rows as recipes/README.md describes them, one JSON object per line"
+    source = "you: write rows as described in recipes/README.md, one JSON object per line"
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Custom:
         ids = [self[index].id for index in range(len(self))]
         twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else set()
         if twice:
-            raise DataError(f"{folder / file}: the ids {sorted(twice)[:8]} stand in several rows; make them unique")
+            raise DataError(f"{folder / file}: several rows have the ids {sorted(twice)[:8]}; make ids unique")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,7 +73,7 @@ class Custom:
     def __getitem__(self, index: int) -> Item:
         """Return a row as an item."""
         where, sample = self.rows.where(index), self.rows[index]
-        if sample.id == where:  # a row without an id is called by its line, not by where the file lies
+        if sample.id == where:  # without an id, name the row by its line, independent of the folder
             sample = replace(sample, id=Path(where).name)
         groups = {key: str(sample.meta[key]) for key in self.group_by if key in sample.meta}
         make = _choice if "answer_index" in sample.meta else _open
@@ -84,13 +84,13 @@ class Custom:
         return _bracketed(item) if self.prompt_style == "bracketed" and item.rule == "choice" else item
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the mean over the groups of each kind, in percent."""
+        """Return the mean accuracy over groups for each key in ``group_by``, in percent."""
         kinds = [kind for kind in self.group_by if any(kind in outcome.groups for outcome in outcomes)]
         return {f"mean over {kind}": 100 * macro(outcomes, kind) for kind in kinds}
 
 
 def _choice(sample: Sample, rule: str, groups: Mapping[str, str]) -> Item:
-    """Return a multiple choice. Where the row gives no reply, its parser has appended the options and the letter."""
+    """Return a multiple-choice item; for rows without a reply, the parser has appended the options and the letter."""
     *asked, reply = sample.messages
     if reply.role != "assistant":
         raise DataError(f"the row has 'answer_index' without 'options': {dict(sample.meta)!r:.200}")
@@ -112,7 +112,7 @@ def _open(sample: Sample, rule: Any, groups: Mapping[str, str]) -> Item:
     if messages[-1].role == "assistant":
         messages, answer = messages[:-1], messages[-1].text
     if answer is None:
-        raise DataError("the row states no answer: end it with the assistant's turn, or give 'answer'")
+        raise DataError("the row has no answer; end it with an assistant turn or add 'answer'")
     options = {str(option): str(option) for option in sample.meta.get("options") or ()}
     return Item(
         id=sample.id,
@@ -126,7 +126,7 @@ def _open(sample: Sample, rule: Any, groups: Mapping[str, str]) -> Item:
 
 
 def _bracketed(item: Item) -> Item:
-    """Write a choice as MVBench does, down to how the reply begins."""
+    """Rewrite a multiple-choice item in MVBench's format, including the start of the reply."""
     *before, last = item.sample.messages
     options = [f"({letter}) {text}" for letter, text in item.options.items()]
     text = "\n".join([f"Question: {item.question}", "Options:", *options, "Only give the best option."])

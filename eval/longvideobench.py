@@ -1,8 +1,8 @@
 """LongVideoBench: questions that refer to moments of videos of 8 seconds to an hour, with subtitles (arXiv:2407.15754).
 
-The official prompt mixes frames and subtitles by time, which ``prompt_style=interleaved`` does. That takes a connector
-which makes tokens of every frame. In the other styles a video comes in one piece, in front of the text, and the
-subtitles follow in their order; TinyLLaVA-Video marks the frames between them with ``[image]``.
+The official prompt interleaves frames and subtitles by time, as does ``prompt_style=interleaved``, which needs a
+connector with video tokens per frame. In all other styles, the whole video comes before the text and the subtitles
+follow in order; TinyLLaVA-Video marks the frames between them with ``[image]``.
 """
 
 import json
@@ -45,13 +45,13 @@ class LongVideoBench:
 
     Args:
         root: Folder with an annotation, ``videos/`` and ``subtitles/``.
-        split: ``val``, or ``test``, whose answers are not public: it is not scored, and a submission file is written.
-        subtitles: Give those of the frames that are seen, as published scores do.
+        split: ``val``, or ``test``, which has no public answers: a submission file is written instead of scores.
+        subtitles: Include the subtitles at the sampled frames, as published scores do.
         prompt_style: ``official``; ``interleaved``, the same with the subtitles between the frames, for connectors
-            that make tokens of every frame; or the words of TinyLLaVA-Video or lmms-eval.
+            with video tokens per frame; or the prompts of TinyLLaVA-Video or lmms-eval.
 
     Raises:
-        ConfigError: There are to be no subtitles, but interleaved ones.
+        ConfigError: ``prompt_style`` interleaves subtitles, but ``subtitles`` is false.
         DataError: The annotation or subtitles are missing, or a row is malformed.
     """
 
@@ -80,9 +80,9 @@ class LongVideoBench:
         self.rows = {row.text("id"): row for row in rows}
         if subtitles:
             require(root, [f"subtitles/{row.path('subtitle_path')}" for row in rows], source=self.source)
-            for row in rows:  # a broken file is found before the first video is decoded
+            for row in rows:  # fail on a broken file before decoding any video
                 self._cues(row)
-            self.sample = self._with_subtitles  # makes this a ReadsTimes; without it, no clock of a video is read
+            self.sample = self._with_subtitles  # makes this a ReadsTimes; otherwise frame times are not computed
 
     def __len__(self) -> int:
         return len(self.items)
@@ -92,7 +92,7 @@ class LongVideoBench:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the accuracy over all questions, and over each range of durations, in percent; none for the test."""
+        """Return the accuracy over all questions and over each range of durations, in percent; empty for the test."""
         if self.split == "test":
             return {}
         parts = by_group(outcomes, "duration_group")
@@ -100,7 +100,7 @@ class LongVideoBench:
         return {**lengths, "Overall": 100 * micro(outcomes)}
 
     def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
-        """Return the submission of the test: the letter of each question, empty where none could be read."""
+        """Return the submission file of the test: the letter for each question, empty for unparsed replies."""
         if self.split == "val":
             return {}
         letters = {outcome.id: outcome.prediction or "" for outcome in outcomes}
@@ -123,7 +123,7 @@ class LongVideoBench:
         )
 
     def _with_subtitles(self, item: Item, times: Sequence[float]) -> Sample:
-        """Return the sample with the subtitles of its frames, between them or in the prompt."""
+        """Return the sample with the subtitles at its frames, interleaved or in the prompt."""
         row = self.rows[item.id]
         if self.prompt_style == "interleaved":
             (video,) = item.sample.videos
@@ -138,7 +138,7 @@ class LongVideoBench:
         )
 
     def _prompt(self, row: Row, options: Mapping[str, str], line: Sequence[str | None]) -> list[Message]:
-        """Return the prompt; ``line`` has subtitles among frames, which are ``None``."""
+        """Return the prompt; ``line`` lists subtitles in order, with ``None`` for each frame."""
         question, written = row.text("question"), dotted(options)
         if self.prompt_style == "tinyllava_video":
             mixed = "".join("[image]" if text is None else text for text in line)
@@ -150,7 +150,7 @@ class LongVideoBench:
 
 
 def _options(row: Row) -> dict[str, str]:
-    """Return the options: a list in JSON, columns padded with ``N/A`` in parquet."""
+    """Return the options, which are a list in JSON and columns padded with ``N/A`` in parquet."""
     if row.has("candidates"):
         return lettered(row.texts("candidates"))
     columns = [key for key in (f"option{number}" for number in range(5)) if row.has(key)]
@@ -160,5 +160,5 @@ def _options(row: Row) -> dict[str, str]:
 def _answer(row: Row, options: Mapping[str, str]) -> str:
     index = row.values.get("correct_choice")
     if type(index) is not int or not 0 <= index < len(LETTERS) or LETTERS[index] not in options:
-        raise DataError(f"{row.where}: 'correct_choice' is {index!r}, not the number of an option of {dict(options)}")
+        raise DataError(f"{row.where}: 'correct_choice' is {index!r}, not the index of an option in {dict(options)}")
     return LETTERS[index]

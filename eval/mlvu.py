@@ -1,7 +1,7 @@
 """MLVU: seven multiple-choice and two writing tasks about videos of 3 minutes to 2 hours (arXiv:2406.04264).
 
-Three packings are read: the official one (``json/`` and ``video/``, all nine tasks), and lmms-eval's of the dev set and
-of the test set, whose questions have up to six options and hold them in their text.
+Supports three packings: the official one (``json/`` and ``video/``, all nine tasks), and lmms-eval's packings of the
+dev set and the test set, whose question texts include up to six options.
 """
 
 import json
@@ -44,15 +44,15 @@ class MLVU:
     """Ask the questions of MLVU.
 
     Args:
-        root: Folder of the packing: with ``json/`` and ``video/``, or with the parquet file and the videos.
-        packing: ``official``; ``dev`` or ``test`` as lmms-eval repacked them.
-        tasks: ``choice``; ``writing``: sub-scene captioning and summary, through a judge, official packing only; or
-            ``all``.
-        prompt_style: ``official``, or the words of TinyLLaVA-Video or lmms-eval.
+        root: Folder with ``json/`` and ``video/``, or with the parquet file and the videos.
+        packing: ``official``, or ``dev`` or ``test`` as repacked by lmms-eval.
+        tasks: ``choice``; ``writing`` for sub-scene captioning and summary, which need a judge and the official
+            packing; or ``all``.
+        prompt_style: ``official``, or the prompts of TinyLLaVA-Video or lmms-eval.
 
     Raises:
-        DataError: Files of the annotation are missing, or a row is malformed.
-        ConfigError: Writing tasks are asked for in a packing without them.
+        DataError: Annotation files are missing, or a row is malformed.
+        ConfigError: The packing has no writing tasks.
     """
 
     name = "mlvu"
@@ -92,9 +92,9 @@ class MLVU:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return M-Avg, the mean of the choice tasks' accuracies, in percent, and G-Avg, in points of 10.
+        """Return M-Avg, the mean accuracy over choice tasks in percent, and G-Avg, in points of 10.
 
-        ``Micro``, the mean over questions, is what some call M-Avg. A written reply without a verdict has no points.
+        ``Micro`` is the mean over questions, which some papers call M-Avg. A reply without a verdict scores 0 points.
         """
         written = by_group([o for o in outcomes if o.groups["kind"] == "writing"], "task")
         chosen = [o for o in outcomes if o.groups["kind"] == "choice"]
@@ -106,7 +106,7 @@ class MLVU:
         return averages
 
     def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
-        """Return the letters of the test in the form of its server; an unread reply has no letter."""
+        """Return the submission file of the test server; an unparsed reply has an empty option."""
         if self.packing != "test":
             return {}
         rows = [
@@ -137,7 +137,7 @@ class MLVU:
         points = row.texts("scoring_points") if row.has("scoring_points") else []
         answer = [row.text("answer")] if row.has("answer") else []
         if not points and not answer:
-            raise DataError(f"{row.where}: the row has neither 'answer' nor 'scoring_points' to judge by")
+            raise DataError(f"{row.where}: the row has neither 'answer' nor 'scoring_points'; the judge needs one")
         system = WRITE if self.prompt_style == "official" else ""
         return Item(
             id=name,
@@ -156,17 +156,17 @@ class MLVU:
     def _prompt(self, question: str, options: Mapping[str, str], asked: str) -> list[Message]:
         if self.prompt_style == "tinyllava_video":
             return conversation(f"{question}\n{bracketed(options)}\n{LETTER_PROMPT}")
-        if self.prompt_style == "lmms_eval":  # whose test has nothing after the question
+        if self.prompt_style == "lmms_eval":  # its test prompt ends with the question
             return conversation(asked if self.packing == "test" else f"{asked}\n{BEST_OPTION}\nBest option: (")
         return conversation(f"Question: {question}\nOptions:\n{bracketed(options)}\n{BEST_OPTION}", system=CHOOSE)
 
 
 def _parquet(root: str, source: str) -> Path:
-    """Return the annotation of a repacked set."""
+    """Find the annotation file of a repacked set."""
     folder = Path(root).expanduser()
     found = sorted([*folder.glob("data/test-*.parquet"), *folder.glob("test-*.parquet")])
     if len(found) > 1:
-        raise DataError(f"{folder} holds several annotations: {', '.join(map(str, found))}; keep one")
+        raise DataError(f"{folder} contains several annotation files: {', '.join(map(str, found))}; keep only one")
     return found[0] if found else require(root, ["data/test-00000-of-00001.parquet"], source=source)
 
 
@@ -178,13 +178,13 @@ def _id(row: Row) -> str:
 
 
 def _bare(question: str) -> str:
-    """Return a question without the options that follow it in its text."""
+    """Return the question without the options in its text."""
     options = _BRACKETED.search(question)
     return (question[: options.start()] if options else question).removeprefix("Question:").strip()
 
 
 def _without_letters(texts: Sequence[str]) -> list[str]:
-    """Return options without their own letters, if every one begins with the letter of its place."""
+    """Strip the letters from options if each one starts with its own letter."""
     found = [_LETTER.match(text) for text in texts]
     if all(match and ord(match[1]) - ord("A") == place for place, match in enumerate(found)):
         return [text[match.end() :] for text, match in zip(texts, found, strict=True) if match]

@@ -1,7 +1,7 @@
-"""MMVU: 1,000 exam questions of 27 subjects about videos, 625 with options and 375 without (arXiv:2501.12380).
+"""MMVU: 1,000 exam questions in 27 subjects about videos, 625 with options and 375 open (arXiv:2501.12380).
 
-Options that are empty are not shown. The official scores come from a judge for both kinds; here a letter is read by
-rule, and only open questions go to a judge, or to strict containment.
+Empty options are not shown. The official code scores both kinds with a judge. This benchmark parses letters by rule,
+and scores only open questions with a judge or by containment.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .prompts import LETTER_PROMPT, conversation, dotted
 from .rows import Row, below, read_rows
 
 ANNOTATION = "validation.json"
-REMOTE = "https://huggingface.co/datasets/yale-nlp/MMVU/resolve/main/"  # what the rows' paths begin with
+REMOTE = "https://huggingface.co/datasets/yale-nlp/MMVU/resolve/main/"  # prefix of the paths in rows
 DIRECT = "Do not generate any intermediate reasoning process."
 DIRECTLY = {  # by prompt style, and whether there are options
     ("official", True): "Answer directly with the option letter from the given choices.",
@@ -44,10 +44,10 @@ class MMVU:
 
     Args:
         root: Folder with ``validation.json`` and ``videos/<subject>/``.
-        questions: Ask one kind of question only.
-        open_rule: How replies to open questions are scored: ``judge``, or ``contains``: the right answer's words stand
-            in the reply.
-        prompt_style: ``official`` (direct answers), or the words of TinyLLaVA-Video or lmms-eval.
+        questions: Kind of questions to ask.
+        open_rule: How to score replies to open questions: ``judge``, or ``contains`` if the reply must contain the
+            words of the correct answer.
+        prompt_style: ``official`` (direct answers), or the prompts of TinyLLaVA-Video or lmms-eval.
 
     Raises:
         DataError: The annotation is missing, or a row is malformed.
@@ -77,7 +77,7 @@ class MMVU:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the accuracy over all questions, and over each kind, in percent."""
+        """Return the accuracy over all questions and over each kind, in percent."""
         parts = by_group(outcomes, "question_type")
         return {"Overall": 100 * micro(outcomes)} | {kind: 100 * micro(parts[kind]) for kind in KINDS if kind in parts}
 
@@ -112,8 +112,8 @@ class MMVU:
 
 
 def _groups(path: str, row: Row) -> dict[str, str]:
-    """Return subject and discipline by the folder of the video; ``metadata.subject`` disagrees with it in some rows."""
+    """Return subject and discipline from the folder of the video; ``metadata.subject`` is wrong in some rows."""
     folder = path.split("/")[-2] if "/" in path else ""
     if folder not in _DISCIPLINE:
-        raise DataError(f"{row.where}: {path!r} lies in no folder of a subject. {suggest(folder, _DISCIPLINE)}")
+        raise DataError(f"{row.where}: {path!r} is not in the folder of a subject. {suggest(folder, _DISCIPLINE)}")
     return {"discipline": _DISCIPLINE[folder].replace("_", " "), "subject": folder.replace("_", " ")}

@@ -1,7 +1,7 @@
 """MVBench: 20 tasks of 200 questions about short videos, some about a clip cut from one (arXiv:2311.17005).
 
-Both revisions of the data set are read. ``main`` names whole videos with the seconds that are meant, in files (mp4,
-webm, avi) and, for one task, in folders of frames; ``video`` has the clips cut out already.
+Supports both revisions of the data set. ``main`` contains whole videos (mp4, webm, avi and, for one task, folders of
+frames) with start and end in seconds; ``video`` contains clips that are already cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from tinyvid import (
 from .prompts import BEST_OPTION, LETTER_PROMPT, bracketed, conversation
 from .rows import Row, below, digest, first_of, numbered, read_object, read_rows
 
-FRAMES_PER_SECOND = 3.0  # of the frame folders, whose files count from 00001.jpg
+FRAMES_PER_SECOND = 3.0  # rate of the frame folders, whose first file is 00001.jpg
 SYSTEM = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
     "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
@@ -79,17 +79,17 @@ class MVBench:
     """Ask the questions of MVBench.
 
     Args:
-        root: Folder with ``json/`` and ``video/`` (``main``), or with ``test.json`` or ``json/`` beside the folders of
-            videos (``video``).
-        revision: Branch of the data set that was loaded.
-        tasks: Names of the tasks to ask, as their files are called; empty for all 20.
-        bounds: Look only at the clip that is meant. False looks at whole video files, as TinyLLaVA-Video did in four
-            tasks; folders of frames are cut in any case.
-        prompt_style: ``official``, or the words of TinyLLaVA-Video or lmms-eval.
+        root: Folder with ``json/`` and ``video/`` (``main``), or with ``test.json`` or ``json/`` next to the folders
+            of videos (``video``).
+        revision: Branch of the data set that was downloaded.
+        tasks: Names of the tasks to ask, without ``.json``; empty for all 20.
+        bounds: Show only the clip of each question. False shows whole video files, as TinyLLaVA-Video does in four
+            tasks; folders of frames are always cut.
+        prompt_style: ``official``, or the prompts of TinyLLaVA-Video or lmms-eval.
 
     Raises:
-        DataError: Files of the annotation are missing, or a row is malformed.
-        ConfigError: There is no such task.
+        DataError: Annotation files are missing, or a row is malformed.
+        ConfigError: A task is unknown.
     """
 
     name = "mvbench"
@@ -116,7 +116,7 @@ class MVBench:
             require(root, [f"json/{task}.json" for task in chosen], source=self.source)
             places = {task: TASKS[task].cut if revision == "video" else TASKS[task].folder for task in chosen}
             found = [(task, places[task], row) for task in chosen for row in read_rows(folder / f"json/{task}.json")]
-        # One zip file, data0613, unpacks into a folder of its own.
+        # One zip file, data0613, unpacks into its own folder.
         self.media = ("", "video/") if revision == "video" else ("video/", "video/data0613/")
         self.folder = folder
         ids = numbered([_id(task, row) for task, _, row in found])
@@ -130,7 +130,7 @@ class MVBench:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the mean of the tasks' accuracies, in percent."""
+        """Return the mean accuracy over tasks, in percent."""
         return {"Avg": 100 * macro(outcomes, "task")}
 
     def _item(self, name: str, task: str, place: str, row: Row) -> Item:
@@ -151,7 +151,7 @@ class MVBench:
             return Video(path)
         if not task.frames:
             return Video(path, row.number("start"), row.number("end")) if self.bounds else Video(path)
-        # The official rule shows file k, counted from 1, at second k / 3; here the first file is shown at second 0.
+        # The official code places file k, counted from 1, at second k / 3; this reader places the first file at 0.
         first = 1 / FRAMES_PER_SECOND
         return Video(path, max(0.0, row.number("start") - first), row.number("end") - first, FRAMES_PER_SECOND)
 
@@ -164,21 +164,23 @@ class MVBench:
 
 
 def _cut_rows(path: Path, chosen: Sequence[str]) -> list[tuple[str, str, Row]]:
-    """Return task, folder and row of each question of ``test.json``, whose tasks go by file name or by title."""
+    """Return task, folder and row of each question in ``test.json``, which lists tasks by file name or by title."""
     content = read_object(path)
     names = {task.title.lower(): name for name, task in TASKS.items()} | {name: name for name in TASKS}
     tables: dict[str, Any] = {}
     for key in ("root", "meta"):
         table = content.get(key)
         if not isinstance(table, dict):
-            raise DataError(f"{path} must hold 'root' (a folder per task) and 'meta' (rows per task)")
+            raise DataError(f"{path} must contain 'root' (a folder per task) and 'meta' (rows per task)")
         unknown = [name for name in table if name.lower() not in names]
         if unknown:
             raise DataError(f"{path}: '{key}' has the unknown task {unknown[0]!r}. {suggest(unknown[0], TASKS)}")
         tables[key] = {names[name.lower()]: value for name, value in table.items()}
     missing = [task for task in chosen if task not in tables["meta"] or task not in tables["root"]]
     if missing:
-        raise DataError(f"{path} lacks {len(missing)} tasks: {', '.join(missing)}; load it again from {MVBench.source}")
+        raise DataError(
+            f"{path} lacks {len(missing)} tasks: {', '.join(missing)}; download it again from {MVBench.source}"
+        )
     places = {task: below(str(tables["root"][task]), where=f"{path}: root of {task}") for task in chosen}
     return [
         (task, places[task], Row(row, f"{path}: {task} row {number}"))

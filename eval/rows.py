@@ -1,6 +1,6 @@
-"""Annotation rows of the benchmarks, read from JSON, JSON Lines or parquet, with errors that name the row and the key.
+"""Read annotation rows of benchmarks from JSON, JSON Lines or parquet; errors report the row and the key.
 
-The media that rows name are found here, too. Nothing is decoded.
+Also finds the media files that rows refer to, without decoding them.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class Row:
         return [str(v) for v in value]
 
     def mapping(self, key: str) -> dict[str, str]:
-        """Return texts by key; those that are null are left out.
+        """Return a mapping of keys to texts, without null values.
 
         Raises:
             DataError: The row has no such key, or something else under it.
@@ -65,7 +65,7 @@ class Row:
         value = self._value(key)
         texts = {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
         if not texts or not all(isinstance(v, str) or is_number(v) for v in texts.values()):
-            raise DataError(f"{self.where}: '{key}' must hold texts by letter, got {value!r:.120}")
+            raise DataError(f"{self.where}: '{key}' must map letters to texts, got {value!r:.120}")
         return {k: str(v) for k, v in texts.items()}
 
     def number(self, key: str) -> float:
@@ -80,20 +80,20 @@ class Row:
         return float(value)
 
     def letter(self, key: str, options: Mapping[str, str]) -> str:
-        """Return the letter under ``key``, one of ``options``.
+        """Return the letter under ``key``.
 
         Raises:
-            DataError: It is none of them.
+            DataError: It is not one of ``options``.
         """
         letter = self.text(key).strip()
         if letter not in options:
-            raise DataError(f"{self.where}: '{key}' is {letter!r}, none of the options {list(options)}")
+            raise DataError(f"{self.where}: '{key}' is {letter!r}, not one of the options {list(options)}")
         return letter
 
     def letter_of(self, key: str, options: Mapping[str, str]) -> str:
-        """Return the letter of the option whose text stands under ``key``.
+        """Return the letter of the option whose text is under ``key``.
 
-        Of two options with the same text the last one, as the official scorers have it, with a warning.
+        If several options have this text, logs a warning and returns the last one, as the official scorers do.
 
         Raises:
             DataError: No option has this text.
@@ -101,9 +101,9 @@ class Row:
         answer = self.text(key).strip()
         letters = [letter for letter, text in options.items() if text == answer]
         if not letters:
-            raise DataError(f"{self.where}: '{key}' is {answer!r}, none of the options {dict(options)}")
+            raise DataError(f"{self.where}: '{key}' is {answer!r}, not one of the options {dict(options)}")
         if len(letters) > 1:
-            logger.warning("%s: %s are all %r; %s counts as right", self.where, letters, answer, letters[-1])
+            logger.warning("%s: options %s are all %r; %s counts as correct", self.where, letters, answer, letters[-1])
         return letters[-1]
 
     def path(self, key: str) -> str:
@@ -133,17 +133,17 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return a file that holds one JSON object.
+    """Read a file that contains one JSON object.
 
     Raises:
-        DataError: The file holds something else.
+        DataError: The file contains anything else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{path} must hold one JSON object, got {type(value).__name__}")
+        raise DataError(f"{path} must contain one JSON object, got {type(value).__name__}")
     return value
 
 
@@ -156,14 +156,14 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         return list(pyarrow.parquet.read_table(path).to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}; load it again") from error
+        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}; download it again") from error
 
 
 def below(path: str, *, where: str) -> str:
-    """Return a relative path, refusing one that leaves the folder it is relative to.
+    """Check that a relative path stays below its folder, and return it.
 
     Raises:
-        DataError: It does, or is empty.
+        DataError: The path is empty, absolute or leaves the folder.
     """
     parts = Path(path).parts
     if not parts or Path(path).is_absolute() or ".." in parts or "\0" in path:
@@ -172,17 +172,17 @@ def below(path: str, *, where: str) -> str:
 
 
 def first_of(folder: Path, names: Sequence[str]) -> str:
-    """Return the first of several places that exists, or the first one where none does."""
+    """Return the first of several paths that exists, or the first path if none does."""
     return str(next((folder / name for name in names if (folder / name).exists()), folder / names[0]))
 
 
 def digest(*parts: Any) -> str:
-    """Return a short hash of what makes a question what it is, for rows that have no id."""
+    """Return a short hash that identifies a question, for rows without an id."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Return names made unique: rows that stand in a file twice are told apart by ``#2``, in their order."""
+    """Make names unique by appending ``#2``, ``#3``, ... to repeated ones."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:

@@ -1,8 +1,8 @@
-"""The shapes world as a benchmark: a test set of real files that tinyvid draws itself, from a fixed seed.
+"""The shapes world as a benchmark: a test set of video files that tinyvid generates from a fixed seed.
 
-The set is what ``recipes/make_world.py`` writes, by the same code; docs/shapes.md describes it. It is drawn into
-``benchmark.root`` when it is not there, and used again when it is what would be drawn. A blind run shows black, or
-another clip of the set, in place of each clip: what is still right then was not seen.
+The set is the same as that of ``recipes/make_world.py``; docs/shapes.md describes it. It is generated in
+``benchmark.root`` if that folder does not exist, and reused if it was generated with the same options. A blind run
+replaces each clip with black frames or another clip, to measure how many questions can be answered without seeing.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ from tinyvid.worlds.shapes import (
 SIZES = ["64x64", "64x64", "96x96", "128x128", "96x72", "128x72"]
 FPS, SECONDS = [8.0, 10.0, 12.0], [2.0, 3.0, 4.0, 6.0]
 CRF, CODECS = [18, 23, 28], ["h264"]
-DEFAULT_ROOT = "runs/worlds"  # holds a folder for each set that has no place of its own
+DEFAULT_ROOT = "runs/worlds"  # contains a folder for each set without benchmark.root
 UNSEEN = Shape("white", "circle", 0.1, (Phase("still", 0.0, 1.0, (0.5, 0.5), (0.5, 0.5)),), disappears=0.0)
 DARK = Scene(shapes=(UNSEEN,), shots=(Shot(0.0, Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))),))
 
@@ -56,37 +56,37 @@ class Shapes:
     """Ask about generated clips of moving shapes.
 
     Args:
-        root: Folder of the set, drawn if it is not there; null for one in ``runs/worlds``, named after what it is.
-        clips: How many.
-        questions: Of each clip.
-        seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``iid``: clips as the default model was trained on, new ones; ``unseen``: each has a pair of color and
-            shape that ``hold_out`` leaves out.
+        root: Folder of the set, generated if it does not exist; null for a folder in ``runs/worlds``.
+        clips: Number of clips.
+        questions: Questions per clip.
+        seed: Random seed of the set.
+        split: ``iid`` for new clips like those of the default model's training; ``unseen`` for clips that contain one
+            of the pairs of color and shape that ``hold_out`` leaves out.
         hold_out: Leave these pairs out of ``iid``.
-        families: Of questions; all but those that are kept for skills of one's own if null.
-        formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; all if null.
-        num_shapes: In each clip; 1 to 4 if null.
-        cuts: Share of clips with a cut.
-        pans: Share of clips in which the camera travels.
-        sizes: Pixels, as ``WIDTHxHEIGHT``; each clip has one of them, as for all that follows.
-        fps: Frames per second.
-        seconds: Lengths.
-        crf: Compression of ``h264`` and ``vp9``.
+        families: Question families; null for all but those reserved for teaching a new skill.
+        formats: Question formats: ``open``, ``choice``, ``yesno``, ``caption``; null for all.
+        num_shapes: Shapes per clip; null for 1 to 4.
+        cuts: Fraction of clips with a cut.
+        pans: Fraction of clips with a camera pan.
+        sizes: Sizes in pixels, as ``WIDTHxHEIGHT``; one is drawn per clip, as for the options that follow.
+        fps: Frame rates.
+        seconds: Durations.
+        crf: Compression levels of ``h264`` and ``vp9``.
         codecs: ``h264``, ``mpeg4`` or ``vp9``.
-        frames: Frames that the model samples, for questions that count them.
-        blind: ``black`` shows a black file of the same size and length, ``other`` the next clip; null shows the clip.
-        workers: Processes that draw, beside this one; the set does not depend on them.
-        prompt_style: ``official``: as the world asks.
+        frames: Number of frames that the model samples, for questions about frame numbers.
+        blind: ``black`` shows a black video of equal size and duration, ``other`` the next clip; null shows the clip.
+        workers: Additional processes that generate clips; the set does not depend on their number.
+        prompt_style: ``official`` asks the questions of the world.
 
     Raises:
-        ConfigError: No clip can be like that, or ``root`` holds something else.
-        DataError: The set cannot be written; the same call goes on.
+        ConfigError: The options contradict each other, or ``root`` contains something else.
+        DataError: The set cannot be written; run again to continue.
     """
 
     name = "shapes"
-    source = "tinyvid itself: where there is no such folder, the set is drawn"
+    source = "tinyvid itself: the set is generated if the folder does not exist"
 
-    def __init__(  # noqa: PLR0913 - what a set can be like
+    def __init__(  # noqa: PLR0913 - the options of a set
         self,
         *,
         root: str | None = None,
@@ -129,7 +129,7 @@ class Shapes:
         self.set = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
         folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else Path(root).expanduser()
         draw(options, folder, clips=clips, crf=crf, codecs=codecs, workers=workers)
-        # A blind run asks the same items; that it shows other videos is told by the style, which every report names.
+        # A blind run has the same items; the prompt style, which every report lists, tells the runs apart.
         self.prompt_style = prompt_style if blind is None else f"{prompt_style}, blind: {blind}"
         self.shown = shown(folder, blind)
         self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / "rows.jsonl")}, key="benchmark")
@@ -138,16 +138,16 @@ class Shapes:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Item:
-        """Return a row as an item, named after the set and the row: other files of the same clips are other items."""
+        """Return a row as an item; its id contains the hash of the set, so items of different sets differ."""
         sample: Sample = self.rows[index]
         (clip,) = sample.videos
         video = Video(self.shown.get(str(clip.source), clip.source))
         return _item(replace(sample, id=f"{self.set}/{sample.id}", video=video))
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return accuracies in percent: ``Overall`` without captions, and ``Captions``, which must be right as a whole.
+        """Return accuracies in percent: ``Overall`` without captions, and ``Captions``, which must match exactly.
 
-        The groups ``part`` of the report hold both with their intervals.
+        The group ``part`` of the report contains both with confidence intervals.
         """
         parts = {
             name: [outcome for outcome in outcomes if outcome.groups["part"] == part]
@@ -157,7 +157,7 @@ class Shapes:
 
 
 def _item(sample: Sample) -> Item:
-    """Return a row of a set as an item: letters and yes or no by their rules, all else word for word."""
+    """Return a row as an item; letters and yes or no have their own rules, all other replies must match exactly."""
     *asked, reply = sample.messages
     form = str(sample.meta["format"])
     rules: dict[str, Rule] = {"choice": "choice", "yesno": "yes_no"}
@@ -179,12 +179,12 @@ def _item(sample: Sample) -> Item:
 
 
 def draw(options: SetOptions, folder: Path, *, clips: int, crf: list[int], codecs: list[str], workers: int) -> None:
-    """Draw a set unless it is there. Of several processes that want it, one draws and the others wait.
+    """Generate a set unless it exists; if several processes need it, one generates it and the others wait.
 
     Arguments and errors are those of ``write_set``.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder contains something else.
     """
     if not folder.exists():
         try:
@@ -198,31 +198,29 @@ def draw(options: SetOptions, folder: Path, *, clips: int, crf: list[int], codec
 
 
 def check_set(folder: Path, described: Mapping[str, Any]) -> None:
-    """Refuse a folder that is no set, or another one.
+    """Check that a folder contains the described set.
 
     Raises:
-        ConfigError: What is the matter.
+        ConfigError: The folder contains something else, or a set with other options.
     """
-    advice = "give the options of then, choose another benchmark.root, or remove the folder to have it drawn again"
+    advice = "use its options, choose another benchmark.root, or remove the folder to generate the set again"
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
-            f"benchmark.root={str(folder)!r} is there and is no set of the shapes world; {advice}"
+            f"benchmark.root={str(folder)!r} exists but does not contain a set of the shapes world; {advice}"
         ) from error
     changed = [key for key in described if not isinstance(found, dict) or found.get(key) != described[key]]
     if changed:
-        told = ", ".join(
-            f"{key}: {found.get(key)!r:.60} there, {described[key]!r:.60} asked for" for key in changed[:4]
-        )
-        raise ConfigError(f"benchmark.root={str(folder)!r} holds a set with other options ({told}); {advice}")
+        listed = ", ".join(f"{key} is {found.get(key)!r:.60}, not {described[key]!r:.60}" for key in changed[:4])
+        raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({listed}); {advice}")
 
 
 def shown(folder: Path, blind: str | None) -> dict[str, Path]:
-    """Return, by the file of a clip, the file that a blind run shows in its place; black ones are written.
+    """Map the file of each clip to the file that a blind run shows instead; writes black files.
 
     Raises:
-        ConfigError: There is no other clip to show.
+        ConfigError: The set has only one clip.
         DataError: ``scenes.jsonl`` is damaged, or a black file cannot be written.
     """
     if blind is None:
@@ -234,14 +232,16 @@ def shown(folder: Path, blind: str | None) -> dict[str, Path]:
         if blind == "black":
             return {clip: _black(folder, scene) for clip, scene in zip(clips, scenes, strict=True)}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{folder / 'scenes.jsonl'}: a blind run cannot be made of it: {error}") from error
+        raise DataError(f"{folder / 'scenes.jsonl'} cannot be read for a blind run: {error}") from error
     if len(clips) < 2:
-        raise ConfigError("benchmark.blind=other needs at least benchmark.clips=2")
+        raise ConfigError(
+            f"benchmark.blind=other needs another clip, but clips={len(clips)}; set benchmark.clips=2 or more"
+        )
     return dict(zip(clips, map(Path, [*clips[1:], clips[0]]), strict=True))
 
 
 def _black(folder: Path, scene: Mapping[str, Any]) -> Path:
-    """Return a black file of the size, rate, length and codec of a clip; clips that agree in them share it."""
+    """Write a black file with the size, frame rate, duration and codec of a clip; equal clips share it."""
     width, height, fps, count, codec = (scene[key] for key in ("width", "height", "fps", "num_frames", "codec"))
     name = f"{width}x{height}_{fps:g}fps_{count}_{codec}{Path(scene['video']).suffix}"
     file = folder.absolute() / "black" / name
@@ -254,11 +254,11 @@ def _black(folder: Path, scene: Mapping[str, Any]) -> Path:
 
 
 def _bar(clips: int) -> Any:
-    """Return what shows how many clips are drawn, on standard error."""
+    """Return a function that shows a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import track
 
     def show(written: Iterable[Any]) -> Iterable[Any]:
-        return track(written, "drawing the clips", total=clips, console=Console(stderr=True), transient=True)
+        return track(written, "generating clips", total=clips, console=Console(stderr=True), transient=True)
 
     return show

@@ -1,4 +1,4 @@
-"""Which subtitles go with which frames, by the rules of Video-MME and LongVideoBench, and the latter's own files."""
+"""Match subtitles to frames by the rules of Video-MME and LongVideoBench, and read LongVideoBench's subtitle files."""
 
 import json
 import math
@@ -10,37 +10,37 @@ from typing import Any
 from tinyvid import Cue, DataError
 from tinyvid.text.subtitles import read_subtitles
 
-WIDEST = 1.0  # seconds that a shorter subtitle of LongVideoBench counts as
+WIDEST = 1.0  # LongVideoBench widens shorter subtitles to this duration in seconds
 
 
-@lru_cache(maxsize=64)  # the questions of a video come one after the other
+@lru_cache(maxsize=64)  # questions about a video are consecutive
 def srt_cues(path: Path) -> tuple[Cue, ...]:
-    """Return the subtitles of an SRT file; none if there is no such file, as some videos have none.
+    """Return the subtitles of an SRT file; none if it does not exist, because some videos have no subtitles.
 
     Raises:
-        DataError: The file is broken.
+        DataError: The file is malformed.
     """
     return read_subtitles(path) if path.is_file() else ()
 
 
 @lru_cache(maxsize=64)
 def json_cues(path: Path, *, origin: float, duration: float) -> tuple[Cue, ...]:
-    """Return the subtitles of a file of LongVideoBench in its order, read by the official rule.
+    """Return the subtitles of a LongVideoBench file in file order, parsed as the official code does.
 
     Args:
         path: A list of ``{"timestamp": [start, end], "text"}`` or of ``{"start": "00:00:01.5", "end", "line"}``.
-        origin: Second of the subtitles' clock at which the video begins.
-        duration: Seconds of the video, which are taken for an end that is no decimal number.
+        origin: Subtitle time at which the video starts, in seconds.
+        duration: Duration of the video in seconds; replaces an end that is not a decimal number.
 
     Raises:
-        DataError: The file is missing or no JSON, or an entry has neither form.
+        DataError: The file is missing or not JSON, or an entry has neither format.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as subtitles: {error}") from error
     if not isinstance(entries, list):
-        raise DataError(f"{path} must hold a list of subtitles, got {type(entries).__name__}")
+        raise DataError(f"{path} must contain a list of subtitles, got {type(entries).__name__}")
     cues = []
     for number, entry in enumerate(entries, 1):
         try:
@@ -66,19 +66,19 @@ def _clock(time: str) -> float:
 
 
 def shown_at(cues: Sequence[Cue], times: Sequence[float]) -> list[str]:
-    """Return the subtitles that stand on the screen in at least one frame, each once.
+    """Return the texts of the subtitles on screen in at least one frame.
 
     Args:
-        cues: In order.
-        times: When the frames are shown, in seconds.
+        cues: Subtitles in order.
+        times: Times of the frames in seconds.
     """
     return [cue.text for cue in cues if any(cue.start <= time < cue.end for time in times)]
 
 
 def interleaved(cues: Sequence[Cue], times: Sequence[float]) -> list[str | None]:
-    """Return subtitles among frames in the order of LongVideoBench; a frame is ``None``.
+    """Interleave subtitles with frames as LongVideoBench does; ``None`` stands for a frame.
 
-    A subtitle comes after the frames up to its middle.
+    A subtitle follows the last frame before its middle.
     """
     line: list[str | None] = []
     placed = 0
@@ -91,15 +91,15 @@ def interleaved(cues: Sequence[Cue], times: Sequence[float]) -> list[str | None]
 
 
 def moments(cues: Sequence[Cue], times: Sequence[float]) -> tuple[Cue, ...]:
-    """Return the subtitles that LongVideoBench gives with some frames, each where it stands between them.
+    """Return the subtitles that LongVideoBench shows with the given frames, with times that give the official order.
 
-    A subtitle is kept if a frame lies strictly inside it, where one of less than a second is widened to half a second
-    on both sides of its middle. It stands at its middle, or where an earlier one stands whose middle is later.
-    ``tinyvid.text.subtitles.place``, which goes by the ends, brings the result into the official order.
+    A subtitle is kept if a frame lies strictly inside it; subtitles shorter than a second are first widened to half a
+    second on both sides of their middle. The new time of a subtitle is its middle, or that of an earlier subtitle if
+    that is later. ``tinyvid.text.subtitles.place`` then sorts by end time.
 
     Args:
-        cues: In the order of their file.
-        times: When the frames are shown, in seconds.
+        cues: Subtitles in file order.
+        times: Times of the frames in seconds.
     """
     kept: list[Cue] = []
     moment = -math.inf

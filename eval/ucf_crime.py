@@ -1,8 +1,8 @@
-"""UCF-Crime (arXiv:1801.04264) as a question with eleven labels, as a reproduction study of LLaMA-VID asked it.
+"""UCF-Crime (arXiv:1801.04264) as classification with eleven labels, as in a reproduction study of LLaMA-VID.
 
-The label of a video is the beginning of its name. Three classes of the data set (Shoplifting, Stealing, Vandalism) are
-not asked. More than half of the test is normal, so an accuracy says little without the majority's, and without the mean
-over classes.
+File names start with the label. Three classes of the data set (Shoplifting, Stealing, Vandalism) are left out. More
+than half of the test videos are normal, so compare the accuracy with that of the majority label and with the mean over
+classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class UCFCrime:
     """Ask for the class of each test video of UCF-Crime.
 
     Args:
-        root: Folder with the official list of test videos, and with the videos below it in any folders.
-        prompt_style: ``official``: the question of the study.
+        root: Folder with the official list of test videos; the videos may be in any subfolders.
+        prompt_style: ``official`` asks the question of the study.
 
     Raises:
-        DataError: The list is missing, or names a class that there is not.
+        DataError: The list is missing or contains an unknown class.
     """
 
     name = "ucf_crime"
@@ -51,26 +51,26 @@ class UCFCrime:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Item:
-        """Return a video's question."""
+        """Return the question about one video."""
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return accuracies in percent.
 
-        ``Accuracy`` over all; ``Majority``: what always saying the commonest label reaches; ``Strict``: replies that
-        are the label and nothing else; ``Macro`` over labels; ``Anomalies``: over videos that show one; ``Binary``:
-        whether there is one, of whichever kind.
+        ``Accuracy``: over all videos. ``Majority``: of always predicting the most common label. ``Strict``: only
+        replies that consist of the label count. ``Macro``: mean over labels. ``Anomalies``: over videos with an
+        anomaly. ``Binary``: anomaly or normal.
         """
         answers = [outcome.answer for outcome in outcomes]
         anomalies = [outcome for outcome in outcomes if outcome.answer != NORMAL]
-        told = [o.prediction is not None and (o.prediction == NORMAL) == (o.answer == NORMAL) for o in outcomes]
+        binary = [o.prediction is not None and (o.prediction == NORMAL) == (o.answer == NORMAL) for o in outcomes]
         return {
             "Accuracy": 100 * micro(outcomes),
             "Majority": 100 * max(map(answers.count, answers)) / len(answers),
             "Strict": 100 * sum(outcome.exact for outcome in outcomes) / len(outcomes),
             "Macro": 100 * macro(outcomes, "label"),
             **({"Anomalies": 100 * micro(anomalies)} if anomalies else {}),
-            "Binary": 100 * sum(told) / len(told),
+            "Binary": 100 * sum(binary) / len(binary),
         }
 
 

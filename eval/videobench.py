@@ -1,6 +1,7 @@
-"""Video-Bench: 13 sets of multiple choice on three levels, averaged by a tree (arXiv:2311.16103).
+"""Video-Bench: 13 multiple-choice sets in three levels (arXiv:2311.16103).
 
-A level is the weighted mean of its sets, the final score the mean of the levels, so that no set counts by its size.
+The score of a level is the weighted mean of its sets, and the final score is the mean of the levels; the number of
+questions in a set does not matter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from tinyvid import BENCHMARKS, ConfigError, Item, Outcome, Sample, by_group, gr
 from .prompts import conversation
 from .rows import Row, read_object
 
-# Level to its sets, and what each weighs in the level.
+# The sets of each level with their weights.
 LEVELS = {
     "Video-exclusive Understanding": {
         "ActivityNet": 1.0, "MSVD": 1.0, "MSRVTT": 1.0, "TGIF": 1.0, "Youcook2": 1.0, "Ucfcrime": 1.0, "MOT": 0.5,
@@ -21,7 +22,7 @@ LEVELS = {
 }  # fmt: skip
 SETS = [name for sets in LEVELS.values() for name in sets]
 COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-# The official prompt is not the same for every number of options: what comes before them, and after the colon.
+# The official prompt varies with the number of options: the text before them, and after the colon.
 BEFORE = {6: "Choices: "}
 AFTER = {2: " ", 3: " ", 5: " "}
 
@@ -33,11 +34,11 @@ class VideoBench:
     Args:
         root: Folder with ``Eval_QA/`` and ``Eval_video/``.
         sets: Names of the sets to ask; empty for all 13.
-        prompt_style: ``official``: the options in one line, and which one comes closest.
+        prompt_style: ``official`` lists the options on one line and asks for the closest one.
 
     Raises:
-        DataError: Files of the annotation are missing, or a row is malformed.
-        ConfigError: There is no such set.
+        DataError: Annotation files are missing, or a row is malformed.
+        ConfigError: A set is unknown.
     """
 
     name = "videobench"
@@ -70,7 +71,7 @@ class VideoBench:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the score of each level that is asked in full, and the final score if all are, in percent."""
+        """Return the scores of complete levels, and the final score if all levels are complete, in percent."""
         scores = {name: 100 * micro(part) for name, part in by_group(graded(outcomes), "set").items()}
         whole = {level: weights for level, weights in LEVELS.items() if weights.keys() <= scores.keys()}
         levels = {level: _weighted(scores, weights) for level, weights in whole.items()}
@@ -96,7 +97,7 @@ def _weighted(scores: Mapping[str, float], weights: Mapping[str, float]) -> floa
 
 
 def _prompt(question: str, choices: Mapping[str, str]) -> str:
-    """Return the official question, whose options keep the spaces that the rows give them."""
+    """Return the official prompt; options keep the whitespace of the rows."""
     written = " ".join(f"{letter}.{text}" for letter, text in choices.items())
     count = len(choices)
     return (

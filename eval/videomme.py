@@ -1,7 +1,7 @@
 """Video-MME: 2,700 four-way questions about 900 videos of three lengths, with and without subtitles (arXiv:2405.21075).
 
-Subtitles are SRT files, which 744 of the videos have. A prompt gives those of the frames that are seen, as published
-scores do, or all of them; a video without a file is asked as if there were none.
+744 of the videos have subtitles, as SRT files. A prompt includes those at the sampled frames, as published scores do,
+or all of them; a video without an SRT file gets the prompt without subtitles.
 """
 
 import json
@@ -47,13 +47,13 @@ class VideoMME:
 
     Args:
         root: Folder with ``videomme/``, ``data/`` and, for subtitles, ``subtitle/``.
-        duration: Ask about videos of one length only.
-        subtitles: ``none``; ``frames``: those that are shown in the frames that are seen; ``all`` of the video.
-        prompt_style: ``official``, or the words of TinyLLaVA-Video (which gives no subtitles) or lmms-eval.
+        duration: Duration class of the videos to ask about.
+        subtitles: ``none``; ``frames`` for those at the sampled frames; ``all`` for those of the whole video.
+        prompt_style: ``official``, or the prompts of TinyLLaVA-Video (which has no subtitles) or lmms-eval.
 
     Raises:
         DataError: The annotation or the folder of subtitles is missing, or a row is malformed.
-        ConfigError: TinyLLaVA-Video's prompt is asked for with subtitles.
+        ConfigError: Subtitles are combined with TinyLLaVA-Video's prompt.
     """
 
     name = "videomme"
@@ -69,7 +69,7 @@ class VideoMME:
     ) -> None:
         if subtitles != "none" and prompt_style == "tinyllava_video":
             raise ConfigError(
-                f"benchmark.subtitles={subtitles}: the prompt of TinyLLaVA-Video gives no subtitles; "
+                f"benchmark.subtitles={subtitles}, but the prompt of TinyLLaVA-Video has no subtitles; "
                 "choose benchmark.prompt_style=official or lmms_eval"
             )
         self.folder = require(root, [ANNOTATION, *(["subtitle"] if subtitles != "none" else [])], source=self.source)
@@ -78,11 +78,11 @@ class VideoMME:
         self.rows = [row for row in rows if duration in ("all", row.text("duration"))]
         self.items = [self._item(row) for row in self.rows]
         self.index = {item.id: number for number, item in enumerate(self.items)}
-        if subtitles != "none":  # a broken file is found before the first video is decoded
+        if subtitles != "none":  # fail on a broken file before decoding any video
             for number in range(len(self.rows)):
                 srt_cues(self._subtitle_path(number))
         if subtitles == "frames":
-            self.sample = self._of_frames  # makes this a ReadsTimes; without it, no clock of a video is read
+            self.sample = self._of_frames  # makes this a ReadsTimes; otherwise frame times are not computed
 
     def __len__(self) -> int:
         return len(self.items)
@@ -96,13 +96,13 @@ class VideoMME:
         return replace(item, sample=replace(item.sample, messages=self._prompt(self.rows[index], texts)))
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the accuracy over all questions, and over those of each length, in percent."""
+        """Return the accuracy over all questions and over each duration class, in percent."""
         parts = by_group(outcomes, "duration")
         lengths = {name.capitalize(): 100 * micro(parts[name]) for name in ("short", "medium", "long") if name in parts}
         return {**lengths, "Overall": 100 * micro(outcomes)}
 
     def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
-        """Return the file that the official scorer reads: per video its questions, with responses."""
+        """Return the file that the official scorer reads: the questions of each video, with responses."""
         videos: dict[str, dict[str, Any]] = {}
         for outcome in outcomes:
             row = self.rows[self.index[outcome.id]]
@@ -134,7 +134,7 @@ class VideoMME:
         if self.prompt_style == "tinyllava_video":
             return conversation(f"{asked}\n{LETTER_PROMPT}")
         both, seen = SELECT.format("the video and the subtitles"), SELECT.format("the video")
-        if self.prompt_style == "lmms_eval":  # which speaks of subtitles even where it gives none
+        if self.prompt_style == "lmms_eval":  # mentions subtitles even if it includes none
             if self.subtitles == "none":
                 return conversation(f"{both}\n{asked}\n\n{LETTER_PROMPT}")
             listed = "\n".join(subtitles) or "No subtitles available"
@@ -147,16 +147,18 @@ class VideoMME:
         return self.folder / "subtitle" / f"{below(self.rows[index].text('videoID'), where=self.rows[index].where)}.srt"
 
     def _of_frames(self, item: Item, times: Sequence[float]) -> Sample:
-        """Return the sample with the subtitles that are shown in its frames."""
+        """Return the sample with the subtitles at its frames."""
         index = self.index[item.id]
         shown = shown_at(srt_cues(self._subtitle_path(index)), times)
         return replace(item.sample, messages=self._prompt(self.rows[index], shown))
 
 
 def _options(row: Row) -> dict[str, str]:
-    """Return the options, which the row writes with their letters, by letter."""
+    """Return the options by letter; rows write them as ``A. text``."""
     parts = [_OPTION.fullmatch(text) for text in row.texts("options")]
     options = lettered([part[2] if part else "" for part in parts])
     if None in parts or [part[1] for part in parts if part] != list(options):
-        raise DataError(f"{row.where}: 'options' must read 'A. ...', 'B. ...' in order: {row.texts('options')!r:.200}")
+        raise DataError(
+            f"{row.where}: 'options' must be 'A. ...', 'B. ...' in order, got {row.texts('options')!r:.200}"
+        )
     return options

@@ -1,7 +1,7 @@
-"""MSVD-QA, MSRVTT-QA and ActivityNet-QA: short open questions about web videos, scored by a judge as Video-ChatGPT did.
+"""MSVD-QA, MSRVTT-QA and ActivityNet-QA: short open questions about web videos, scored by a judge as in Video-ChatGPT.
 
-A judge says whether a reply is right and gives it a mark of 0 to 5 (arXiv:2306.05424). Replies without a verdict count
-as wrong, with the mark 0.
+A judge decides whether a reply is correct and scores it from 0 to 5 (arXiv:2306.05424). A reply without a verdict
+counts as wrong, with score 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ Split = Literal["train", "val", "test"]
 
 
 class VideoQA:
-    """Questions with short answers that a judge compares.
+    """Questions with short answers, scored by a judge.
 
     Args:
-        name: Of the benchmark.
-        source: Where its files come from.
-        prompt_style: Of the items.
-        items: All of them.
+        name: Name of the benchmark.
+        source: Where to download its files.
+        prompt_style: Prompt style of the items.
+        items: All items.
     """
 
     def __init__(self, *, name: str, source: str, prompt_style: str, items: Sequence[Item]) -> None:
@@ -42,14 +42,14 @@ class VideoQA:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the accuracy in percent and the mean mark of 0 to 5."""
+        """Return the accuracy in percent and the mean score from 0 to 5."""
         return accuracy_and_score(outcomes)
 
 
 def accuracy_and_score(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return how many replies a judge finds right, in percent, and its mean mark; no verdict is a mark of 0."""
-    marks = [outcome.points.get("score", 0.0) for outcome in outcomes if outcome.value is not None]
-    return {"Accuracy": 100 * micro(outcomes), "Score": sum(marks) / len(marks)} if marks else {}
+    """Return the percentage of replies that the judge finds correct, and its mean score; no verdict scores 0."""
+    scores = [outcome.points.get("score", 0.0) for outcome in outcomes if outcome.value is not None]
+    return {"Accuracy": 100 * micro(outcomes), "Score": sum(scores) / len(scores)} if scores else {}
 
 
 @BENCHMARKS.register("msvd_qa")
@@ -59,8 +59,8 @@ def msvd_qa(*, root: str, split: Split = "test", prompt_style: Literal["official
     Args:
         root: Folder with ``test_qa.json`` and ``videos/``, and with ``youtube_mapping.txt`` if the videos have their
             original names.
-        split: Which file to ask; published scores are of ``test`` or of ``val``.
-        prompt_style: The bare question.
+        split: Split to ask; published scores are on ``test`` or ``val``.
+        prompt_style: ``official`` asks the question without instructions.
     """
     source = "https://github.com/xudejing/video-question-answering (MSVD-QA) and MSVD's YouTubeClips"
     file = Path(root).expanduser() / "youtube_mapping.txt"
@@ -76,8 +76,8 @@ def msrvtt_qa(*, root: str, split: Split = "test", prompt_style: Literal["offici
 
     Args:
         root: Folder with ``test_qa.json`` and ``videos/``.
-        split: Which file to ask; published scores are of ``test`` or of ``val``.
-        prompt_style: The bare question.
+        split: Split to ask; published scores are on ``test`` or ``val``.
+        prompt_style: ``official`` asks the question without instructions.
     """
     source = "https://github.com/xudejing/video-question-answering (MSRVTT-QA) and the videos of MSR-VTT"
     items = _numbered_videos(root, split, source, "video", {})
@@ -92,24 +92,27 @@ def activitynet_qa(
 
     Args:
         root: Folder with ``test_q.json``, ``test_a.json`` and ``videos/``.
-        split: Which pair of files to ask.
-        prompt_style: ``official``: the bare question; ``lmms_eval`` asks for a single word or phrase.
+        split: Split to ask.
+        prompt_style: ``official`` asks the question without instructions; ``lmms_eval`` asks for a word or phrase.
 
     Raises:
-        DataError: Files are missing, or questions and answers do not belong together.
+        DataError: Files are missing, or questions and answers do not match.
     """
     source = "https://github.com/MILVLG/activitynet-qa and the videos of ActivityNet"
     folder = require(root, [f"{split}_q.json", f"{split}_a.json"], source=source)
     asked, answers = read_rows(folder / f"{split}_q.json"), read_rows(folder / f"{split}_a.json")
     if len(asked) != len(answers):
-        raise DataError(f"{folder}: {split}_q.json has {len(asked)} questions, {split}_a.json {len(answers)} answers")
+        raise DataError(
+            f"{folder}: {split}_q.json has {len(asked)} questions, but {split}_a.json has {len(answers)} answers; "
+            "download both again"
+        )
     items = []
     for row, answer in zip(asked, answers, strict=True):
         name, question = row.text("question_id"), row.text("question")
         if answer.has("question_id") and answer.text("question_id") != name:
             raise DataError(
-                f"{answer.where} answers '{answer.text('question_id')}', the question in its place is '{name}'; "
-                "both files must have one order"
+                f"{answer.where} answers question '{answer.text('question_id')}', but the questions list '{name}' at "
+                "this position; sort both files in the same order"
             )
         text = f"{question.capitalize()}?{WORD}" if prompt_style == "lmms_eval" else question
         stem = below(row.text("video_name"), where=row.where)
@@ -120,7 +123,7 @@ def activitynet_qa(
 
 
 def _numbered_videos(root: str, split: str, source: str, prefix: str, original: Mapping[str, str]) -> list[Item]:
-    """Return the items of a set whose rows name videos by number, or by their files' stems."""
+    """Return the items of a set whose rows refer to videos by number or by file stem."""
     folder = require(root, [f"{split}_qa.json"], source=source)
     rows = read_rows(folder / f"{split}_qa.json")
     ids = numbered([_row_id(row) for row in rows])

@@ -1,11 +1,11 @@
-"""Make the default model, which knows the shapes world, from nothing: clips, parts with random weights, four stages.
+"""Train the default model from scratch: generate clips of the shapes world and train all parts in four stages.
 
-    python -m recipes.shapes                       # runs/shapes; about 90 minutes on two CPU cores
-    python -m recipes.shapes --size smoke          # about two minutes, a model that has learned something
+    python -m recipes.shapes                       # writes runs/shapes; about 90 minutes on two CPU cores
+    python -m recipes.shapes --size smoke          # about two minutes, for a small model that beats chance
     python -m recipes.shapes --out DIR --seed 1 --device cuda
 
-A stage that is in the folder already is not repeated, so the same command goes on after a kill. The folder holds the
-model in ``model``, its hash and numbers in ``report.json``, losses and accuracies as ``*.jsonl`` and as pictures.
+Finished stages are skipped, so run the same command again to continue an interrupted run. The folder contains the model
+in ``model``, its hash and accuracies in ``report.json``, and learning curves as ``*.jsonl`` and ``*.png``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-# Cores are kept busy by replicas and by processes that make questions; threads within an operation would only wait.
+# Replicas and question workers already use all cores; more threads per operation would slow them down.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,30 +30,32 @@ logger = logging.getLogger("tinyvid.shapes")
 
 
 def main() -> None:
-    """Run the stages that are not done yet."""
+    """Run all stages that are not finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/shapes"), help="folder of the run (runs/shapes)")
-    parser.add_argument("--size", choices=list(SIZES), default="default", help="how large and how long (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of clips, weights, order and questions (0)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (auto)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/shapes"), help="folder of the run (default: runs/shapes)"
+    )
+    parser.add_argument("--size", choices=list(SIZES), default="default", help="model size and training length")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to train on")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of matrix products; auto is bfloat16 where the hardware has it (auto)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=2, help="processes that make clips and questions (2)")
+                        help="precision of matrix products; auto is bfloat16 if the hardware supports it")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=2, help="processes that generate clips and questions")
     parser.add_argument("--hold-out", action="store_true",
-                        help="leave four pairs of color and shape out, and measure on them in the end")  # fmt: skip
-    parser.add_argument("--ship", type=Path, help="copy the finished model, with card and demo clip, to this folder")
+                        help="exclude four pairs of color and shape from training, and test on them")  # fmt: skip
+    parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
     parser.add_argument("--footage", type=Path, nargs="+", default=(),
-                        help="with --ship: videos without shapes; the card says what is seen in them")  # fmt: skip
+                        help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
     args = parser.parse_args()
     if args.ship and not replaceable(args.ship):
         parser.error(
-            f"--ship {args.ship}: it holds other things than a model that came from here, and would be replaced"
+            f"--ship {args.ship} would replace a folder that is not a model of this recipe; choose another folder"
         )
     if args.footage and not args.ship:
-        parser.error("--footage belongs to the card, which --ship writes")
+        parser.error("--footage requires --ship, which writes the model card")
     if missing := [str(path) for path in args.footage if not path.is_file()]:
-        parser.error(f"--footage: no such file: {', '.join(missing)}")
+        parser.error(f"--footage: these files do not exist: {', '.join(missing)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,14 +72,14 @@ def main() -> None:
 
 
 def run_stages(run: RecipeRun, *, until: str | None = None) -> None:
-    """Run the stages whose result is not there, in order, and note how long each took."""
+    """Run the stages without a result, in order, and record how long each takes."""
     run.out.mkdir(parents=True, exist_ok=True)
     for name, (stage, result) in STAGES.items():
         if not (run.out / result).exists():
             began = time.monotonic()
             stage(run)
             seconds = time.monotonic() - began
-            logger.info("%s: %.0f s", name, seconds)
+            logger.info("Stage %s took %.0f s", name, seconds)
             with (run.out / "seconds.jsonl").open("a", encoding="utf-8") as file:
                 file.write(f'{{"stage": "{name}", "seconds": {seconds:.0f}}}\n')
         if name == until:
@@ -85,7 +87,7 @@ def run_stages(run: RecipeRun, *, until: str | None = None) -> None:
 
 
 def has_bf16(precision: str, device: str) -> bool:
-    """Return whether to multiply matrices in bfloat16: many CPUs do it a hundred times slower than in float32."""
+    """Return whether to multiply matrices in bfloat16, which many CPUs do a hundred times slower than float32."""
     if precision != "auto":
         return precision == "bfloat16"
     return device == "cuda" or torch.cpu._is_avx512_bf16_supported()

@@ -1,11 +1,10 @@
-"""The tables and pictures of docs/shapes.md, from the runs of the benchmark that it lists.
+"""Make the tables and figures of docs/shapes.md from benchmark runs.
 
     python -m recipes.shapes.figures runs/shapes --out docs/images
 
-Prints accuracy by family, from ``iid`` and beside it from the blind runs ``black`` and ``other``, then a line for each
-run of the folder. Draws ``shapes_families.png`` and ``shapes_clips.png``: the first clips of ``iid``, of the first clip
-the first question, of the second the second and so on, with the replies that the model gave, then the first replies
-that are wrong, each of another family.
+Prints accuracy by family for the runs ``iid``, ``black`` and ``other``, then one line per run. Draws
+``shapes_families.png``, and ``shapes_clips.png`` with frames, questions and replies: question i of clip i for the first
+clips of ``iid``, then the first wrong reply of several families.
 """
 
 import argparse
@@ -20,17 +19,17 @@ from tinyvid.video.open_video import open_video
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES
 
 BLIND = {"black": "black", "other": "another clip"}
-CLIPS, WRONG, FRAMES = 8, 4, 6  # of the contact sheet
+CLIPS, WRONG, FRAMES = 8, 4, 6  # rows with the first clips, rows with wrong replies, and columns of shapes_clips.png
 COLORS = ("tab:blue", "black", "tab:gray")
 
 
 def percent(row: dict[str, Any]) -> str:
-    """Return an accuracy with its interval."""
+    """Format an accuracy with its confidence interval."""
     return f"{100 * row['value']:.1f} ({100 * row['low']:.1f} - {100 * row['high']:.1f})"
 
 
 def family_table(reports: dict[str, Report]) -> str:
-    """Return a table in Markdown: families, formats and averages, seeing and blind."""
+    """Return a Markdown table of accuracy by average, family and format, for the clip and for blind runs."""
     lines = [
         f"| | right, % | {' | '.join(f'{name}, %' for name in BLIND.values())} | questions |",
         "|---|---|---|---|---|",
@@ -47,7 +46,7 @@ def family_table(reports: dict[str, Report]) -> str:
 
 
 def set_table(folder: Path) -> str:
-    """Return a table in Markdown: a row for each run, all but captions, and captions."""
+    """Return a Markdown table with one row per run."""
     lines = ["| run | right, % | captions, % | clips | questions |", "|---|---|---|---|---|"]
     for file in sorted(folder.glob("*/report.json"), key=lambda path: path.stat().st_mtime):
         report = Report.load(file.parent).data
@@ -61,7 +60,7 @@ def set_table(folder: Path) -> str:
 
 
 def draw_families(reports: dict[str, Report], path: Path) -> None:
-    """Draw a bar for each family with its interval, and what blind runs come to."""
+    """Plot a bar with an interval for each family and run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
@@ -70,7 +69,7 @@ def draw_families(reports: dict[str, Report], path: Path) -> None:
     for number, (run, report) in enumerate(reports.items()):
         rows = [report.data["groups"]["family"][family] for family in DEFAULT_FAMILIES]
         values = [100 * row["value"] for row in rows]
-        errors = [  # the bounds of an interval may be off the value by a rounding error
+        errors = [  # rounding errors may put a bound on the wrong side of the value
             [100 * max(0.0, row["value"] - row["low"]) for row in rows],
             [100 * max(0.0, row["high"] - row["value"]) for row in rows],
         ]
@@ -86,7 +85,7 @@ def draw_families(reports: dict[str, Report], path: Path) -> None:
 
 
 def draw_clips(run: Path, path: Path) -> None:
-    """Draw frames of clips, each with a question, the reply and, if that is wrong, the right one."""
+    """Draw frames of clips with a question, the reply and, if it is wrong, the correct one."""
     from matplotlib.figure import Figure
 
     chosen = chosen_outcomes(read_outcomes(run / ROWS))
@@ -108,7 +107,7 @@ def draw_clips(run: Path, path: Path) -> None:
 
 
 def chosen_outcomes(outcomes: list[Outcome]) -> list[Outcome]:
-    """Return one outcome of each of the first clips, then the first wrong one of each of a few families."""
+    """Return one outcome for each of the first clips, then the first wrong outcome of several families."""
     by_clip: dict[str, list[Outcome]] = {}
     wrong: dict[str, Outcome] = {}
     for outcome in outcomes:
@@ -120,21 +119,21 @@ def chosen_outcomes(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def questions_of(folder: Path) -> dict[str, str]:
-    """Return the questions of a set by the ids of its rows."""
+    """Return the questions of a set by row id."""
     rows = map(json.loads, (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines())
     return {row["id"]: row["conversations"][0]["value"] for row in rows}
 
 
 def wrapped(text: str, width: int = 52) -> str:
-    """Return a text in lines of at most so many characters."""
+    """Wrap a text at ``width`` characters."""
     return "\n".join("\n".join(textwrap.wrap(line, width)) for line in text.splitlines())
 
 
 def main() -> None:
-    """Print the tables, and draw the pictures."""
+    """Print the tables and draw the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder that holds the runs, one folder each")
-    parser.add_argument("--out", type=Path, help="folder of the pictures; without it, the tables alone")
+    parser.add_argument("runs", type=Path, help="folder with one subfolder per run")
+    parser.add_argument("--out", type=Path, help="folder for the figures (default: print only the tables)")
     args = parser.parse_args()
     reports = {name: Report.load(args.runs / name) for name in ("iid", *BLIND)}
     print(family_table(reports), set_table(args.runs), sep="\n\n")

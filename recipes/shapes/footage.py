@@ -1,10 +1,10 @@
-"""What the model says of footage that shows none of its shapes: it answers all the same, and its card says what.
+"""Ask the model about real videos, which contain none of its shapes; the model card reports the replies.
 
-    python -m recipes.shapes.footage bikes.mp4 bigbuckbunny.mp4          # the model that comes with tinyvid
+    python -m recipes.shapes.footage bikes.mp4 bigbuckbunny.mp4          # the default model
     python -m recipes.shapes.footage bikes.mp4 --ckpt runs/shapes/model
 
-Each clip is asked for every pair of color and shape whether it is there, where "no" is right, and how many objects
-there are, to which no answer is.
+Asks about each clip whether every pair of color and shape is present, where "no" is correct, and how many objects there
+are, where no reply is correct.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Findings = dict[str, Any]
 
 
 def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
-    """Return how often the model sees one of its shapes in clips without any, and how many objects it counts."""
+    """Count how often the model reports a shape in clips without shapes, and how many objects it counts."""
     questions = [f"Is there {with_article(f'{color} {kind}')} in the video?" for color in COLORS for kind in KINDS]
     replies: list[str] = []
     counted: list[str] = []
@@ -49,10 +49,10 @@ def told(found: Findings) -> str:
 
 
 def main() -> None:
-    """Ask about the clips that the command line names."""
+    """Ask about the clips given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", type=Path, nargs="+", help="videos that show none of the shapes")
-    parser.add_argument("--ckpt", type=Path, help="checkpoint; without it the model that comes with tinyvid")
+    parser.add_argument("clips", type=Path, nargs="+", help="videos without any of the shapes")
+    parser.add_argument("--ckpt", type=Path, help="checkpoint (default: the default model)")
     args = parser.parse_args()
     print(told(ask_footage(Assistant.from_pretrained(args.ckpt), args.clips)))
 

@@ -1,12 +1,12 @@
-"""How often a checkpoint is right about clips that no training saw: real files, through tinyvid's Processor.
+"""Measure the accuracy of a checkpoint on new clips: video files, read by tinyvid's Processor.
 
     python -m recipes.shapes.measure --ckpt runs/shapes/model --clips 500
-    python -m recipes.shapes.measure --clips 100 --sizes 320x240 --fps 30 --seconds 2 --codec vp9   # the shipped model
+    python -m recipes.shapes.measure --clips 100 --sizes 320x240 --fps 30 --seconds 2 --codec vp9   # the default model
 
-A reply counts if greedy decoding would write exactly the right one. All questions of a clip are packed behind its video
-and nothing is generated, which is fast; the recipe measures so while it trains and when it releases. The numbers of
-docs/shapes.md are those of ``python eval.py benchmark=shapes``, which generates every reply, keeps the set and goes on
-after a kill. Both come to the same, which ``tests/eval/test_shapes.py`` holds.
+A reply is correct if greedy decoding would generate exactly the reference. All questions about a clip are packed after
+its video and nothing is generated, which is fast. The numbers in docs/shapes.md come from
+``python eval.py benchmark=shapes``, which generates every reply, keeps the set and can continue an interrupted run.
+``tests/eval/test_shapes.py`` checks that both give the same result.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tinyvid.processing.batch import Example
 from tinyvid.worlds.shapes import ClipPlan, SceneQuestion, SetOptions, encode, plan_clip
 
 TEST = SetOptions(split="iid", seed=1)
-TOGETHER = 8  # clips of a batch
+TOGETHER = 8  # clips per batch
 Numbers = dict[str, dict[str, float]]
 
 
@@ -37,11 +37,11 @@ def measure(
     """Return accuracy and number of questions, overall (captions apart), by family and by format.
 
     Args:
-        assistant: What is asked.
-        options: What the clips are like.
-        clips: How many.
-        codec: Of the files.
-        blind: Show every clip the frames of another one.
+        assistant: The model to measure.
+        options: Options for the clips.
+        clips: Number of clips.
+        codec: Codec of the files.
+        blind: Replace the frames of every clip with those of another one.
     """
     found: dict[str, list[bool]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), progress("measure", clips) as tick:
@@ -63,7 +63,7 @@ def measure(
 
 
 def example_of(assistant: Assistant, plan: ClipPlan, folder: Path, codec: str) -> Example:
-    """Write a clip, and return it with all its questions as the Processor reads it."""
+    """Write a clip to a file, and return the example that the Processor makes of it and its questions."""
     path = folder / f"{plan.index}.{'webm' if codec == 'vp9' else 'mp4'}"
     path.write_bytes(encode(plan, codec=codec))
     video = Video(str(path))
@@ -74,7 +74,7 @@ def example_of(assistant: Assistant, plan: ClipPlan, folder: Path, codec: str) -
 
 
 def summary(rights: Sequence[bool]) -> dict[str, float]:
-    """Return the share of right replies, its 95 % interval, and how many there were."""
+    """Return the accuracy, its 95 % interval and the number of questions."""
     low, high = wilson(sum(rights), len(rights))
     return {
         "accuracy": round(sum(rights) / len(rights), 4),
@@ -85,8 +85,8 @@ def summary(rights: Sequence[bool]) -> dict[str, float]:
 
 
 def table(numbers: Numbers) -> str:
-    """Return the numbers as a table in Markdown."""
-    lines = ["| | right, % | 95 % interval | questions |", "|---|---|---|---|"]
+    """Format the numbers as a Markdown table."""
+    lines = ["| | accuracy, % | 95 % interval | questions |", "|---|---|---|---|"]
     for name, row in numbers.items():
         interval = f"{100 * row['low']:.1f} - {100 * row['high']:.1f}"
         lines.append(f"| {name} | {100 * row['accuracy']:.1f} | {interval} | {row['questions']:.0f} |")
@@ -105,18 +105,18 @@ def _batches(plans: Iterator[ClipPlan]) -> Iterator[list[ClipPlan]]:
 
 
 def main() -> None:
-    """Measure as the command line says, and print a table."""
+    """Measure the checkpoint given on the command line, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", type=Path, help="checkpoint; without it the model that comes with tinyvid")
-    parser.add_argument("--clips", type=int, default=500, help="how many (500)")
-    parser.add_argument("--seed", type=int, default=TEST.seed, help="of the clips (1)")
-    parser.add_argument("--split", default=TEST.split, help="iid, or unseen: clips with a pair kept back (iid)")
-    parser.add_argument("--sizes", nargs="+", default=TEST.sizes, help="such as 320x240")
+    parser.add_argument("--ckpt", type=Path, help="checkpoint (default: the default model)")
+    parser.add_argument("--clips", type=int, default=500, help="number of clips (default: 500)")
+    parser.add_argument("--seed", type=int, default=TEST.seed, help="seed of the clips (default: 1)")
+    parser.add_argument("--split", default=TEST.split, help="iid, or unseen for held-out pairs (default: iid)")
+    parser.add_argument("--sizes", nargs="+", default=TEST.sizes, help="sizes such as 320x240")
     parser.add_argument("--fps", nargs="+", type=float, default=TEST.fps, help="frames per second")
-    parser.add_argument("--seconds", nargs="+", type=float, default=TEST.seconds, help="lengths")
-    parser.add_argument("--codec", default="h264", help="h264, mpeg4 or vp9 (h264)")
-    parser.add_argument("--blind", action="store_true", help="show every clip the frames of another one")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--seconds", nargs="+", type=float, default=TEST.seconds, help="durations in seconds")
+    parser.add_argument("--codec", default="h264", help="h264, mpeg4 or vp9 (default: h264)")
+    parser.add_argument("--blind", action="store_true", help="replace the frames of every clip with those of another")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args()
     options = replace(
         TEST, seed=args.seed, split=args.split, sizes=args.sizes, fps=args.fps, seconds=args.seconds

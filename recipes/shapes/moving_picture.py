@@ -1,9 +1,9 @@
-"""The moving picture of the README: clips play, and the default model answers questions about them.
+"""Draw the animation of the README: clips play while the default model answers questions about them.
 
     python -m recipes.shapes.moving_picture
 
-The clips and questions are chosen; the replies are what the model says when this program runs, and a wrong one is red.
-They are also in the picture's EXIF description, as JSON.
+The clips and questions are fixed; the replies come from the model at run time, and wrong ones are red. The EXIF
+description of the image contains them as JSON.
 """
 
 import argparse
@@ -46,11 +46,11 @@ DESCRIPTION = 0x010E  # the EXIF tag ImageDescription
 
 @dataclass(frozen=True)
 class Talk:
-    """A clip, what was asked about it, and what the model said.
+    """A clip with questions and replies.
 
     Attributes:
-        frames: Of the clip, as its file shows them.
-        turns: Question, reply, and whether the reply is right.
+        frames: Decoded frames of the clip.
+        turns: Question, reply, and whether the reply is correct.
     """
 
     frames: list[Image.Image]
@@ -58,7 +58,7 @@ class Talk:
 
 
 def talk_about(assistant: Assistant, plan: ClipPlan, numbers: tuple[int, ...], folder: Path) -> Talk:
-    """Write the file of a clip, and ask the model some of the clip's questions."""
+    """Write a clip to a file, and ask the model the given questions about it."""
     path = folder / f"{plan.index}.mp4"
     path.write_bytes(encode(plan))
     opened = open_video(Video(str(path)), VIDEO_READERS.build({"name": "pyav"}))
@@ -71,7 +71,7 @@ def talk_about(assistant: Assistant, plan: ClipPlan, numbers: tuple[int, ...], f
 
 
 def draw(talk: Talk, tick: int) -> Image.Image:
-    """Return the picture after so many frames: the clip, a time line, and as much of the talk as has been said."""
+    """Draw frame ``tick`` of the animation: the clip, a timeline, and the text up to this frame."""
     card = Image.new("RGB", (WIDTH, HEIGHT), CARD)
     now = tick % len(talk.frames)
     card.paste(talk.frames[now], (MARGIN, MARGIN))
@@ -89,7 +89,7 @@ def draw(talk: Talk, tick: int) -> Image.Image:
         for line in textwrap.wrap(question, COLUMNS):
             pen.text((left, top), line, font=font, fill=QUESTION)
             top += LINE
-        # The reply begins half a second after its question, and takes half a second, however long it is.
+        # A reply starts half a second after its question, and takes half a second regardless of its length.
         said = reply[: max(0, round(len(reply) * (age - 4) / 5))]
         font = ImageFont.truetype(BOLD, TEXT_SIZE)
         lines = textwrap.wrap(reply, COLUMNS - 6)
@@ -102,7 +102,7 @@ def draw(talk: Talk, tick: int) -> Image.Image:
 
 
 def save(talks: list[Talk], path: Path) -> None:
-    """Write the talks one after another as an endless animated WebP."""
+    """Write the talks in sequence as a looping animated WebP."""
     pictures = [draw(talk, tick) for talk in talks for tick in range(LOOPS * len(talk.frames))]
     exif = Image.Exif()
     exif[DESCRIPTION] = json.dumps([turn for talk in talks for turn in talk.turns])
@@ -121,10 +121,10 @@ def save(talks: list[Talk], path: Path) -> None:
 
 
 def main() -> None:
-    """Ask the default model, print what it said, and draw it."""
+    """Ask the default model, print its replies, and draw the animation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=PICTURE, help="the WebP file to write")
-    parser.add_argument("--clips", type=int, default=len(SHOWN), help="show only the first ones")
+    parser.add_argument("--out", type=Path, default=PICTURE, help="WebP file to write")
+    parser.add_argument("--clips", type=int, default=len(SHOWN), help="number of clips to show")
     args = parser.parse_args()
     assistant = Assistant.from_pretrained(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def main() -> None:
     for question, reply, _ in (turn for talk in talks for turn in talk.turns):
         print(f"{question} {reply}")
     save(talks, args.out)
-    print(f"wrote {args.out}")
+    print(f"Wrote {args.out}")
 
 
 if __name__ == "__main__":

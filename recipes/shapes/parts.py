@@ -1,4 +1,4 @@
-"""Parts with random weights, written as the starting folder of the model that ``GROUPS`` composes."""
+"""Write parts with random weights for the model that ``GROUPS`` composes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 from recipes.shapes.sizes import Size
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
 
-# The parts of the default model; their paths are then those of the starting folder.
+# The parts of the default model; the run overrides their paths.
 GROUPS = (
     "llm=qwen2_5_tiny",
     "llm.tokenizer=null",
@@ -46,7 +46,7 @@ def make_llm(folder: Path, size: Size, texts: Iterable[str], *, seed: int) -> No
 
 
 def make_tokenizer(texts: Iterable[str]) -> Any:
-    """Return a byte-level BPE tokenizer that has learned every word of ``texts`` as one token; digits stand alone."""
+    """Train a byte-level BPE tokenizer in which every word of ``texts`` and every digit is one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -73,9 +73,9 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def initialize(module: nn.Module) -> None:
-    """Start linear layers at the width's scale, outputs of blocks at half of it, and tables of embeddings at 0.08.
+    """Initialize linear layers with std ``in_features**-0.5`` (half of it at block outputs), embeddings with 0.08.
 
-    The customary 0.02 is made for wide models; at a width of 100 or 200 it delays learning.
+    The usual 0.02 suits wide models; at a width of 100 or 200 it slows learning.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):

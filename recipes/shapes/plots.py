@@ -1,4 +1,4 @@
-"""Learning curves as pictures."""
+"""Plot learning curves."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,12 @@ STAGES = {"vision": ("loss", "shape"), "connector": ("tokens",), "mixer": ("toke
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file, none if there is no such file."""
+    """Return the records of a JSON Lines file; none if it does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def plot_losses(out: Path) -> None:
-    """Draw what the stages have recorded, as ``loss.png``."""
+    """Plot the metrics of all stages to ``loss.png``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.5), layout="constrained")
@@ -28,7 +28,7 @@ def plot_losses(out: Path) -> None:
 
 
 def plot_accuracy(out: Path) -> None:
-    """Draw the accuracy on held-out clips by family, as ``accuracy.png``."""
+    """Plot the accuracy on held-out clips by family to ``accuracy.png``."""
     from matplotlib.figure import Figure
 
     rows = read(out / "accuracy.jsonl")
@@ -37,7 +37,7 @@ def plot_accuracy(out: Path) -> None:
     for number, name in enumerate(name for name in rows[-1] if name != "step" and "/" not in name):
         style = {"linewidth": 3, "color": "black"} if name == "overall" else {"linestyle": ("-", "--", ":")[number % 3]}
         axis.plot([row["step"] for row in rows], [100 * row[name] for row in rows], label=name, **style)
-    axis.set(xlabel="step", ylabel="right replies, % of held-out questions", ylim=(0, 101))
+    axis.set(xlabel="step", ylabel="accuracy on held-out questions, %", ylim=(0, 101))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, ncols=2)
     figure.savefig(out / "accuracy.png", dpi=110)

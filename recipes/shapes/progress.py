@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, and lines in a log otherwise."""
+"""Show progress as bars on a terminal, and as lines in a log otherwise."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
-    """Yield a function that is told how many more are done, and what to show beside the bar."""
+    """Yield a function that advances the bar by a count and shows a note next to it."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns: list[str | ProgressColumn] = ["{task.description}", BarColumn(), "{task.completed}/{task.total}"]

@@ -1,4 +1,4 @@
-"""Questions about the clips as packed batches, new ones whenever a clip comes up."""
+"""Packed batches of questions about the clips, with new questions in every epoch."""
 
 import functools
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
 
-OPEN = ("open", "caption")  # formats in which a reply says what was seen
-draw_clip = functools.cache(clips.draw_clip)  # a scene takes longer to draw than to ask about
+OPEN = ("open", "caption")  # formats whose replies describe the clip in words
+draw_clip = functools.cache(clips.draw_clip)  # drawing a scene is slower than generating its questions
 
 
 def corpus(seed: int) -> list[str]:
-    """Return text in which every word of the world occurs, also those of skills that may be learned later."""
+    """Return texts that contain every word of the world, including words reserved for teaching new skills."""
     texts = [f" {color} {plural}" for color in RGB for plural in ("circles", "squares", "triangles", "crosses")]
     for index in range(600):
         rng = np.random.default_rng([seed, 5, index])
@@ -34,7 +34,7 @@ def corpus(seed: int) -> list[str]:
 
 
 def draw_duration(rng: np.random.Generator) -> float:
-    """Draw how long a clip is said to be, in seconds: the frames do not tell, the question does."""
+    """Draw a duration in seconds for the questions about a clip; the model cannot see it in the frames."""
     lot = rng.random()
     if lot < 0.65:
         return float(rng.integers(1, 13))
@@ -46,7 +46,7 @@ def draw_duration(rng: np.random.Generator) -> float:
 def questions_of(
     scene: Scene, file: File, rng: np.random.Generator, size: Size, *, only_open: bool = False
 ) -> list[SceneQuestion]:
-    """Ask about a clip, what a size of the recipe asks."""
+    """Generate the questions about a clip that a size of the recipe asks."""
     formats = [form for form in size.formats if not only_open or form in OPEN]
     questions = ask(
         scene,
@@ -59,13 +59,13 @@ def questions_of(
     )
     if not size.hold_out:
         return questions
-    # That a pair never occurs would be learned as well: "is there a red cross" would always be answered with "no".
+    # Otherwise the model would learn to answer "no" to every question about a held-out pair.
     names = [f"{color} {kind}" for color, kind in HELD_OUT]
     return [question for question in questions if not any(name in question.text for name in names)]
 
 
 def lay_out(processor: Processor, questions: Sequence[SceneQuestion], name: str) -> Example:
-    """Pack the questions of a clip behind a place for its video, which is not read."""
+    """Pack the questions about a clip after one slot, without reading its video."""
     unread = Video(np.zeros((NUM_FRAMES, 1, 1, 3), dtype=np.uint8), fps=1.0)
     samples = [
         Sample([Message("user", q.text), Message("assistant", q.reply)], video=unread, id=f"{name}/{q.family}")
@@ -80,10 +80,10 @@ class Share:
 
     Attributes:
         batch: Packed clips without their features.
-        clips: Which clips they are.
-        asked: bool (B, Q, N), which shapes the k-th question of a clip is about, as far as one reply tells.
-        options: bool (B, L), the words of right options.
-        questions: Of all clips, to measure accuracy.
+        clips: Numbers of the clips.
+        asked: bool (B, Q, N), which shapes the k-th question of a clip is about; all false for captions.
+        options: bool (B, L), the tokens of correct options.
+        questions: Questions about all clips, to measure accuracy.
     """
 
     batch: Batch
@@ -99,19 +99,19 @@ class Share:
 
 
 class Shares(Dataset[Share]):
-    """Shares by number: every epoch shows all clips in a new order, with new questions.
+    """Shares by number; every epoch shows all clips in a new order, with new questions.
 
     Args:
-        processor: Lays the questions out.
+        processor: Processor that lays out the questions.
         world: Seed of the clips.
         first: Number of the first clip.
-        count: Clips.
-        together: Clips of a share.
-        size: What is asked.
-        seed: Of order and questions.
-        length: Shares of all epochs.
-        only_open: The first so many have open questions and captions only.
-        keep_questions: Return the questions as well, to measure accuracy.
+        count: Number of clips.
+        together: Clips per share.
+        size: Size of the recipe.
+        seed: Seed of order and questions.
+        length: Number of shares over all epochs.
+        only_open: Number of first shares with only open questions and captions.
+        keep_questions: Also return the questions, to measure accuracy.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Shares(Dataset[Share]):
         return self.length
 
     def __getitem__(self, number: int) -> Share:
-        """Return a share; the same number is always the same share."""
+        """Return a share; it depends only on its number."""
         epoch, place = divmod(number, self.count // self.together)
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(self.count)
         chosen = np.sort(order[place * self.together : (place + 1) * self.together])
@@ -154,7 +154,7 @@ class Shares(Dataset[Share]):
             rng = np.random.default_rng([self.seed, 3, number, clip])
             questions = questions_of(scene, file, rng, self.size, only_open=number < self.only_open)
             if not questions:
-                continue  # a scene may have nothing that is to be asked
+                continue  # no question fits this scene
             kept.append(clip)
             examples.append(lay_out(self.processor, questions, f"clip {clip}"))
             asked.append(questions)
@@ -164,7 +164,7 @@ class Shares(Dataset[Share]):
         return Share(batch, np.array(kept), _asked(asked, self.size), options, all_questions)
 
     def loader(self, workers: int) -> Any:
-        """Return an iterator over all shares, laid out by other processes."""
+        """Return an iterator over all shares, laid out by worker processes."""
         options: dict[str, Any] = {"prefetch_factor": 8} if workers else {}
         return iter(DataLoader(self, batch_size=None, num_workers=workers, **options))
 
@@ -179,7 +179,7 @@ def _asked(questions: Sequence[Sequence[SceneQuestion]], size: Size) -> torch.Te
 
 
 def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[SceneQuestion]]) -> torch.Tensor:
-    """Return where the words of the right options stand in the prompts, bool (B, L)."""
+    """Return a mask of the tokens of the correct options in the prompts, bool (B, L)."""
     found = torch.zeros_like(batch.video_mask)
     for row, of_clip in enumerate(questions):
         for number, question in enumerate(of_clip, start=1):
@@ -197,7 +197,7 @@ def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[Sc
 
 
 def right_replies(logits: torch.Tensor, batch: Batch) -> list[bool]:
-    """Return for each reply of a batch, in order, whether greedy decoding would write all of it."""
+    """Return for each reply of a batch, in order, whether greedy decoding would generate exactly it."""
     targets = batch.labels[:, 1:]
     wanted = targets != IGNORE_INDEX
     same = torch.zeros_like(wanted)

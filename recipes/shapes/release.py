@@ -1,4 +1,4 @@
-"""The result: a checkpoint in tinyvid's layout with half-precision weights, measured on real files, with its report."""
+"""Release the result: a native checkpoint with half-precision weights, and a report of its accuracy on video files."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from tinyvid.worlds.shapes import ClipPlan, SetOptions, encode, plan_clip
 
 logger = logging.getLogger("tinyvid.shapes")
 WEIGHTS = ("connector.safetensors", "llm/model.safetensors", "vision_tower/model.safetensors")
-SHIPPED = ("tinyvid.yaml", "report.json", "question.txt")  # what tells a shipped model from other folders
+SHIPPED = ("tinyvid.yaml", "report.json", "question.txt")  # files that identify a shipped model
 LIBRARIES = ("tinyvid", "torch", "transformers", "tokenizers", "av", "numpy")
 DEMO = SetOptions(split="iid", seed=2, num_shapes=3, min_events=2, sizes=["128x128"], fps=[12.0], seconds=[4.0],
                   families=["order_between"], formats=["open"], questions=1)  # fmt: skip
@@ -31,7 +31,7 @@ DEMO_CLIP = 0
 
 
 def release(run: RecipeRun, *, command: str) -> None:
-    """Write ``model`` and ``report.json``, and measure the model as it was written."""
+    """Write ``model``, measure the written model, and write ``report.json``."""
     folder = run.out / "model"
     if not folder.exists():
         assistant, student = run.student("answers")
@@ -59,11 +59,11 @@ def release(run: RecipeRun, *, command: str) -> None:
         report["test_of_unseen_pairs"] = measure(written, replace(asked, split="unseen"), clips=run.size.test)
     (run.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     right, blind = (report[name]["overall"]["accuracy"] for name in ("test", "test_of_another_clip"))
-    logger.info("%s: %.3f of the replies right, %.3f when shown another clip", folder, right, blind)
+    logger.info("Wrote %s: accuracy %.3f, or %.3f when shown another clip", folder, right, blind)
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 over the weights of a checkpoint, in the order of ``WEIGHTS``."""
+    """Return the SHA-256 of the weights of a checkpoint, in the order of ``WEIGHTS``."""
     found = hashlib.sha256()
     for name in WEIGHTS:
         found.update((folder / name).read_bytes())
@@ -71,17 +71,17 @@ def digest(folder: Path) -> str:
 
 
 def replaceable(folder: Path) -> bool:
-    """Return whether ``ship`` may put a model there: into an empty folder, a new one, or over what it left before."""
+    """Return whether ``ship`` may write to a folder: it is new, empty or contains a shipped model."""
     return not folder.exists() or not any(folder.iterdir()) or all((folder / name).is_file() for name in SHIPPED)
 
 
 def ship(run: RecipeRun, folder: Path, footage: Sequence[Path]) -> None:
-    """Put the finished model where the package looks for it, with its report, its card and a clip to show it on.
+    """Copy the finished model to a folder, with its report, its card and a demo clip.
 
     Args:
-        run: Which has made the model and its report.
-        folder: Replaced by the result.
-        footage: Clips without any of the shapes; the card says what the model sees in them.
+        run: The finished run.
+        folder: Folder to write or replace.
+        footage: Real videos without shapes; the card reports the replies about them.
     """
     report = json.loads((run.out / "report.json").read_text(encoding="utf-8"))
     if footage:
@@ -95,7 +95,7 @@ def ship(run: RecipeRun, folder: Path, footage: Sequence[Path]) -> None:
     (folder / "question.txt").write_text(plan.questions[0].text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(report, plan), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    logger.info("%s: %.1f MB", folder, size / 1e6)
+    logger.info("Wrote %s, %.1f MB", folder, size / 1e6)
 
 
 def card(report: dict[str, Any], plan: ClipPlan) -> str:

@@ -1,4 +1,4 @@
-"""How large the model of the shapes world is, and how long each stage of its recipe trains."""
+"""Model sizes and training lengths of the recipe."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES, FAMILIES, FORMATS
 
 NUM_FRAMES = 16
-MAX_SHAPES = 4  # a frame has as many video tokens: one may stand for each shape
+MAX_SHAPES = 4  # also the number of video tokens per frame, one for each shape
 
 
-# Families that are asked more often than the world would, because they are hard or their scenes are rare.
+# Families with a higher weight than in the world, because they are hard or their scenes are rare.
 MORE = {
     "order_between": 3.0,
     "when": 4.5,
@@ -32,25 +32,25 @@ class Size:
     """A size of the recipe.
 
     Attributes:
-        clips: Clips to train on; each is asked new questions whenever it comes up.
-        held_out: Clips for the accuracy that is shown while training.
-        test: Clips for the accuracy that is reported.
-        vision: ``SiglipVisionConfig`` of the tower.
+        clips: Number of training clips; each epoch asks new questions about them.
+        held_out: Number of clips for the accuracy during training.
+        test: Number of clips for the reported accuracy.
+        vision: ``SiglipVisionConfig`` of the vision tower.
         llm: ``Qwen2Config`` of the LLM.
         connector: Options of the ``group`` connector.
         vision_steps: Steps of the vision warm-up.
         connector_steps: Steps of the connector warm-up.
-        mixer_steps: Steps of its mixer alone.
-        answer_steps: Steps of the training on questions.
-        open_steps: The first of them, with open questions and captions only: where a reply says what was seen, finding
-            the shape in question pays at once, where it is a letter or "yes", only to those who can find it already.
-        batch_size: Clips of a step.
-        questions: Questions of a clip.
-        families: Of questions, with how often each is asked.
-        formats: Of questions.
-        lr: Of the training on questions.
-        check_every: Steps between two measurements of accuracy.
-        hold_out: Leave the held-out pairs of color and shape out of clips and questions, to measure on them later.
+        mixer_steps: Steps that train only the mixer.
+        answer_steps: Steps of training on questions.
+        open_steps: Number of first answer steps with only open questions and captions. Their replies describe what was
+            seen and teach the model to find the shape in question; letters and "yes" or "no" hardly do.
+        batch_size: Clips per step.
+        questions: Questions per clip.
+        families: Question families with their weights.
+        formats: Question formats.
+        lr: Learning rate of training on questions.
+        check_every: Steps between measurements of accuracy.
+        hold_out: Exclude the held-out pairs of color and shape from clips and questions, to test on them later.
     """
 
     clips: int

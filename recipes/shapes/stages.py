@@ -1,4 +1,4 @@
-"""The stages of the recipe, each of which leaves its result in the run's folder and is skipped when that is there."""
+"""The stages of the recipe; each writes its result to the run's folder and is skipped if the result exists."""
 
 import json
 import logging
@@ -26,8 +26,8 @@ from tinyvid import Assistant, compose
 from tinyvid.registry import VISION_TOWERS
 
 logger = logging.getLogger("tinyvid.shapes")
-CHUNK = 64  # clips that go through the connector at once
-HELD_OUT_SHARE = 8  # clips of a share when accuracy is measured
+CHUNK = 64  # clips per call of the connector
+HELD_OUT_SHARE = 8  # clips per share when measuring accuracy
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class RecipeRun:
     """A run of the recipe.
 
     Attributes:
-        out: Its folder.
-        size: How large, how long.
-        seed: Of clips, weights, order and questions.
+        out: Folder of the run.
+        size: Model size and training length.
+        seed: Random seed.
         device: ``cpu`` or ``cuda``.
         bf16: Multiply matrices in bfloat16.
-        workers: Processes that make clips and questions.
+        workers: Processes that generate clips and questions.
     """
 
     out: Path
@@ -51,13 +51,13 @@ class RecipeRun:
     workers: int
 
     def engine(self, module: torch.nn.Module) -> Engine:
-        """Return an engine around a module: on the CPU, a replica for each of two cores."""
+        """Return an engine for a module, with two replicas on the CPU."""
         module.train()
         return Engine(module, bf16=self.bf16, replicas=self.replicas)
 
     @property
     def replicas(self) -> int:
-        """Shares that a batch is cut into: one for each of two cores."""
+        """Number of shares of a batch: one per core of two, or one on a GPU."""
         return 2 if self.device == "cpu" else 1
 
     @cached_property
@@ -72,11 +72,11 @@ class RecipeRun:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """What the connector makes of all clips in front of its mixer."""
+        """The connector's tokens of all clips before its mixer."""
         return np.load(self.out / "tokens.npy", mmap_mode="r")
 
     def log(self, stage: str) -> Callable[[int, dict[str, float]], None]:
-        """Return what records the metrics of every tenth step of a stage."""
+        """Return a callback that records the metrics of every tenth step of a stage."""
         file = (self.out / f"{stage}.jsonl").open("w", encoding="utf-8")
 
         def record(step: int, metrics: dict[str, float]) -> None:
@@ -87,7 +87,7 @@ class RecipeRun:
         return record
 
     def assistant(self) -> Assistant:
-        """Return the model of starting LLM, trained tower and a new connector."""
+        """Return the model with the initial LLM, the trained vision tower and a new connector."""
         options = {key: value for key, value in self.size.connector.items() if key != "name"}
         overrides = [
             *parts.GROUPS,
@@ -102,7 +102,7 @@ class RecipeRun:
         return assistant
 
     def student(self, stage: str | None = None) -> tuple[Assistant, Student]:
-        """Return a student, with the weights that a stage has left if one is named."""
+        """Return a student, with the weights that ``stage`` wrote if given."""
         assistant = self.assistant()
         student = Student(assistant.model, assistant.processor.tokenizer).to(self.device)
         if stage is not None:
@@ -110,7 +110,7 @@ class RecipeRun:
         return assistant, student
 
     def keep(self, student: Student, stage: str) -> None:
-        """Write a student but for its tower, whole or not at all."""
+        """Write all weights of a student except the vision tower; on failure, nothing is written."""
         partial = self.out / f"{stage}.partial"
         frozen = "model.vision_tower."
         kept = {k: p.detach().cpu() for k, p in student.named_parameters() if not k.startswith(frozen)}
@@ -119,7 +119,7 @@ class RecipeRun:
 
 
 def clips(run: RecipeRun) -> None:
-    """Write the clips as real files, and keep what the Processor reads from them."""
+    """Write the clips as video files, and store the frames that the Processor reads from them."""
     partial = run.out / "clips.partial"
     size = run.size
     count = size.clips + size.held_out
@@ -128,14 +128,14 @@ def clips(run: RecipeRun) -> None:
 
 
 def llm(run: RecipeRun) -> None:
-    """Write an LLM of random weights and its tokenizer."""
+    """Write an LLM with random weights and its tokenizer."""
     partial = run.out / "llm.partial"
     parts.make_llm(partial, run.size, corpus(run.seed), seed=run.seed)
     partial.rename(run.out / "llm")
 
 
 def vision_tower(run: RecipeRun) -> None:
-    """Teach the vision tower to name what is under each patch."""
+    """Train the vision tower to classify the content of each patch."""
     start = run.out / "vision_tower.start"
     parts.make_tower(start, run.size, seed=run.seed)
     options = {"name": "siglip", "path": str(start), "layer": -1}
@@ -150,14 +150,14 @@ def vision_tower(run: RecipeRun) -> None:
 
 
 def features(run: RecipeRun) -> None:
-    """Keep what the trained tower makes of all clips."""
+    """Store the features of all clips from the trained vision tower."""
     options = {"name": "siglip", "path": str(run.out / "vision_tower"), "layer": -1}
     tower = VISION_TOWERS.build(options, dtype=torch.float32).to(run.device).eval()
     vision.keep_features(tower, run.clips, run.out / "features.npy", threads=run.replicas)
 
 
 def connector(run: RecipeRun) -> None:
-    """Teach the video tokens to describe the shapes of their frame."""
+    """Train the connector so that video tokens describe the shapes of their frame."""
     _, student = run.student()
     trainer = Trainer(run.clips, run.features, run.engine(student), run.seed)
     trainer.describe(
@@ -173,14 +173,14 @@ def connector(run: RecipeRun) -> None:
 
 
 def tokens(run: RecipeRun) -> None:
-    """Keep what the trained connector makes of all clips in front of its mixer; from here on, that part is frozen."""
+    """Store the trained connector's tokens of all clips before its mixer; later stages freeze that part."""
     _, student = run.student("connector")
     part = student.model.connector
     partial = run.out / "tokens.partial"
     shape = (len(run.features), part.tokens.budget.fixed, run.size.llm["hidden_size"])
     out = open_memmap(partial, mode="w+", dtype="float16", shape=shape)
 
-    @torch.no_grad()  # of the thread that keeps
+    @torch.no_grad()  # grad mode is per thread
     def keep(first: int) -> int:
         features = torch.from_numpy(np.array(run.features[first : first + CHUNK])).to(run.device).float()
         out[first : first + CHUNK] = resample(part, features).half().cpu().numpy()
@@ -194,7 +194,7 @@ def tokens(run: RecipeRun) -> None:
 
 
 def mixer(run: RecipeRun) -> None:
-    """Go on with the mixer alone, which is cheap: what moves how, and what happens when and in which order."""
+    """Train only the mixer, which is cheap, on motions and on the times and order of events."""
     _, student = run.student("connector")
     trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed + 1)
     trainer.describe(
@@ -210,7 +210,7 @@ def mixer(run: RecipeRun) -> None:
 
 
 def shares(run: RecipeRun, assistant: Assistant, *, held_out: bool) -> Shares:
-    """Return packed questions about the clips to learn, or about the held-out ones."""
+    """Return packed questions about the training clips, or about the held-out ones."""
     size = run.size
     per_share = HELD_OUT_SHARE if held_out else size.batch_size // run.replicas
     return Shares(
@@ -228,7 +228,7 @@ def shares(run: RecipeRun, assistant: Assistant, *, held_out: bool) -> Shares:
 
 
 def answers(run: RecipeRun) -> None:
-    """Teach mixer and LLM to answer."""
+    """Train the mixer and the LLM to answer questions."""
     attention.install()
     assistant, student = run.student("mixer")
     for name, parameter in student.model.get_submodule("connector").named_parameters():
@@ -246,7 +246,7 @@ def answers(run: RecipeRun) -> None:
         measured.write(json.dumps({"step": step, **found}) + "\n")
         measured.flush()
         families = " ".join(f"{name}={value:.3f}" for name, value in found.items())
-        logger.info("step %d: %s", step, families)
+        logger.info("Accuracy on held-out clips at step %d: %s", step, families)
         run.keep(student, "answers.latest")
         plot_losses(run.out)
         plot_accuracy(run.out)
@@ -256,7 +256,7 @@ def answers(run: RecipeRun) -> None:
     run.keep(student, "answers")
 
 
-# In order, with what each leaves behind.
+# The stages in order, with the result of each.
 STAGES: dict[str, tuple[Callable[[RecipeRun], None], str]] = {
     "clips": (clips, "clips"),
     "llm": (llm, "llm"),

@@ -47,8 +47,8 @@ def test_a_mistake_in_a_benchmark_is_named(questions, options, error, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"id": "a", "conversations": turns("Q?")}], "rows.jsonl:1: the row states no answer"),
-        ([{"id": "a", "conversations": turns("Q?", "A")}] * 2, r"the ids \['a'\] stand in several rows"),
+        ([{"id": "a", "conversations": turns("Q?")}], "rows.jsonl:1: the row has no answer"),
+        ([{"id": "a", "conversations": turns("Q?", "A")}] * 2, r"several rows have the ids \['a'\]"),
         ([{"id": "a", "conversations": turns("Q?", "A"), "rule": "guess"}], "rows.jsonl:1: .*rule 'guess' is unknown"),
         ([{"id": "a", "conversations": turns("Q?"), "answer_index": 0}], "rows.jsonl:1: .*without 'options'"),
         ([{"conversations": turns("Q?", "A"), "video": "../a.mp4"}], "leaves the media folder"),

@@ -201,7 +201,7 @@ def test_bad_input(root, tmp_path):
     [
         ([{"timestamp": [1.0], "text": "x"}], "subtitle 1 needs 'timestamp' and 'text', or 'start', 'end' and 'line'"),
         ([{"start": "soon", "end": "00:00:01", "line": "x"}], "subtitle 1 needs"),
-        ({"text": "x"}, "must hold a list of subtitles, got dict"),
+        ({"text": "x"}, "must contain a list of subtitles, got dict"),
         (["x"], "subtitle 1 needs"),
     ],
 )
@@ -220,7 +220,7 @@ def test_videos_without_words_have_empty_subtitles(root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"correct_choice": 3}, "lvb_val.json:1: 'correct_choice' is 3, not the number of an option"),
+        ({"correct_choice": 3}, "lvb_val.json:1: 'correct_choice' is 3, not the index of an option"),
         ({"correct_choice": -1}, "'correct_choice' is -1"),
         ({"subtitle_path": "../x.json"}, "'subtitle_path': the path '../x.json' leaves"),
         ({"duration": "long"}, "'duration' must be a number"),

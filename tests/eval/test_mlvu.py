@@ -207,7 +207,7 @@ def test_bad_input(root, tmp_path):
     with pytest.raises(ConfigError, match="prompt_style"):
         build("mlvu", root, prompt_style="videochat")
     write_json(root / "json/4_count.json", [row("count", answer="5")])
-    with pytest.raises(DataError, match=r"4_count.json:1: 'answer' is '5', none of the options"):
+    with pytest.raises(DataError, match=r"4_count.json:1: 'answer' is '5', not one of the options"):
         build("mlvu", root)
     write_json(root / "json/9_summary.json", [{"video": "b.mp4", "question": "?", "question_type": "summary"}])
     with pytest.raises(DataError, match="neither 'answer' nor 'scoring_points'"):
@@ -215,12 +215,12 @@ def test_bad_input(root, tmp_path):
 
 
 def test_an_answer_that_is_no_option_of_a_repacked_row(repacked):
-    with pytest.raises(DataError, match=r"row 1: 'answer' is 'E', none of the options \['A', 'B'\]"):
+    with pytest.raises(DataError, match=r"row 1: 'answer' is 'E', not one of the options \['A', 'B'\]"):
         build("mlvu", repacked(["Yellow", "Red"], ["E"]), packing="test")
 
 
 def test_several_annotations(repacked):
     root = repacked(["Yellow", "Red"], ["A"])
     (root / "test-1.parquet").write_bytes((root / "data/test-00000-of-00001.parquet").read_bytes())
-    with pytest.raises(DataError, match="holds several annotations"):
+    with pytest.raises(DataError, match="contains several annotation files"):
         build("mlvu", root, packing="dev")

@@ -147,11 +147,11 @@ def test_a_wrong_root(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "E"}, r"validation.json:1: 'answer' is 'E', none of the options \['A', 'B', 'C', 'D'\]"),
+        ({"answer": "E"}, r"validation.json:1: 'answer' is 'E', not one of the options \['A', 'B', 'C', 'D'\]"),
         ({"question_type": "essay"}, "unknown question_type 'essay'"),
         ({"video": f"{REMOTE}/../../../secret.mp4"}, "leaves the benchmark's folder"),
-        ({"video": f"{REMOTE}/Alchemy/0.mp4"}, "'videos/Alchemy/0.mp4' lies in no folder of a subject"),
-        ({"choices": ["x"]}, "'choices' must hold texts by letter"),
+        ({"video": f"{REMOTE}/Alchemy/0.mp4"}, "'videos/Alchemy/0.mp4' is not in the folder of a subject"),
+        ({"choices": ["x"]}, "'choices' must map letters to texts"),
     ],
 )
 def test_bad_rows(root, changes, message):

@@ -185,7 +185,7 @@ def test_bad_input(root, tmp_path):
     [
         (
             [row("a.mp4", "Four.", start=0.0, end=1.0)],
-            "action_sequence.json:1: 'answer' is 'Four.', none of the options",
+            "action_sequence.json:1: 'answer' is 'Four.', not one of the options",
         ),
         ([row("a.mp4", end=1.0)], "has no 'start'"),
         ([row("/a.mp4", start=0.0, end=1.0)], "'video': the path '/a.mp4' leaves"),
@@ -203,7 +203,7 @@ def test_bad_rows(root, content, message):
 def test_of_two_equal_options_the_last_one_counts(root, caplog):
     write_json(root / "json/action_antonym.json", [row("a.webm", candidates=["Three.", "Two.", "Three."])])
     assert build("mvbench", root, tasks=["action_antonym"])[0].answer == "C"
-    assert "are all 'Three.'; C counts as right" in caplog.text
+    assert "are all 'Three.'; C counts as correct" in caplog.text
 
 
 def test_the_same_row_twice_is_two_items(root):

@@ -58,17 +58,17 @@ def test_a_set_that_is_there_is_used_again(benchmark, folder):
 
 @pytest.mark.parametrize(
     ("changed", "told"),
-    [({"clips": 7}, "clips: 6 there, 7 asked for"), ({"seed": 8}, "seed: 7 there, 8 asked for"),
-     ({"crf": [30]}, r"crf: \[18, 23, 28\] there, \[30\] asked for"), ({"split": "unseen"}, "split: 'iid' there")],
+    [({"clips": 7}, "clips is 6, not 7"), ({"seed": 8}, "seed is 7, not 8"),
+     ({"crf": [30]}, r"crf is \[18, 23, 28\], not \[30\]"), ({"split": "unseen"}, "split is 'iid', not 'unseen'")],
 )  # fmt: skip
 def test_another_set_in_its_place_is_refused(benchmark, folder, changed, told):
-    with pytest.raises(ConfigError, match=f"holds a set with other options .*{told}.*choose another benchmark.root"):
+    with pytest.raises(ConfigError, match=f"contains a set with other options .*{told}.*choose another benchmark.root"):
         build("shapes", folder, **OPTIONS | changed)
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ConfigError, match="is there and is no set of the shapes world"):
+    with pytest.raises(ConfigError, match="exists but does not contain a set of the shapes world"):
         build("shapes", tmp_path, **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -167,14 +167,14 @@ def test_black_is_black_and_as_long(benchmark, folder):
 
 
 def test_one_clip_has_no_other(tmp_path):
-    with pytest.raises(ConfigError, match=r"benchmark.blind=other needs at least benchmark.clips=2"):
+    with pytest.raises(ConfigError, match=r"benchmark.blind=other needs another clip, but clips=1"):
         build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="other")
 
 
 def test_a_damaged_set_cannot_be_made_blind(tmp_path):
     build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1})
     (tmp_path / "set" / "scenes.jsonl").write_text('{"video": 3}\n')
-    with pytest.raises(DataError, match=r"scenes.jsonl: a blind run cannot be made of it"):
+    with pytest.raises(DataError, match=r"scenes.jsonl cannot be read for a blind run"):
         build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="black")
 
 

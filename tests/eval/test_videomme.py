@@ -177,7 +177,7 @@ def test_a_wrong_root(tmp_path):
 def test_bad_choices(root):
     with pytest.raises(ConfigError, match="prompt_style.*Did you mean 'official'"):
         build("videomme", root, prompt_style="offical")
-    with pytest.raises(ConfigError, match=r"TinyLLaVA-Video gives no subtitles.*prompt_style=official"):
+    with pytest.raises(ConfigError, match=r"TinyLLaVA-Video has no subtitles.*prompt_style=official"):
         build("videomme", root, prompt_style="tinyllava_video", subtitles="all")
     with pytest.raises(ConfigError, match="duration"):
         build("videomme", root, duration="brief")
@@ -189,9 +189,9 @@ def test_bad_choices(root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "E"}, r"row 2: 'answer' is 'E', none of the options \['A', 'B', 'C', 'D'\]"),
-        ({"options": ["A. x", "C. y"]}, "row 2: 'options' must read 'A. ...', 'B. ...' in order"),
-        ({"options": ["x", "y"]}, "row 2: 'options' must read 'A. ...'"),
+        ({"answer": "E"}, r"row 2: 'answer' is 'E', not one of the options \['A', 'B', 'C', 'D'\]"),
+        ({"options": ["A. x", "C. y"]}, "row 2: 'options' must be 'A. ...', 'B. ...' in order"),
+        ({"options": ["x", "y"]}, "row 2: 'options' must be 'A. ...'"),
         ({"videoID": "../../etc/passwd"}, "row 2: the path '../../etc/passwd' leaves the benchmark's folder"),
         ({"question": None}, "row 2: the row has no 'question'; it has video_id, duration"),
     ],

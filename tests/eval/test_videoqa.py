@@ -91,10 +91,10 @@ def test_activitynet_items(tmp_path):
 
 def test_answers_belong_to_the_questions_in_their_place(tmp_path):
     with pytest.raises(
-        DataError, match=r"test_a.json:1 answers 'v_0O_qMHxBfXg_5', the question in its place is 'v_1QI"
+        DataError, match=r"test_a.json:1 answers question 'v_0O_qMHxBfXg_5', but the questions list 'v_1QI"
     ):
         build("activitynet_qa", activitynet(tmp_path, ANSWERS[::-1]))
-    with pytest.raises(DataError, match="test_q.json has 2 questions, test_a.json 1 answers"):
+    with pytest.raises(DataError, match="test_q.json has 2 questions, but test_a.json has 1 answers"):
         build("activitynet_qa", activitynet(tmp_path, ANSWERS[:1]))
     bare = [{"answer": row["answer"]} for row in ANSWERS]
     assert [item.answer for item in build("activitynet_qa", activitynet(tmp_path, bare))] == ["yes", "red"]

@@ -394,9 +394,9 @@ def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--ship", "{folder}"], "it holds other things than a model"),
-        (["--footage", "clip.mp4"], "--footage belongs to the card"),
-        (["--ship", "{folder}/new", "--footage", "clip.mp4"], "no such file: clip.mp4"),
+        (["--ship", "{folder}"], "would replace a folder that is not a model"),
+        (["--footage", "clip.mp4"], "--footage requires --ship"),
+        (["--ship", "{folder}/new", "--footage", "clip.mp4"], "these files do not exist: clip.mp4"),
     ],
 )
 def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, told):

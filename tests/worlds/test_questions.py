@@ -178,8 +178,8 @@ def test_frames_are_counted_as_the_model_sees_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"families": ["colr"]}, "there is no family of questions 'colr'. Did you mean 'color'?"),
-        ({"formats": ["opn"]}, "there is no format 'opn'. Did you mean 'open'?"),
+        ({"families": ["colr"]}, "families: 'colr' is unknown. Did you mean 'color'?"),
+        ({"formats": ["opn"]}, "formats: 'opn' is unknown. Did you mean 'open'?"),
         ({"families": ["caption"], "formats": ["yesno"]}, "caption have no questions in the formats yesno"),
         ({"families": []}, "the families none have no questions"),
     ],

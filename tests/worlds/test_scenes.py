@@ -120,14 +120,14 @@ def test_options_shape_the_scene():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_shapes": 0}, "num_shapes=0 must be from 1 to 4"),
-        ({"num_shapes": 5}, "num_shapes=5 must be from 1 to 4"),
-        ({"num_shapes": 1, "min_events": 2}, "min_events=2 cannot be had with 1 shapes.*use 0 to 1"),
+        ({"num_shapes": 0}, "num_shapes=0 must be between 1 and 4"),
+        ({"num_shapes": 5}, "num_shapes=5 must be between 1 and 4"),
+        ({"num_shapes": 1, "min_events": 2}, "min_events=2 is impossible with 1 shapes.*use 0 to 1"),
         ({"min_events": 4}, "min_events=4 .*use 0 to 3"),
-        ({"colors": ["read"]}, "there is no color 'read'. Did you mean 'red'?"),
+        ({"colors": ["read"]}, "colors: 'read' is unknown. Did you mean 'red'?"),
         ({"colors": ["red"]}, "4 pairs of color and shape are too few for 4 shapes"),
-        ({"exclude": [("red", "star")]}, r"there is no pair \('red', 'star'\)"),
-        ({"exclude": HELD_OUT, "require": HELD_OUT}, "none of these pairs is among the colors and pairs allowed"),
+        ({"exclude": [("red", "star")]}, r"pair \('red', 'star'\) is unknown"),
+        ({"exclude": HELD_OUT, "require": HELD_OUT}, "colors and exclude leave none of these pairs"),
         ({"require_motion": "jump"}, "require_motion='jump' is unknown"),
         ({"bounces": (3, 2)}, r"bounces=\[3, 2\] must be a range within 1 to 6"),
     ],
@@ -145,7 +145,7 @@ def test_the_search_for_a_scene_ends(monkeypatch):
             rng = np.random.default_rng(seed)
             sample_scene(rng, num_shapes=4, min_events=3, require_motion="bounce", bounces=(6, 6))
 
-    with pytest.raises(DataError, match="no scene of 4 shapes and 3 events was found in 60 tries; ask for fewer"):
+    with pytest.raises(DataError, match="no scene with 4 shapes and 3 events was found in 60 tries; use fewer"):
         search()
 
 
@@ -155,7 +155,7 @@ def test_a_scene_survives_json(many):
         assert again == scene
         assert again.state(0.4) == scene.state(0.4)
     for broken in ({}, {"shapes": [1]}, scene_to_dict(many[0]) | {"shots": [{}]}):
-        with pytest.raises(DataError, match="is no scene of the shapes world"):
+        with pytest.raises(DataError, match="is not a scene of the shapes world"):
             scene_from_dict(broken)
 
 

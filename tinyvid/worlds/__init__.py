@@ -1,7 +1,6 @@
-"""Worlds that tinyvid knows everything about: clips are drawn from a description, so every answer can be computed.
+"""Synthetic worlds: clips are generated from a description, so every answer can be computed.
 
-``shapes`` is the world of the default model: colored shapes that move. Each world is a package of its own and
-registers a data set.
+``shapes`` is the world of the default model: moving colored shapes. Each world is a package that registers a data set.
 """
 
 from tinyvid.worlds import shapes

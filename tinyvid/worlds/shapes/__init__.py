@@ -1,9 +1,9 @@
-"""Colored shapes that move: scenes as functions of time, frames of any rate and size, and questions with answers.
+"""Moving colored shapes: scenes as functions of time, frames at any rate and size, and questions with answers.
 
-``sample_scene(rng)`` draws a ``Scene``; ``render(scene, num_frames=16)`` draws its frames; ``ask(scene, rng, num=8)``
-asks about it. ``Scene.state(t)`` and ``Scene.track(times)`` say where everything is, ``Scene.events`` what happens,
-``boxes`` where shapes are in pixels. ``write_set`` writes real video files with rows for ``data=jsonl``; the data set
-``shapes`` renders clips when they are asked for. docs/shapes.md describes the world for those who draw it otherwise.
+``sample_scene(rng)`` draws a ``Scene``, ``render(scene, num_frames=16)`` renders its frames, and ``ask(scene, rng,
+num=8)`` generates questions. ``Scene.state(t)`` and ``Scene.track(times)`` return where shapes are, ``Scene.events``
+what happens, and ``boxes`` bounding boxes in pixels. ``write_set`` writes video files with rows for ``data=jsonl``; the
+data set ``shapes`` renders clips on the fly. docs/shapes.md describes the world.
 """
 
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip

@@ -1,4 +1,4 @@
-"""From a number to a clip: the scene, the file that shows it and its questions follow from the seed and the number."""
+"""Plan clips: scene, file format and questions are a function of the seed and the number of the clip."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from tinyvid.worlds.shapes.sampling import sample_scene
 from tinyvid.worlds.shapes.scene import Scene, sampled_times
 
 SPLITS = ("train", "iid", "unseen")
-SCENES = 40  # that are drawn at most until one has all the questions wanted
-MIN_FRAMES = 8  # of a clip: fewer show no bounce and no order
-MAX_SIDE, MAX_FRAMES = 4096, 100_000  # of a clip: more is a mistake
+SCENES = 40  # maximum number of scenes to draw until one allows enough questions
+MIN_FRAMES = 8  # fewer frames cannot show a bounce or the order of events
+MAX_SIDE, MAX_FRAMES = 4096, 100_000  # larger values are surely a mistake
 
 
 @dataclass(frozen=True, slots=True)
 class SetOptions:
-    """What the clips of a set are like. Where a list is given, each clip draws from it; repeat a value to favor it.
+    """Options for the clips of a set. Each clip draws one value from each list; repeat a value to draw it more often.
 
     Attributes:
-        seed: Decides everything, together with ``split`` and the number of a clip.
-        split: ``train``, ``iid`` (other clips of the same kind) or ``unseen`` (clips with a held-out pair of color and
-            shape, from other numbers still).
-        hold_out: Leave the four held-out pairs out of ``train`` and ``iid``, so that ``unseen`` is new to a model.
-        questions: Of each clip.
-        families: Of questions; ``null`` for all but those that are kept for skills of one's own.
-        formats: Of questions: ``open``, ``choice``, ``yesno``, ``caption``; ``null`` for all.
-        num_shapes: In each clip; ``null`` draws 1 to 4.
-        min_events: Shapes that appear, disappear or change color in each clip, at least.
-        colors: To draw from; ``null`` for the usual seven.
-        require_motion: A motion that one shape of each clip has; ``null`` for none.
-        bounces: Fewest and most bounces of a bouncing shape.
-        cuts: Share of clips with a cut to another background and view.
-        pans: Share of clips in which the camera travels.
-        sizes: Pixels, as ``WIDTHxHEIGHT``, even numbers.
-        fps: Frames per second.
-        seconds: Length.
-        frames: Frames that a model samples; questions about frames count these.
+        seed: Random seed of the set.
+        split: ``train``, ``iid`` (new clips of the same kind) or ``unseen`` (new clips with a held-out pair of color
+            and shape).
+        hold_out: Leave the four held-out pairs out of ``train`` and ``iid``, so ``unseen`` is new to a model.
+        questions: Questions per clip.
+        families: Question families; ``null`` for all but those reserved for teaching a new skill.
+        formats: Question formats: ``open``, ``choice``, ``yesno``, ``caption``; ``null`` for all.
+        num_shapes: Shapes per clip; ``null`` draws 1 to 4.
+        min_events: Minimum number of shapes per clip that appear, disappear or change color.
+        colors: Colors to draw from; ``null`` for the seven default colors.
+        require_motion: A motion that one shape of each clip must have; ``null`` for none.
+        bounces: Minimum and maximum number of bounces of a bouncing shape.
+        cuts: Fraction of clips with a cut to another background and view.
+        pans: Fraction of clips with a camera pan.
+        sizes: Sizes in pixels, as ``WIDTHxHEIGHT``, even numbers.
+        fps: Frame rates.
+        seconds: Durations.
+        frames: Number of frames that a model samples, for questions about frame numbers.
     """
 
     seed: int = 0
@@ -66,27 +66,29 @@ class SetOptions:
     frames: PositiveInt = 16
 
     def __post_init__(self) -> None:
-        """Check everything that can be checked before a scene is drawn.
+        """Check the options.
 
         Raises:
-            ConfigError: No clip can be like that.
+            ConfigError: An option is invalid, or the options contradict each other.
         """
         if self.split not in SPLITS:
             raise ConfigError(f"split={self.split!r} is unknown. {suggest(str(self.split), SPLITS)}")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must be at least 0")
         if len(self.bounces) != 2:
-            raise ConfigError(f"bounces={list(self.bounces)} must be two numbers, the fewest and the most")
+            raise ConfigError(f"bounces={list(self.bounces)} must be two numbers, a minimum and a maximum")
         if self.split == "unseen" and self.colors and not {color for color, _ in HELD_OUT} & set(self.colors):
-            raise ConfigError("split=unseen needs one of the colors red, blue, yellow and cyan among colors")
+            raise ConfigError(
+                f"split=unseen needs red, blue, yellow or cyan, but colors={list(self.colors)}; add one of them"
+            )
         self._check_files()
-        self.draw_scene(np.random.default_rng(self.seed))  # an impossible scene is an error at once
+        self.draw_scene(np.random.default_rng(self.seed))  # fail now if no scene is possible
         self.ask(Scene(shapes=(), shots=()), np.random.default_rng(0), num=0, num_frames=MIN_FRAMES, fps=1.0)
 
     def _check_files(self) -> None:
         for name in ("cuts", "pans"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a share of the clips, from 0 to 1")
+                raise ConfigError(f"{name}={getattr(self, name)} must be a fraction of the clips, from 0 to 1")
         for name in ("sizes", "fps", "seconds"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; list at least one value")
@@ -99,7 +101,7 @@ class SetOptions:
     def ask(
         self, scene: Scene, rng: np.random.Generator, *, num: int, num_frames: int, fps: float
     ) -> list[SceneQuestion]:
-        """Ask about a scene as clips of this set do, of ``num_frames`` frames at ``fps`` frames per second."""
+        """Generate questions about a scene with ``num_frames`` frames at ``fps`` frames per second."""
         return ask(
             scene,
             rng,
@@ -111,7 +113,7 @@ class SetOptions:
         )
 
     def draw_scene(self, rng: np.random.Generator) -> Scene:
-        """Draw a scene of this kind. Errors as of ``sample_scene``."""
+        """Draw a scene with these options; raises the errors of ``sample_scene``."""
         unseen = self.split == "unseen"
         return sample_scene(
             rng,
@@ -129,7 +131,7 @@ class SetOptions:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """A clip before a pixel is drawn.
+    """A clip before it is rendered.
 
     Attributes:
         index: Number of the clip in its set.
@@ -158,10 +160,10 @@ class ClipPlan:
 
 
 def plan_clip(options: SetOptions, index: int) -> ClipPlan:
-    """Return clip number ``index``; it depends on the options and the number only.
+    """Plan clip number ``index``; it depends only on the options and the number.
 
     Raises:
-        DataError: No scene of this kind has as many questions as are wanted.
+        DataError: No scene with these options allows enough questions.
     """
     rng = np.random.default_rng([SPLITS.index(options.split), options.seed, index])
     width, height = parse_size(options.sizes[rng.integers(len(options.sizes))])
@@ -177,8 +179,8 @@ def plan_clip(options: SetOptions, index: int) -> ClipPlan:
         most = max(most, len(questions))
     families = ", ".join(DEFAULT_FAMILIES if options.families is None else options.families)
     raise DataError(
-        f"clip {index}: questions={options.questions} of the families {families} were found in none of {SCENES} "
-        f"scenes, at most {most}; ask for fewer, or allow more families and formats"
+        f"clip {index}: none of {SCENES} scenes allows questions={options.questions} of the families {families}, at "
+        f"most {most}; lower questions, or allow more families and formats"
     )
 
 
@@ -186,13 +188,13 @@ def parse_size(size: str) -> tuple[int, int]:
     """Return width and height of ``WIDTHxHEIGHT``.
 
     Raises:
-        ConfigError: It is not written like that, odd, or out of bounds.
+        ConfigError: The size is malformed, odd or out of range.
     """
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(size))
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or not all(MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in sides):
         raise ConfigError(
-            f"sizes: {size!r} must be written as 128x72, in even numbers of pixels from {MIN_SIDE} to {MAX_SIDE}"
+            f"sizes: {size!r} must have the form 128x72, with even numbers of pixels from {MIN_SIDE} to {MAX_SIDE}"
         )
     return sides[0], sides[1]
 
@@ -201,6 +203,6 @@ def _num_frames(fps: float, seconds: float) -> int:
     frames = round(fps * seconds) if fps > 0 and seconds > 0 and fps * seconds < 1e9 else 0
     if not MIN_FRAMES <= frames <= MAX_FRAMES:
         raise ConfigError(
-            f"fps={fps:g} and seconds={seconds:g} make {frames:,} frames; a clip needs {MIN_FRAMES} to {MAX_FRAMES:,}"
+            f"fps={fps:g} and seconds={seconds:g} give {frames:,} frames; a clip needs {MIN_FRAMES} to {MAX_FRAMES:,}"
         )
     return frames

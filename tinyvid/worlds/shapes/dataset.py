@@ -1,4 +1,4 @@
-"""The data set ``shapes``: clips that are drawn when they are asked for, and never written."""
+"""The data set ``shapes``: clips rendered on the fly, without files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tinyvid.worlds.shapes.records import question_sample
 from tinyvid.worlds.shapes.rendering import render
 
 SIZES, FPS, SECONDS = ["64x64"], [8.0], [2.0, 3.0, 4.0, 6.0]
-ROW_SIZE = 100  # characters, about: what the rows say is not known before they are drawn
+ROW_SIZE = 100  # approximate number of characters: the text of a row is only known once it is drawn
 
 
 @DATASETS.register("shapes")
 class ShapesDataset:
-    """Draw clips of moving shapes and ask about them, without a file: uncompressed frames, one question per row.
+    """Render clips of moving shapes in memory and ask about them: uncompressed frames, one question per row.
 
     The set has ``clips`` clips; the other options are those of ``SetOptions``.
 
     Raises:
-        ConfigError: No clip can be like that.
+        ConfigError: An option is invalid, or the options contradict each other.
     """
 
-    def __init__(  # noqa: PLR0913 - what a set can be like
+    def __init__(  # noqa: PLR0913 - the options of a set
         self,
         *,
         clips: PositiveInt = 2000,
@@ -63,16 +63,16 @@ class ShapesDataset:
         return self.clips * self.options.questions
 
     def plan(self, index: int) -> ClipPlan:
-        """Return the clip of a row, for its scene."""
+        """Return the clip of a row, which contains its scene."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return plan_clip(self.options, index // self.options.questions)
 
     def __getitem__(self, index: int) -> Sample:
-        """Draw the clip of a row, and return its question.
+        """Render the clip of a row, and return it with its question.
 
         Raises:
-            DataError: No scene of this kind has as many questions as are wanted.
+            DataError: No scene with these options allows enough questions.
         """
         clip = self.plan(index)
         frames = render(clip.scene, num_frames=clip.num_frames, width=clip.width, height=clip.height)
@@ -82,9 +82,9 @@ class ShapesDataset:
         return question_sample(clip, number, video, split=options.split, frames=options.frames)
 
     def where(self, index: int) -> str:
-        """Return the place of a row, as ``shapes/train, seed 0:clip``."""
+        """Return the location of a row, as ``shapes/train, seed 0:clip``."""
         return f"shapes/{self.options.split}, seed {self.options.seed}:{index // self.options.questions}"
 
     def size(self, index: int) -> int:
-        """Return the same for every row: its text is known only when it is drawn."""
+        """Return a constant, because the text of a row is only known once it is drawn."""
         return ROW_SIZE

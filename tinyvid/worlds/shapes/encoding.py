@@ -1,4 +1,4 @@
-"""Clips to video files: rendered a stretch at a time, encoded by PyAV, the same bytes every time."""
+"""Encode clips as video files with PyAV, rendered in chunks and reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tinyvid.worlds.shapes.scene import frame_times
 
 # Codec: encoder, container.
 CODECS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "mp4"), "vp9": ("libvpx-vp9", "webm")}
-# ITU-R BT.601-7, section 2.5: luma and the two differences of color, of RGB levels from 0 to 255, in 1 / 65536.
+# ITU-R BT.601-7, section 2.5: luma and the two color differences for RGB levels from 0 to 255, in 1 / 65536.
 BT601 = ((16829, 33039, 6416), (-9714, -19070, 28784), (28784, -24103, -4681))
-STRETCH = 64  # frames that are in memory at once
+CHUNK = 64  # frames in memory at once
 
 
 def check_codecs(codecs: list[str]) -> None:
-    """Check that there is an encoder for each codec.
+    """Check that PyAV has an encoder for each codec.
 
     Raises:
-        ConfigError: A codec is unknown, or PyAV has no encoder for it, or PyAV is missing.
+        ConfigError: A codec is unknown, PyAV has no encoder for it, or PyAV is missing.
     """
     av = _av()
     if not codecs:
@@ -37,17 +37,17 @@ def check_codecs(codecs: list[str]) -> None:
             av.codec.Codec(CODECS[codec][0], "w")
         except av.codec.UnknownCodecError as error:
             raise ConfigError(
-                f"codecs: this PyAV has no encoder {CODECS[codec][0]!r}; install a wheel of PyPI"
+                f"codecs: {codec!r} needs the encoder {CODECS[codec][0]!r}, which this PyAV lacks; pip install av"
             ) from error
 
 
 def encode(clip: ClipPlan, *, codec: str = "h264", crf: int = 23) -> bytes:
-    """Return a clip as the content of a video file: yuv420p, frame i shown at i / fps seconds.
+    """Return the bytes of a video file that shows a clip: yuv420p, frame i at i / fps seconds.
 
     Args:
-        clip: What to draw.
+        clip: The clip to render.
         codec: ``h264``, ``mpeg4`` or ``vp9``.
-        crf: Constant rate factor, less is better; ``mpeg4`` has none and writes at a fixed high quality.
+        crf: Constant rate factor, lower is better; ``mpeg4`` ignores it and uses a fixed high quality.
     """
     av = _av()
     encoder, container = CODECS[codec]
@@ -55,36 +55,36 @@ def encode(clip: ClipPlan, *, codec: str = "h264", crf: int = 23) -> bytes:
     with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as out:
         stream = out.add_stream(encoder, rate=Fraction(clip.fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
-        stream.codec_context.thread_count = 1  # the bytes do not depend on the machine, and clips are many
+        stream.codec_context.thread_count = 1  # makes the bytes independent of the machine
         if codec == "mpeg4":
             stream.codec_context.qmin, stream.codec_context.qmax = 2, 4
         else:
             stream.options = {"crf": str(crf), **_speed(codec)}
-        for picture in _pictures(clip):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        for planes in _yuv_frames(clip):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         out.mux(stream.encode())
     return buffer.getvalue()
 
 
 def _speed(codec: str) -> dict[str, str]:
-    """Return the options of an encoder that is fast, and writes the same bytes in every process."""
+    """Return encoder options that are fast and reproducible."""
     if codec == "h264":
         return {"preset": "veryfast", "x264-params": "cpu-independent=1"}
     return {"b:v": "0", "deadline": "realtime", "cpu-used": "8"}
 
 
-def _pictures(clip: ClipPlan) -> Iterator[np.ndarray]:
-    """Yield the frames as planes of yuv420p, uint8 (3 / 2 * H, W)."""
+def _yuv_frames(clip: ClipPlan) -> Iterator[np.ndarray]:
+    """Yield the frames as yuv420p planes, uint8 (3 / 2 * H, W)."""
     times = frame_times(clip.num_frames)
-    for first in range(0, clip.num_frames, STRETCH):
-        frames = render_at(clip.scene, times[first : first + STRETCH], width=clip.width, height=clip.height)
+    for first in range(0, clip.num_frames, CHUNK):
+        frames = render_at(clip.scene, times[first : first + CHUNK], width=clip.width, height=clip.height)
         yield from to_yuv420(frames)
 
 
 def to_yuv420(frames: np.ndarray) -> np.ndarray:
-    """Return RGB frames (T, H, W, 3) as planes of BT.601 in limited range, uint8 (T, 3 / 2 * H, W).
+    """Convert RGB frames (T, H, W, 3) to BT.601 planes in limited range, uint8 (T, 3 / 2 * H, W).
 
-    FFmpeg converts faster, but not to the same bits every time; whole numbers do.
+    FFmpeg converts faster, but its result varies between machines; integer arithmetic does not.
     """
     count, height, width, _ = frames.shape
     red, green, blue = (frames[..., channel].astype(np.int32) for channel in range(3))
@@ -98,7 +98,7 @@ def to_yuv420(frames: np.ndarray) -> np.ndarray:
 
 
 def _halved(channel: np.ndarray) -> np.ndarray:
-    """Return the sums of blocks of 2 x 2 pixels."""
+    """Return the sums over 2 x 2 blocks of pixels."""
     rows = channel[:, ::2] + channel[:, 1::2]
     return rows[..., ::2] + rows[..., 1::2]
 
@@ -107,5 +107,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ConfigError("writing video files needs PyAV; pip install av") from error
+        raise ConfigError("writing video files needs PyAV: pip install av") from error
     return av

@@ -1,4 +1,4 @@
-"""What the world is made of: colors, kinds of shapes, motions, and the pairs that a test of composition keeps back."""
+"""Colors, kinds of shapes and motions of the world, and the pairs held out to test composition."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ RGB: dict[str, tuple[int, int, int]] = {
     "orange": (245, 135, 25),
     "pink": (250, 120, 185),
 }
-EXTRA_COLORS = ("orange", "pink")  # drawn only where a program asks for them: kept for skills learned later
+EXTRA_COLORS = ("orange", "pink")  # drawn only on request: reserved for teaching a new skill
 COLORS = tuple(color for color in RGB if color not in EXTRA_COLORS)
 KINDS = ("circle", "square", "triangle", "cross")
 DIRECTIONS: tuple[Motion, ...] = ("left", "right", "up", "down")

@@ -1,7 +1,7 @@
-"""Questions about a scene, balanced: the answer is drawn first, then a question that has it.
+"""Generate balanced questions about a scene: draw an answer first, then a question that has it.
 
-Families and formats are chosen by weight among those that the scene allows. A "yes" and a "no" are equally likely,
-letters of options are uniform, and answers as uniform as the world permits.
+Families are drawn by weight, formats uniformly. "Yes" and "no" are equally likely, correct letters are uniform, and
+answers are as uniform as the world permits.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tinyvid.worlds.shapes.scene import Scene, frame_times
 
 FORMATS: tuple[str, ...] = ("open", "choice", "yesno", "caption")
 LETTERS = "ABCD"
-NUM_FRAMES = 16  # that questions about frames count if nothing else is said
-TRIES = 8  # draws of a family and a format for each question that is wanted
+NUM_FRAMES = 16  # default number of frames for questions about frame numbers
+TRIES = 8  # draws of a family and a format per question
 
 
 class Family(NamedTuple):
-    """A kind of question: what it asks in each format, ``None`` for formats that it does not have."""
+    """A kind of question: a function per format, ``None`` for formats that it does not support."""
 
     open: Callable[[Look], list[Asked]] | None = None
     choice: Callable[[Look], list[Asked]] | None = None
@@ -54,15 +54,15 @@ FAMILIES: dict[str, Family] = {
     "event_list": Family(caption=captions.event_list, weight=0.7),
     "bounce_count": Family(moves.bounce_count, moves.bounce_count, moves.bounce_count_claims),
 }
-EXTRA_FAMILIES = ("bounce_count",)  # asked only where a program names them: kept for skills learned later
+EXTRA_FAMILIES = ("bounce_count",)  # asked only on request: reserved for teaching a new skill
 DEFAULT_FAMILIES = tuple(name for name in FAMILIES if name not in EXTRA_FAMILIES)
-# How much rarer than the others an answer must be drawn, because more scenes can give it.
+# Relative weights of answers, lower for answers that more scenes allow.
 ANSWER_WEIGHTS: dict[str, dict[str, float]] = {
     "count": {"0": 0.5, "1": 0.5, "2": 1.0, "3": 2.0, "4": 4.0},
     "motion": {"still": 0.6},
     "event": {"nothing": 0.5},
 }
-# Share of the scenes that are kept of those that can give one of "yes" and "no" only, where these are more.
+# Fraction of draws to keep for an answer ("yes" or "no") that more scenes allow than the opposite one.
 KEPT: dict[tuple[str, bool], float] = {
     ("change", False): 0.32,
     ("collision", False): 0.12,
@@ -76,13 +76,13 @@ class SceneQuestion:
     """A question about a scene, as a user asks it, and its reply.
 
     Attributes:
-        family: What it is about; a key of ``FAMILIES``.
+        family: A key of ``FAMILIES``.
         format: ``open``, ``choice``, ``yesno`` or ``caption``.
-        text: The question; for ``choice`` with its options, one per line after its letter.
-        reply: The right reply: a few words, a letter, "yes" or "no", or sentences.
-        options: Of ``choice``, without their letters.
-        meta: ``answer``, the reply in words where the reply is a letter; ``shapes``, numbers of the shapes it is
-            about; ``times``, the moments that decide it, from 0 to 1.
+        text: The question; for ``choice``, followed by one option per line with its letter.
+        reply: The correct reply: a few words, a letter, "yes" or "no", or sentences.
+        options: Options of ``choice``, without letters.
+        meta: ``answer``, the reply in words even if it is a letter; ``shapes``, the indices of the shapes in question;
+            ``times``, the moments that decide the answer, from 0 to 1.
     """
 
     family: str
@@ -103,20 +103,20 @@ def ask(
     moments: Sequence[float] | np.ndarray | None = None,
     duration: float | None = None,
 ) -> list[SceneQuestion]:
-    """Ask about a scene.
+    """Generate questions about a scene.
 
     Args:
-        scene: What is asked about.
-        rng: Decides everything.
-        num: Different questions wanted. A scene that has no answer to so many gets fewer, perhaps none.
-        families: What may be asked, or how often each: a weight for each family.
-        formats: How it may be asked.
-        moments: When the frames that a model sees are shown, from 0 to 1, for questions about frames; sixteen at even
-            distances if not given. ``sampled_times`` has those of a file.
-        duration: Of the clip in seconds; without it, nothing is asked about seconds.
+        scene: The scene.
+        rng: Source of randomness.
+        num: Number of different questions. The result is shorter if the scene does not allow that many.
+        families: Families to ask, or a mapping from families to weights.
+        formats: Formats to use.
+        moments: Times of the frames that a model sees, from 0 to 1, for questions about frame numbers; sixteen evenly
+            spaced ones by default. ``sampled_times`` returns those of a file.
+        duration: Duration of the clip in seconds; without it, no question is about seconds.
 
     Raises:
-        ConfigError: A family or a format is unknown, or they do not go together.
+        ConfigError: A family or a format is unknown, or no family supports any of the formats.
     """
     weights = _weights(families, formats)
     seen = frame_times(NUM_FRAMES) if moments is None else np.asarray(moments, dtype=np.float64)
@@ -130,12 +130,12 @@ def ask(
         allowed = [name for name in formats if getattr(FAMILIES[family], name)]
         question = draw_question(look, family, allowed[rng.integers(len(allowed))])
         if question:
-            questions.setdefault(question.format + question.text.split("\n")[0], question)  # whatever its options
+            questions.setdefault(question.format + question.text.split("\n")[0], question)  # regardless of options
     return list(questions.values())
 
 
 def draw_question(look: Look, family: str, form: str) -> SceneQuestion | None:
-    """Draw a question of a family and a format; ``None`` if the scene has none, or not in favor of a balance."""
+    """Draw a question of a family and a format; ``None`` if the scene has none, or to keep answers balanced."""
     if form == "yesno":
         return _yes_or_no(look, family)
     asked: list[Asked] = getattr(FAMILIES[family], form)(look)
@@ -152,7 +152,7 @@ def draw_question(look: Look, family: str, form: str) -> SceneQuestion | None:
 
 def _yes_or_no(look: Look, family: str) -> SceneQuestion | None:
     claims_of_family = FAMILIES[family].yesno
-    assert claims_of_family is not None  # the format was chosen among those that the family has
+    assert claims_of_family is not None  # the caller only chooses formats that the family supports
     claims = claims_of_family(look)
     truth = bool(look.rng.random() < 0.5)
     fitting = [claim for claim in claims if claim.truth is truth]
@@ -165,7 +165,7 @@ def _yes_or_no(look: Look, family: str) -> SceneQuestion | None:
 
 
 def _balanced(look: Look, family: str, items: Sequence[Any], answers: Sequence[str]) -> Any:
-    """Draw an answer, then one of the items that have it."""
+    """Draw an answer, then an item with this answer."""
     different = list(dict.fromkeys(answers))
     rarity = ANSWER_WEIGHTS.get(family, {})
     shares = np.cumsum([rarity.get(answer, 1.0) for answer in different])
@@ -175,7 +175,7 @@ def _balanced(look: Look, family: str, items: Sequence[Any], answers: Sequence[s
 
 
 def _options(look: Look, item: Asked) -> list[str]:
-    """Return the answer among up to three wrong ones, of which up to two are near."""
+    """Return the answer and up to three wrong options, at most two of them near, in random order."""
     near = [item.near[place] for place in look.rng.permutation(len(item.near))][:2]
     rest = [answer for answer in item.wrong if answer not in near]
     options = [item.answer, *near, *(rest[place] for place in look.rng.permutation(len(rest)))][: len(LETTERS)]
@@ -183,13 +183,13 @@ def _options(look: Look, item: Asked) -> list[str]:
 
 
 def _weights(families: Sequence[str] | Mapping[str, float], formats: Sequence[str]) -> dict[str, float]:
-    """Return the weight of each family that has one of the formats."""
+    """Return the weights of the families that support at least one of the formats."""
     for form in formats:
         if form not in FORMATS:
-            raise ConfigError(f"there is no format {form!r}. {suggest(str(form), FORMATS)}")
+            raise ConfigError(f"formats: {form!r} is unknown. {suggest(str(form), FORMATS)}")
     for name in families:
         if name not in FAMILIES:
-            raise ConfigError(f"there is no family of questions {name!r}. {suggest(str(name), FAMILIES)}")
+            raise ConfigError(f"families: {name!r} is unknown. {suggest(str(name), FAMILIES)}")
     given = families if isinstance(families, Mapping) else {name: FAMILIES[name].weight for name in families}
     weights = {
         name: float(weight)
@@ -199,6 +199,6 @@ def _weights(families: Sequence[str] | Mapping[str, float], formats: Sequence[st
     if not weights:
         raise ConfigError(
             f"the families {', '.join(families) or 'none'} have no questions in the formats "
-            f"{', '.join(formats) or 'none'}; add one of either"
+            f"{', '.join(formats) or 'none'}; add a family or a format"
         )
     return weights

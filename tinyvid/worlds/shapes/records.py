@@ -19,7 +19,7 @@ from tinyvid.worlds.shapes.wording import full_name
 
 
 def scene_record(clip: ClipPlan, video: str, **encoding: Any) -> dict[str, Any]:
-    """Return a line of ``scenes.jsonl``: all that is known about a clip."""
+    """Return a line of ``scenes.jsonl``, the complete description of a clip."""
     return {
         "clip": clip.index,
         "video": video,
@@ -42,7 +42,7 @@ def scene_from_dict(record: Mapping[str, Any]) -> Scene:
     """Return the scene that ``scene_to_dict`` wrote.
 
     Raises:
-        DataError: The record is no scene.
+        DataError: The record is not a valid scene.
     """
     try:
         return Scene(
@@ -52,18 +52,20 @@ def scene_from_dict(record: Mapping[str, Any]) -> Scene:
             seed=int(record["seed"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"the record is no scene of the shapes world: {type(error).__name__} {error}") from error
+        raise DataError(
+            f"the record is not a scene of the shapes world ({type(error).__name__}: {error}); write the set again"
+        ) from error
 
 
 def question_row(clip: ClipPlan, number: int, video: str, *, split: str, frames: int) -> dict[str, Any]:
-    """Return a row of tinyvid: one question about a clip, with all that is known about it.
+    """Return a row for ``data=jsonl``: one question about a clip, with its metadata.
 
     Args:
         clip: The clip.
-        number: Of the question.
+        number: Number of the question.
         video: The clip's file, relative to the set.
         split: First part of the row's id.
-        frames: How many moments have boxes: the frames that the sampler ``uniform`` takes.
+        frames: Number of frames with boxes, chosen as by the sampler ``uniform``.
     """
     question = clip.questions[number]
     return {
@@ -75,14 +77,14 @@ def question_row(clip: ClipPlan, number: int, video: str, *, split: str, frames:
 
 
 def question_sample(clip: ClipPlan, number: int, video: Video, *, split: str, frames: int) -> Sample:
-    """Return one question about a clip as a sample, with the same ``id`` and ``meta`` as its row; see there."""
+    """Return one question about a clip as a sample, with the arguments, ``id`` and ``meta`` of ``question_row``."""
     question = clip.questions[number]
     messages = [Message("user", question.text), Message("assistant", question.reply)]
     return Sample(messages, video, id=f"{split}-{clip.index:06d}-{number}", meta=_facts(clip, question, frames))
 
 
 def _facts(clip: ClipPlan, question: SceneQuestion, frames: int) -> dict[str, Any]:
-    """Return what a row says beside the question."""
+    """Return the metadata of a question."""
     numbers = np.linspace(0, clip.num_frames - 1, frames, dtype=int)
     tracks = clip.scene.track(frame_times(clip.num_frames)[numbers], aspect=clip.width / clip.height)
     facts = {

@@ -1,4 +1,4 @@
-"""Scenes to frames: signed distances, one pixel of anti-aliasing, and only the pixels around a shape."""
+"""Render scenes to frames from signed distances, with one pixel of anti-aliasing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinyvid.worlds.shapes.palette import RGB
 from tinyvid.worlds.shapes.scene import Scene, Shot, Tracks, frame_times
 
 TILES = 7  # of the background's texture, across the stage
-MIN_SIDE = 16  # pixels: below, a shape is a blot
+MIN_SIDE = 16  # pixels; shapes are not recognizable in smaller frames
 # Left, top, right and bottom of each kind, in radii from its center.
 EXTENT = {
     "circle": (-1.0, -1.0, 1.0, 1.0),
@@ -23,16 +23,16 @@ EXTENT = {
 
 
 def render(scene: Scene, *, num_frames: int, width: int = 64, height: int = 64) -> np.ndarray:
-    """Draw a scene as uint8 (num_frames, height, width, 3); frame i of T shows the moment (i + 0.5) / T.
+    """Render a scene as uint8 (num_frames, height, width, 3); frame i of T shows the moment (i + 0.5) / T.
 
     Args:
-        scene: What to draw.
-        num_frames: Frames that cover the whole scene.
-        width: Pixels.
-        height: Pixels.
+        scene: The scene to render.
+        num_frames: Number of frames, evenly spaced over the scene.
+        width: Width in pixels.
+        height: Height in pixels.
 
     Raises:
-        ConfigError: There is no frame to draw, or a side is too small to show a shape.
+        ConfigError: ``num_frames`` is less than 1, or a side is too small to show a shape.
     """
     if num_frames < 1:
         raise ConfigError(f"num_frames={num_frames} must be at least 1")
@@ -40,9 +40,9 @@ def render(scene: Scene, *, num_frames: int, width: int = 64, height: int = 64) 
 
 
 def render_at(scene: Scene, times: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """Draw a scene at ``times`` (T,), in order, as uint8 (T, height, width, 3). Arguments and errors as ``render``."""
+    """Render a scene at sorted ``times`` (T,) as uint8 (T, height, width, 3); see ``render``."""
     if min(width, height) < MIN_SIDE:
-        raise ConfigError(f"width={width}, height={height}: a picture needs at least {MIN_SIDE} pixels each way")
+        raise ConfigError(f"width={width}, height={height}: both must be at least {MIN_SIDE} pixels")
     frames = _backgrounds(scene, times, width, height)
     tracks = scene.track(times, aspect=width / height)
     for index in range(len(scene.shapes)):
@@ -51,7 +51,7 @@ def render_at(scene: Scene, times: np.ndarray, *, width: int, height: int) -> np
 
 
 def boxes(scene: Scene, *, num_frames: int, width: int, height: int) -> list[list[list[float] | None]]:
-    """Return for each frame and shape its box in pixels, [left, top, right, bottom], or ``None`` where it is hidden."""
+    """Return a box in pixels, [left, top, right, bottom], per frame and shape; ``None`` for hidden shapes."""
     tracks = scene.track(frame_times(num_frames), aspect=width / height)
     return [
         [box_at(scene, tracks, frame, index, width, height) for index in range(len(scene.shapes))]

@@ -59,20 +59,20 @@ def sample_scene(
     """Draw a scene in which nothing overlaps and no two events come close.
 
     Args:
-        rng: Decides everything.
+        rng: Source of randomness.
         num_shapes: 1 to 4; ``None`` draws it.
-        min_events: Shapes that appear, disappear or change color, at least; each shape does so at most once.
-        exclude: Pairs of color and kind that no shape may have, not even after a change of color.
-        require: Pairs of which each scene has at least one, from the beginning of a shape's life.
+        min_events: Minimum number of shapes that appear, disappear or change color; each shape does so at most once.
+        exclude: Pairs of color and kind that no shape may have, not even after a color change.
+        require: Pairs of initial color and kind; each scene contains at least one of them.
         colors: Colors to draw from.
-        require_motion: A motion that one shape has, as its only one.
-        bounces: Fewest and most bounces of a bouncing shape. One that is not there all the time bounces less.
-        cut: Show the scene in two shots, with another background and another view.
-        pan: Let the camera travel.
+        require_motion: A motion that one shape must have throughout.
+        bounces: Minimum and maximum number of bounces; a shape that is visible for part of the clip bounces less.
+        cut: Show the scene in two shots with different backgrounds and views.
+        pan: Pan the camera.
 
     Raises:
-        ConfigError: No scene can be like that.
-        DataError: None was found within the tries allowed; ask for fewer shapes or events.
+        ConfigError: An argument is invalid, or the arguments contradict each other.
+        DataError: No scene was found; use fewer shapes or events.
     """
     _check(num_shapes, min_events, exclude, require, colors, require_motion, bounces)
     wish = _draw_wish(rng, num_shapes, min_events, bounces, require_motion)
@@ -89,8 +89,8 @@ def sample_scene(
             seed=int(rng.integers(1 << 31)),
         )
     raise DataError(
-        f"no scene of {wish.count} shapes and {wish.num_events} events was found in {RESTARTS} tries; "
-        "ask for fewer shapes or events, or for fewer bounces"
+        f"no scene with {wish.count} shapes and {wish.num_events} events was found in {RESTARTS} tries; "
+        "use fewer shapes, events or bounces"
     )
 
 
@@ -105,11 +105,11 @@ def _check(
 ) -> None:
     most = MAX_SHAPES if num_shapes is None else num_shapes
     if not 1 <= most <= MAX_SHAPES:
-        raise ConfigError(f"num_shapes={num_shapes} must be from 1 to {MAX_SHAPES}")
+        raise ConfigError(f"num_shapes={num_shapes} must be between 1 and {MAX_SHAPES}")
     if not 0 <= min_events <= min(most, MAX_EVENTS):
         raise ConfigError(
-            f"min_events={min_events} cannot be had with {most} shapes: a shape takes part in at most one event, and "
-            f"a clip has room for {MAX_EVENTS}; use 0 to {min(most, MAX_EVENTS)}"
+            f"min_events={min_events} is impossible with {most} shapes: each shape has at most one event and each clip "
+            f"at most {MAX_EVENTS}; use 0 to {min(most, MAX_EVENTS)}"
         )
     if require_motion is not None and require_motion not in MOTIONS:
         raise ConfigError(f"require_motion={require_motion!r} is unknown. {suggest(require_motion, MOTIONS)}")
@@ -121,20 +121,22 @@ def _check(
 def _check_pairs(most: int, exclude: Sequence[Pair], require: Sequence[Pair], colors: Sequence[str]) -> None:
     for name in colors:
         if name not in RGB:
-            raise ConfigError(f"colors: there is no color {name!r}. {suggest(str(name), RGB)}")
+            raise ConfigError(f"colors: {name!r} is unknown. {suggest(str(name), RGB)}")
     for color, kind in (*exclude, *require):
         if color not in RGB or kind not in KINDS:
             raise ConfigError(
-                f"there is no pair ({color!r}, {kind!r}); colors are {', '.join(RGB)}, shapes are {', '.join(KINDS)}"
+                f"pair ({color!r}, {kind!r}) is unknown; colors are {', '.join(RGB)}, shapes are {', '.join(KINDS)}"
             )
     free = {(color, kind) for color in colors for kind in KINDS} - set(exclude)
     if len(free) < 2 * most:
         raise ConfigError(
             f"{len(free)} pairs of color and shape are too few for {most} shapes that may change color; "
-            f"allow more colors or exclude fewer pairs (at least {2 * most} must be left)"
+            f"allow more colors or exclude fewer pairs, so that at least {2 * most} remain"
         )
     if require and not set(require) & free:
-        raise ConfigError(f"require={list(require)}: none of these pairs is among the colors and pairs allowed")
+        raise ConfigError(
+            f"require={list(require)}: colors and exclude leave none of these pairs; allow at least one of them"
+        )
 
 
 def _draw_wish(

@@ -1,7 +1,7 @@
-"""Sets of real video files with rows to train on, written so that a set that is there is whole.
+"""Write sets of video files with rows for training.
 
-Everything goes into ``<out>.partial``, which gets its name when the last line is written. A run that was interrupted
-is taken up where it stopped: a clip depends on its number only, and a video file that has its name is complete.
+Everything is written to ``<out>.partial``, which is renamed at the end, so an existing set is always complete. An
+interrupted run can continue, because a clip depends only on its number and files get their final name last.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, parse_size, plan_c
 from tinyvid.worlds.shapes.encoding import CODECS, check_codecs, encode
 from tinyvid.worlds.shapes.records import question_row, scene_record
 
-FORMAT = 1  # of the set; it rises when readers must change
-FOLDER = 1000  # clips in a folder
-LEAST_BYTES = 1500  # of a video file, whatever it shows
-LEAST_PER_PIXEL = 0.002  # bytes; both are low on purpose: they only catch what cannot be
+FORMAT = 1  # version of the set's layout
+FOLDER = 1000  # clips per folder
+LEAST_BYTES = 1500  # minimum size of a video file
+LEAST_PER_PIXEL = 0.002  # minimum bytes per pixel; both bounds are low to reject only impossible sets
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenClip:
-    """What has become of one clip.
+    """The result of writing one clip.
 
     Attributes:
         rows: Its rows, without line breaks.
         scene: Its line of ``scenes.jsonl``.
         kinds: Family and format of each question.
-        fault: What the operating system said if the file could not be written.
+        fault: The error message if the file could not be written.
     """
 
     rows: tuple[str, ...] = ()
@@ -62,27 +62,27 @@ def write_set(
     """Write a set: video files, ``rows.jsonl``, ``scenes.jsonl`` and ``manifest.json``.
 
     Args:
-        options: What the clips are like.
-        out: The folder, which must not be there yet.
-        clips: How many.
-        crf: Constant rate factors; each clip has one of them.
-        codecs: Each clip has one of them.
-        workers: Processes beside this one; the result does not depend on them.
-        track: Wraps the clips as they are done, to show progress.
+        options: Options for the clips.
+        out: The folder to write; must not exist.
+        clips: Number of clips.
+        crf: Constant rate factors; one is drawn per clip.
+        codecs: Codecs; one is drawn per clip.
+        workers: Additional processes; the result does not depend on their number.
+        track: Wraps the iterable of finished clips, to show progress.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: The set cannot be written as asked; nothing was.
-        DataError: Writing failed on the way; ``<out>.partial`` has what there is, and the same call goes on.
+        ConfigError: An argument is invalid; nothing was written.
+        DataError: Writing failed; call again with the same arguments to continue ``<out>.partial``.
     """
     if clips < 1:
         raise ConfigError(f"clips={clips} must be at least 1")
     check_codecs(codecs)
     for value in crf or [-1]:
         if not 0 <= value <= 51:
-            raise ConfigError(f"crf={crf} must list numbers from 0 to 51, such as [18, 23, 28]")
+            raise ConfigError(f"crf={crf} must be a list of numbers from 0 to 51, such as [18, 23, 28]")
     made_of = describe_set(options, clips=clips, crf=crf, codecs=codecs)
     partial = out.with_name(f"{out.name}.partial")
     _check_place(out, partial, made_of)
@@ -100,7 +100,7 @@ def write_set(
             partial.rename(out)
     except Timeout as error:
         raise ConfigError(
-            f"{partial}: another process is writing this set; wait for it, or choose another out"
+            f"out={str(out)!r}: another process is writing this set; wait for it, or choose another out"
         ) from error
     except OSError as error:
         raise DataError(f"{partial}: writing failed: {error}; {_GO_ON}") from error
@@ -108,17 +108,17 @@ def write_set(
 
 
 def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
-    """Return what decides the content of a set, as its manifest holds it; the arguments are those of ``write_set``."""
+    """Return the options that determine a set, as in its manifest; the arguments are those of ``write_set``."""
     made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
     described: dict[str, Any] = json.loads(json.dumps(made_of))
     return described
 
 
-_GO_ON = "what is written so far is kept there; remove the cause and run the same command to go on"
+_GO_ON = "finished clips are kept; fix the cause and run the same command to continue"
 
 
 class ClipWriter:
-    """Writes one clip when it is asked for; a data set of what became of each, so that a DataLoader shares the work."""
+    """Write one clip per index; a DataLoader distributes the work over processes."""
 
     def __init__(self, options: SetOptions, folder: Path, crf: list[int], codecs: list[str]) -> None:
         self.options = options
@@ -126,7 +126,7 @@ class ClipWriter:
         self.encodings = [(codec, value) for codec in codecs for value in crf]
 
     def __getitem__(self, index: int) -> WrittenClip:
-        """Write clip ``index`` unless its file is there."""
+        """Write clip ``index`` unless its file exists."""
         clip = plan_clip(self.options, index)
         codec, crf = self.encodings[int(clip.lot * len(self.encodings))]
         video = f"clips/{index // FOLDER:03d}/{index:06d}.{CODECS[codec][1]}"
@@ -142,7 +142,7 @@ class ClipWriter:
         )
 
     def _write(self, clip: ClipPlan, path: Path, codec: str, crf: int) -> str:
-        """Write the file under another name first; return what went wrong."""
+        """Write the file under a temporary name and rename it; return the error message, if any."""
         if path.exists():
             return ""
         unfinished = path.with_suffix(".tmp")
@@ -163,7 +163,7 @@ def _write_clips(
     workers: int,
     track: Callable[[Iterable[WrittenClip]], Iterable[WrittenClip]],
 ) -> dict[str, Any]:
-    """Write all files and rows; return what was counted."""
+    """Write all files and rows, and return their counts."""
     kinds: Counter[tuple[str, str]] = Counter()
     done = 0
     loader: Any = DataLoader(
@@ -171,7 +171,7 @@ def _write_clips(
         batch_size=None,
         sampler=range(clips),
         num_workers=workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        collate_fn=_identity,  # type: ignore[arg-type]
     )
     with (partial / "rows.jsonl").open("w") as rows, (partial / "scenes.jsonl").open("w") as scenes:
         for written in track(loader):
@@ -188,17 +188,17 @@ def _write_clips(
     return {"counts": {"clips": done, "rows": sum(kinds.values()), "families": families}}
 
 
-def _as_it_is(written: WrittenClip) -> WrittenClip:
+def _identity(written: WrittenClip) -> WrittenClip:
     return written
 
 
 def _check_place(out: Path, partial: Path, made_of: dict[str, Any]) -> None:
-    """Refuse to write over a set, or to go on with a set of another kind."""
+    """Raise ConfigError if a set would be overwritten, or if an interrupted one has other options."""
     if out.exists() or out.is_symlink():
-        raise ConfigError(f"out={str(out)!r} is there already; remove it, or choose another folder")
+        raise ConfigError(f"out={str(out)!r} already exists; remove it, or choose another folder")
     if not (partial / "options.json").exists():
         if partial.exists() and any(item.name != ".lock" for item in partial.iterdir()):
-            raise ConfigError(f"{partial} is there and is no interrupted set; remove it, or choose another out")
+            raise ConfigError(f"{partial} exists but is not an interrupted set; remove it, or choose another out")
         return
     try:
         before = json.loads((partial / "options.json").read_text())
@@ -207,13 +207,13 @@ def _check_place(out: Path, partial: Path, made_of: dict[str, Any]) -> None:
     if before != made_of:
         changed = sorted(key for key in made_of if not isinstance(before, dict) or before.get(key) != made_of[key])
         raise ConfigError(
-            f"{partial} holds an interrupted set with other options ({', '.join(changed)}); remove it, choose another "
-            "out, or give the options of then"
+            f"{partial} contains an interrupted set with other options ({', '.join(changed)}); use its options, remove "
+            "it, or choose another out"
         )
 
 
 def _check_space(out: Path, options: SetOptions, clips: int) -> None:
-    """Refuse a set that cannot fit on the disk even if every file were tiny."""
+    """Raise ConfigError if the set would not fit on the disk even with the smallest possible files."""
     pixels = min(width * height for width, height in map(parse_size, options.sizes))
     frames = min(rate * length for rate in options.fps for length in options.seconds)
     needed = clips * max(LEAST_BYTES, int(pixels * frames * LEAST_PER_PIXEL))
@@ -223,7 +223,7 @@ def _check_space(out: Path, options: SetOptions, clips: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ConfigError(
-            f"clips={clips:,} need at least {needed / 1e9:,.1f} GB, and {str(place)!r} has {free / 1e9:,.1f} GB free; "
+            f"clips={clips:,} needs at least {needed / 1e9:,.1f} GB, but {str(place)!r} has {free / 1e9:,.1f} GB free; "
             "write fewer, smaller or shorter clips, or choose another out"
         )
 
@@ -236,7 +236,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Return what the content of the files may depend on."""
+    """Return the versions of the software that affects the files."""
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     for package in ("tinyvid", "av"):
         try:
