@@ -1,4 +1,4 @@
-"""The arguments that programs share: what Hydra sees, what a checkpoint leaves open, how mistakes end."""
+"""Arguments of programs: what Hydra sees, what a checkpoint fixes, and how user errors are reported."""
 
 import subprocess
 import sys
@@ -31,14 +31,14 @@ def test_arguments_are_split():
     assert line.flags == ["--cfg", "job", "--config-dir=mine"]
 
 
-def test_what_is_chosen_of_a_group():
+def test_keys_that_choose_a_group():
     line = CommandLine.parse(["sampler=fps", "+sampler.fps=2", "~sampler.x", "samplers.y=1", "connector.depth=1"])
     assert line.chosen("sampler") == ["sampler", "sampler.fps"]
     assert line.chosen("connector") == ["connector.depth"]
     assert line.chosen("llm") == []
 
 
-def test_what_changes_of_a_checkpoint():
+def test_changes_to_a_checkpoint():
     line = CommandLine.parse(["sampler=uniform", "sampler.num_frames=4", "video_reader.threads=1"])
     config = compose(line.overrides)
     assert line.checkpoint_groups(config) == {
@@ -47,7 +47,7 @@ def test_what_changes_of_a_checkpoint():
     }
 
 
-def test_the_limit_is_all_that_changes_of_a_checkpoints_llm():
+def test_only_the_limit_of_a_checkpoints_llm_can_change():
     line = CommandLine.parse(["llm.max_length=4096", "sampler.num_frames=4"])
     groups = line.checkpoint_groups(compose(line.overrides))
     assert groups == {"llm": {"max_length": 4096}, "sampler": {"num_frames": 4}}
@@ -66,7 +66,7 @@ def test_what_a_checkpoint_fixes_is_refused(override):
     line.refuse_parts(allow=[key.partition(".")[0]])
 
 
-def test_a_preset_may_name_the_checkpoint_and_its_parts_are_fixed():
+def test_a_preset_can_set_the_checkpoint_which_fixes_its_parts():
     line = CommandLine.parse(["model=tinyvid_shapes", "sampler.num_frames=4"])
     config = compose(line.overrides)
     assert line.checkpoint(config) == "default"
@@ -77,8 +77,8 @@ def test_a_preset_may_name_the_checkpoint_and_its_parts_are_fixed():
     assert CommandLine.parse(["ckpt=DIR"], free_text=("ckpt",)).checkpoint(config) == "DIR"
 
 
-def test_what_is_shown_beside_a_checkpoint():
-    """Parts that the checkpoint brings are not shown with values that do not count."""
+def test_the_configuration_shown_with_a_checkpoint():
+    """Parts that the checkpoint determines are not shown, because their values have no effect."""
     arguments = ["ckpt=it's a, b", "sampler.num_frames=4", "template=plain", "llm.max_length=99", "device=cpu"]
     config = compose(CommandLine.parse(arguments, free_text=("ckpt",)).shown())
     assert not {"vision_tower", "connector", "text_decoder", "video_reader"} & set(config)
@@ -93,7 +93,7 @@ def test_what_is_shown_beside_a_checkpoint():
         CommandLine.parse(["ckpt=DIR", "connector=mlp"], free_text=("ckpt",)).shown()
 
 
-def test_an_interpolation_of_nothing_is_a_mistake_of_the_user():
+def test_an_unknown_interpolation_is_a_user_error():
     line = CommandLine.parse(["template.system='${nope}'"])
     with pytest.raises(ConfigError, match="template: Interpolation key 'nope' not found"):
         line.checkpoint_groups(compose(line.overrides))
@@ -106,26 +106,26 @@ def test_a_bare_word_is_refused_and_a_flag_keeps_its_value():
     assert (line.flags, line.overrides) == (["--config-dir", "mine"], ["connector=own"])
 
 
-def test_errors_of_tinyvid_end_in_a_line(capsys):
+def test_errors_of_tinyvid_print_one_line(capsys):
     with pytest.raises(SystemExit) as end, readable_errors():
         raise DataError("rows.jsonl:3: what is wrong")
     assert (end.value.code, capsys.readouterr().err) == (2, "DataError: rows.jsonl:3: what is wrong\n")
 
 
-def test_ctrl_c_ends_in_a_word(capsys):
+def test_ctrl_c_prints_one_word(capsys):
     with pytest.raises(SystemExit) as end, readable_errors():
         raise KeyboardInterrupt
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
-def test_errors_of_others_keep_their_traceback():
+def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), readable_errors():
         1 / 0  # noqa: B018
 
 
 @pytest.fixture
 def program(tmp_path):
-    """A program of three lines in a folder of its own."""
+    """Write a minimal program to an empty folder."""
     path = tmp_path / "program.py"
     path.write_text(
         textwrap.dedent("""
@@ -153,27 +153,27 @@ def test_a_sweep_runs_once_per_combination(program, tmp_path):
     assert [line.split()[1:3] for line in lines] == [["group", "1"], ["group", "2"], ["naive", "1"], ["naive", "2"]]
 
 
-def test_a_users_own_configurations_are_found(program, tmp_path):
+def test_configurations_of_a_user_are_found(program, tmp_path):
     (tmp_path / "mine" / "connector").mkdir(parents=True)
     (tmp_path / "mine" / "connector" / "own.yaml").write_text("name: group\nnum_queries: 8\n")
     done = program("--config-dir", "mine", "connector=own")
     assert done.stdout.startswith("program group"), done.stderr
 
 
-def test_a_mistake_is_named_before_hydra_runs(program):
+def test_a_user_error_is_reported_before_hydra_runs(program):
     done = program("connector=grup")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ConfigError: connector=grup: unknown option. Did you mean 'group'?")
 
 
-def test_an_experiment_decides_what_changes_of_a_checkpoint():
+def test_an_experiment_changes_a_checkpoint():
     line = CommandLine.parse(["experiment=frames_per_second"])
     groups = line.checkpoint_groups(compose(line.overrides), allow=("experiment",))
     assert set(groups) == {"sampler", "template", "video_reader"}
     assert groups["sampler"]["name"] == "fps"
 
 
-def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
+def test_a_program_destroys_its_process_group(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(
         textwrap.dedent("""
@@ -192,7 +192,7 @@ def test_a_program_leaves_the_other_processes_of_its_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_program_hides_what_libraries_say_about_themselves_and_nothing_else(tmp_path):
+def test_a_program_hides_only_messages_of_libraries(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(
         textwrap.dedent("""

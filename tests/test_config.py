@@ -1,4 +1,4 @@
-"""Composition: who beats whom, and what a mistyped override says."""
+"""Composition: precedence, and the error messages of wrong overrides."""
 
 import inspect
 from dataclasses import fields, replace
@@ -21,12 +21,12 @@ RECIPES = sorted(path for path in (CONF_DIR / "recipe").glob("*.yaml") if path.s
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
-def test_command_line_beats_model_preset():
+def test_command_line_overrides_model_preset():
     config = compose(["connector=mlp", "model=tinyvid_3_3b_phi"])
     assert (config.llm.name, config.connector.name) == ("phi2", "mlp")
 
 
-def test_model_preset_beats_defaults_and_experiment_beats_both():
+def test_model_preset_overrides_defaults_and_experiment_overrides_both():
     assert compose(["model=tinyvid_2b"]).llm.path == "Qwen/Qwen2.5-1.5B"
     config = compose(["experiment=frames_per_second"])
     assert (config.llm.path, config.sampler.name) == ("Qwen/Qwen2.5-3B", "fps")
@@ -35,7 +35,7 @@ def test_model_preset_beats_defaults_and_experiment_beats_both():
 
 
 @pytest.mark.parametrize("program", ["train", "estimate", "check_data"])
-def test_what_an_experiment_sets_beats_what_a_program_takes_by_default(program):
+def test_an_experiment_overrides_the_defaults_of_a_program(program):
     config = compose(["experiment=qlora_12gb"], config=program)
     assert (config.quant, config.dtype, config.recipe.optimizer) == ("nf4", "bfloat16", "paged_adamw_8bit")
     assert compose(["experiment=qlora_12gb", "quant=int8"], config=program).quant == "int8"
@@ -55,17 +55,17 @@ def test_what_an_experiment_sets_beats_what_a_program_takes_by_default(program):
         (["connector=null"], "cannot be composed: Config group override must be a string"),
     ],
 )
-def test_a_wrong_override_names_the_key_and_the_nearest_name(overrides, message):
+def test_a_wrong_override_names_the_key_and_the_closest_name(overrides, message):
     with pytest.raises(ConfigError, match=message):
         compose(overrides)
 
 
 @pytest.mark.parametrize("path", OPTION_FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_an_option_file_lists_every_option_with_its_default(path):
-    """A user reads the YAML to learn the options; a file named like its entry shows the entry's own defaults."""
+    """Users read the YAML to find options; a file with the name of its entry shows the entry's defaults."""
     registry = REGISTRIES[path.parent.name]
     config = yaml.safe_load(path.read_text())
-    config.pop("defaults", None)  # of other groups, which a choice brings along
+    config.pop("defaults", None)  # other groups that an option adds
     parameters = inspect.signature(registry.get(config["name"])).parameters
     options = [name for name in parameters if name not in registry.runtime]
     assert (next(iter(config)), sorted(config)) == ("name", sorted(["name", *options]))
@@ -84,8 +84,8 @@ def test_an_option_file_comments_every_option(path):
 
 
 @pytest.mark.parametrize("path", MARKED, ids=lambda p: str(p.relative_to(CONF_DIR)))
-def test_options_for_experts_are_marked_and_stand_last(path):
-    """The mark begins the comment of an option; ``hydra`` configures Hydra, not the program."""
+def test_options_for_experts_are_marked_and_come_last(path):
+    """The comment of such an option begins with the mark; ``hydra`` configures Hydra, not the program."""
     lines = path.read_text().partition("\nhydra:")[0].splitlines()
     first = [line for before, line in zip(["", *lines], lines, strict=False) if not before.startswith("#")]
     comments = [line for line in first[1:] if line.startswith("# ")]
@@ -95,7 +95,7 @@ def test_options_for_experts_are_marked_and_stand_last(path):
 
 
 def test_the_default_recipe_lists_every_option_with_its_default():
-    """The other recipes are deltas, so that this file alone follows the signature."""
+    """Other recipes list only their changes, so only this file must match the signature."""
     config = yaml.safe_load((CONF_DIR / "recipe" / "default.yaml").read_text())
     options, parts = read_recipe(config)
     assert set(config) == {*parts, *(option.name for option in fields(TrainOptions))}
@@ -104,7 +104,7 @@ def test_the_default_recipe_lists_every_option_with_its_default():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_states_what_it_changes_and_no_more(path):
+def test_a_recipe_lists_only_its_changes(path):
     default, recipe = (yaml.safe_load((path.with_stem(stem)).read_text()) for stem in ("default", path.stem))
     assert recipe.pop("defaults") == ["default", "_self_"]
     for key, value in recipe.items():
@@ -136,17 +136,17 @@ def test_the_default_is_the_default_model():
 
 @pytest.mark.parametrize("own", ["connector=mlp", "connector.num_queries=256", "llm.path=DIR", "+text_decoder=bert"])
 def test_choosing_a_part_composes_a_new_model(own):
-    """With other parts than the default model's, its weights would not fit."""
+    """The weights of the default model would not fit other parts."""
     config = compose([own])
     assert (config.ckpt, config.vision_tower.path) == (None, "google/siglip-base-patch16-224")
 
 
 @pytest.mark.parametrize("kept", ["sampler.num_frames=4", "template=plain", "video_reader=pyav", "llm.max_length=512"])
-def test_what_a_checkpoint_leaves_open_keeps_the_default_model(kept):
+def test_an_option_that_a_checkpoint_does_not_fix_keeps_the_default_model(kept):
     assert compose([kept]).ckpt == "default"
 
 
-def test_a_configuration_of_a_checkpoint_is_loaded_and_other_parts_are_refused():
+def test_the_configuration_of_a_checkpoint_is_loaded_and_other_parts_are_refused():
     config = compose(["model=tinyvid_shapes", "sampler.num_frames=4", "llm.max_length=900"])
     assistant = Assistant.from_config(config, device="cpu")
     shipped = Assistant.from_pretrained(device="cpu").model.connector.state_dict()
@@ -164,7 +164,7 @@ def listed(program: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("program", ["eval", "train", "check_data", "estimate"])
-def test_help_lists_the_groups_that_a_program_takes_and_no_other(program):
+def test_help_lists_only_the_groups_of_a_program(program):
     found = listed(program)
     parts = {"llm", "vision_tower", "connector", "text_decoder", "sampler", "template", "video_reader"}
     own = {"judge"} if program == "eval" else {"data", "peft", "recipe", "debug"}
@@ -194,7 +194,7 @@ def test_experiments_compose(name):
     check(compose([f"experiment={name}"], config="train"))
 
 
-def test_debugging_beats_an_experiment():
+def test_debugging_overrides_an_experiment():
     config = compose(["debug=two_steps", "experiment=qlora_12gb", "data.path=x"], config="train")
     assert (config.recipe.max_steps, config.recipe.accumulate, config.quant) == (2, 1, "nf4")
     assert compose(["debug=two_steps", "recipe.max_steps=3"], config="train").recipe.max_steps == 3

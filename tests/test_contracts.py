@@ -1,4 +1,4 @@
-"""Every registered part has the members of its contract, with the same signatures, and none that nobody reads."""
+"""Every registered part has the members and signatures of its contract, and no unused members."""
 
 import ast
 import importlib.util
@@ -32,11 +32,11 @@ CONTRACTS = {
     registry.BENCHMARKS: [Benchmark],
     registry.JUDGES: [Judge],
 }
-OPTIONAL = [ReadsTimes, WritesFiles]  # what a benchmark may offer besides
+OPTIONAL = [ReadsTimes, WritesFiles]  # optional contracts of benchmarks
 
 
 def entries():
-    """Return every kind with every name in it."""
+    """Return all pairs of a kind and a registered name."""
     return [pytest.param(kind, name, id=f"{kind.kind}-{name}") for kind in CONTRACTS for name in kind.names()]
 
 
@@ -53,14 +53,14 @@ def classes_of(entry):
 
 
 def contract_of(part, contracts):
-    """Return the contract that a class is meant to fulfill: of samplers, the one with its value of ``looks``."""
+    """Return the contract of a class; for a sampler, the one with its value of ``looks``."""
     if len(contracts) == 1:
         return contracts[0]
     return next(c for c in contracts if typing.get_type_hints(c)["looks"] == Literal[part.looks])
 
 
 def violations(part, contract):
-    """Return in words how a class differs from its contract."""
+    """Return messages about how a class differs from its contract."""
     return [
         f"{part.__name__}.{name}: {fault}"
         for name, member in members_of(contract).items()
@@ -73,7 +73,7 @@ def violations(part, contract):
 def members_of(contract):
     """Return the members of a Protocol: methods as functions, attributes and properties as their type."""
     hints = typing.get_type_hints(contract)
-    added = ("__init__", "__subclasshook__")  # by Protocol itself
+    added = ("__init__", "__subclasshook__")  # added by Protocol
     own = {k: v for k, v in vars(contract).items() if inspect.isfunction(v) and k not in added}
     properties = {
         k: typing.get_type_hints(v.fget)["return"] for k, v in vars(contract).items() if isinstance(v, property)
@@ -87,7 +87,7 @@ def method_of(part, name):
 
 
 def stated(part, name, hint):
-    """Yield what is wrong with an attribute, as far as a class tells: that it is there, and of the stated type."""
+    """Yield messages about an attribute that is missing or has the wrong type, as far as the class shows."""
     if not re.search(rf"\bself\.{name}(: [^=\n]+)?(, self\.\w+)* = |, self\.{name}\b", source_of(part)):
         if not hasattr(part, name):
             yield "is missing"
@@ -99,7 +99,7 @@ def stated(part, name, hint):
 
 
 def fits(value, hint):
-    """Return whether a value is of a type, as far as this is easily told."""
+    """Return whether a value has a type, for types that are easy to check."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return types.NoneType in inside
@@ -111,7 +111,7 @@ def fits(value, hint):
 
 
 def compared(method, promised):
-    """Yield how the signature of a method differs from the promised one."""
+    """Yield messages about how the signature of a method differs from the contract."""
     if method is None:
         yield "is missing"
         return
@@ -139,7 +139,7 @@ def compared(method, promised):
 
 
 def narrows(hint, promised):
-    """Return whether an option's type is the promised one with fewer values, which the registry checks."""
+    """Return whether a type restricts the type in the contract to fewer values, which the registry checks."""
     while typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     is_choice = typing.get_origin(hint) is Literal
@@ -182,7 +182,7 @@ def test_the_plugin_of_the_examples_fulfills_the_contract_of_a_connector():
 
 
 @pytest.mark.parametrize(("kind", "name"), entries())
-def test_what_a_part_keeps_is_read_somewhere(kind, name):
+def test_every_attribute_of_a_part_is_used(kind, name):
     text = "\n".join(path.read_text() for folder in ("tinyvid", "eval") for path in (ROOT / folder).rglob("*.py"))
     for part in classes_of(kind.get(name)):
         tree = ast.parse(textwrap.dedent(inspect.getsource(part)))
@@ -191,7 +191,7 @@ def test_what_a_part_keeps_is_read_somewhere(kind, name):
         assert unread == []
 
 
-def test_what_differs_is_found():
+def test_differences_are_detected():
     class Bad:
         looks: Literal[False] = False
         overflow: Any = "shrink"

@@ -1,4 +1,4 @@
-"""Registries: names, options and types are refused before anything is built, with the nearest name."""
+"""Registries: wrong names, options and types raise an error before anything is built, with the closest name."""
 
 from functools import partial
 from typing import Literal
@@ -70,18 +70,18 @@ def test_check_fills_in_defaults(registry):
         ({"name": "path", "path": "p", "flag": "perhaps"}, "gadget.flag='perhaps'"),
     ],
 )
-def test_refuses(registry, config, message):
+def test_a_wrong_configuration_is_refused(registry, config, message):
     with pytest.raises(ConfigError, match=message):
         registry.check(config)
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "a ${b} c", r"x \${y}", r"a\\${b}", "${", "tail\\"])
-def test_a_text_stays_as_it_stands(registry, text):
+def test_text_is_not_interpolated(registry, text):
     assert registry.check({"name": "path", "path": text})["path"] == text
     assert registry.check({"name": "group", "names": [text]})["names"] == [text]
 
 
-def test_refuses_a_name_that_is_taken(registry):
+def test_a_taken_name_is_refused(registry):
     with pytest.raises(ConfigError, match=r"'path' is already registered by .*path; give .*other another name"):
 
         @registry.register("path")

@@ -1,4 +1,4 @@
-"""What the project promises about itself: light imports, packages that are shipped, public names, documented shapes."""
+"""The structure of the project: fast imports, packaging, public names, documented shapes."""
 
 import ast
 import subprocess
@@ -21,7 +21,7 @@ def run(code):
 
 
 @pytest.mark.slow
-def test_import_is_light():
+def test_import_is_fast():
     modules = run("import sys, tinyvid; print(*sys.modules)")
     assert not {"torch", "transformers", "hydra"}.intersection(modules)
     assert [name for name in modules if name.startswith("tinyvid")] == ["tinyvid"]
@@ -46,7 +46,7 @@ def test_public_names():
 def test_type_checkers_see_the_public_names():
     tree = ast.parse((ROOT / "tinyvid" / "__init__.pyi").read_text())
     imports = [name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names]
-    assert all(name.asname == name.name for name in imports)  # else type checkers take it for private
+    assert all(name.asname == name.name for name in imports)  # otherwise type checkers treat it as private
 
 
 def test_class_names_are_unique():
@@ -66,7 +66,7 @@ def test_every_package_is_shipped():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_modules_are_read_in_one_sitting(path):
+def test_modules_are_short(path):
     source = path.read_text()
     assert source.count("\n") <= 350
     for node in ast.walk(ast.parse(source)):

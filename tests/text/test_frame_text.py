@@ -33,7 +33,7 @@ def test_no_frame_is_lost(style):
     runs = FrameText(style)([float(i) for i in range(7)], ["", "a", "b", "", "", "c", ""])
     assert sum(run.num_frames for run in runs) == 7
     assert all(run.num_frames for run in runs[:-1])
-    assert FrameText(style).parts_frames == (style not in (PLAIN, "{video}"))
+    assert FrameText(style).splits_frames == (style not in (PLAIN, "{video}"))
 
 
 @pytest.mark.parametrize(

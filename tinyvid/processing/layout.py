@@ -129,7 +129,7 @@ def cues_of(video: Video, style: FrameText) -> tuple[Cue, ...]:
 
 def check_style(style: FrameText, budget: TokenBudget) -> None:
     """Raise ``ConfigError`` if a template puts text between frames but the connector has no tokens per frame."""
-    if style.parts_frames and budget.fixed:
+    if style.splits_frames and budget.fixed:
         raise ConfigError(
             f"template.frame={style.style!r} puts text between frames, but this connector makes {budget.fixed} tokens "
             "for all frames together; use connector=mlp or llamavid, or template.frame='{video}{subtitle}'"
@@ -142,7 +142,7 @@ def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], styl
     Raises:
         DataError: There are subtitles between frames, but the connector has no tokens per frame.
     """
-    if not cues and not style.parts_frames:
+    if not cues and not style.splits_frames:
         return [FrameRun("", len(plan.indices))]
     times = clip.times(plan.indices)
     runs = style(times, place(cues, times, start=video.start, end=video.end))

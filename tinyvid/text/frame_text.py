@@ -36,7 +36,7 @@ class FrameText:
         style: ``template.frame``.
 
     Attributes:
-        parts_frames: Whether there is text between frames, so that a connector must return tokens for each frame.
+        splits_frames: Whether there is text between frames, so that a connector must return tokens for each frame.
         shows_subtitles: Whether subtitles are written.
 
     Raises:
@@ -60,7 +60,7 @@ class FrameText:
         self.style = style
         self._before, self._after = style.split("{video}")
         self.shows_subtitles = "subtitle" in fields
-        self.parts_frames = style.replace("{subtitle}", "") != "{video}"
+        self.splits_frames = style.replace("{subtitle}", "") != "{video}"
 
     def __call__(self, times: Sequence[float], subtitles: Sequence[str]) -> list[FrameRun]:
         """Return the frames of a video as runs, with the text before each run.

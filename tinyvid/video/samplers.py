@@ -21,7 +21,7 @@ from tinyvid.types import Choice, Overflow, VideoMeta
 
 @dataclass(kw_only=True)
 class _FixedCount:
-    """What the rules that take a fixed number of frames share."""
+    """Base class of samplers with the option ``num_frames``."""
 
     looks: ClassVar[Literal[False]] = False
     overflow: ClassVar[Overflow] = "refuse"
@@ -125,7 +125,7 @@ class Stepping(_FixedCount):
     than one second, it takes the first frame.
 
     Args:
-        num_frames: Most frames to take.
+        num_frames: Maximum number of frames.
 
     Raises:
         ConfigError: ``num_frames`` is not positive.
