@@ -95,11 +95,7 @@ class CommandLine:
         return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)} | limit
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
-        """Raise an error if the command line sets a part that a checkpoint fixes, other than those in ``allow``.
-
-        Raises:
-            ConfigError: The command line sets such a part.
-        """
+        """Raise ``ConfigError`` if the command line sets a group that a checkpoint fixes, except those in ``allow``."""
         ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint of the model preset"
         for group in (*PARTS, *PRESETS) if "ckpt" in self.text else PARTS:
             for key in self.chosen(group) if group not in allow else []:

@@ -107,11 +107,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_frozen(tower: nn.Module) -> None:
-    """Raise an error if a weight of the tower is trainable, because its features would change.
-
-    Raises:
-        ConfigError: A weight of the tower is trainable.
-    """
+    """Raise ``ConfigError`` if a weight of the tower is trainable, because its features would change."""
     trainable = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
     if trainable:
         raise ConfigError(

@@ -66,8 +66,8 @@ class Processor:
         ends: Strings that end a reply.
 
     Raises:
-        ConfigError: The tokenizer does not have a control token of the template, or the connector cannot put text
-            between frames.
+        ConfigError: The tokenizer does not have a control token of the template, or the template puts text between
+            frames and the connector does not support it.
     """
 
     def __init__(
