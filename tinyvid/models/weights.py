@@ -25,34 +25,41 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: No weights, an unreadable file, or an index that points outside the folder.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, "model.safetensors", "pytorch_model.bin"):
+        tensors |= read_tensors(file)
+    return tensors
+
+
+def weight_files(folder: Path, *names: str, wanted: Callable[[str], bool] = lambda key: True) -> list[Path]:
+    """Return the first file of these names, or of its shards those that hold a wanted key.
+
+    Raises:
+        CheckpointError: There is neither, or an index points outside the folder.
+    """
+    for name in names:
         if (folder / name).is_file():
-            return read_tensors(folder / name)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            tensors: dict[str, Tensor] = {}
-            for shard in shard_names(index):
-                tensors |= read_tensors(folder / shard)
-            return tensors
-    raise CheckpointError(
-        f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin, or shards of them"
-    )
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            return [folder / shard for shard in shard_names(index, wanted)]
+    raise CheckpointError(f"{folder} holds no weights; expected {' or '.join(names)}, or shards of them")
 
 
-def shard_names(index: Path) -> list[str]:
-    """Return the shard files that an index names, sorted.
+def shard_names(index: Path, wanted: Callable[[str], bool] = lambda key: True) -> list[str]:
+    """Return the shard files that an index names, sorted: those that hold a wanted key.
 
     Raises:
         CheckpointError: The index is malformed, or a name leaves the folder.
     """
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        shards = json.loads(index.read_text())["weight_map"]
+        names = sorted(set(shards.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of weights: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{index} names the file {name!r}, which is not a plain name inside its folder")
-    return names
+    return sorted({shard for key, shard in shards.items() if wanted(key)})
 
 
 def building_on(device: str) -> AbstractContextManager[Any]:

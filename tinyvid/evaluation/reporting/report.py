@@ -124,11 +124,7 @@ def summarize(
         "n_judge_failed": count["judge_failed"],
         "n_without_answer": sum(outcome.value is None for outcome in outcomes),
         "n_of_benchmark": len(benchmark),
-        "accuracy": {
-            "all": _accuracy(outcomes),
-            "decodable": _accuracy(decodable),
-            "exact": _number(exact),
-        },
+        "accuracy": {"all": _accuracy(outcomes), "decodable": _accuracy(decodable), "exact": _number(exact)},
         "chance": _chance(items),
         "majority": _majority(items, outcomes),
         "macro": {kind: _finite(macro(outcomes, kind)) for kind in kinds_of(outcomes)},

@@ -123,14 +123,7 @@ def evaluate(
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
-    identity = describe(
-        assistant,
-        benchmark,
-        items,
-        score=options.score,
-        limit=options.limit,
-        **drawn,
-    )
+    identity = describe(assistant, benchmark, items, score=options.score, limit=options.limit, **drawn)
     state = PartialState(cpu=assistant.model.device.type == "cpu", timeout=LONGEST_WAIT)
     rows = Predictions(folder, state.process_index)
     if state.is_main_process:

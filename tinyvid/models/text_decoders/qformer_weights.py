@@ -1,15 +1,14 @@
 """Read a Q-Former out of the files of InstructBLIP or LLaMA-VID, renaming what transformers names differently."""
 
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
-from tinyvid.models.weights import load_strict, read_tensors, shard_names
+from tinyvid.models.weights import load_strict, read_tensors, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +53,9 @@ def read_qformer(decoder: nn.Module, path: str) -> None:
 
 
 def read_selected(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors whose names, but for ``model.`` in front, begin with one of ``prefixes``; ``{}`` for none.
+    """Return the tensors of a file or folder whose names, but for ``model.`` in front, begin with a prefix.
 
-    Args:
-        path: A file of tensors, or a folder: the layout of transformers, of whose shards only those that matter are
-            opened, or one that holds ``mm_projector.bin``.
-        prefixes: Beginnings of names.
+    Of the shards of a folder, only those that matter are opened.
 
     Raises:
         CheckpointError: A file is missing, damaged or a pickle of more than tensors, or an index leaves the folder.
@@ -68,26 +64,11 @@ def read_selected(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     def wanted(name: str) -> bool:
         return name.removeprefix("model.").startswith(prefixes)
 
+    names = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
     selected: dict[str, Tensor] = {}
-    for file in _files(path, wanted):
+    for file in weight_files(path, *names, wanted=wanted) if path.is_dir() else [path]:
         selected |= {key: value for key, value in read_tensors(file, under="model").items() if wanted(key)}
     return selected
-
-
-def _files(path: Path, wanted: Callable[[str], bool]) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    for name in ("model.safetensors", "pytorch_model.bin", "mm_projector.bin"):
-        if (path / name).is_file():
-            return [path / name]
-        index = path / f"{name}.index.json"
-        if index.is_file():
-            shard_names(index)  # refuses names that leave the folder
-            places = json.loads(index.read_text())["weight_map"]
-            return sorted({path / shard for key, shard in places.items() if wanted(key)})
-    raise CheckpointError(
-        f"{path} holds no weights; expected model.safetensors, pytorch_model.bin, shards of them, or mm_projector.bin"
-    )
 
 
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

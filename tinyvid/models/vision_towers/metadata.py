@@ -1,12 +1,14 @@
 """What all towers settle alike: which block the features come from, and how frames are brought to a square."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from tinyvid.errors import ConfigError
+from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.types import ImageSpec
 
 Resize = Literal["auto", "stretch", "crop", "pad"]  # auto: as the model's metadata says
+HUB, LOCAL = "hf-hub:", "local-dir:"  # what paths of timm and open_clip begin with
 
 
 def blocks_to_run(layer: int, num_blocks: int) -> int:
@@ -24,6 +26,35 @@ def blocks_to_run(layer: int, num_blocks: int) -> int:
             f"so layer may be -{num_blocks} .. -1 (-1 is the last block) or 1 .. {num_blocks}"
         )
     return blocks
+
+
+def check_architecture(path: str, revision: str | None, *, example: str) -> None:
+    """Refuse a path that is neither a directory nor a hub id, unless it can be an architecture of a library.
+
+    Raises:
+        CheckpointError: It looks like a directory.
+        ConfigError: A revision is given, which only hub ids have.
+    """
+    if "/" in path or "\\" in path or path.partition(":")[0] == LOCAL.rstrip(":"):
+        raise CheckpointError(
+            f"vision_tower.path={path!r} is no directory here; write '{HUB}<id>' for a model of the hub, or {example}"
+        )
+    if revision:
+        raise ConfigError(
+            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
+        )
+
+
+def image_spec(settings: Mapping[str, Any], size: int, path: str, *, resize: Any, crop_pct: float = 1.0) -> ImageSpec:
+    """Return the image spec of a library's ``mean``, ``std`` and ``interpolation``.
+
+    Raises:
+        ConfigError: The interpolation is not supported.
+    """
+    mean, std, interpolation = (settings[key] for key in ("mean", "std", "interpolation"))
+    if interpolation not in ("bicubic", "bilinear"):
+        raise ConfigError(f"vision_tower.path={path!r}: interpolation {interpolation!r} is not supported")
+    return ImageSpec(size, tuple(mean), tuple(std), interpolation, resize, crop_pct)
 
 
 def resized(image: ImageSpec, resize: Resize) -> ImageSpec:

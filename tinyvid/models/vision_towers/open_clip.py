@@ -10,7 +10,7 @@ import torch
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
-from tinyvid.models.vision_towers.metadata import Resize, resized, square
+from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
 from tinyvid.models.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
@@ -18,8 +18,6 @@ from tinyvid.types import FeatureSpec, ImageSpec
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
-_HUB = "hf-hub:"
-_LOCAL = "local-dir:"
 _VISUAL = "visual."  # where the image tower stands among the weights of a CLIP
 
 
@@ -48,7 +46,7 @@ def open_clip(
             "vision_tower 'open_clip' needs the package open_clip: pip install open_clip_torch"
         ) from error
 
-    if Path(path.removeprefix(_LOCAL)).is_dir() or path.startswith(_HUB):
+    if Path(path.removeprefix(LOCAL)).is_dir() or path.startswith(HUB):
         config_file, weights = _locate(path, revision)
         config = _read_config(config_file)
         features = _probe(config, layer, path)
@@ -99,7 +97,7 @@ class OpenClipTower(IntermediateTower):
 
 def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
     """Return the files of configuration and weights of a directory or a hub id."""
-    folder = Path(path.removeprefix(_LOCAL))
+    folder = Path(path.removeprefix(LOCAL))
     if folder.is_dir():
         weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
         if not weights or not (folder / CONFIG).is_file():
@@ -107,7 +105,7 @@ def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
         return folder / CONFIG, weights[0]
     from open_clip.pretrained import download_pretrained_from_hf as download
 
-    name = path.removeprefix(_HUB)
+    name = path.removeprefix(HUB)
     config = explain("vision_tower", path, download, name, filename=CONFIG, revision=revision)
     return Path(config), Path(explain("vision_tower", path, download, name, revision=revision))
 
@@ -126,15 +124,8 @@ def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
     import open_clip
 
     architecture, _, tag = path.partition(":")
-    if "/" in path or "\\" in path or architecture == _LOCAL.rstrip(":"):
-        raise CheckpointError(
-            f"vision_tower.path={path!r} is no directory here; write '{_HUB}<id>' for a model of the hub, "
-            "or an architecture of open_clip with a tag, such as ViT-B-16-SigLIP:webli"
-        )
-    if revision:
-        raise ConfigError(
-            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
-        )
+    example = "an architecture of open_clip with a tag, such as ViT-B-16-SigLIP:webli"
+    check_architecture(path, revision, example=example)
     if architecture not in open_clip.list_models():
         raise ConfigError(
             f"vision_tower.path={path!r}: open_clip has no architecture {architecture!r}. "
@@ -183,12 +174,5 @@ def _image_spec(config: Mapping[str, Any], model: Any, path: str) -> ImageSpec:
     from open_clip.transform import PreprocessCfg
 
     settings = asdict(PreprocessCfg()) | dict(config.get("preprocess_cfg") or {})
-    if settings["interpolation"] not in ("bicubic", "bilinear"):
-        raise ConfigError(f"vision_tower.path={path!r}: interpolation {settings['interpolation']!r} is not supported")
-    return ImageSpec(
-        size=square(model.image_size, f"vision_tower.path={path!r}"),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        interpolation=settings["interpolation"],
-        resize={"squash": "stretch", "longest": "pad"}.get(settings["resize_mode"], "crop"),  # type: ignore[arg-type]
-    )
+    resize = {"squash": "stretch", "longest": "pad"}.get(settings["resize_mode"], "crop")
+    return image_spec(settings, square(model.image_size, f"vision_tower.path={path!r}"), path, resize=resize)

@@ -8,15 +8,11 @@ from typing import Any
 
 import torch
 
-from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.errors import ConfigError
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
-from tinyvid.models.vision_towers.metadata import Resize, resized, square
+from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
 from tinyvid.models.weights import explain, load_strict, read_weights, refuse_endless, without_weights
 from tinyvid.registry import VISION_TOWERS
-from tinyvid.types import ImageSpec
-
-_HUB = "hf-hub:"
-_LOCAL = "local-dir:"
 
 
 @VISION_TOWERS.register("timm")
@@ -49,13 +45,14 @@ def timm(
     side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
     features = TimmTower.probe(model, side, layer, path)
 
-    stored_elsewhere = not name.startswith(_LOCAL) and not without_weights()
+    stored_elsewhere = not name.startswith(LOCAL) and not without_weights()
     model = explain("vision_tower", path, timm.create_model, name, pretrained=stored_elsewhere)
-    if name.startswith(_LOCAL):
-        folder = Path(name.removeprefix(_LOCAL))
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
         load_strict(model, read_weights(folder), part="vision_tower", where=folder)
     model.reset_classifier(0)
-    image = resized(_image_spec(data, side, path), resize)
+    crop = {"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop")
+    image = resized(image_spec(data, side, path, resize=crop, crop_pct=data["crop_pct"]), resize)
     return TimmTower(model.eval().to(dtype=dtype), image, features, layer=layer)
 
 
@@ -79,27 +76,19 @@ class TimmTower(IntermediateTower):
 
 def _source(path: str, revision: str | None) -> str:
     """Return the name under which timm creates what ``path`` means."""
-    folder = Path(path.removeprefix(_LOCAL))
+    folder = Path(path.removeprefix(LOCAL))
     if folder.is_dir():
         with suppress(OSError, ValueError):  # timm itself says what is wrong with the file
             refuse_endless("vision_tower", path, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        return f"{_LOCAL}{folder}"
-    if path.startswith(_HUB):
+        return f"{LOCAL}{folder}"
+    if path.startswith(HUB):
         return f"{path}@{revision}" if revision else path
-    if "/" in path or "\\" in path or path.startswith(_LOCAL):
-        raise CheckpointError(
-            f"vision_tower.path={path!r} is no directory here; write '{_HUB}<id>' for a model of the hub, "
-            "or the name of an architecture of timm"
-        )
-    if revision:
-        raise ConfigError(
-            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
-        )
-    _check_architecture(path)
+    check_architecture(path, revision, example="the name of an architecture of timm")
+    _check_weights(path)
     return path
 
 
-def _check_architecture(path: str) -> None:
+def _check_weights(path: str) -> None:
     import timm
 
     architecture, _, tag = path.partition(".")
@@ -116,16 +105,3 @@ def _check_architecture(path: str) -> None:
             f"vision_tower.path={path!r}: timm has no such weights. "
             f"Tags of {architecture!r}: {', '.join(sorted(tags)) or 'none; give a directory or a hub id'}"
         )
-
-
-def _image_spec(data: dict[str, Any], side: int, path: str) -> ImageSpec:
-    if data["interpolation"] not in ("bicubic", "bilinear"):
-        raise ConfigError(f"vision_tower.path={path!r}: interpolation {data['interpolation']!r} is not supported")
-    return ImageSpec(
-        size=side,
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        interpolation=data["interpolation"],
-        resize={"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop"),  # type: ignore[arg-type]
-        crop_pct=data["crop_pct"],
-    )
