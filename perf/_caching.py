@@ -1,4 +1,4 @@
-"""The task `caching` of train_step.py, whose head says what is measured: epochs, and what the Processor delivers."""
+"""The task `caching` of train_step.py: epochs with and without features, and the loading of clips."""
 
 import time
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from typing import Any
 
 from _small import connector_for, language_model, processor_for, sample, write_clips
 
-BATCH = 4  # samples of a batch in the epochs
-VIDEO_TOKENS = 512  # of a clip that is loaded
+BATCH = 4  # batch size of the epochs
+VIDEO_TOKENS = 512  # per loaded clip
 
 
 def caching(folder: str, sizes: list[dict[str, Any]], repeats: int) -> list[dict[str, Any]]:
-    """Run epochs, and load clips."""
+    """Measure epochs and the loading of clips."""
     return [epochs(Path(folder), sizes[0], repeats), loading(Path(folder), sizes[1], repeats)]
 
 
 def epochs(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Return, with and without features, the best seconds per epoch of each stage, and the operations (GFLOP)."""
+    """Return the best seconds per epoch of each stage, and the GFLOP, with and without cached features."""
     from tinyvid.caches import FeatureCache, tower_key
 
     model, processor, optimizer = small_model(sizes)
@@ -53,11 +53,11 @@ def epochs(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
 
 
 def train_step(model: Any, processor: Any, optimizer: Any, samples: list[Any]) -> list[float]:
-    """Do what the training program does with a batch; return the seconds in the Processor, tower, and the rest."""
+    """Run the training program's step; return the seconds of the Processor, the tower, and the rest."""
     began = time.perf_counter()
     batch = processor.collate([processor(one) for one in samples])
     loaded = time.perf_counter()
-    batch = model.fill_features(batch, processor.features)  # runs the tower over what has no features yet
+    batch = model.fill_features(batch, processor.features)  # encodes videos without features
     seen = time.perf_counter()
     model(batch).loss.backward()
     optimizer.step()
@@ -66,7 +66,7 @@ def train_step(model: Any, processor: Any, optimizer: Any, samples: list[Any]) -
 
 
 def operations(run: Callable[[], Any]) -> float:
-    """Return the floating-point operations of what ``run`` does, in GFLOP, as torch counts them."""
+    """Return the GFLOP of ``run``, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -75,7 +75,7 @@ def operations(run: Callable[[], Any]) -> float:
 
 
 def matmul_peak() -> float:
-    """Return the speed of a matrix product that suits this machine, in GFLOP/s."""
+    """Return the speed of the fastest of three matrix products, in GFLOP/s."""
     import torch
 
     best = 0.0
@@ -113,7 +113,7 @@ def small_model(sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def loading(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, float]:
-    """Return the best seconds per sample of each source that the Processor may take a clip from."""
+    """Return the best seconds per sample of each source that the Processor can load a clip from."""
     import torch
 
     from tinyvid.caches import FeatureCache, FrameCache

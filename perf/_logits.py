@@ -1,4 +1,4 @@
-"""The task `logits` of train_step.py, whose head says what is measured."""
+"""The task `logits` of train_step.py: memory and time of label-only and full logits."""
 
 import json
 import tempfile
@@ -13,7 +13,7 @@ VIDEO_TOKENS, TEXT_TOKENS, LABELS = 512, 150, 60
 
 
 def logits(config: dict[str, int], repeats: int) -> dict[str, dict[str, float]]:
-    """Return of each way the memory (bytes), the best time (s) and the loss of a step."""
+    """Return the memory (bytes), the best time (s) and the loss of a step for each method."""
     model, batch = logits_model(config), logits_batch(config["vocab_size"])
     found: dict[str, dict[str, float]] = {}
     for way in WAYS:
@@ -26,9 +26,9 @@ def logits(config: dict[str, int], repeats: int) -> dict[str, dict[str, float]]:
 
 
 def logits_memory(model: Any, batch: Any, way: str) -> int:
-    """Return the most bytes that torch holds between the head's start and its gradient's end, less those at the start.
+    """Return the peak bytes between the start of the head and the end of its backward pass, minus those at the start.
 
-    The profiler sees every allocation; two marks in its record say where the head's part begins and ends.
+    The profiler records every allocation; two marks in its trace show where the head begins and ends.
     """
     from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -54,7 +54,7 @@ def logits_memory(model: Any, batch: Any, way: str) -> int:
 
 
 def logits_step(model: Any, batch: Any, way: str) -> tuple[float, float]:
-    """Go forward and backward once; return the seconds and the loss."""
+    """Run one forward and backward pass; return the seconds and the loss."""
     began = time.perf_counter()
     loss = WAYS[way](model, batch)
     loss.backward()
@@ -78,7 +78,7 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {"label_only": label_only, "full": 
 
 
 def logits_model(config: dict[str, int]) -> Any:
-    """Return a model whose batches bring their features: no tower, a small connector, an LLM with a large head."""
+    """Return a model for batches with features: no tower, a small connector, an LLM with a large head."""
     import torch
     from torch import nn
 
@@ -87,9 +87,9 @@ def logits_model(config: dict[str, int]) -> Any:
     torch.manual_seed(0)
     llm = language_model(config)
     connector = connector_for(llm, dim=64, num_patches=16, queries=VIDEO_TOKENS, depth=1)
-    tower: Any = nn.Identity()  # is not called
+    tower: Any = nn.Identity()  # not called
     model = VideoLLM(llm, tower, connector).train()
-    llm.get_input_embeddings().requires_grad_(False)  # the head too: they are one tensor
+    llm.get_input_embeddings().requires_grad_(False)  # also freezes the head, which is tied
     return model
 
 

@@ -1,4 +1,4 @@
-"""Models of real size with random weights, ready to train, and batches for them: what ``gpu.py`` measures."""
+"""Full-size models with random weights, ready to train, and batches for ``gpu.py``."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ METHODS = {"lora": ("none", 32), "qlora": ("nf4", 16)}  # weights of the LLM, ra
 
 
 def model_sizes(*, tiny: bool) -> dict[str, dict[str, Any]]:
-    """Return the configurations of the parts, as their hub repositories publish them."""
+    """Return the configurations of the parts, as published on the hub."""
     from tinyvid.diagnostics.skeleton import KNOWN
 
     sizes = {"llm": KNOWN[QWEN] | {"max_position_embeddings": 32_768}, "tower": KNOWN[SIGLIP], "connector": CONNECTOR}
@@ -36,7 +36,7 @@ def model_sizes(*, tiny: bool) -> dict[str, dict[str, Any]]:
 
 
 def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
-    """Return a model with adapters, ready to train, and how its parts train."""
+    """Return a model with adapters, ready to train, and the training options of its parts."""
     import torch
     from transformers import AutoConfig, SiglipVisionConfig, SiglipVisionModel
 
@@ -73,7 +73,7 @@ def build(method: str, sizes: dict[str, Any], device: str) -> tuple[Any, Any]:
 
 
 def random_weights(config: Any) -> dict[str, Any]:
-    """Return weights for an LLM as views of one block of noise, so that they cost hardly any memory of the host."""
+    """Return random weights for an LLM as views of one tensor, to save host memory."""
     import torch
     from transformers import Qwen2ForCausalLM
 
@@ -88,7 +88,7 @@ def random_weights(config: Any) -> dict[str, Any]:
 
 
 def optimizer_for(method: str, model: Any, parts: Any) -> Any:
-    """Return the optimizer of the method's experiment; in 8 bits only where bitsandbytes has it, on CUDA."""
+    """Return the optimizer of the method's experiment; the 8-bit optimizer needs CUDA."""
     import torch
 
     from tinyvid.training.trainable import parameter_groups
@@ -102,7 +102,7 @@ def optimizer_for(method: str, model: Any, parts: Any) -> Any:
 
 
 def make_batch(model: Any, sizes: dict[str, Any], batch_size: int, *, cached: bool) -> Any:
-    """Return random samples: one clip each, then text whose end is to be learned."""
+    """Return random samples: one clip each, then text that ends with labels."""
     import torch
 
     from tinyvid.processing.batch import Batch, VideoInput

@@ -1,11 +1,11 @@
-"""Small random models, clips and samples that benchmarks share. Nothing here is measured."""
+"""Small random models, clips and samples that the scripts share. Nothing here is measured."""
 
 from pathlib import Path
 from typing import Any
 
 
 def language_model(config: dict[str, int]) -> Any:
-    """Return a random Qwen2 with heads of 64."""
+    """Return a random Qwen2 with head dimension 64."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     heads = config["hidden_size"] // 64
@@ -24,7 +24,7 @@ def connector_for(llm: Any, *, dim: int, num_patches: int, queries: int, depth: 
 
 
 def tokenizer_for(end: str) -> Any:
-    """Return a tokenizer of one token per byte, and one that ends a reply."""
+    """Return a tokenizer with one token per byte, plus one that ends a reply."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -54,7 +54,7 @@ def processor_for(image: Any, connector: Any, *, num_frames: int) -> Any:
 
 
 def sample(path: Path) -> Any:
-    """Return a sample about a clip; the template's own words make most of its text."""
+    """Return a sample about a clip; most of its text comes from the template."""
     from tinyvid import Message, Sample
 
     messages = [Message("user", "What moves, and where to?"), Message("assistant", "The camera pans. " * 3)]
@@ -62,7 +62,7 @@ def sample(path: Path) -> Any:
 
 
 def write_clips(folder: Path, name: str, count: int, video: tuple[int, int, int]) -> list[Path]:
-    """Write clips of H.264 (width and height in pixels, seconds at 25 fps): a pan over another texture in each."""
+    """Write H.264 clips (width and height in pixels, seconds at 25 fps): each pans over a different texture."""
     import av
     import numpy as np
 

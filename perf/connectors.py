@@ -1,12 +1,13 @@
-"""Time the resamplers against a plain einsum, looped implementation of the same formula, and compare their numbers.
+"""Compare the resamplers with a plain implementation of the same formula: speed and outputs.
 
-For `group` and `naive`, one clip goes forward and backward through tinyvid's connector, and through the formula
-written out below: attention scores as explicit tensors, one group after the other. Both use the same weights. Runs
-alternate, and the fastest of each is kept. The published size is TinyLLaVA-Video's: 16 frames of 729 patches of width
-1152, an LLM of width 2048, 512 queries, 16 groups, 3 blocks.
+For `group` and `naive`, the script runs a forward and a backward pass over one clip, through tinyvid's connector and
+through the plain implementation below, which uses einsum, explicit attention scores and a loop over groups. Both use
+the same weights. Runs alternate, and the fastest of each counts. The published size is TinyLLaVA-Video's: 16 frames
+of 729 patches of width 1152, an LLM of width 2048, 512 queries, 16 groups, 3 blocks.
 
-The last line is one JSON object: `group_speedup` and `naive_speedup` (time of the plain implementation over tinyvid's),
-and `max_error`, the largest difference of any output or gradient, relative to the largest value of its tensor.
+The last line is one JSON object: `group_speedup` and `naive_speedup` (time of the plain implementation / time of
+tinyvid), and `max_error`, the largest difference of any output or gradient, relative to the largest value of its
+tensor.
 """
 
 import argparse
@@ -38,7 +39,7 @@ Run = Callable[[Any, Tensor], Tensor]
 
 
 def plain_attention(block: CrossAttention, latents: Tensor, media: Tensor) -> Tensor:
-    """Write out the attention of one group: latents (q, D), media (N, D) to (q, D)."""
+    """Compute the attention of one group: latents (q, D), media (N, D) to (q, D)."""
     latents = block.norm_latents(latents)
     seen = torch.cat([block.norm_media(media), latents])  # (N + q, D)
     query = block.to_q(latents).unflatten(-1, (HEADS, HEAD_DIM)) * HEAD_DIM**-0.5
@@ -51,7 +52,7 @@ def plain_attention(block: CrossAttention, latents: Tensor, media: Tensor) -> Te
 def plain_blocks(connector: NaiveResampler | GroupResampler, media: Tensor) -> Tensor:
     """Summarize one group: media (N, D) to (q, D)."""
     latents: Tensor = connector.latents
-    layers: Any = connector.layers  # pairs, of which a ModuleList does not tell
+    layers: Any = connector.layers  # pairs; the type of ModuleList does not say so
     for attention, feed in layers:
         latents = plain_attention(attention, latents, media) + latents
         latents = feed(latents) + latents
@@ -65,14 +66,14 @@ def plain_naive(connector: NaiveResampler, features: Tensor) -> Tensor:
 
 
 def plain_group(connector: GroupResampler, features: Tensor) -> Tensor:
-    """Map features (T, P, Dv) to (Q, D), one group after the other."""
+    """Map features (T, P, Dv) to (Q, D), one group at a time."""
     media = connector.linear(features.flatten(0, 1))
     tokens = torch.cat([plain_blocks(connector, group) for group in media.tensor_split(connector.num_groups)])
     return tokens + sinusoid_table(*tokens.shape).to(tokens)
 
 
 def step(run: Run, connector: nn.Module, features: Tensor, target: Tensor) -> tuple[float, list[Tensor]]:
-    """Go forward and backward once; return the seconds, and the output with every gradient."""
+    """Run one forward and backward pass; return the seconds, and the output with every gradient."""
     connector.zero_grad(set_to_none=True)
     synchronize(features)
     start = time.perf_counter()
@@ -84,7 +85,7 @@ def step(run: Run, connector: nn.Module, features: Tensor, target: Tensor) -> tu
 
 
 def synchronize(tensor: Tensor) -> None:
-    """Wait for the device, so that the clock sees all of its work."""
+    """Wait for the device, so that the time includes all of its work."""
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)
 
@@ -119,10 +120,10 @@ def compare(name: str, plain: Run, size: dict[str, int], args: argparse.Namespac
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="published", help="sizes to run at (default: published)")
+    parser.add_argument("--size", choices=SIZES, default="published", help="sizes of the parts (default: published)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each implementation (default: 5)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: a GPU if any"
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device (default: cuda if available)"
     )
     args = parser.parse_args()
     size = SIZES[args.size]

@@ -1,16 +1,16 @@
-"""Put the runs of a sweep over connectors side by side: accuracy by family while they learn, in a table and a picture.
+"""Compare the runs of a sweep over connectors: accuracy by question family during training, as a table and a plot.
 
     python recipes/train.py -m 'experiment=glob(connectors/*,exclude=connectors/budget)' recipe.seed=0,1
     python perf/connectors_learning.py runs/connectors --out docs/images/connectors.png
 
-The runs are those of `experiment=connectors/...`: the same clips, steps, order and number of video tokens, the default
-model's tower and LLM, and a new connector each. Every run asks the same questions of the benchmark `shapes` at every
-evaluation; this program reads the reports that they left, and trains nothing. Runs that differ in their seed only are
-repeats: the table has their mean and, behind it, the smallest and the largest.
+The runs come from `experiment=connectors/...`. They share the clips, steps, order and number of video tokens, and the
+default model's tower and LLM; each has a new connector. At every evaluation, every run asks the same questions of the
+benchmark `shapes`. This program only reads their reports and does not train. Runs that differ only in their seed are
+repeats: the table shows their mean, followed by the minimum and the maximum.
 
-Prints a table in Markdown: what a connector's last evaluation says of each family, in percent of replies that are right
-word for word, its weights, and the seconds that a step took. The last line is one JSON object: for each connector its
-`accuracy` by family, `parameters` in millions, `seconds_per_step`, `steps`, and the `seeds` that were there.
+Prints a Markdown table with the results of each connector's last evaluation: the percentage of exact replies for
+each family, the number of parameters, and the seconds per step. The last line is one JSON object with, for each
+connector, its `accuracy` by family, `parameters` in millions, `seconds_per_step`, `steps` and `seeds`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return what the last line says."""
+    """Return the report of the last line: accuracy, size, speed, steps and seeds by connector."""
     report = {}
     for name, repeats in runs.items():
         last = [repeat["curve"][-1] for repeat in repeats]
@@ -65,7 +65,7 @@ def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def as_table(report: dict[str, Any]) -> str:
-    """Return the report as a table in Markdown, the best connector first."""
+    """Return the report as a Markdown table, best connector first."""
     families = list(next(iter(report.values()))["accuracy"])
     lines = [f"| connector | {' | '.join(families)} | parameters | s / step |", "|---" * (len(families) + 3) + "|"]
     for name, row in sorted(report.items(), key=lambda item: -mean(item[1]["accuracy"]["all"])):
@@ -80,7 +80,7 @@ def _cell(values: list[float]) -> str:
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw accuracy against steps, a panel for each family, a line for each connector and a thin one for each seed."""
+    """Plot accuracy over steps: a panel per family, and a line per connector with the range of its seeds."""
     from matplotlib.figure import Figure
 
     families = list(next(iter(runs.values()))[0]["curve"][0][1])
@@ -98,21 +98,21 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.set(title=family, xlabel="step", ylim=(0, 101))
         axes.grid(alpha=0.3)
         axes.label_outer()
-    figure.axes[0].set_ylabel("right replies, %")
+    figure.axes[0].set_ylabel("accuracy, %")
     figure.axes[0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
-    """Compare the runs that the command line names."""
+    """Compare the runs in the folder of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder of the sweep, which holds one folder per run")
-    parser.add_argument("--out", type=Path, help="picture to draw")
+    parser.add_argument("runs", type=Path, help="folder of the sweep, with one folder per run")
+    parser.add_argument("--out", type=Path, help="path of the plot")
     args = parser.parse_args()
     folders = sorted(file.parents[1] for file in args.runs.glob("*/model/connector.safetensors"))
     if not folders:
-        parser.error(f"{args.runs} holds no finished run of recipes/train.py")
+        parser.error(f"{args.runs} contains no finished run of recipes/train.py; pass the folder of a sweep")
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for folder in folders:
         name, run = read_run(folder)

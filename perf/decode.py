@@ -1,14 +1,14 @@
-"""Time and peak memory of reading 16 frames evenly from a video, per reader, against decoding the whole clip.
+"""Measure time and peak memory of reading 16 evenly spaced frames with each reader, compared with the whole clip.
 
-Writes its own clips. What is timed is ``probe`` plus ``read`` of a file not seen before, imports excluded; the best of
-several rounds, in which the readers take turns. Memory is the highest resident size of a process that does one read
-and nothing else, less its resident size just before: what reading costs on top of the imports. Decoding the whole clip
-is what TinyLLaVA-Video does: every frame by decord, then float32; where that would take more than half of the free
-memory, only decord's uint8 frames are made, which flatters it, and the table says so.
+The script generates its own clips. The time is that of ``probe`` plus ``read`` on a new file, without imports; it is
+the best of several rounds, in which the readers alternate. The memory is the peak resident size of a process that
+does one read, minus its resident size just before: what reading needs in addition to the imports. The whole clip is
+decoded as in TinyLLaVA-Video: all frames with decord, then float32. If that needs more than half of the free memory,
+only decord's uint8 frames are decoded, which understates its cost, and the table says so.
 
-The last line is one JSON object: ``speedup_vs_whole_clip`` and ``memory_vs_whole_clip`` (default reader against whole
-clip, on the 720p clip) and ``default_vs_fastest_reader`` (time of the default reader by that of the fastest, on the
-worst clip).
+The last line is one JSON object: ``speedup_vs_whole_clip`` and ``memory_vs_whole_clip`` (default reader compared
+with the whole clip, for the 720p clip) and ``default_vs_fastest_reader`` (time of the default reader / time of the
+fastest, for the worst clip).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 READERS = ("decord", "pyav", "torchcodec")
 NUM_FRAMES = 16
 FPS = 30
-HD = "720p"  # the clip that is compared with whole-clip decoding
+HD = "720p"  # clip of the whole-clip ratios
 CLIPS = {"360p 30 s": (640, 360, 30), "720p 60 s": (1280, 720, 60), "360p 10 min": (640, 360, 600)}
 QUICK_CLIPS = {"360p 4 s": (640, 360, 4), "720p 4 s": (1280, 720, 4), "360p 20 s": (640, 360, 20)}
 
@@ -35,10 +35,10 @@ def main() -> None:
     """Write the clips, measure in child processes, print the table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="clips of a few seconds: a check that it runs, not a result"
+        "--quick", action="store_true", help="use clips of a few seconds, to check that the script runs"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing; the best one counts (default: 5)")
-    parser.add_argument("--task", help=argparse.SUPPRESS)  # what a child process is told, as JSON
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing; the best counts (default: 5)")
+    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
     arguments = parser.parse_args()
     if arguments.task:
         task = json.loads(arguments.task)
@@ -51,10 +51,12 @@ def main() -> None:
 def report(folder: Path, clips: dict[str, tuple[int, int, int]], repeats: int) -> None:
     """Measure every clip and print the table and the ratios."""
     default, missing = child("readers")
-    print(f"{NUM_FRAMES} frames, evenly; default reader: {default}; {os.cpu_count()} CPU cores; best of {repeats}")
+    print(
+        f"{NUM_FRAMES} evenly spaced frames; default reader: {default}; {os.cpu_count()} CPU cores; best of {repeats}"
+    )
     for name, reason in missing.items():
-        print(f"{name} is left out: {reason}")
-    print(f"\n{'clip':<12} {'how':<24} {'time':>10} {'vs default':>11} {'memory':>10} {'vs default':>11}")
+        print(f"{name} is not available: {reason}")
+    print(f"\n{'clip':<12} {'method':<24} {'time':>10} {'vs default':>11} {'memory':>10} {'vs default':>11}")
     ratios: dict[str, float] = {"speedup_vs_whole_clip": 0.0, "memory_vs_whole_clip": 0.0}
     slowdowns = []
     for title, (width, height, seconds) in clips.items():
@@ -76,16 +78,16 @@ def report(folder: Path, clips: dict[str, tuple[int, int, int]], repeats: int) -
                 f"{used / 2**20:>6.0f} MiB {used / memory[default]:>10.2f}x"
             )
         if len(rows) == len(times):
-            print(f"{title:<12} whole clip: more than half of the free memory, not measured")
+            print(f"{title:<12} whole clip: not measured, needs more than half of the free memory")
         slowdowns.append(times[default] / min(times.values()))
     print("\ntargets: speedup >= 10, memory <= 0.1, default within 1.2 of the fastest reader")
     print(json.dumps({**ratios, "default_vs_fastest_reader": round(max(slowdowns), 3)}))
 
 
 def child(name: str, **task: Any) -> Any:
-    """Run a task in a process of its own and return what it prints.
+    """Run a task in a new process and return its output.
 
-    This process imports nothing heavy: the peak of a child is never below the size of the process that started it.
+    This process imports nothing heavy, because a child's peak memory is at least the size of its parent.
     """
     command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -94,7 +96,7 @@ def child(name: str, **task: Any) -> Any:
 
 
 def fits(size: int) -> bool:
-    """Return whether ``size`` bytes are less than half of the memory that is free."""
+    """Return whether ``size`` bytes are less than half of the free memory."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
@@ -106,7 +108,7 @@ def fits(size: int) -> bool:
 
 
 def readers() -> tuple[str, dict[str, str]]:
-    """Return the name of the default reader, and why others cannot be built here."""
+    """Return the name of the default reader, and the reason for each reader that is not available."""
     from tinyvid.errors import ConfigError
 
     missing = {}
@@ -119,7 +121,7 @@ def readers() -> tuple[str, dict[str, str]]:
 
 
 def write_clip(path: str, width: int, height: int, seconds: int) -> None:
-    """Write H.264 with x264's own key frame distance: a camera that pans over a texture, with sensor noise."""
+    """Write H.264 with x264's default key frame distance: a camera pan over a texture, with sensor noise."""
     import av
     import numpy as np
 
@@ -140,20 +142,20 @@ def write_clip(path: str, width: int, height: int, seconds: int) -> None:
 
 
 def time_readers(path: str, skip: list[str], repeats: int) -> dict[str, float]:
-    """Return the best time of each reader in seconds; they take turns, so that a busy machine hits all of them."""
+    """Return the best time of each reader in seconds; readers alternate, so a busy machine affects all of them."""
     built = {name: build(name) for name in READERS if name not in skip}
     best = dict.fromkeys(built, float("inf"))
     for reader in built.values():
         reader.read(Path(path), [0])  # imports
     for _ in range(repeats):
         for name, reader in built.items():
-            Path(path).touch()  # a file that tinyvid has not seen
+            Path(path).touch()  # a new file for tinyvid's index cache
             best[name] = min(best[name], read(reader, path))
     return best
 
 
 def one_read(path: str, reader: str) -> dict[str, float]:
-    """Return time (s) and memory (bytes) of one read in a fresh process."""
+    """Return time (s) and memory (bytes) of one read in a new process."""
     built = build(reader)
     import_decoders()
     before = resident()
@@ -167,7 +169,7 @@ def whole_clip(path: str, as_float: bool) -> dict[str, float]:
     import decord
     import numpy as np
 
-    decord.bridge.set_bridge("torch")  # hands frames over without a copy
+    decord.bridge.set_bridge("torch")  # returns frames without a copy
     before = resident()
     began = time.perf_counter()
     video = decord.VideoReader(path)
@@ -186,7 +188,7 @@ def build(name: str) -> Any:
 
 
 def read(reader: Any, path: str) -> float:
-    """Return how long it takes to measure the file and read 16 frames, in seconds."""
+    """Return the seconds that it takes to probe the file and read 16 frames."""
     from tinyvid.video.samplers import Uniform
 
     began = time.perf_counter()
@@ -197,7 +199,7 @@ def read(reader: Any, path: str) -> float:
 
 
 def import_decoders() -> None:
-    """Import what every measured way needs, so that none of them pays for it."""
+    """Import all decoders, so that no measurement includes an import."""
     import contextlib
 
     import av  # noqa: F401

@@ -1,18 +1,18 @@
-"""Items per second of tinyvid's runner against a straightforward loop, on the same videos, questions and model.
+"""Compare items per second of tinyvid's runner and of a simple loop, on the same videos, questions and model.
 
-The loop does for each question what TinyLLaVA-Video's evaluation does: decode the video, run the vision tower,
-generate, one at a time. It reads frames as sparsely as tinyvid does, where the original decodes whole clips, so that
-what is compared is the order of the work alone. The runner decodes a video once and runs the tower once for all of its
-questions, decodes ahead in threads, generates in batches, and writes rows and a report, which are part of its time.
+Like TinyLLaVA-Video's evaluation, the loop decodes the video, runs the vision tower and generates, for one question
+at a time. Unlike the original, which decodes whole clips, it reads frames as sparsely as tinyvid, so the comparison
+covers only the order of the work. The runner decodes a video and runs the tower once for all of its questions,
+decodes in advance in threads, generates in batches, and writes rows and a report; its time includes all of this.
 
-Both answer the same multiple-choice questions, three for each of the generated clips (640x360, 10 s), with a small
-random model on the CPU. Its sizes are chosen so that decoding takes about three quarters of the loop's time, as where a
-GPU runs tower and LLM; the last line says how much it took. Runs take turns, and the fastest of each counts,
-because other programs on the machine only ever add time.
+Both answer the same multiple-choice questions, three for each generated clip (640x360, 10 s), with a small random
+model on the CPU. Its sizes are chosen so that decoding takes about three quarters of the loop's time, as when a GPU
+runs tower and LLM; the last line states the actual fractions. Runs alternate, and the fastest of each counts,
+because other programs on the machine can only add time.
 
-The last line is one JSON object: `speedup` (items per second of the runner over those of the loop; target: at least
-3), `loop_items_per_second`, `runner_items_per_second`, `same_replies` (share of replies that are equal; batches may
-round otherwise), and the loop's shares of `decode`, `tower` and `generate`.
+The last line is one JSON object: `speedup` (items per second of the runner / those of the loop; target: at least 3),
+`loop_items_per_second`, `runner_items_per_second`, `same_replies` (fraction of identical replies; batches may round
+differently), and the fractions of the loop's time spent on `decode`, `tower` and `generate`.
 """
 
 import argparse
@@ -43,13 +43,13 @@ QUESTIONS = (
 
 
 def main() -> None:
-    """Run both in turns, and print the comparison."""
+    """Run both alternately, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two tiny clips: a check that it runs, not a result")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--questions", type=int, default=3, choices=(1, 2, 3), help="per video (default: 3)")
-    parser.add_argument("--workers", type=int, default=1, help="threads of the runner that decode (default: 1)")
-    parser.add_argument("--batch-size", type=int, default=6, help="items of the runner at once (default: 6)")
+    parser.add_argument("--quick", action="store_true", help="use two tiny clips, to check that the script runs")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--questions", type=int, default=3, choices=(1, 2, 3), help="questions per video (default: 3)")
+    parser.add_argument("--workers", type=int, default=1, help="decoding threads of the runner (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=6, help="batch size of the runner (default: 6)")
     arguments = parser.parse_args()
     import torch
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measure(folder: Path, sizes: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measure both methods and print the results."""
     from tinyvid import build_benchmark
 
     write_rows(folder, sizes, arguments.questions)
@@ -81,7 +81,7 @@ def measure(folder: Path, sizes: dict[str, Any], arguments: argparse.Namespace) 
     print(
         f"{items} items about {sizes['clips']} clips of {sizes['video'][0]}x{sizes['video'][1]}, {TOKENS} tokens each"
     )
-    print(f"{'way':<10}{'time':>10}{'items/s':>10}")
+    print(f"{'method':<10}{'time':>10}{'items/s':>10}")
     for way in ("loop", "runner"):
         print(f"{way:<10}{best[way]:>8.2f} s{items / best[way]:>10.2f}")
     total = sum(stages.values())
@@ -133,14 +133,14 @@ def small_assistant(sizes: dict[str, Any]) -> Any:
     shape = tower.features
     connector = connector_for(llm, dim=shape.dim, num_patches=shape.num_patches, queries=sizes["queries"], depth=1)
     processor = processor_for(tower.image, connector, num_frames=sizes["frames"])
-    processor.template.system = ""  # with a token per byte, texts are long enough without it
+    processor.template.system = ""  # with one token per byte, prompts are long enough without it
     groups = {"sampler": {"num_frames": sizes["frames"]}, "template": {"name": "qwen2_base"}}
     tower.requires_grad_(False)
     return Assistant(Loaded(VideoLLM(llm, tower, connector).eval(), processor, groups, frozenset()))
 
 
 def loop(assistant: Any, benchmark: Any) -> tuple[float, list[str | None], dict[str, float]]:
-    """Answer one question after the other; return the seconds, the replies, and the seconds by stage."""
+    """Answer one question at a time; return the seconds, the replies, and the seconds by stage."""
     import torch
 
     from tinyvid.generation.decode import Decoding, replies

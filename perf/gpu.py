@@ -1,26 +1,26 @@
-"""Memory, speed and model FLOPs utilization of LoRA and QLoRA at real size, on one CUDA device.
+"""Measure memory, speed and model FLOPs utilization (MFU) of LoRA and QLoRA at full size, on one CUDA device.
 
-Builds Qwen2.5-3B, SigLIP-so400m-384 and the group connector (16 groups, 512 queries) from their sizes, with random
-weights: nothing is downloaded, and neither time nor memory depends on what the weights are. A step is the training
-program's on a batch of samples with 16 frames, 512 video and 150 text tokens, 60 of them labels: forward under autocast
-to bfloat16, backward with gradient checkpointing of the LLM, clipping, optimizer. LoRA sits on every linear layer of
-the LLM, the connector trains in full, the tower is frozen. `uncached` runs the tower, `cached` is given its features.
+Builds Qwen2.5-3B, SigLIP-so400m-384 and the group connector (16 groups, 512 queries) with random weights: nothing is
+downloaded, and time and memory do not depend on the values of weights. A step is that of the training program on a
+batch of samples with 16 frames, 512 video and 150 text tokens, 60 of them labels: forward under autocast to
+bfloat16, backward with gradient checkpointing of the LLM, clipping, optimizer. LoRA is on every linear layer of the
+LLM, the connector trains in full, and the tower is frozen. `uncached` runs the tower, `cached` gets its features.
 
     lora     weights in bfloat16, rank 32, AdamW                   (experiment=lora_24gb)
     qlora    weights in nf4, rank 16, paged 8-bit AdamW            (experiment=qlora_12gb)
 
-Memory is capped as on cards of 24 and 12 GiB: torch gets that less what the CUDA context takes, and a row that does
-not fit says so. `peak` is the most that torch reserved plus that context, which is what the card must have;
-`allocated` is the part of it that tensors filled. Both count from after the loading.
+Memory is limited to that of 24 and 12 GiB GPUs: torch gets that size minus the CUDA context, and a row that does not
+fit says so. `peak` is torch's maximum reserved memory plus the context, which the GPU must have; `allocated` is the
+part that tensors used. Both are measured after loading.
 
-MFU is operations by time by the card's dense bfloat16 peak. Counted are, of the LLM, 2 per weight and token of its
-linear layers and of causal attention, three times: forward, forward again (checkpointing), gradient of the
-activations; frozen weights have no gradient. The head runs at the labels, without the second forward. The connector
+MFU is FLOPs / time / the GPU's dense bfloat16 peak. The LLM counts 2 FLOPs per weight and token of its linear
+layers, plus causal attention, three times: forward, recomputed forward (checkpointing), gradient of the activations;
+frozen weights have no gradient. The head runs at label positions, without the recomputed forward. The connector
 counts three times its forward, the tower once. Adapters and the optimizer are not counted. `without recompute`
-leaves out the second forward, which is work but no progress.
+excludes the recomputed forward, which is work but not progress.
 
-The last line is one JSON object: the device, the smallest `lora_peak_gb` and `qlora_peak_gb` at batch 1 and the best
-`lora_mfu`, all uncached, and all rows.
+The last line is one JSON object: the device, the smallest `lora_peak_gb` and `qlora_peak_gb` at batch size 1 and the
+best `lora_mfu`, all uncached, and all rows.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from typing import Any
 from _real_size import FRAMES, LABELS, METHODS, TEXT_TOKENS, VIDEO_TOKENS, build, make_batch, model_sizes, optimizer_for
 
 WARM_UP = 3  # steps
-PEAKS = {  # dense bfloat16 with float32 sums, TFLOP/s, from the data sheets; the first name that fits counts
+PEAKS = {  # dense bfloat16 with float32 accumulation, TFLOP/s, from the data sheets; the first matching name counts
     "H200": 989,
     "H100 NVL": 835,
     "H100 PCIe": 756,
@@ -53,26 +53,30 @@ GIB, GB = 2**30, 1e9
 def main() -> None:
     """Measure every row, print the table and the rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: both")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: both)")
     parser.add_argument(
-        "--caps", nargs="+", type=float, default=[24, 12], help="cards to imitate, GiB (default: 24 12)"
+        "--caps", nargs="+", type=float, default=[24, 12], help="GPU memory limits in GiB (default: 24 12)"
     )
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], help="samples of a step (default: 1 2 4)")
-    parser.add_argument("--steps", type=int, default=10, help="steps that are measured, after three (default: 10)")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks of the LLM, as recipe.compile=true")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], help="batch sizes (default: 1 2 4)")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps, after three warmup steps (default: 10)")
     parser.add_argument(
-        "--peak-tflops", type=float, help="of the card in dense bfloat16; known for " + ", ".join(PEAKS)
+        "--compile", action="store_true", help="compile the blocks of the LLM, like recipe.compile=true"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, help="dense bfloat16 peak of the GPU; known for " + ", ".join(PEAKS)
     )
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="two layers on the CPU, batch 1, one step, no caps and no MFU: a check that it runs, not a result",
+        help="two layers on the CPU, one step of batch size 1, without limits and MFU, to check that the script runs",
     )
     arguments = parser.parse_args()
     import torch
 
     if not arguments.tiny and not torch.cuda.is_available():
-        print("gpu.py needs a CUDA device, and torch sees none; --tiny runs the same steps on the CPU", file=sys.stderr)
+        print(
+            "gpu.py needs a CUDA device, but torch found none; --tiny runs the same steps on the CPU", file=sys.stderr
+        )
         sys.exit(2)
     if arguments.tiny:
         arguments.caps, arguments.batches, arguments.steps = [math.inf], [1], 1
@@ -80,8 +84,8 @@ def main() -> None:
     name = "CPU" if arguments.tiny else torch.cuda.get_device_name()
     known = next((peak for card, peak in PEAKS.items() if card in name), None)
     peak = None if arguments.tiny else arguments.peak_tflops or known
-    print(f"{name}; torch {torch.__version__}; dense bfloat16 peak: {f'{peak:g} TFLOP/s' if peak else 'not known'}")
-    print(f"{FRAMES} frames, {VIDEO_TOKENS} video + {TEXT_TOKENS} text tokens, {LABELS} labels a sample\n")
+    print(f"{name}; torch {torch.__version__}; dense bfloat16 peak: {f'{peak:g} TFLOP/s' if peak else 'unknown'}")
+    print(f"{FRAMES} frames, {VIDEO_TOKENS} video + {TEXT_TOKENS} text tokens, {LABELS} labels per sample\n")
     print(
         f"{'method':<8}{'card':>8}{'batch':>7}  {'features':<10}{'peak':>10}{'allocated':>12}{'step':>12}"
         f"{'samples/s':>11}{'TFLOP':>8}{'MFU':>7}{'without recompute':>19}"
@@ -95,7 +99,7 @@ def main() -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return a row of the table."""
+    """Format one row of the table."""
     card = f"{row['card_gib']:g} GiB" if row["card_gib"] else "-"
     head = f"{row['method']:<8}{card:>8}{row['batch']:>7}  {row['features']:<10}"
     if row["out_of_memory"]:
@@ -112,7 +116,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def measure(arguments: argparse.Namespace, device: str, peak_tflops: float | None) -> Iterator[dict[str, Any]]:
-    """Build each method's model once, and yield a row for every card, batch and source of features."""
+    """Build each method's model once, and yield a row for every memory limit, batch size and source of features."""
     sizes = model_sizes(tiny=arguments.tiny)
     for method in arguments.methods:
         cap(max(arguments.caps))
@@ -149,7 +153,7 @@ def measure(arguments: argparse.Namespace, device: str, peak_tflops: float | Non
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return what the targets speak of: the smallest peak of each method at batch 1, and LoRA's best MFU, uncached."""
+    """Return the target values: the smallest peak of each method at batch size 1, and LoRA's best MFU, uncached."""
     fits = [row for row in rows if not row["out_of_memory"] and row["features"] == "uncached"]
     peaks = {
         f"{method}_peak_gb": [row["peak_gb"] for row in fits if row["method"] == method and row["batch"] == 1]
@@ -162,7 +166,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def cap(card_gib: float) -> None:
-    """Empty torch's pool, and let it take no more than a card of this size would leave it."""
+    """Empty torch's memory pool, and limit it to what a GPU of this size would have."""
     import torch
 
     if not torch.cuda.is_available() or card_gib == math.inf:
@@ -174,7 +178,7 @@ def cap(card_gib: float) -> None:
 
 
 def context_bytes() -> int:
-    """Return what is taken on the card besides torch's pool: the CUDA context, and whatever other programs hold."""
+    """Return the used GPU memory outside torch's pool: the CUDA context and other programs."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -182,7 +186,7 @@ def context_bytes() -> int:
 
 
 def try_steps(model: Any, optimizer: Any, sizes: dict[str, Any], row: dict[str, Any], steps: int) -> Any:
-    """Return the seconds and the memory of a step, or ``None`` where it does not fit."""
+    """Return the seconds and the memory of a step, or ``None`` if it does not fit."""
     import torch
 
     try:
@@ -190,12 +194,12 @@ def try_steps(model: Any, optimizer: Any, sizes: dict[str, Any], row: dict[str, 
         return time_steps(model, optimizer, batch, steps)
     except torch.OutOfMemoryError:
         optimizer.zero_grad()
-        optimizer.state.clear()  # it may be half made
+        optimizer.state.clear()  # it may be incomplete
         return None
 
 
 def time_steps(model: Any, optimizer: Any, batch: Any, steps: int) -> dict[str, float | None]:
-    """Return the mean seconds of a step, and the GB that it needed and that tensors filled."""
+    """Return the mean seconds of a step, and its peak and allocated memory in GB."""
     import torch
 
     on_gpu = model.device.type == "cuda"
@@ -219,7 +223,7 @@ def time_steps(model: Any, optimizer: Any, batch: Any, steps: int) -> dict[str, 
 
 
 def step(model: Any, optimizer: Any, batch: Any) -> Any:
-    """Do what the training program does with a batch; return the loss."""
+    """Run the training program's step on a batch; return the loss."""
     import torch
 
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
@@ -232,7 +236,7 @@ def step(model: Any, optimizer: Any, batch: Any) -> Any:
 
 
 def operations(model: Any, sizes: dict[str, Any]) -> dict[str, float]:
-    """Return the operations of a sample in TFLOP, as the head of this file counts them."""
+    """Return the TFLOP of a sample, counted as the docstring of this file describes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

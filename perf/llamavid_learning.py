@@ -1,17 +1,17 @@
-"""Does the question help the connector? A learning check on generated clips.
+"""Test on generated clips whether reading the question helps a connector.
 
-A clip of two frames shows ten things, one of each color, each of one of four shapes, moving from place to place. The
-question names a color, the answer is the shape: one word of four, so chance is 0.25. The vision tower is frozen and
-random; connector and LLM, a random Qwen2 of two layers, learn together from the same samples in the same order. Every
-connector has two tokens a frame:
+A clip of two frames shows ten moving things, one of each color, each with one of four shapes. The question names a
+color, and the answer is the shape, one of four words, so chance is 0.25. The vision tower is frozen and random. The
+connector and the LLM, a random Qwen2 with two layers, train together on the same samples in the same order. Every
+connector has two tokens per frame:
 
-    llamavid  a context token, asked for by the text decoder `llm_embed` with the question, and the mean of the patches
-    withheld  the same connector, its text decoder shown the same empty phrase in place of every question
-    naive     a resampler with twice as many queries as there are frames, which never sees the question
+    llamavid  a context token from the question, through the text decoder `llm_embed`, and the mean of the patches
+    withheld  the same connector, but its text decoder reads the same neutral phrase for every question
+    naive     a resampler with twice as many queries as frames, which does not read the question
 
-The LLM reads the question in all three. Accuracy is that of the first word of the reply, on clips not learned from.
-The last line is one JSON object: `accuracy` of each connector by seed, `margin`, the mean over seeds of llamavid's
-accuracy less that of the better of the other two, and `least_margin`, the smallest of them over the seeds.
+The LLM always reads the question. The accuracy is that of the first word of the reply, on held-out clips. The last
+line is one JSON object: `accuracy` of each connector by seed, `margin`, the mean over seeds of llamavid's accuracy
+minus that of the better of the other two, and `least_margin`, the minimum of these differences.
 """
 
 import argparse
@@ -49,7 +49,7 @@ COLORS = {
 }
 SHAPES = ("disc", "square", "cross", "bar")
 NUM_FRAMES, GRID, CELL = 2, 4, 16  # frames of a clip, cells of a side, pixels of a cell
-PATCH = CELL  # pixels of a patch: one shows one thing
+PATCH = CELL  # pixels of a patch: each patch shows one thing
 WORDS = ("what", "shape", "is", "the", "thing", "?", *COLORS, *SHAPES, "anything", "answer", "<end>")
 WIDTH, LLM_DIM = 128, 64
 CONNECTORS: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ DECODER = {"name": "llm_embed", "dim": 64, "depth": 1, "num_heads": 4, "max_leng
 
 
 class RandomTower(nn.Module):
-    """A frozen tower: random non-linear features of each patch, and where it is."""
+    """A frozen tower: random nonlinear features of each patch, plus its position."""
 
     image = ImageSpec(size=GRID * CELL, mean=(0.5,) * 3, std=(0.5,) * 3)
     features = FeatureSpec(dim=WIDTH, num_patches=(GRID * CELL // PATCH) ** 2, grid=(GRID * CELL // PATCH,) * 2)
@@ -75,11 +75,11 @@ class RandomTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What pixels must be cast to."""
+        """The dtype of the input pixels."""
         return self.patches.weight.dtype
 
     def save(self, directory: Path) -> None:
-        """Write nothing: a seed is all that it takes to build the same tower again."""
+        """Write nothing, because the seed reproduces the tower."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv)."""
@@ -88,7 +88,7 @@ class RandomTower(nn.Module):
 
 
 def draw(chance: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
-    """Return a clip, uint8 (T, S, S, 3), and the shape of each color's thing."""
+    """Return a clip, uint8 (T, S, S, 3), and the shape of the thing of each color."""
     shapes = {color: str(chance.choice(SHAPES)) for color in COLORS}
     frames = np.full((NUM_FRAMES, GRID * CELL, GRID * CELL, 3), 20, dtype=np.uint8)
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
@@ -118,7 +118,7 @@ def tokenizer() -> Any:
 
 
 def make_processor(connector: Any) -> Processor:
-    """Return the Processor that every model of the check shares."""
+    """Return the Processor that all models share."""
     words = tokenizer()
     template = {
         "name": "turns",
@@ -140,10 +140,10 @@ def make_processor(connector: Any) -> Processor:
 
 
 class VectorizedVideoLLM(VideoLLM):
-    """A model that shows its connector all clips of a batch in one vectorized call; the numbers are those of a loop."""
+    """A model that runs its connector once on all clips of a batch, with the same results as a loop."""
 
     def slot_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the video tokens of every slot of a batch, end to end, which fill all places: (sum of K, D)."""
+        """Return the concatenated video tokens of all slots, which fill all places: (sum of K, D)."""
         tokens = self._vectorized(batch).flatten(0, 1)
         return tokens, torch.ones(len(tokens), dtype=torch.bool)
 
@@ -163,7 +163,7 @@ class VectorizedVideoLLM(VideoLLM):
 
 
 def make_model(name: str, seed: int) -> VideoLLM:
-    """Return a model with the named connector; the tower depends on nothing but the seed."""
+    """Return a model with the named connector; the tower depends only on the seed."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
@@ -177,7 +177,7 @@ def make_model(name: str, seed: int) -> VideoLLM:
         num_attention_heads=4,
         num_key_value_heads=4,
         tie_word_embeddings=True,
-        initializer_range=0.15,  # at the usual 0.02, words of this width are too alike to be told apart
+        initializer_range=0.15,  # with the default 0.02, embeddings of this width are too similar
     )
     llm = Qwen2ForCausalLM(config)
     decoder = DECODER if CONNECTORS[name]["name"] == "llamavid" else None
@@ -186,7 +186,7 @@ def make_model(name: str, seed: int) -> VideoLLM:
 
 
 def make_examples(processor: Processor, tower: Any, count: int, chance: np.random.Generator) -> list[Example]:
-    """Return questions about clips, laid out for training, with the features of the frozen tower."""
+    """Return training examples of questions about clips, with the features of the frozen tower."""
     examples = []
     for _ in range(count):
         frames, shapes = draw(chance)
@@ -202,12 +202,12 @@ def make_examples(processor: Processor, tower: Any, count: int, chance: np.rando
 
 
 def withhold(batch: Batch, ids: tuple[int, ...]) -> Batch:
-    """Return a batch whose connector is shown ``ids`` in place of every question; the LLM's text stays."""
+    """Return a batch whose connector reads ``ids`` instead of every question; the text for the LLM is unchanged."""
     return replace(batch, slots=tuple(replace(slot, ids=ids) for slot in batch.slots))
 
 
 def accuracy_of(model: VideoLLM, batches: list[Batch]) -> float:
-    """Return the share of replies whose first word is right."""
+    """Return the fraction of replies whose first word is right."""
     right = []
     with torch.inference_mode():
         for batch in batches:
@@ -217,7 +217,7 @@ def accuracy_of(model: VideoLLM, batches: list[Batch]) -> float:
 
 
 def run(name: str, seed: int, train: list[Example], test: list[Example], args: argparse.Namespace) -> float:
-    """Train a model, and return its accuracy on clips that it has not seen."""
+    """Train a model, and return its accuracy on held-out clips."""
     model = make_model(name, seed)
     processor = make_processor(model.connector)
     empty = processor.questions("what shape is the anything thing ?") if processor.questions else ()
@@ -248,13 +248,13 @@ def run(name: str, seed: int, train: list[Example], test: list[Example], args: a
 def main() -> None:
     """Train every connector with every seed, and print the accuracies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each connector")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of a run")
-    parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--train", type=int, default=6000, help="clips to learn from")
-    parser.add_argument("--test", type=int, default=600, help="clips to be asked about")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each connector (default: 3)")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps per run (default: 600)")
+    parser.add_argument("--batch-size", type=int, default=128, help="samples per step (default: 128)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 2e-3)")
+    parser.add_argument("--train", type=int, default=6000, help="training clips (default: 6000)")
+    parser.add_argument("--test", type=int, default=600, help="test clips (default: 600)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     accuracy: dict[str, list[float]] = {name: [] for name in CONNECTORS}

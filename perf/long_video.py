@@ -1,20 +1,21 @@
-"""How time and memory grow with the length of a video, from one minute to three hours at one frame per second.
+"""Measure how time and memory grow with the length of a video, from one minute to three hours at one frame per second.
 
-Files of 64 x 64 pixels are written first (H.264, one frame per second). Each line of the table is a process of its own,
-with one thread and a tiny random model (SigLIP of 2 layers on 4 x 4 patches, `llamavid` with the text decoder
-`llm_embed`, Qwen2 of 2 layers) that takes a file the whole road: plan, read piece by piece, vision tower, connector,
-video tokens in their places. Times are of the processor, so that what else the machine does is not measured: `encode`
-that of the road, `prefill` that of the LLM over the finished sequence, which grows with the square of its length and is
-left out beyond 25,000 tokens. `peak` is the most memory that the process ever had, `above` how much of it came after
-everything was loaded and had run once. Tokens per frame: 1 is the context token alone, 2 adds the mean of the patches,
-5 a grid of 2 x 2, 17 all 4 x 4.
+The script first writes files of 64 x 64 pixels (H.264, one frame per second). Each row of the table is a new process
+with one thread and a tiny random model (SigLIP with 2 layers and 4 x 4 patches, `llamavid` with the text decoder
+`llm_embed`, Qwen2 with 2 layers). It runs all steps on a file: plan, read in pieces, vision tower, connector, video
+tokens in their places. Times are CPU times, so other programs do not affect them. `encode` is the time of these
+steps. `prefill` is the time of the LLM on the finished sequence; it is quadratic in the length and skipped above
+25,000 tokens. `peak` is the peak memory of the process, and `growth` the part gained after everything was loaded and
+warmed up. Tokens per frame: 1 is only the context token, 2 adds the mean of the patches, 5 a 2 x 2 grid, 17 all 4 x
+4 patches.
 
-Below, the same LLM reads the same frames as 2 tokens each and as 729 each: what `mlp` makes of 27 x 27 patches.
+Then the same LLM reads the same frames with 2 and with 729 tokens each, the number that `mlp` outputs for 27 x 27
+patches.
 
-The last line is one JSON object: `time_linearity` (encode time per minute of video, longest over 10 minutes, at 2
-tokens a frame; 1 is linear), `memory_growth` (peak memory, longest over 10 minutes), `memory_growth_mib` (the same as a
-difference), `longest_s` and `longest_peak_mib`, and `prefill_ratio` (time of the LLM over 729 tokens a frame, over that
-at 2). `--quick` takes 1 and 2 minutes in place of 10 minutes and 3 hours.
+The last line is one JSON object: `time_linearity` (encode time per minute of video, longest / 10 minutes, at 2
+tokens per frame; 1 is linear), `memory_growth` (peak memory, longest / 10 minutes), `memory_growth_mib` (the same as
+a difference), `longest_s` and `longest_peak_mib`, and `prefill_ratio` (prefill time at 729 tokens per frame / at 2).
+`--quick` uses 1 and 2 minutes instead of 10 minutes and 3 hours.
 """
 
 import argparse
@@ -42,7 +43,7 @@ PARTS = [
     "sampler.max_frames=20000",
 ]
 SIDE, WIDTH, PREFILL_LIMIT = 56, 128, 25_000
-WIDE = 13  # of a column
+WIDE = 13  # column width
 LLM = {
     "hidden_size": WIDTH,
     "intermediate_size": 2 * WIDTH,
@@ -109,12 +110,12 @@ def memory(field: str) -> float:
 
 
 def measure(path: Path, tokens: int) -> dict[str, float]:
-    """Take a file the whole road, and return what it cost."""
+    """Run all steps on a file, and return their time and memory."""
     import torch
 
     from tinyvid import Message, Sample
 
-    torch.set_num_threads(1)  # threads that wait for each other measure what else the machine does
+    torch.set_num_threads(1)  # with several threads, CPU time includes waiting
     model, processor = build(tokens)
     question = [Message("user", "Who enters, and when?")]
 
@@ -136,7 +137,7 @@ def measure(path: Path, tokens: int) -> dict[str, float]:
         "encode": encoded,
         "prefill": prefilled,
         "peak": peak,
-        "above": peak - before,
+        "growth": peak - before,
         "length": length,
         "video": video,
     }
@@ -150,7 +151,7 @@ def prefill(llm: Any, embeddings: Any) -> float:
 
 
 def compare_prefill(num_frames: int, repeats: int = 3) -> dict[int, float]:
-    """Return the seconds of a prefill with 2 and with 729 tokens of each frame, the fastest of some."""
+    """Return the seconds of the fastest prefill, with 2 and with 729 tokens per frame."""
     import torch
     from _small import language_model
 
@@ -165,7 +166,7 @@ def compare_prefill(num_frames: int, repeats: int = 3) -> dict[int, float]:
 
 
 def child(path: Path, tokens: int) -> dict[str, float]:
-    """Measure in a process of its own."""
+    """Measure in a new process."""
     command = [sys.executable, __file__, "--one", str(path), "--tokens", str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -176,9 +177,11 @@ def child(path: Path, tokens: int) -> dict[str, float]:
 def main() -> None:
     """Run the measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1 and 2 minutes only, 4 frames for the prefill")
-    parser.add_argument("--one", type=Path, help="measure this file only, and print JSON")
-    parser.add_argument("--tokens", type=int, choices=CONTENT, default=2, help="per frame, with --one (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="use 1 and 2 minutes, and 4 frames for the prefill")
+    parser.add_argument("--one", type=Path, help="measure only this file, and print JSON")
+    parser.add_argument(
+        "--tokens", type=int, choices=CONTENT, default=2, help="tokens per frame, with --one (default: 2)"
+    )
     args = parser.parse_args()
     if args.one is not None:
         print(json.dumps(measure(args.one, args.tokens)))
@@ -187,7 +190,7 @@ def main() -> None:
     lengths = (short, longest) if args.quick else (1, 10, 30, 60, 180)
     runs = [(minutes, 2) for minutes in lengths]
     runs += [(minutes, tokens) for tokens in ((17,) if args.quick else (1, 5, 17)) for minutes in (short, longest)]
-    columns = ("minutes", "tokens/frame", "encode", "per minute", "prefill", "peak", "above", "length")
+    columns = ("minutes", "tokens/frame", "encode", "per minute", "prefill", "peak", "growth", "length")
     print("".join(f"{name:>{WIDE}}" for name in columns))
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +205,7 @@ def main() -> None:
                 f"{1000 * found['encode'] / minutes:.0f} ms",
                 first,
                 f"{found['peak']:.0f} MiB",
-                f"{found['above']:.0f} MiB",
+                f"{found['growth']:.0f} MiB",
                 f"{found['length']:,}",
             )
             print("".join(f"{cell:>{WIDE}}" for cell in cells), flush=True)

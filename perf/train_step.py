@@ -1,25 +1,25 @@
-"""What a training step saves: logits where they are learned from, tower features and frames that are kept.
+"""Measure what a training step saves with label-only logits and with caches of frames and features.
 
-Four measurements on the CPU, on small random models and clips that the script writes.
+Four measurements on the CPU, with small random models and generated clips.
 
 logits    One step (forward and backward) with 512 video and 150 text tokens, 60 of them labels, and a vocabulary of
-          151,936: tinyvid's, whose LM head runs at the label positions, against transformers' own, whose head runs at
-          all 662 and whose cross-entropy is in float32. The LLM has two layers of width 256, so that the logits show;
-          embeddings and head are frozen, as under LoRA. Logits memory is the most that torch holds from the moment the
-          head starts until its gradient has reached the hidden states, less what it held at that start; `computed`
-          is three float32 tensors of positions by vocabulary: log-probabilities, their gradient, that of the logits.
-caching   Epochs over 16 clips with and without a warm feature cache: Processor, tower, connector, LLM, optimizer. The
-          tower and the LLM, which trains in full, do comparable work. What a cache can save is the tower's share of
-          the floating-point operations, which torch counts during one step of each kind.
-loading   What the Processor delivers from 360p clips of 10 s: 16 frames of 384 pixels, decoded, from the frames
-          cache, and as features of a SigLIP-so400m's size from the feature cache.
-limits    The caching epochs against the limits of this machine: operations by the fastest matrix product that this
-          run saw, and the time that the Processor needs. The larger one binds.
+          151,936. tinyvid runs the LM head only at label positions; transformers runs it at all 662 positions, with
+          the cross-entropy in float32. The LLM has two layers of width 256, so that the logits dominate; embeddings
+          and head are frozen, as with LoRA. Logits memory is torch's peak between the start of the head and the end
+          of its backward pass, minus the memory at that start. `computed` is the size of three float32 tensors of
+          positions x vocabulary: log-probabilities, their gradient, and the gradient of the logits.
+caching   Epochs over 16 clips with and without a warm feature cache: Processor, tower, connector, LLM, optimizer.
+          The frozen tower and the trainable LLM need similar compute. A cache can save the tower's share of the
+          FLOPs, which torch counts during one step of each kind.
+loading   Loading of 360p clips of 10 s by the Processor: as 16 frames of 384 pixels, decoded or from the frames
+          cache, and as features of the size of SigLIP-so400m from the feature cache.
+limits    The caching epochs compared with the limits of the machine: the FLOPs divided by the speed of the fastest
+          matrix product of this run, and the time of the Processor. The larger one is the limit.
 
-Ways that are compared take turns, and of every step the fastest run counts, because other programs on the machine only
-ever add time. The last line is one JSON object; `logits_memory_ratio` is the logits memory of label-only by full, and
-`cached_epoch_over_flops_limit` the cached by the uncached epoch's time, divided by the same ratio of operations: 1
-where the cache saves exactly what the tower costs.
+Methods alternate, and the fastest run of every step counts, because other programs on the machine can only add time.
+The last line is one JSON object. `logits_memory_ratio` is the logits memory, label-only / full.
+`cached_epoch_over_flops_limit` is the time ratio of cached and uncached epochs, divided by their FLOPs ratio; it is
+1 if the cache saves exactly the cost of the tower.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from _logits import LABELS, TEXT_TOKENS, VIDEO_TOKENS, logits
 LOGITS = {"vocab_size": 151_936, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2}
 QUICK_LOGITS = LOGITS | {"vocab_size": 8_000, "hidden_size": 128}
 
-# A clip is seen as 8 frames of 112 pixels in patches of 14; it becomes 128 video tokens.
+# A clip has 8 frames of 112 pixels with patches of 14, and 128 video tokens.
 CACHING = {
     "clips": 16,
     "llm": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4},
@@ -58,12 +58,12 @@ QUICK_LOADING = {"clips": 2, "video": (160, 128, 1), "size": 112, "features": (1
 def main() -> None:
     """Measure in child processes, print the tables and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="much smaller models: a check that it runs, not a result")
-    parser.add_argument("--repeats", type=int, default=6, help="turns of each way (default: 6)")
+    parser.add_argument("--quick", action="store_true", help="use much smaller models, to check that the script runs")
+    parser.add_argument("--repeats", type=int, default=6, help="runs of each method (default: 6)")
     parser.add_argument(
-        "--threads", type=int, default=1, help="of torch (default: 1; on a shared machine more are less steady)"
+        "--threads", type=int, default=1, help="threads of torch (default: 1; more are less stable on a shared machine)"
     )
-    parser.add_argument("--task", help=argparse.SUPPRESS)  # what a child process is told, as JSON
+    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
     arguments = parser.parse_args()
     if arguments.task:
         task = json.loads(arguments.task)
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def load() -> str:
-    """Return how busy the machine is, for the reader of the numbers."""
+    """Return the load average, which affects the times."""
     return f"load average {os.getloadavg()[0]:.1f}"
 
 
@@ -90,9 +90,9 @@ def report_logits(config: dict[str, int], repeats: int, threads: int) -> dict[st
     found = child("logits", threads, config=config, repeats=repeats)
     length, vocabulary = VIDEO_TOKENS + TEXT_TOKENS, config["vocab_size"]
     print(f"\nlogits: {VIDEO_TOKENS} video + {TEXT_TOKENS} text tokens, {LABELS} labels, vocabulary {vocabulary:,}")
-    print(f"{'way':<14}{'step':>12}{'logits memory':>16}{'computed':>14}{'loss':>12}")
+    print(f"{'method':<14}{'step':>12}{'logits memory':>16}{'computed':>14}{'loss':>12}")
     for way, positions in (("label_only", LABELS), ("full", length)):
-        computed = 3 * 4 * positions * vocabulary  # see the head of this file
+        computed = 3 * 4 * positions * vocabulary  # see the docstring of this file
         print(
             f"{way.replace('_', '-'):<14}{found[way]['time'] * 1000:>9.0f} ms{found[way]['memory'] / 2**20:>12.0f} MiB"
             f"{computed / 2**20:>10.0f} MiB{found[way]['loss']:>12.6f}"
@@ -116,7 +116,7 @@ def report_caching(found: dict[str, Any]) -> dict[str, Any]:
     )
     print(
         f"{'epoch':<14}{'time':>10}{'Processor':>11}{'tower':>9}{'step':>9}{'GFLOP':>10}{'samples/s':>11}"
-        f"{'limit':>9}{'measured/limit':>16}  binds"
+        f"{'limit':>9}{'measured/limit':>16}  bound by"
     )
     report: dict[str, Any] = {}
     for way in ("uncached", "cached"):
@@ -136,7 +136,7 @@ def report_caching(found: dict[str, Any]) -> dict[str, Any]:
         }
     measured = sum(found["cached"].values()) / sum(found["uncached"].values())
     predicted = found["cached_gflop"] / found["uncached_gflop"]
-    print(f"share of the epoch that is left: measured {measured:.3f}, by operations {predicted:.3f}")
+    print(f"cached / uncached epoch: measured {measured:.3f}, by FLOPs {predicted:.3f}")
     return {
         "cached_epoch_over_flops_limit": round(measured / predicted, 4),
         "cached_epoch_share": round(measured, 4),
@@ -146,7 +146,7 @@ def report_caching(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def report_loading(found: dict[str, float]) -> dict[str, float]:
-    """Print what the Processor delivers from each source."""
+    """Print the loading speed of each source."""
     print(f"\nloading\n{'source':<18}{'ms/sample':>12}{'samples/s':>12}{'vs decoding':>14}")
     for way, seconds in found.items():
         print(f"{way:<18}{seconds * 1000:>12.1f}{1 / seconds:>12.1f}{found['decoding'] / seconds:>13.1f}x")
@@ -158,10 +158,10 @@ def report_loading(found: dict[str, float]) -> dict[str, float]:
 
 
 def child(name: str, threads: int, **task: Any) -> Any:
-    """Run a task in a process of its own and return what it prints."""
+    """Run a task in a new process and return its output."""
     command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    environment |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # of torch's profiler
+    environment |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # silence torch's profiler
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The comparison of connectors: every one has the same budget, and the table says what the runs left."""
+"""The comparison of connectors: all have the same budget, and the table shows the results of their runs."""
 
 import json
 
@@ -37,13 +37,13 @@ def test_every_connector_makes_sixteen_tokens_under_the_same_recipe(name):
     assert parts["vision_tower"].train == "frozen"
 
 
-def test_the_four_connectors_are_there():
+def test_all_connectors_are_compared():
     built = {compose([f"experiment=connectors/{name}"], config="train").connector.name for name in NAMES}
     assert {"mlp", "naive", "group", "llamavid"} <= built
 
 
 def write_run(folder, name, seed, shares, **options):
-    """Write what a run of recipes/train.py leaves, as far as the comparison reads it."""
+    """Write the files of a run of recipes/train.py that the comparison reads."""
     (folder / "model").mkdir(parents=True)
     settings = {"connector": {"name": name, **options}, "recipe": {"seed": seed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -76,4 +76,4 @@ def test_the_table_has_the_mean_of_the_seeds_of_the_last_evaluation(tmp_path):
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
-    assert "holds no finished run" in compared(tmp_path, status=2).stderr
+    assert "contains no finished run" in compared(tmp_path, status=2).stderr

@@ -1,4 +1,4 @@
-"""The benchmarks run and report what they promise; how fast anything is depends on the machine and is not tested."""
+"""The scripts in perf/ run and report what they promise. Speed depends on the machine and is not tested."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_train_step_reports_its_ratios():
     assert all(math.isfinite(value) for value in report.values() if not isinstance(value, str))
     assert {"logits_memory_ratio", "cached_epoch_over_flops_limit", "frames_cache_speedup"} <= report.keys()
     assert {report["cached_limit"], report["uncached_limit"]} <= {"compute", "Processor"}
-    # Bytes and losses, unlike times, do not depend on the machine.
+    # Unlike times, memory and losses do not depend on the machine.
     assert report["logits_memory_ratio"] <= 1 / 8
     assert report["loss_difference"] < 1e-4
     assert report["flops_share"] < 1
@@ -56,7 +56,7 @@ def test_gpu_runs_the_same_steps_on_the_cpu_when_tiny():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_gpu_says_that_it_needs_a_gpu():
+def test_gpu_needs_a_gpu():
     done = run("gpu.py", status=2)
     assert "needs a CUDA device" in done.stderr
     assert not done.stdout
