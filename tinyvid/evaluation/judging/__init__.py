@@ -1,8 +1,1 @@
-"""Judge answers that no rule can compare.
-
-| module | what it does |
-|---|---|
-| `rubrics` | what a judge is asked, and which marks it gives |
-| `judge` | the strict form of a verdict, attempts, and the cache of verdicts |
-| `judges` | the judges: `exact`, `local` and `openai` |
-"""
+"""Judge answers that no rule can compare: rubrics, the strict form of verdicts, and judges."""

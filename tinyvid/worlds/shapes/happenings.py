@@ -84,16 +84,9 @@ def order_between(look: Look) -> list[Asked]:
             phrases = [_phrase(look, found) for found in chosen]
             answer = phrases[chosen.index(right)]
             mixed = [phrases[place] for place in look.rng.permutation(len(phrases))]
-            asked.append(
-                Asked(
-                    f"Which happens {which}: {listed(mixed)}?",
-                    answer,
-                    without(answer, phrases),
-                    shapes=tuple(found.shape for found in chosen),
-                    times=tuple(found.time for found in chosen),
-                    listed=f"Which happens {which}?",
-                )
-            )
+            shapes, times = tuple(found.shape for found in chosen), tuple(found.time for found in chosen)
+            text, above = f"Which happens {which}: {listed(mixed)}?", f"Which happens {which}?"
+            asked.append(Asked(text, answer, without(answer, phrases), (), shapes, times, above))
     return asked
 
 

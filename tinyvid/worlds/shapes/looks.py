@@ -17,18 +17,12 @@ HARD_SHARE = 0.8  # of the pairs that are said to be there share their color or 
 
 def color(look: Look) -> list[Asked]:
     """Ask for the color of shapes that keep it, named by their kind."""
-    scene = look.scene
-    return [
-        Asked(
-            f"What color is the {shape.kind}?",
-            shape.color,
-            without(shape.color, look.palette),
-            without(shape.color, look.colors),
-            (index,),
-        )
-        for index, shape in enumerate(scene.shapes)
-        if kind_is_unique(scene, index) and shape.recolor is None
-    ]
+    asked = []
+    for index, shape in enumerate(look.scene.shapes):
+        if kind_is_unique(look.scene, index) and shape.recolor is None:
+            wrong, near = without(shape.color, look.palette), without(shape.color, look.colors)
+            asked.append(Asked(f"What color is the {shape.kind}?", shape.color, wrong, near, (index,)))
+    return asked
 
 
 def color_claims(look: Look) -> list[Claim]:
@@ -39,17 +33,12 @@ def color_claims(look: Look) -> list[Claim]:
 def shape(look: Look) -> list[Asked]:
     """Ask for the kind of shapes that alone have their color."""
     kinds = tuple(shape.kind for shape in look.scene.shapes)
-    return [
-        Asked(
-            f"What shape is the {shape.color} object?",
-            shape.kind,
-            without(shape.kind, KINDS),
-            without(shape.kind, kinds),
-            (index,),
-        )
-        for index, shape in enumerate(look.scene.shapes)
-        if color_is_unique(look.scene, index)
-    ]
+    asked = []
+    for index, shape in enumerate(look.scene.shapes):
+        if color_is_unique(look.scene, index):
+            wrong, near = without(shape.kind, KINDS), without(shape.kind, kinds)
+            asked.append(Asked(f"What shape is the {shape.color} object?", shape.kind, wrong, near, (index,)))
+    return asked
 
 
 def shape_claims(look: Look) -> list[Claim]:
