@@ -51,8 +51,8 @@ def test_bounds_reach_the_reader(assistant):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "device='cuda' is asked for, but torch sees 0 cuda devices"),
-        ({"device": "cuda:3"}, "device='cuda:3' is asked for"),
+        ({"device": "cuda"}, "device='cuda' is not available: torch finds 0 cuda devices"),
+        ({"device": "cuda:3"}, "device='cuda:3' is not available"),
         ({"device": "gpu"}, "device='gpu' is unknown"),
         ({"dtype": "float23"}, r"dtype='float23' is unknown. Did you mean 'float32'\?"),
         ({"quant": "nf5"}, r"quant='nf5' is unknown. Did you mean 'nf4'\?"),
@@ -96,5 +96,5 @@ def test_default_is_the_model_that_comes_with_tinyvid(tmp_path, monkeypatch):
     (tmp_path / "default").mkdir()
     named = Assistant.from_pretrained("default", device="meta")
     assert named.config == Assistant.from_pretrained(device="meta").config
-    with pytest.raises(CheckpointError, match="it holds nothing"):
+    with pytest.raises(CheckpointError, match="it contains nothing"):
         Assistant.from_pretrained("./default")

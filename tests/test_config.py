@@ -153,7 +153,7 @@ def test_the_configuration_of_a_checkpoint_is_loaded_and_other_parts_are_refused
     assert all(torch.equal(value, shipped[key]) for key, value in assistant.model.connector.state_dict().items())
     assert assistant.config["sampler"]["num_frames"] == 4
     assert assistant.processor.max_length == 900
-    with pytest.raises(ConfigError, match="connector is fixed by ckpt='default', which has another one"):
+    with pytest.raises(ConfigError, match="connector differs from the one in ckpt='default'"):
         Assistant.from_config(compose(["model=tinyvid_shapes", "connector=mlp"]), device="meta")
 
 

@@ -204,7 +204,7 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("benchmark=shapes", "top_p=2"), "top_p=2 must be a number above 0 and at most 1"),
         (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
         (("question=\udcff", f"ckpt={CKPT}"), "message text contains invalid Unicode: '\\udcff' at character 0"),
-        (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is asked for"),
+        (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is not available"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_2(arguments, message, monkeypatch, capsys):
@@ -219,7 +219,7 @@ def test_a_mistake_ends_in_one_line_and_status_2(arguments, message, monkeypatch
 def test_a_mistake_is_one_line_on_the_terminal():
     done = run("question=Q", f"ckpt={CKPT}", "device=cuda:9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("ConfigError: device='cuda:9' is asked for")
+    assert done.stderr.splitlines()[-1].startswith("ConfigError: device='cuda:9' is not available")
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The four verbs: compose a model or load one, save it, and ask it about a video."""
+"""Build or load a model, save it, and ask it about videos."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from tinyvid.types import Message, Sample, Video, VideoSource
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
-DEFAULT = "default"  # its name where a path is asked for
+DEFAULT = "default"  # the path that stands for it
 HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
 Videos = VideoSource | Video | Sequence[VideoSource | Video]
 
@@ -45,31 +45,31 @@ class Assistant:
 
     @property
     def processor(self) -> Processor:
-        """What turns a ``Sample`` into tensors for the model."""
+        """The Processor, which turns a ``Sample`` into tensors for the model."""
         return self.loaded.processor
 
     @property
     def config(self) -> dict[str, dict[str, Any]]:
-        """The component groups, every option filled in."""
+        """The component groups, with every option filled in."""
         return self.loaded.groups
 
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
     ) -> "Assistant":
-        """Build a model from a composed configuration, or load its ``ckpt`` where a model preset names one.
+        """Build a model from a composed configuration, or load its ``ckpt`` if it has one.
 
-        Without ``ckpt`` the connector is new and knows nothing until trained.
+        Without ``ckpt`` the connector is new and must be trained before the model is useful.
 
         Args:
             config: What ``compose`` returns.
-            device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto``; ``meta`` for a model of shapes alone, without
-                weights, whose Processor works and which can be counted.
+            device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto``; ``meta`` builds shapes without weights, to
+                count parameters or to use the Processor.
             dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
-            quant: Weights of the LLM: ``none``, ``nf4`` or ``int8``.
+            quant: Quantization of the LLM: ``none``, ``nf4`` or ``int8``.
 
         Raises:
-            ConfigError: The configuration is wrong, or its parts are not those of its ``ckpt``.
+            ConfigError: The configuration is wrong, or its parts differ from those of its ``ckpt``.
             CheckpointError: A part's weights cannot be loaded.
         """
         groups = check(config)
@@ -81,8 +81,8 @@ class Assistant:
             other = [kind for kind in {**groups, **loaded.config} if groups.get(kind) != loaded.config.get(kind)]
             if other:
                 raise ConfigError(
-                    f"{other[0]} is fixed by ckpt={ckpt!r}, which has another one; compose without ckpt, or load it "
-                    "with Assistant.from_pretrained"
+                    f"{other[0]} differs from the one in ckpt={ckpt!r}, which cannot be changed; compose without "
+                    "ckpt, or load the checkpoint with Assistant.from_pretrained"
                 )
             return loaded
         model, processor = build(groups, device=device, dtype=dtype, quant=quant)
@@ -99,12 +99,12 @@ class Assistant:
         quant: str = "none",
         **groups: Mapping[str, Any],
     ) -> "Assistant":
-        """Load a checkpoint of tinyvid, or one of TinyLLaVA-Video in any of its layouts.
+        """Load a checkpoint of tinyvid, or a checkpoint of TinyLLaVA-Video in any of its layouts.
 
         Args:
-            path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``. Without one,
-                or with ``default``, the small model that comes with tinyvid, which knows only the shapes world of
-                docs/shapes.md.
+            path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``. ``None`` or
+                ``default`` loads the small model that is included in tinyvid, which was trained only on the shapes
+                world of docs/shapes.md.
             revision: Commit, branch or tag on the hub.
             device: See ``from_config``.
             dtype: See ``from_config``.
@@ -113,20 +113,20 @@ class Assistant:
                 ``llm={"max_length": ...}``.
 
         Raises:
-            CheckpointError: The layout is unknown, or weights are missing, left over, or of the wrong shape.
-            PluginError: A part comes from a plugin that is not installed.
+            CheckpointError: The layout is unknown, or weights are missing, unexpected, or of the wrong shape.
+            PluginError: A part needs a plugin that is not installed.
         """
         for kind, group in groups.items():
             if kind not in ("sampler", "template", "video_reader", "llm"):
                 raise ConfigError(
                     f"{kind} is fixed by the checkpoint; only sampler, template, video_reader and llm.max_length can "
-                    "change"
+                    "be changed"
                 )
             if not isinstance(group, Mapping):
                 raise ConfigError(f"{kind} must be a mapping of options, such as {{'name': ...}}, got {group!r}")
             fixed = [option for option in group if kind == "llm" and option != "max_length"]
-            if fixed:  # scaled positions, too: they change what the LLM computes at every length
-                raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; of the llm only max_length can change")
+            if fixed:  # includes scaled positions, which change what the LLM computes at every length
+                raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; only llm.max_length can be changed")
         folder = local_folder(DEFAULT if path is None else str(path), revision)
         if (folder / native.MANIFEST).is_file():
             load = native.load
@@ -137,17 +137,17 @@ class Assistant:
         else:
             found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
             raise CheckpointError(
-                f"{folder} is no checkpoint that tinyvid knows: it holds {found}; expected {native.MANIFEST} "
-                "(tinyvid) or a config.json of model_type 'tinyllava' (TinyLLaVA-Video)"
+                f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
+                f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"
             )
         with building_on(device):
             return cls(load(folder, device=device, dtype=dtype, quant=quant, overrides=groups))
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a checkpoint directory, whole or not at all, that ``from_pretrained`` reads.
+        """Write a checkpoint directory that ``from_pretrained`` reads. The directory is written atomically.
 
         Raises:
-            CheckpointError: The directory exists and is not empty, or weights to be stored are quantized.
+            CheckpointError: The directory exists and is not empty, or the weights to store are quantized.
         """
         native.save(self.loaded, Path(path))
 
@@ -169,17 +169,17 @@ class Assistant:
             video: A file, an image, a folder of frames (as ``Video(folder, fps=...)``), a uint8 array (T, H, W, 3),
                 several of these, or ``None`` for a question without a video.
             question: Any text.
-            start: First second to look at.
-            end: Last second to look at.
+            start: Start of the clip in the video, in seconds.
+            end: End of the clip in the video, in seconds.
             max_new_tokens: Longest reply, in tokens.
-            temperature: 0 takes the most likely token; above 0 tokens are sampled, and more freely the higher it is.
-            top_p: Sample from the fewest tokens that hold this share of the probability; 1 keeps all.
-            seed: Another seed gives another sampled reply; the same seed gives the same one.
+            temperature: 0 for greedy decoding; above 0, tokens are sampled, and higher values are more random.
+            top_p: Sample from the smallest set of tokens with this total probability; 1 keeps all tokens.
+            seed: Seed of sampled replies; the same seed gives the same reply.
 
         Raises:
             ConfigError: An option is out of range.
             VideoError: The video cannot be read.
-            DataError: Question, video tokens and reply do not fit the LLM's context.
+            DataError: The question, the video tokens and the reply do not fit into the LLM's context.
         """
         sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
         (reply,) = self.answer([sample], max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -194,23 +194,23 @@ class Assistant:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """Return the replies to several samples, generated as one batch. Options and errors as of ``ask``."""
+        """Return the replies to several samples, generated as one batch. Options and errors are those of ``ask``."""
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
         return replies(self.model, self.processor, self._prompts(samples, decoding), decoding)
 
     def attention_map(
         self, video: Videos, question: str, *, start: float | None = None, end: float | None = None
     ) -> list[AttentionMap]:
-        """Return which patches of each frame a question looked at, for connectors with a context token.
+        """Return the attention of the question over the patches of each frame, for connectors with a context token.
 
         Args:
             video: As for ``ask``.
             question: Any text.
-            start: First second to look at.
-            end: Last second to look at.
+            start: Start of the clip in the video, in seconds.
+            end: End of the clip in the video, in seconds.
 
         Returns:
-            One map per video; ``save`` draws it.
+            One map per video; ``AttentionMap.save`` draws it.
 
         Raises:
             ConfigError: The connector has no context token.
@@ -228,9 +228,9 @@ class Assistant:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Iterator[str]:
-        """Yield the reply to a sample in pieces, as the model writes it; joined, they equal what ``answer`` returns.
+        """Yield the reply to a sample piece by piece; the joined pieces equal what ``answer`` returns.
 
-        Closing the iterator early stops the generation. Options and errors as of ``ask``.
+        Closing the iterator early stops the generation. Options and errors are those of ``ask``.
         """
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
         yield from stream(self.model, self.processor, self._prompts([sample], decoding), decoding)
@@ -242,15 +242,15 @@ class Assistant:
 
 
 def local_folder(path: str, revision: str | None = None) -> Path:
-    """Return a checkpoint's directory, fetching it from the hub when the path is a hub id.
+    """Return the local directory of a checkpoint, downloading it from the hub if the path is a hub id.
 
-    ``default`` is the model that comes with tinyvid; a directory of that name is ``./default``.
+    ``default`` is the model that is included in tinyvid; write ``./default`` for a directory with that name.
 
     Raises:
-        CheckpointError: There is no such directory, and the hub cannot give it.
+        CheckpointError: There is no such directory, and it cannot be downloaded from the hub.
     """
     if not path:
-        raise CheckpointError("the path of the checkpoint is empty; name a directory or a hub id")
+        raise CheckpointError("the path of the checkpoint is empty; give a directory or a hub id")
     if path == DEFAULT:
         return DEFAULT_MODEL
     folder = Path(path).expanduser()
@@ -259,7 +259,7 @@ def local_folder(path: str, revision: str | None = None) -> Path:
     if os.path.isfile(folder):
         raise CheckpointError(f"{path!r} is a file; a checkpoint is a directory")
     if len(folder.parts) != 2 or folder.is_absolute() or path.startswith(("~", ".")):
-        raise CheckpointError(f"there is no directory {path!r}, and it is no hub id ('owner/name') either")
+        raise CheckpointError(f"there is no directory {path!r}, and it is not a hub id ('owner/name')")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -267,4 +267,4 @@ def local_folder(path: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"there is no directory {path!r}, and the hub could not give it: {reason}") from error
+        raise CheckpointError(f"there is no directory {path!r}, and downloading it failed: {reason}") from error

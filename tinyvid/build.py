@@ -1,4 +1,4 @@
-"""From a configuration to a model and its Processor: the only place where parts meet."""
+"""Build a model and its Processor from a configuration. Parts are joined here and nowhere else."""
 
 import inspect
 import logging
@@ -40,10 +40,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the component groups of ``config``, every option checked and filled in, nothing loaded.
+    """Return the component groups of ``config`` with every option checked and defaults filled in. Nothing is loaded.
 
     Raises:
-        ConfigError: A group is absent, or an option is unknown, missing, mistyped or out of range.
+        ConfigError: A group is missing, or an option is unknown, missing, mistyped or out of range.
     """
     checked = {}
     for kind, registry in REGISTRIES.items():
@@ -64,13 +64,13 @@ def build(
 
     Args:
         groups: As ``check`` returns them.
-        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` for the best there is; ``meta`` for a model of
-            shapes alone, of which no weight is read.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` for what the device runs best.
-        quant: Weights of the LLM: ``none``, ``nf4`` (4 bits) or ``int8``.
+        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu``, or ``auto`` for the best available; ``meta`` builds shapes
+            only and reads no weights.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the best dtype of the device.
+        quant: Quantization of the LLM: ``none``, ``nf4`` (4 bits) or ``int8``.
 
     Raises:
-        ConfigError: ``device``, ``dtype`` or ``quant`` is wrong; no weight was loaded.
+        ConfigError: ``device``, ``dtype`` or ``quant`` is wrong. It is raised before any weights are loaded.
         CheckpointError: A part's weights cannot be loaded.
     """
     with building_on(device):
@@ -85,7 +85,7 @@ def load_parts(
     quant: str,
     connector_weights: Path | None = None,
 ) -> tuple[LanguageModel, VisionTower, Connector]:
-    """Load the LLM and the vision tower, and put a connector between them, new or from a file; see ``build``."""
+    """Load the LLM and the vision tower, and make a connector for them, new or from a file; see ``build``."""
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
     vision_tower = VISION_TOWERS.build(groups["vision_tower"], dtype=torch_dtype)
@@ -113,14 +113,14 @@ def make_connector(
 ) -> Any:
     """Make a connector between a vision tower and an LLM: a new one, or one with the weights ``tensors``.
 
-    ``where`` says in messages where the weights come from. Other arguments as for ``build_connector``.
+    ``where`` is the source of the weights, for messages. The other arguments are those of ``build_connector``.
 
     Raises:
-        ConfigError: Its options do not fit each other, or it does not fit into memory.
-        CheckpointError: Keys or shapes of ``tensors`` do not fit.
+        ConfigError: The options contradict each other, or the connector does not fit into memory.
+        CheckpointError: Keys or shapes of ``tensors`` do not match.
     """
     if tensors is not None:
-        with building_on("meta"):  # the sizes that a stranger states are compared before they take memory
+        with building_on("meta"):  # compare the sizes in an untrusted file before allocating memory
             empty = build_connector(group, features=features, llm_dim=llm_dim, text_decoder=text_decoder)
             load_strict(empty, tensors, part="connector", where=where)
     try:
@@ -132,7 +132,7 @@ def make_connector(
         load_strict(connector, tensors, part="connector", where=where)
     elif text_decoder is not None and text_decoder.get("path", "") is None:
         logger.warning(
-            "text_decoder '%s' starts from random weights; train it (recipe.text_decoder.train=full), or give "
+            "text_decoder '%s' starts from random weights; train it (recipe.text_decoder.train=full) or set "
             "text_decoder.path",
             text_decoder["name"],
         )
@@ -140,7 +140,7 @@ def make_connector(
 
 
 def takes_text_decoder(connector: str) -> bool:
-    """Return whether the connector of this name reads the question with a text decoder."""
+    """Return whether the connector with this name reads the question with a text decoder."""
     return "text_decoder" in inspect.signature(CONNECTORS.get(connector)).parameters
 
 
@@ -150,7 +150,7 @@ def build_connector(
     """Build a connector, and the text decoder inside it if it takes one, from their names and options.
 
     Raises:
-        ConfigError: Options are wrong, or a text decoder is absent, or given to a connector that takes none.
+        ConfigError: Options are wrong, the text decoder is missing, or the connector does not take one.
     """
     check_text_decoder(group, text_decoder)
     if text_decoder is None:
@@ -160,7 +160,7 @@ def build_connector(
 
 
 def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, Any] | None) -> None:
-    """Raise ``ConfigError`` when a connector lacks the text decoder that it takes, or is given one that it does not."""
+    """Raise ``ConfigError`` if a connector lacks its text decoder, or is given one that it does not take."""
     name, takes = connector["name"], takes_text_decoder(connector["name"])
     if takes and text_decoder is None:
         raise ConfigError(
@@ -169,14 +169,14 @@ def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, 
         )
     if text_decoder is not None and not takes:
         raise ConfigError(
-            f"connector '{name}' takes no text decoder; leave text_decoder out, or use connector=llamavid"
+            f"connector '{name}' does not take a text decoder; remove text_decoder, or use connector=llamavid"
         )
 
 
 def assemble(
     groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: VisionTower, connector: Connector
 ) -> tuple[VideoLLM, Processor]:
-    """Join loaded parts, and make the Processor that fits them."""
+    """Join loaded parts into a model, and make its Processor."""
     model = VideoLLM(llm.model, vision_tower, connector).eval()
     processor = Processor(
         tokenizer=llm.tokenizer,
@@ -192,7 +192,7 @@ def assemble(
 
 
 def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: Connector) -> QuestionReader | None:
-    """Return what turns questions into the tokens of the connector's text decoder; ``None`` if it has none."""
+    """Return the tokenization of questions for the connector's text decoder; ``None`` without a text decoder."""
     decoder, choices = connector.text_decoder, connector.tokens.reads_choices
     if decoder is None:
         return None
@@ -213,10 +213,10 @@ def _question_reader(groups: Mapping[str, Any], llm: LanguageModel, connector: C
 
 
 def resolve_device(device: str) -> str:
-    """Return the device to use: what was asked for, or for ``auto`` the first of CUDA, MPS, CPU that is there.
+    """Return the device to use; ``auto`` selects the first available one of CUDA, MPS and CPU.
 
     Raises:
-        ConfigError: The device is unknown, or not on this machine.
+        ConfigError: The device is unknown or not available.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -233,17 +233,17 @@ def resolve_device(device: str) -> str:
     )
     if (torch.device(device).index or 0) >= count:
         raise ConfigError(
-            f"device={device!r} is asked for, but torch sees {count} {kind} devices here; "
-            "use device=auto or device=cpu, or install a torch build and driver for it"
+            f"device={device!r} is not available: torch finds {count} {kind} devices; "
+            "use device=auto or device=cpu, or install a torch build and a driver that support it"
         )
     return device
 
 
 def resolve_quant(quant: str) -> str:
-    """Return ``quant`` if it is a way to store the LLM's weights.
+    """Return ``quant`` after checking that it is supported.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is unknown.
     """
     if quant not in QUANTS:
         raise ConfigError(f"quant={quant!r} is unknown. {suggest(quant, QUANTS)}")
@@ -251,7 +251,7 @@ def resolve_quant(quant: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """Return the torch dtype of a name; ``auto`` is float32 on the CPU, bfloat16 on CUDA, float16 on MPS.
+    """Return the torch dtype for a name; ``auto`` is float32 on the CPU, bfloat16 on CUDA, and float16 on MPS.
 
     Raises:
         ConfigError: The name is unknown.

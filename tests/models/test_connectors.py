@@ -220,7 +220,7 @@ def test_mlp_depth(depth):
 
 
 def test_mlp_pool_that_does_not_fit_the_grid():
-    with pytest.raises(ConfigError, match=r"pool=2 does not divide .* 27 x 27 patches; values that do: 1, 3, 9, 27"):
+    with pytest.raises(ConfigError, match=r"pool=2 does not divide .* 27 x 27 patches; use one of 1, 3, 9, 27"):
         build("mlp", FeatureSpec(8, 729, (27, 27)), pool=2)
 
 

@@ -276,7 +276,7 @@ NO_GRID = FeatureSpec(dim=24, num_patches=15, grid=None)
         (SPEC, {"content": "grid", "grid": 0}, "connector.grid=0 must be at least 1"),
         (SPEC, {"content": "grid:2"}, "connector.content='grid:2' is not allowed"),
         (SPEC, {"content": "grid", "grid": 1, "legacy_grid": True}, "connector.grid of at least 2"),
-        (NO_GRID, {"content": "grid"}, "the 15 patches of this tower do not fill one; .*vision_tower.select=all"),
+        (NO_GRID, {"content": "grid"}, "the 15 patches of this tower do not form one; .*vision_tower.select=all"),
         (SPEC, {"scale": "sqrt"}, "Did you mean 'sqrt_dim'"),
         (SPEC, {"chunk": 0}, "connector.chunk=0 must be at least 1"),
     ],
@@ -289,9 +289,9 @@ def test_wrong_options_are_refused(spec, options, message):
 def test_a_text_decoder_is_needed_and_no_other_connector_takes_one():
     with pytest.raises(ConfigError, match="reads the question with a text decoder; .*Available: bert, llm_embed"):
         build_connector({"name": "llamavid"}, features=SPEC, llm_dim=D)
-    with pytest.raises(ConfigError, match="connector 'mlp' takes no text decoder"):
+    with pytest.raises(ConfigError, match="connector 'mlp' does not take a text decoder"):
         build_connector({"name": "mlp"}, features=SPEC, llm_dim=D, text_decoder=DECODERS["bert"])
     with pytest.raises(ConfigError, match="unknown text_decoder 'brt'. Did you mean 'bert'"):
         build_connector({"name": "llamavid"}, features=SPEC, llm_dim=D, text_decoder={"name": "brt"})
-    with pytest.raises(DataError, match="reads the question, and was given none"):
+    with pytest.raises(DataError, match="got no question"):
         make()(random_features(1))

@@ -171,7 +171,7 @@ def test_a_tower_of_another_width_gets_a_new_projection(tmp_path, caplog):
     spec = FeatureSpec(dim=20, num_patches=16, grid=(4, 4))
     with caplog.at_level("INFO"):
         decoder = make("qformer", spec, **options, path=path)
-    assert "brings no projection from this tower's patches" in caplog.text
+    assert "contains no projection of this tower's patches" in caplog.text
     rows, _ = decoder(random_features(2, spec), ask())
     assert rows.shape == (2, 4, 32)
 
@@ -185,7 +185,7 @@ def test_a_tower_of_another_width_gets_a_new_projection(tmp_path, caplog):
             r"unexpected keys \[model.pooler.x",
         ),
         (lambda t: t.update({"model.vlm_att_query": torch.zeros(1, 7, 32)}), r"queries: \(1, 7, 32\) in the file"),
-        (lambda t: [t.pop(key) for key in list(t) if "vlm_att" in key], "holds no Q-Former: no weight is called"),
+        (lambda t: [t.pop(key) for key in list(t) if "vlm_att" in key], "contains no Q-Former; expected weights named"),
     ],
     ids=["missing", "unexpected", "shape", "nothing"],
 )
@@ -204,7 +204,7 @@ class Evil:
 
 def test_a_pickle_of_more_than_tensors_is_refused(tmp_path, capsys):
     torch.save({"model": {"query_tokens": Evil()}}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="pickle of more than tensors"):
+    with pytest.raises(CheckpointError, match="pickle that contains more than tensors"):
         make("qformer", path=str(tmp_path / "x.pth"))
     assert "code ran" not in capsys.readouterr().out
 
@@ -259,10 +259,10 @@ def test_siglip_text_starts_from_a_whole_siglip_and_equals_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 8}, r"text_decoder.num_heads=8 where it has 4"),
+        ({"num_heads": 8}, r"text_decoder.num_heads=8 must be 4"),
         (
             {"num_layers": 2, "dim": 64},
-            r"text_decoder.dim=64 where it has 32, text_decoder.num_layers=2 where it has 3",
+            r"text_decoder.dim=64 must be 32, text_decoder.num_layers=2 must be 3",
         ),
     ],
 )
@@ -282,10 +282,10 @@ def test_a_path_that_leads_nowhere_is_refused():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("llm_embed", {"num_heads": 5}, "text_decoder.dim=32 is not divisible by text_decoder.num_heads=5"),
-        ("qformer", {"max_length": 99}, "max_length=99 exceeds the 32 positions"),
-        ("bert", {"max_length": 99}, "max_length=99 exceeds the 32 positions"),
-        ("siglip_text", {"pad_id": 60}, "pad_id=60 is none of the 60 tokens"),
+        ("llm_embed", {"num_heads": 5}, "text_decoder.dim=32 must be divisible by text_decoder.num_heads=5"),
+        ("qformer", {"max_length": 99}, "max_length=99 exceeds text_decoder.num_positions=32"),
+        ("bert", {"max_length": 99}, "max_length=99 exceeds text_decoder.num_positions=32"),
+        ("siglip_text", {"pad_id": 60}, "pad_id=60 must be a token id from 0 to 59"),
         ("qformer", {"num_layers": 1000}, "text_decoder.num_layers=1000"),
     ],
 )

@@ -130,7 +130,7 @@ def test_gradients_reach_connector_through_a_frozen_llm(assistant):
 def test_a_connector_that_breaks_its_budget_is_named(assistant):
     assistant.processor.tokens = TokenSpec(TokenBudget(fixed=15))
     batch = assistant.processor.collate([assistant.processor(sample("Q?"))])
-    with pytest.raises(DataError, match="made 16 video tokens for 15 places"):
+    with pytest.raises(DataError, match="returned 16 video tokens for 15 places"):
         assistant.model(batch)
 
 

@@ -183,7 +183,7 @@ def test_pickled_code_is_refused(name, file, tmp_path, monkeypatch):
     ("open_clip", "./no/such/folder"), ("open_clip", "hf-hub:nobody/nothing"), ("open_clip", "ViT-B-16-SigLIP:webli"),
 ])  # fmt: skip
 def test_unreachable_path(name, path):
-    with pytest.raises(CheckpointError, match=r"no (local )?directory"):
+    with pytest.raises(CheckpointError, match=r"(no|not a local) directory"):
         build(name, path)
 
 
@@ -286,11 +286,11 @@ def test_siglip_without_preprocessor_uses_its_own_training(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"size": {"height": 224, "width": 224}}, "does not lead to the tower's 56 pixels"),
-    ({"size": {"height": 56, "width": 28}}, "does not lead to the tower's 56 pixels"),
-    ({"size": {"shortest_edge": 64}}, "does not lead to the tower's 56 pixels"),
-    ({"do_normalize": False}, "do_normalize.* cannot be reproduced"),
-    ({"rescale_factor": 1.0}, "rescale_factor cannot be reproduced"),
+    ({"size": {"height": 224, "width": 224}}, "does not match the tower's input of 56 pixels"),
+    ({"size": {"height": 56, "width": 28}}, "does not match the tower's input of 56 pixels"),
+    ({"size": {"shortest_edge": 64}}, "does not match the tower's input of 56 pixels"),
+    ({"do_normalize": False}, "do_normalize.* is not supported"),
+    ({"rescale_factor": 1.0}, "rescale_factor is not supported"),
     ({"resample": 0}, "resample=0 is neither"),
 ])  # fmt: skip
 def test_siglip_preprocessor_that_cannot_be_followed(settings, message, tmp_path):
@@ -302,7 +302,7 @@ def test_siglip_preprocessor_that_cannot_be_followed(settings, message, tmp_path
 
 def test_siglip_refuses_another_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": {}}))
-    with pytest.raises(ConfigError, match=r"of type 'clip', which is no SigLIP.*open_clip"):
+    with pytest.raises(ConfigError, match=r"of type 'clip', which is not SigLIP.*open_clip"):
         build("siglip", tmp_path)
 
 
@@ -379,7 +379,7 @@ def test_timm_drops_the_classifier(tmp_path):
 @pytest.mark.parametrize("architecture", ["resnet18", "convnext_tiny", "swin_tiny_patch4_window7_224"])
 def test_timm_without_patch_tokens(architecture):
     with pytest.raises(
-        ConfigError, match=f"{architecture}.*returns no patch tokens; choose a plain vision transformer"
+        ConfigError, match=f"{architecture}.*does not return patch tokens; choose a plain vision transformer"
     ):
         build("timm", architecture)
 
@@ -398,7 +398,7 @@ def test_timm_unknown_names(path, message):
     ("timm", "vit_base_patch16_siglip_224.webli"), ("open_clip", "ViT-B-16-SigLIP:webli")
 ])  # fmt: skip
 def test_revision_is_for_hub_ids(name, path):
-    with pytest.raises(ConfigError, match=r"vision_tower.revision='main' is for hub ids"):
+    with pytest.raises(ConfigError, match=r"vision_tower.revision='main' applies to hub ids only"):
         build(name, path, revision="main")
 
 
@@ -462,17 +462,17 @@ def test_open_clip_by_architecture_and_tag(tmp_path, monkeypatch):
     assert tower.image == ImageSpec(56, HALF, HALF, "bicubic", "stretch")
     tower.save(tmp_path / "again")
     assert build("open_clip", tmp_path / "again").image == tower.image
-    with pytest.raises(ConfigError, match=r"'', is not among those of Tiny-CLIP: random. Write Tiny-CLIP:<tag>"):
+    with pytest.raises(ConfigError, match="no weights with the tag ''. Write Tiny-CLIP:<tag>; available tags: random"):
         build("open_clip", "Tiny-CLIP")
 
 
 @pytest.mark.parametrize(("path", "message"), [
     ("ViT-B-16-SiGLIP:webli", "no architecture 'ViT-B-16-SiGLIP'. Did you mean 'ViT-B-16-SigLIP'"),
-    ("ViT-B-16-SigLIP:laion", "'laion', is not among those of ViT-B-16-SigLIP: webli"),
+    ("ViT-B-16-SigLIP:laion", "no weights with the tag 'laion'. Write ViT-B-16-SigLIP:<tag>; available tags: webli"),
     ("ViT-B-16-SigLIP", "Write ViT-B-16-SigLIP:<tag>"),
     ("ViT-B-32:openai", "trained with QuickGELU.* choose the architecture ViT-B-32-quickgelu"),
-    ("RN50-quickgelu:openai", "returns no patch tokens; choose a plain vision transformer"),
-    ("convnext_base:laion400m_s13b_b51k", "returns no patch tokens"),
+    ("RN50-quickgelu:openai", "does not return patch tokens; choose a plain vision transformer"),
+    ("convnext_base:laion400m_s13b_b51k", "does not return patch tokens"),
 ])  # fmt: skip
 def test_open_clip_names_that_cannot_be_used(path, message):
     with pytest.raises(ConfigError, match=message):
@@ -482,15 +482,15 @@ def test_open_clip_names_that_cannot_be_used(path, message):
 def test_open_clip_refuses_a_damaged_configuration(tmp_path):
     folder = save_open_clip(tmp_path)
     (folder / "open_clip_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no configuration of open_clip"):
+    with pytest.raises(CheckpointError, match="not a configuration of open_clip"):
         build("open_clip", folder)
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": {"embed_dim": 8, "vision_cfg": {"wide": 1}}})
     )
-    with pytest.raises(CheckpointError, match="builds no tower"):
+    with pytest.raises(CheckpointError, match="cannot build a tower"):
         build("open_clip", folder)
     (folder / "open_clip_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"must hold open_clip_config.json"):
+    with pytest.raises(CheckpointError, match=r"must contain open_clip_config.json"):
         build("open_clip", folder)
 
 
@@ -506,7 +506,7 @@ def test_a_configuration_of_endless_layers_is_refused_at_once(name, tmp_path):
     else:
         settings["model_cfg"]["vision_cfg"]["layers"] = 10**9
     file.write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=r"=1e\+09, and no model has more than 1000 layers"):
+    with pytest.raises(CheckpointError, match=r"=1e\+09, but at most 1000 layers are allowed"):
         build(name, folder)
 
 

@@ -1,1 +1,1 @@
-"""The model and its parts: vision towers, connectors, text decoders, LLMs, adapters."""
+"""The model and its parts: vision towers, connectors, text decoders, LLMs and adapters."""

@@ -1,7 +1,7 @@
-"""LoRA adapters on parts: read and write peft's layout, and see the part beneath.
+"""Read and write LoRA adapters in peft's layout, and access the part beneath an adapter.
 
-peft's own reader is not used on a stranger's folder, because its configuration may name a module to import and layer
-names that are regular expressions. The few options that change the arithmetic are read here, and peft builds from them.
+peft's own reader is not used on untrusted folders, because a configuration may contain a module to import and regular
+expressions for layer names. Only the options that change the computation are read here and passed to peft.
 """
 
 import copy
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from tinyvid.errors import CheckpointError
 from tinyvid.models.weights import few, read_tensors
 
-NAMES = ("target_modules", "exclude_modules")  # of layers; as text they would be regular expressions
+NAMES = ("target_modules", "exclude_modules")  # lists of layer names; peft treats a string as a regular expression
 OPTIONS = ("r", "lora_alpha", "lora_dropout", *NAMES, "use_rslora", "use_dora", "task_type")
-# Notes about where an adapter came from, which change nothing.
+# Metadata without an effect on the computation.
 NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Return whether a part carries an adapter."""
+    """Return whether a part has an adapter."""
     return hasattr(module, "peft_config")
 
 
 def base(module: Any) -> Any:
-    """Return the part beneath its adapter. Its layers stay wrapped; see ``base_state`` for its plain weights."""
+    """Return the part beneath an adapter. Its layers stay wrapped; ``base_state`` returns the plain weights."""
     return module.get_base_model() if is_adapted(module) else module
 
 
 def is_quantized(module: Any) -> bool:
-    """Return whether the weights of a part are those of bitsandbytes, of which transformers tells so."""
+    """Return whether the weights of a part are quantized by bitsandbytes, as transformers reports it."""
     return getattr(base(module), "is_quantized", False)
 
 
@@ -44,15 +44,15 @@ def base_state(module: Any) -> dict[str, Tensor]:
 
 
 def without(module: Any) -> Any:
-    """Return a part without its adapter, as a copy if it has one."""
+    """Return a part without its adapter; a copy if it has one."""
     return copy.deepcopy(module).unload() if is_adapted(module) else module
 
 
 def merged(module: Any) -> Any:
-    """Return a part with its adapter added to its weights. The part is used up.
+    """Return a part with its adapter merged into its weights. The part is changed in place.
 
     Raises:
-        CheckpointError: The weights are quantized, so that the sum would be rounded.
+        CheckpointError: The weights are quantized, so merging would round them.
     """
     if not is_adapted(module):
         return module
@@ -62,16 +62,16 @@ def merged(module: Any) -> Any:
 
 
 def save(module: Any, folder: Path) -> None:
-    """Write an adapter in peft's layout, loadable by peft alone."""
-    # The embeddings are never trained, and looking whether they were would ask the hub for the base model.
+    """Write an adapter in peft's layout, which peft can load without tinyvid."""
+    # Embeddings are never trained. To check that, peft would look up the base model on the hub.
     module.save_pretrained(folder, save_embedding_layers=False)
 
 
 def load(part: str, module: nn.Module, folder: Path) -> Any:
-    """Put the adapter of a folder onto a part.
+    """Load the adapter of a folder into a part.
 
     Raises:
-        CheckpointError: The adapter is not LoRA as peft writes it, or does not fit the part.
+        CheckpointError: The adapter is not LoRA in peft's layout, or does not match the part.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # may import bitsandbytes
 
@@ -82,19 +82,19 @@ def load(part: str, module: nn.Module, folder: Path) -> Any:
         result = set_peft_model_state_dict(adapted, tensors)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the adapter in {folder} does not fit the {part}: {str(error).splitlines()[0]}"
+            f"the adapter in {folder} does not match the {part}: {str(error).splitlines()[0]}"
         ) from error
     missing = [key for key in result.missing_keys if ".lora_" in key]
     if missing or result.unexpected_keys:
         raise CheckpointError(
-            f"the adapter in {folder} does not fit the {part}: missing keys {few(missing)}, "
+            f"the adapter in {folder} does not match the {part}: missing keys {few(missing)}, "
             f"unexpected keys {few(result.unexpected_keys)}"
         )
     return adapted.eval()
 
 
 def _options(file: Path) -> dict[str, Any]:
-    """Return the options of an adapter's configuration that peft may build from."""
+    """Return the options of an adapter's configuration that are passed to peft."""
     from peft import LoraConfig
 
     try:
@@ -105,12 +105,12 @@ def _options(file: Path) -> dict[str, Any]:
     strange = [k for k, v in config.items() if k not in (*OPTIONS, *NOTES) and v not in (defaults.get(k), [], {}, None)]
     if config.get("peft_type") != "LORA" or strange:
         raise CheckpointError(
-            f"{file}: only plain LoRA, rsLoRA and DoRA are read; it also sets {strange or 'peft_type'}"
+            f"{file}: {strange or 'peft_type'} is not supported; only plain LoRA, rsLoRA and DoRA are"
         )
     for key in NAMES:
         names = config.get(key) or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise CheckpointError(f"{file}: {key} must be a list of layer names, got {names!r:.80}")
     if not config.get("target_modules"):
-        raise CheckpointError(f"{file}: target_modules must be a list of layer names, got none")
+        raise CheckpointError(f"{file}: target_modules must be a list of layer names, but it is empty")
     return {option: config[option] for option in OPTIONS if option in config}

@@ -1,6 +1,6 @@
-"""Which patches of each frame the context token looked at: as numbers, and drawn over the frames as one PNG.
+"""Compute the attention of the context token over the patches of each frame, and draw it as one PNG.
 
-Only connectors that have such a token (``llamavid``) can be asked. Frames are shown as the vision tower sees them.
+Only connectors with a context token (``llamavid``) support this. Frames are shown as the vision tower sees them.
 """
 
 import math
@@ -16,18 +16,18 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.processor import Processor
 from tinyvid.types import ImageSpec, Sample
 
-MAX_FRAMES = 64  # on one sheet; of more, evenly spaced ones are drawn
+MAX_FRAMES = 64  # on one sheet; evenly spaced frames are drawn if there are more
 CAPTION = 14  # pixels under a frame
 MARGIN = 4  # pixels between frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionMap:
-    """What one question looked at in one video.
+    """The attention of one question over one video.
 
     Attributes:
         question: The text of the user's turn.
-        weights: float32 (T, rows, columns), of patches; those of a frame sum to 1.
+        weights: float32 (T, rows, columns), one weight per patch; the weights of a frame sum to 1.
         frames: uint8 (T, S, S, 3), as the vision tower sees them.
         times: float (T,), seconds from the beginning of the clip.
     """
@@ -40,15 +40,15 @@ class AttentionMap:
     def save(self, path: str | Path, *, columns: int = 8, side: int = 224) -> list[int]:
         """Draw the map over its frames, and write a contact sheet as PNG.
 
-        A frame is darkened where little was looked at; the brightest patch of each frame is shown as it is.
+        Patches with low weights are darkened; the patch with the highest weight in each frame is unchanged.
 
         Args:
-            path: The PNG file; an existing one is replaced.
-            columns: Frames in a row.
-            side: Of a drawn frame, in pixels.
+            path: The PNG file; an existing file is replaced.
+            columns: Frames per row.
+            side: Side of a drawn frame, in pixels.
 
         Returns:
-            The frames that are drawn: all, or 64 evenly spaced ones.
+            Indices of the drawn frames: all, or 64 evenly spaced ones.
 
         Raises:
             DataError: The file cannot be written.
@@ -80,29 +80,32 @@ class AttentionMap:
 
 @torch.inference_mode()
 def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> list[AttentionMap]:
-    """Return what each question of a sample looked at: one map per video slot, in order of the sequence.
+    """Return the attention of each question of a sample: one map per video slot, in the order of the sequence.
 
     Raises:
-        ConfigError: The connector has no context token, or the patches of the tower fill no rectangle.
+        ConfigError: The connector has no context token, or the tower's patches do not form a rectangle.
         DataError: The sample has no video.
         VideoError: A video cannot be read.
     """
     attention = model.connector.attention
     if attention is None:
         raise ConfigError(
-            "an attention map shows what a question looked at; this connector does not read it, connector=llamavid does"
+            "this connector does not read the question, so there is no attention map; use connector=llamavid"
         )
     grid = model.vision_tower.features.grid
     if grid is None:
-        raise ConfigError("the patches of this tower fill no rectangle; vision_tower.select=all if it is 'patch'")
+        raise ConfigError(
+            "the patches of this tower do not form a rectangle, so there is no attention map; use "
+            "vision_tower.select=all if it is 'patch'"
+        )
     layout = processor.plan(sample)
     if not layout.slots:
-        raise DataError("an attention map needs a video; this sample has none")
+        raise DataError("this sample has no video, which an attention map needs; add one")
     batch = processor.collate([processor(sample)]).to(model.device)
     if any(video.lazy is not None for video in batch.videos):
-        raise ConfigError("the video is too long to be held at once; draw a part of it with start= and end=")
+        raise ConfigError("the video is too long to keep all frames in memory; select a part with start= and end=")
     if any(video.features is not None for video in batch.videos):
-        raise ConfigError("the frames are not decoded because their features are cached; switch cache.features off")
+        raise ConfigError("the frames are not decoded because their features are cached; turn cache.features off")
     clips = model.clips(batch)
     maps = []
     for slot in batch.slots:
@@ -121,7 +124,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
 
 
 def visible(pixels: torch.Tensor, image: ImageSpec) -> np.ndarray:
-    """Return normalized pixels (T, 3, S, S) as frames that can be looked at, uint8 (T, S, S, 3)."""
+    """Convert normalized pixels (T, 3, S, S) back to images, uint8 (T, S, S, 3)."""
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (image.mean, image.std))
     values = (pixels * std + mean).clamp(0, 1) * 255
     return values.round().byte().permute(0, 2, 3, 1).cpu().numpy()

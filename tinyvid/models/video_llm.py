@@ -1,8 +1,8 @@
-"""The model: vision tower, connector and LLM joined by one scatter.
+"""The model: a vision tower, a connector and an LLM, joined by one scatter.
 
-The Processor has laid the sequence out, so the model does not pad, cut or relabel: it computes video tokens, puts
-them where ``video_mask`` says, and calls the LLM. The LM head runs at label positions only, because a vocabulary of
-151,936 times a sequence of 3,000 in float32 is otherwise the largest tensor of a training step.
+The Processor lays out the sequence, so the model does not pad, truncate or relabel. It computes video tokens, scatters
+them into the positions of ``video_mask``, and calls the LLM. The LM head runs at label positions only, because the
+logits of a whole sequence (3,000 x 151,936 in float32) would be the largest tensor of a training step.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +21,17 @@ from tinyvid.processing.collate import positions_of, without_empty
 from tinyvid.protocols import Connector, VisionTower
 from tinyvid.types import IGNORE_INDEX, Question, Slot, TokenBudget, VideoTokens
 
-PARTS = ("llm", "vision_tower", "connector")  # of a VideoLLM, by the names of its members
+PARTS = ("llm", "vision_tower", "connector")  # attributes of a VideoLLM
 
 
 class VideoLLM(nn.Module):
-    """Answer questions about videos, or learn to.
+    """A causal LM that reads video tokens among its text tokens.
 
     Args:
         llm: A causal LM of transformers.
-        vision_tower: Fulfills ``protocols.VisionTower``.
-        connector: Fulfills ``protocols.Connector``.
-        tower_chunk: Frames that go through the vision tower at once; bounds memory, changes no number.
+        vision_tower: Implements ``protocols.VisionTower``.
+        connector: Implements ``protocols.Connector``.
+        tower_chunk: Frames per forward pass of the vision tower; limits memory and does not change the result.
     """
 
     def __init__(self, llm: Any, vision_tower: VisionTower, connector: Connector, *, tower_chunk: int = 32) -> None:
@@ -43,23 +43,23 @@ class VideoLLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings of the LLM lie, and a batch must too."""
+        """The device of the LLM's embeddings; batches must be on it."""
         return self.llm.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the embeddings of the LLM are in, and what its layers compute in, quantized or not."""
+        """The dtype of the LLM's embeddings, in which its layers compute even if they are quantized."""
         return self.llm.get_input_embeddings().weight.dtype
 
     def forward(self, batch: Batch) -> Output:
-        """Predict the tokens at the label positions of a batch.
+        """Compute the logits at the label positions of a batch.
 
         Args:
-            batch: On the model's device.
+            batch: A batch on the model's device.
 
         Returns:
-            ``logits`` (N, vocabulary) in float32 and the ``labels`` (N,). In training mode every trainable weight has
-            a gradient of the logits, even if N is 0.
+            ``logits`` (N, vocabulary) in float32 and ``labels`` (N,). In training mode the logits depend on every
+            trainable weight, even if N is 0.
         """
         embeddings, batch = self.fill(batch)  # (B, L, D)
         targets = batch.labels[:, 1:]  # (B, L-1): position t predicts token t+1
@@ -76,10 +76,10 @@ class VideoLLM(nn.Module):
         return Output(logits[0].float(), targets[targets != IGNORE_INDEX])
 
     def _visible(self, batch: Batch, dtype: torch.dtype) -> Tensor:
-        """Return the attention mask of the LLM: (B, L) of real tokens, or (B, 1, L, L) of packed samples.
+        """Return the attention mask of the LLM: (B, L), or (B, 1, L, L) for packed samples.
 
         Raises:
-            ConfigError: The attention implementation takes no such mask.
+            ConfigError: The attention implementation does not support masks of packed samples.
         """
         if batch.blocks is None:
             return batch.attention_mask
@@ -92,20 +92,22 @@ class VideoLLM(nn.Module):
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def _reach_all(self) -> Tensor:
-        """Return a zero that depends on every trainable weight, to be added to the embeddings.
+        """Return a zero that depends on every trainable weight, to add to the embeddings.
 
-        A batch without a video or without a target uses only some of them, and a vision tower none above its chosen
-        layer; processes that train together wait for the gradients of all, and FSDP for those of the embeddings too.
-        The layers of the LLM are reached from the logits; where FSDP has cut them into shards, they are left out here.
+        A batch without videos or targets uses only some of the weights, and a vision tower does not use the weights
+        above its chosen layer. DDP waits for the gradients of all weights, and FSDP also for those of the embeddings.
+        Sharded weights are skipped: they belong to the LLM's layers, which the logits depend on anyway.
         """
         reached = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "full_tensor")]
         return torch.stack([p.flatten()[0].float() * 0 for p in reached]).sum() if reached else torch.zeros(())
 
     def fill(self, batch: Batch, *, padding_side: str = "right") -> tuple[Tensor, Batch]:
-        """Return the embeddings (B, L, D) of a batch, video tokens in place, and the batch without places left empty.
+        """Return the embeddings (B, L, D) of a batch with its video tokens, and the batch without empty places.
+
+        If every place is filled, the batch is the same object.
 
         Raises:
-            DataError: The connector made more or fewer video tokens than the sequence has places.
+            DataError: The number of video tokens differs from the number of places in the sequence.
         """
         if not batch.slots:
             return self.llm.get_input_embeddings()(batch.input_ids), batch
@@ -113,8 +115,8 @@ class VideoLLM(nn.Module):
         places = int(batch.video_mask.sum())
         if len(filled) != places:
             raise DataError(
-                f"samples {list(batch.ids)}: the connector made {len(filled)} video tokens for {places} places; "
-                "the connector's budget and its output disagree"
+                f"samples {list(batch.ids)}: the connector returned {len(filled)} video tokens for {places} places; "
+                "make the connector's budget agree with its output"
             )
         kept = self.connector.tokens.kept_positions
         batch = without_empty(batch, filled, padding_side=padding_side, keep_positions=kept)
@@ -123,26 +125,26 @@ class VideoLLM(nn.Module):
         return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype)), batch
 
     def embed(self, batch: Batch) -> Tensor:
-        """Return the input embeddings of a batch, video tokens in place: (B, L, D). Errors as of ``fill``."""
+        """Return the input embeddings (B, L, D) of a batch with its video tokens. Errors are those of ``fill``."""
         return self.fill(batch)[0]
 
     def video_tokens(self, batch: Batch) -> Tensor:
-        """Return the video tokens of every slot of a batch, end to end: (sum of K, D)."""
+        """Return the video tokens of all slots of a batch, concatenated: (sum of K, D)."""
         return self.slot_tokens(batch)[0]
 
     def slot_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the video tokens of every slot, end to end, and which places they fill.
+        """Return the video tokens of all slots, concatenated, and a mask of the places that they fill.
 
         Returns:
-            Tokens (sum of K, D), and bool (sum of places,), on the CPU: whether a token fills a place.
+            Tokens (sum of K, D), and bool (sum of places,) on the CPU: whether a token fills the place.
         """
         reads = self.connector.tokens.reads_question
         asked = [self.question(slot) if reads else None for slot in batch.slots]
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batch.slots]
         for video, pieces in enumerate(self.pieces(batch)):
             shown = [number for number, slot in enumerate(batch.slots) if slot.video == video]
-            for features in pieces:  # (T, P, Dv), or in pieces of it
-                made: dict[Slot | int | None, tuple[Tensor, Tensor]] = {}  # slots that ask the same share tokens
+            for features in pieces:  # (T, P, Dv), or pieces along T
+                made: dict[Slot | int | None, tuple[Tensor, Tensor]] = {}  # slots with the same question share tokens
                 for number in shown:
                     slot = batch.slots[number]
                     key = slot if reads else slot.per_frame
@@ -153,7 +155,7 @@ class VideoLLM(nn.Module):
         return torch.cat(tokens), torch.cat(filled)
 
     def _connect(self, features: Tensor, question: Question | None, per_frame: int | None) -> tuple[Tensor, Tensor]:
-        """Return the video tokens (K, D) of features (T, P, Dv), and on the CPU which of their places they fill."""
+        """Return the video tokens (K, D) of features (T, P, Dv), and a mask on the CPU of the places that they fill."""
         made = self.connector(features, question, per_frame=per_frame)
         if not isinstance(made, VideoTokens):
             return made, torch.ones(len(made), dtype=torch.bool)
@@ -163,7 +165,7 @@ class VideoLLM(nn.Module):
         return made.x, filled
 
     def question(self, slot: Slot) -> Question:
-        """Return the question of a slot as the connector reads it; the LLM's embeddings of it keep no graph."""
+        """Return the question of a slot for the connector. Its embeddings are computed without gradients."""
         ids = torch.tensor(slot.ids, dtype=torch.long, device=self.device)  # (L,)
         decoder = self.connector.text_decoder
         if decoder is None or not decoder.reads_embeddings:
@@ -173,13 +175,13 @@ class VideoLLM(nn.Module):
         return Question(slot.question, ids, embeddings)
 
     def pieces(self, batch: Batch) -> Iterator[Iterable[Tensor]]:
-        """Yield for every video of a batch its patch features: whole, or piece by piece where its pixels are lazy."""
+        """Yield the patch features of each video of a batch, piece by piece if its pixels are lazy."""
         clips = iter(self.clips(batch))
         for video in batch.videos:
             yield [next(clips)] if video.lazy is None else map(self.encode, video.lazy)
 
     def clips(self, batch: Batch) -> list[Tensor]:
-        """Return the patch features (T, P, Dv) of every video of a batch whose pixels are not lazy, in order."""
+        """Return the patch features (T, P, Dv) of the videos of a batch, in order, except those with lazy pixels."""
         encoded = iter(self._run_tower([video.pixels for video in batch.videos if video.pixels is not None]))
         clips = []
         for video in batch.videos:
@@ -190,17 +192,17 @@ class VideoLLM(nn.Module):
         return [clip.to(self.connector.dtype) for clip in clips]
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the patch features of one clip: (T, 3, S, S) to (T, P, Dv). A frozen tower keeps no graph."""
+        """Map the pixels of one clip (T, 3, S, S) to features (T, P, Dv), without gradients if the tower is frozen."""
         return self._run_tower([pixels])[0].to(self.connector.dtype)
 
     @torch.no_grad()
     def fill_features(self, batch: Batch, cache: FeatureCache | None = None) -> Batch:
-        """Run the frozen tower over the pixels of a batch, and return the batch with features, which go into the cache.
+        """Return a batch in which the features of the frozen tower replace pixels, and cache the features.
 
         Lazy pixels stay lazy.
 
         Raises:
-            ConfigError: The tower trains: its features would be old after a step.
+            ConfigError: The tower is trained, so its features would be outdated after one step.
         """
         check_frozen(self.get_submodule("vision_tower"))
         return replace(batch, videos=tuple(self._with_features(video, cache) for video in batch.videos))
@@ -208,7 +210,7 @@ class VideoLLM(nn.Module):
     def _with_features(self, video: VideoInput, cache: FeatureCache | None) -> VideoInput:
         if video.pixels is None:
             return video
-        with torch.autocast(video.pixels.device.type, enabled=False):  # whatever a run does, one key is one dtype
+        with torch.autocast(video.pixels.device.type, enabled=False):  # a cache key stands for one dtype
             (features,) = self._run_tower([video.pixels])  # (T, P, Dv)
         if cache is not None:
             cache.write(video.key, features)
@@ -230,22 +232,22 @@ class VideoLLM(nn.Module):
         return any(p.requires_grad for p in self.get_submodule("vision_tower").parameters())
 
     def train(self, mode: bool = True) -> "VideoLLM":
-        """Switch to training mode, except parts that are frozen entirely: those stay in eval mode."""
+        """Switch to training mode. Parts that are entirely frozen stay in eval mode."""
         super().train(mode)
         for part in map(self.get_submodule, PARTS):
             if not any(p.requires_grad for p in part.parameters()):
                 part.eval()
         if mode:
             for layer in self.llm.modules():
-                # transformers recomputes activations in training mode only. The gradient of a connector passes through
-                # a frozen LLM, too. The layer's own flag suffices; what it consists of, such as dropout, stays in eval.
+                # transformers checkpoints activations in training mode only, and the gradient of the connector passes
+                # through a frozen LLM. Only the layer's own flag is set, so its dropout stays off.
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
         return self
 
 
 def _block_mask(attention_mask: Tensor, blocks: Tensor) -> Tensor:
-    """Return which token sees which, bool (B, 1, L, L): itself, and before it the prefix and its own block."""
+    """Return the attention mask of packed samples, bool (B, 1, L, L): causal within the prefix and the own block."""
     length = blocks.shape[-1]
     causal = torch.ones(length, length, dtype=torch.bool, device=blocks.device).tril()
     seen = (blocks == 0)[:, None, :] | (blocks[:, :, None] == blocks[:, None, :])  # (B, L, L)
@@ -254,10 +256,10 @@ def _block_mask(attention_mask: Tensor, blocks: Tensor) -> Tensor:
 
 @contextmanager
 def _head_at(llm: Any, wanted: Tensor) -> Iterator[None]:
-    """Let the LM head see only the hidden states where ``wanted`` (B, L) is true, as (1, N, D).
+    """Run the LM head only on the hidden states where ``wanted`` (B, L) is true, as (1, N, D).
 
-    A hook on the head, rather than a call of the decoder and then the head, keeps whatever the model does to its
-    logits afterwards (soft-capping, scaling) and works under peft and quantization alike.
+    A hook on the head keeps what the model does to its logits afterwards (soft-capping, scaling), and works with peft
+    and quantization. Calling the decoder and the head separately would not.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

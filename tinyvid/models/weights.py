@@ -1,7 +1,7 @@
-"""Read tensors from a stranger's files, and put them into a module, without surprises.
+"""Load tensors from untrusted files into modules.
 
-Safetensors hold no code; pickles are opened with ``weights_only=True``, which refuses everything but tensors and plain
-containers. File names inside an index must stay in their folder. Keys and shapes must fit exactly.
+Safetensors contain no code. Pickles are opened with ``weights_only=True``, which rejects everything but tensors and
+plain containers. File names in an index must stay inside their folder. Keys and shapes must match exactly.
 """
 
 import json
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
 
-MAX_LAYERS = 1000  # of any part; a stranger's configuration must not keep us building layers for ever
+MAX_LAYERS = 1000  # of any part; an untrusted configuration must not make us build layers forever
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a folder in the layout of transformers: one file, or shards with an index.
 
     Raises:
-        CheckpointError: No weights, an unreadable file, or an index that points outside the folder.
+        CheckpointError: There are no weights, a file cannot be read, or an index points outside the folder.
     """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, "model.safetensors", "pytorch_model.bin"):
@@ -32,38 +32,38 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_files(folder: Path, *names: str, wanted: Callable[[str], bool] = lambda key: True) -> list[Path]:
-    """Return the first file of these names, or of its shards those that hold a wanted key.
+    """Return the first file with one of these names, or its shards that contain a wanted key.
 
     Raises:
-        CheckpointError: There is neither, or an index points outside the folder.
+        CheckpointError: There is no such file, or an index points outside the folder.
     """
     for name in names:
         if (folder / name).is_file():
             return [folder / name]
         if (index := folder / f"{name}.index.json").is_file():
             return [folder / shard for shard in shard_names(index, wanted)]
-    raise CheckpointError(f"{folder} holds no weights; expected {' or '.join(names)}, or shards of them")
+    raise CheckpointError(f"{folder} contains no weights; expected {' or '.join(names)}, or shards of one of them")
 
 
 def shard_names(index: Path, wanted: Callable[[str], bool] = lambda key: True) -> list[str]:
-    """Return the shard files that an index names, sorted: those that hold a wanted key.
+    """Return the shard files in an index that contain a wanted key, sorted.
 
     Raises:
-        CheckpointError: The index is malformed, or a name leaves the folder.
+        CheckpointError: The index is malformed, or a file name points outside the folder.
     """
     try:
         shards = json.loads(index.read_text())["weight_map"]
         names = sorted(set(shards.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is no index of weights: {error}") from error
+        raise CheckpointError(f"{index} is not an index of weights: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{index} names the file {name!r}, which is not a plain name inside its folder")
+            raise CheckpointError(f"{index} lists the file {name!r}, which is not a plain name inside its folder")
     return sorted({shard for key, shard in shards.items() if wanted(key)})
 
 
 def building_on(device: str) -> AbstractContextManager[Any]:
-    """Return a context to build a model in: on the device ``meta`` it gets shapes alone, and no weight is read."""
+    """Return a context in which to build a model; on the device ``meta``, shapes are built and no weights are read."""
     return torch.device("meta") if device == "meta" else nullcontext()
 
 
@@ -74,9 +74,9 @@ def without_weights() -> bool:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Hide the bars that transformers draws while it reads or writes the weights of a part.
+    """Hide the progress bars that transformers draws while it reads or writes the weights of a part.
 
-    A model is several parts, so they would stand in front of every first answer. Bars of downloads are the hub's own.
+    A model has several parts, so the bars would precede every first answer. Download bars of the hub are still shown.
     """
     from transformers.utils.logging import set_tqdm_hook  # heavy: only when a model is loaded
 
@@ -92,10 +92,10 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
 
     Args:
         path: The file.
-        under: Name under which a pickle may keep its mapping of tensors, as training programs do.
+        under: Key under which a pickle may store its tensors, as training programs do.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or a pickle of more than tensors.
+        CheckpointError: The file is missing or damaged, or is a pickle that contains more than tensors.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -110,9 +110,9 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is refused: it is a pickle of more than tensors, which could run code"
+            f"{path} is refused: it is a pickle that contains more than tensors and could run code"
         ) from error
-    except Exception as error:  # a damaged pickle ends in whatever its broken opcodes lead to
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
@@ -126,10 +126,10 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, where: object) -> None:
-    """Load ``tensors`` into ``module``; every key and every shape must fit.
+    """Load ``tensors`` into ``module``; every key and every shape must match.
 
     Raises:
-        CheckpointError: Keys are missing or left over, or shapes differ.
+        CheckpointError: Keys are missing or unexpected, or shapes differ.
     """
     own = module.state_dict()
     refuse_key_mismatch(part, where, own.keys() - tensors.keys(), tensors.keys() - own.keys())
@@ -139,16 +139,16 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, 
 
 
 def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> Any:
-    """Call ``from_pretrained`` of a class of transformers, strictly.
+    """Call ``from_pretrained`` of a class of transformers, and check that keys and shapes match.
 
     Args:
         part: Name of the part, for messages.
         where: Directory or hub id. It is not read when ``state_dict`` is given.
-        model_class: A model class; not an ``Auto`` class, which looks for code beside the weights.
-        **kwargs: For ``from_pretrained``.
+        model_class: A model class; not an ``Auto`` class, which looks for code next to the weights.
+        **kwargs: Arguments of ``from_pretrained``.
 
     Raises:
-        CheckpointError: The weights cannot be found or read, or keys or shapes do not fit.
+        CheckpointError: The weights cannot be found or read, or keys or shapes do not match.
     """
     if without_weights():
         return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
@@ -157,7 +157,7 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
         with without_bars():
             model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
     except CheckpointError as error:
-        if "ignore_mismatched_sizes" in str(error):  # transformers says which in a table on the terminal only
+        if "ignore_mismatched_sizes" in str(error):  # transformers lists them on the terminal only
             with building_on("meta"):
                 tensors = read_weights(Path(where)) if path else kwargs["state_dict"]
                 own, prefix = model_class(kwargs["config"]).state_dict(), f"{model_class.base_model_prefix}."
@@ -171,29 +171,30 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
 
 
 def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a loading function of transformers and turn what it raises into one readable error.
+    """Call a loading function of transformers, and turn any exception into one readable error.
 
     Raises:
-        CheckpointError: Naming the part and the place.
+        CheckpointError: The function raised; the message states the part and the path.
     """
     try:
         return load(*args, **kwargs)
-    except pickle.UnpicklingError as error:  # its own message would advise to load the file without protection
+    except pickle.UnpicklingError as error:  # the original message recommends loading the file without protection
         raise CheckpointError(
-            f"the {part} in {where!r} is refused: its weights are a pickle of more than tensors, which could run code"
+            f"the {part} in {where!r} is refused: its weights are a pickle that contains more than tensors and could "
+            "run code"
         ) from error
-    except Exception as error:  # a configuration may be wrong in ways that only the code that uses it stumbles over
+    except Exception as error:  # a wrong configuration can raise anything in the code that uses it
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
-        hint = "" if Path(where).exists() else "; it is no local directory, and the hub could not give it"
+        hint = "" if Path(where).exists() else "; it is not a local directory, and downloading it failed"
         raise CheckpointError(f"the {part} in {where!r} cannot be loaded{hint}: {reason}") from error
 
 
 def read_config(part: str, where: str, *, revision: str | None = None) -> dict[str, Any]:
-    """Return the ``config.json`` of a directory or hub id in the layout of transformers, nothing built from it yet.
+    """Return the ``config.json`` of a directory or hub id in the layout of transformers.
 
     Raises:
-        CheckpointError: It cannot be found or read, or states more layers than any model has.
+        CheckpointError: It cannot be found or read, or specifies too many layers.
     """
     from transformers import PretrainedConfig  # heavy: only when a model is loaded
 
@@ -203,29 +204,30 @@ def read_config(part: str, where: str, *, revision: str | None = None) -> dict[s
 
 
 def refuse_endless(part: str, where: object, settings: Any) -> None:
-    """Raise ``CheckpointError`` when a configuration states more than ``MAX_LAYERS`` layers, at any depth."""
+    """Raise ``CheckpointError`` if a configuration specifies more than ``MAX_LAYERS`` layers, at any depth."""
     if not isinstance(settings, Mapping):
         return
     for key, value in settings.items():
         counts = ("layer" in str(key) or "depth" in str(key)) and isinstance(value, int | float)
         if counts and value > MAX_LAYERS:
             raise CheckpointError(
-                f"the {part} in {str(where)!r} states {key}={value:g}, and no model has more than {MAX_LAYERS} layers"
+                f"the {part} in {str(where)!r} has {key}={value:g}, but at most {MAX_LAYERS} layers are allowed; "
+                "correct its configuration"
             )
         refuse_endless(part, where, value)
 
 
 def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unexpected: Collection[str]) -> None:
-    """Raise ``CheckpointError`` when weights lack keys of a model, or hold keys that it does not have."""
+    """Raise ``CheckpointError`` if keys of a model are missing in its weights, or unexpected."""
     if missing or unexpected:
         raise CheckpointError(
-            f"the weights of the {part} in {where} do not fit its configuration: "
+            f"the weights of the {part} in {where} do not match its configuration: "
             f"missing keys {few(missing)}, unexpected keys {few(unexpected)}"
         )
 
 
 def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise ``CheckpointError`` when tensors that both have differ in shape."""
+    """Raise ``CheckpointError`` if tensors with the same key differ in shape."""
     wrong = [
         f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own
@@ -233,12 +235,12 @@ def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor]
     ]
     if wrong:
         raise CheckpointError(
-            f"the weights of the {part} in {where} have other shapes than its configuration: {few(wrong)}"
+            f"the weights of the {part} in {where} do not have the shapes of its configuration: {few(wrong)}"
         )
 
 
 def few(names: Collection[str]) -> str:
-    """Return the first names of a collection and how many more there are, for a message."""
+    """Return the first five names of a collection and the number of the others, for a message."""
     shown = sorted(map(str, names))
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     return f"[{', '.join(shown[:5])}]{more}"

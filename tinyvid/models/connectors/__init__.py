@@ -1,11 +1,11 @@
-"""Connectors: the patch features of one clip become video tokens of the LLM's width.
+"""Connectors turn the patch features of one clip into video tokens of the LLM's width.
 
-The menu, each registered by the import of its module:
+Importing this package registers them (number of video tokens in parentheses):
 
-    mlp       every patch a token (T * P / pool^2 of them)
+    mlp       one token per patch (T * P / pool^2)
     naive     queries over the whole video (num_queries)
     group     queries over consecutive groups of patches (num_queries)
-    llamavid  one token a frame that the question chooses, and a few of what it shows (T * (1 + n))
+    llamavid  a context token per frame, which depends on the question, and content tokens (T * (1 + n))
 """
 
 from tinyvid.models.connectors.llamavid import LlamaVid

@@ -1,6 +1,6 @@
-"""What the resamplers are made of: the Perceiver block, the sinusoid table, and the initialization.
+"""Building blocks of the resamplers: the Perceiver block, the sinusoid table, and the initialization.
 
-Layer names are those of TinyLLaVA-Video's published weights, so that its tensors load without renaming.
+Layer names match TinyLLaVA-Video's published weights, so its tensors load without renaming.
 """
 
 import itertools
@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEADS = 8  # of the published models, whatever D is
+HEADS = 8  # as in the published models, independent of D
 HEAD_DIM = 64
 
 
 class CrossAttention(nn.Module):
-    """Let latents gather from media tokens and from themselves (Perceiver resampler, Flamingo, arXiv:2204.14198)."""
+    """Cross-attention of latents to media and to themselves (Perceiver resampler, Flamingo, arXiv:2204.14198)."""
 
     def __init__(self, dim: int, *, heads: int = HEADS, head_dim: int = HEAD_DIM) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
 
     def forward(self, latents: Tensor, media: Tensor) -> Tensor:
-        """Map latents (G, q, D) and media (G, N, D) of G independent groups to (G, q, D)."""
+        """Map the latents (G, q, D) and the media (G, N, D) of G independent groups to (G, q, D)."""
         latents = self.norm_latents(latents)
         kv = torch.cat([self.to_kv(self.norm_media(media)), self.to_kv(latents)], dim=1)  # (G, N + q, 2 * heads * Dh)
         query, key, value = (split_heads(x, self.head_dim) for x in (self.to_q(latents), *kv.chunk(2, dim=-1)))
@@ -45,21 +45,21 @@ def translation(dim: int, llm_dim: int, depth: int) -> nn.Sequential:
 
 
 def feed_forward(dim: int) -> nn.Sequential:
-    """Return the block's second half: norm, D to 4D, exact GELU, back to D."""
+    """Return the feed-forward half of a block: norm, D to 4D, exact GELU, and back to D."""
     return nn.Sequential(
         nn.LayerNorm(dim), nn.Linear(dim, 4 * dim, bias=False), nn.GELU(), nn.Linear(4 * dim, dim, bias=False)
     )
 
 
 def perceiver_layers(dim: int, depth: int, *, heads: int = HEADS, head_dim: int = HEAD_DIM) -> nn.ModuleList:
-    """Return ``depth`` blocks, each a pair of cross attention and feed-forward."""
+    """Return ``depth`` blocks, each a pair of cross-attention and feed-forward."""
     return nn.ModuleList(
         nn.ModuleList([CrossAttention(dim, heads=heads, head_dim=head_dim), feed_forward(dim)]) for _ in range(depth)
     )
 
 
 def refine(layers: Iterable[Any], latents: Tensor, media: Tensor) -> Tensor:
-    """Run latents (G, q, D) through the blocks against unchanging media (G, N, D)."""
+    """Run latents (G, q, D) through the blocks, with the same media (G, N, D) in every block."""
     for attention, feed in layers:
         latents = latents + attention(latents, media)
         latents = latents + feed(latents)
@@ -67,11 +67,11 @@ def refine(layers: Iterable[Any], latents: Tensor, media: Tensor) -> Tensor:
 
 
 class Sinusoids:
-    """The table of positions of a resampler: row p holds sin and cos of p times D/2 falling frequencies, interleaved.
+    """Position table of a resampler: row p contains sin and cos of p times D/2 decreasing frequencies, interleaved.
 
-    Values are rounded through float16, on which the published weights were trained. They are computed on the CPU, so
-    that every device sees the same ones, and kept until a longer table or another device is needed. A plain object
-    rather than a buffer: casting the connector must not round the table again.
+    Values are rounded to float16, as in the training of the published weights. They are computed on the CPU, so every
+    device uses the same values, and cached until a longer table or another device is needed. The table is not a
+    buffer, because casting the connector must not round it again.
     """
 
     def __init__(self, dim: int) -> None:
@@ -99,7 +99,7 @@ def sinusoid_table(num_rows: int, dim: int) -> Tensor:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Start a linear layer as language models do: weights normal(0, 0.02), biases zero. For ``nn.Module.apply``."""
+    """Initialize a linear layer as in language models: weights normal(0, 0.02), biases 0. For ``nn.Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -107,5 +107,5 @@ def init_linear(module: nn.Module) -> None:
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
-    """Return (G, N, heads * Dh) as (G, heads, N, Dh)."""
+    """Reshape (G, N, heads * Dh) to (G, heads, N, Dh)."""
     return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

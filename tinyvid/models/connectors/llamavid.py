@@ -1,6 +1,6 @@
-"""The connector of LLaMA-VID: a frame becomes one context token, which the question chooses, and content tokens.
+"""The connector of LLaMA-VID: each frame becomes a context token, which depends on the question, and content tokens.
 
-The text decoder, a part of its own, reads the question.
+A text decoder, which is a separate part, reads the question.
 """
 
 import math
@@ -17,34 +17,34 @@ from tinyvid.protocols import TextDecoder
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
-Kind = Literal["none", "mean", "grid", "drop"]  # of content tokens
+Kind = Literal["none", "mean", "grid", "drop"]  # how content tokens are pooled
 
 
 @CONNECTORS.register("llamavid")
 class LlamaVid(nn.Module):
-    """Give each frame one token that answers the question, followed by tokens of what it shows.
+    """Map each frame to a context token, which depends on the question, and to content tokens.
 
-    Frames do not see each other, so memory does not grow with them: they pass in blocks, and where gradients are
-    needed the blocks are computed again in the backward pass. Source: Li et al., LLaMA-VID, arXiv:2311.17043.
+    Frames are independent and are processed in blocks. With gradients, the blocks are checkpointed, so memory does not
+    grow with the number of frames. Source: Li et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
         text_decoder: Fulfills ``protocols.TextDecoder``.
         content: ``mean`` (one token), ``grid`` (``grid`` x ``grid`` tokens), ``none`` (no pooling: every patch a token)
             or ``drop`` (no content token: the context token alone).
         grid: K, side of the grid of content tokens, with ``content=grid``.
-        legacy_grid: Pool grids as LLaMA-VID does, which may leave out patches and make more than K x K tokens.
-        depth: Linear layers that translate content tokens, with GELU between them.
+        legacy_grid: Pool grids as LLaMA-VID does, which may skip patches and return more than K x K tokens.
+        depth: Linear layers that project content tokens, with GELU between them.
         scale: ``sqrt_dim`` divides the scores of the context attention by sqrt(Dv); ``none`` does not.
-        key_proj: Whether patches pass a linear layer before they are compared with the question.
-        values: ``raw`` patches are averaged, or ``projected`` ones, which pass a linear layer first.
-        choices: Whether the choices of a multiple-choice question guide the context token, or its stem alone.
-        chunk: Frames that pass at once; bounds memory, changes no number.
+        key_proj: Whether a linear layer projects patches before they are compared with the question.
+        values: Whether ``raw`` patches are averaged, or patches ``projected`` by a linear layer.
+        choices: Whether the text decoder reads the choices of a multiple-choice question, or only its stem.
+        chunk: Frames per block; limits memory and does not change the result.
 
     Raises:
-        ConfigError: The tower's grid cannot be pooled as asked.
+        ConfigError: The tower's grid does not support the pooling.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a choice of its own
+    def __init__(  # noqa: PLR0913 - independent options
         self,
         *,
         features: FeatureSpec,
@@ -82,7 +82,7 @@ class LlamaVid(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
+        """The dtype that features must have."""
         return self.context.query.weight.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
@@ -95,21 +95,21 @@ class LlamaVid(nn.Module):
         return torch.cat(tokens).flatten(0, 1)
 
     def frame_tokens(self, features: Tensor, question: Question | None, per_frame: int | None = None) -> Tensor:
-        """Return the tokens of frames: (T, P, Dv) to (T, 1 + n, D)."""
+        """Map the features of frames (T, P, Dv) to their tokens (T, 1 + n, D)."""
         return self.combine(features, *self.read(features, question), per_frame)
 
     def read(self, features: Tensor, question: Question | None) -> tuple[Tensor, Tensor]:
-        """Return the rows (T, M, R) that the text decoder makes of frames (T, P, Dv), and which are real, bool (M,)."""
+        """Map features (T, P, Dv) to the rows (T, M, R) of the text decoder, and a mask (M,) of the real rows."""
         if question is None:
-            raise DataError("the connector 'llamavid' reads the question, and was given none")
-        dtype = self.text_decoder.dtype  # frozen, it may lie in another than what trains
+            raise DataError("the connector 'llamavid' got no question; pass the question of the clip")
+        dtype = self.text_decoder.dtype  # a frozen text decoder may have another dtype than the trained weights
         if question.embeddings is not None:
             question = Question(question.text, question.ids, question.embeddings.to(dtype), question.mask)
         rows, mask = self.text_decoder(features.to(dtype), question)
         return rows.to(features.dtype), mask
 
     def combine(self, patches: Tensor, rows: Tensor, mask: Tensor, per_frame: int | None = None) -> Tensor:
-        """Return the tokens (T, 1 + n, D) of frames: what the rows choose of the patches, then what these show."""
+        """Return the tokens (T, 1 + n, D) of frames: the context token, then the content tokens."""
         context = self.context(rows, mask, patches).unsqueeze(1)  # (T, 1, D)
         if not self.content.num_tokens:
             return context
@@ -117,13 +117,13 @@ class LlamaVid(nn.Module):
 
     @torch.no_grad()
     def attention(self, features: Tensor, question: Question) -> Tensor:
-        """Return how much of each frame's context token comes from each patch: (T, P, Dv) to (T, P), rows sum to 1."""
+        """Return the weight of each patch in its frame's context token: (T, P, Dv) to (T, P). Rows sum to 1."""
         return torch.cat(
             [self.context.weights(*self.read(block, question), block) for block in features.split(self.chunk)]
         )
 
     def train(self, mode: bool = True) -> "LlamaVid":
-        """Switch to training mode, except a frozen text decoder: its dropout stays off."""
+        """Switch to training mode. A frozen text decoder stays in eval mode, so its dropout stays off."""
         super().train(mode)
         decoder = self.get_submodule("text_decoder")
         if not any(p.requires_grad for p in decoder.parameters()):
@@ -136,19 +136,19 @@ class LlamaVid(nn.Module):
 
 
 class ContextAttention(nn.Module):
-    """Average the patches of a frame by how much the rows of a text decoder look at them.
+    """Average the patches of a frame, weighted by the attention of a text decoder's rows.
 
-    One head: ``S = softmax(Q K^T / sqrt(Dv))`` over the patches, ``c = mean over real rows of S V``, then to the LLM's
-    width. Source: Li et al., LLaMA-VID, arXiv:2311.17043, equation 1, and its program, which has the scale and the key
-    projection that the equation leaves out.
+    One head: ``S = softmax(Q K^T / sqrt(Dv))`` over the patches, ``c = mean of S V over the real rows``, projected to
+    the LLM's width. Source: Li et al., LLaMA-VID, arXiv:2311.17043, equation 1, and its code, which has the scale and
+    the key projection that the equation omits.
 
     Args:
         dim: Dv, width of a patch.
         row_dim: R, width of a row.
         llm_dim: D, width of the LLM.
         scale: ``sqrt_dim`` divides the scores by sqrt(Dv); ``none`` does not.
-        key_proj: Whether the patches that are compared pass a linear layer first.
-        values: ``raw``: the patches themselves are averaged; ``projected``: they pass a linear layer first.
+        key_proj: Whether a linear layer projects the keys.
+        values: Whether ``raw`` patches are averaged, or patches ``projected`` by a linear layer.
     """
 
     def __init__(
@@ -171,11 +171,11 @@ class ContextAttention(nn.Module):
     def forward(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
         """Map rows (T, M, R), a mask of the real ones (M,) and patches (T, P, Dv) to context tokens (T, D)."""
         weights = self.weights(rows, mask, patches)  # (T, P)
-        # The mean over rows of S V is the mean of S, times V: one row instead of M.
+        # The mean of S V over the rows equals (mean of S) V, which needs one row instead of M.
         return self.out((weights.unsqueeze(1) @ self.value(patches)).squeeze(1))
 
     def weights(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
-        """Return how much each patch counts, (T, P): the mean of the real rows' attention; even if no row is real."""
+        """Return the weight of each patch (T, P): the mean attention of the real rows, or uniform without real rows."""
         scores = self.query(rows) @ self.key(patches).transpose(1, 2) * self.scale  # (T, M, P)
         attention = scores.softmax(-1)
         real = mask.to(attention.dtype)[:, None]  # (M, 1)
@@ -185,7 +185,7 @@ class ContextAttention(nn.Module):
 
 
 class ContentTokens(nn.Module):
-    """Pool the patches of a frame, and translate them into the LLM's space.
+    """Pool the patches of a frame, and project them to the LLM's width.
 
     Args:
         kind: ``mean``: one token; ``grid``: ``grid`` x ``grid`` tokens; ``none``: no pooling, every patch a token, as
@@ -200,7 +200,7 @@ class ContentTokens(nn.Module):
         smaller: Numbers of them that the same weights can make instead, in falling order: grids down to the mean.
 
     Raises:
-        ConfigError: The tower's patches fill no rectangle, or it is smaller than K x K.
+        ConfigError: The tower's patches do not form a rectangle, or it is smaller than K x K.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class ContentTokens(nn.Module):
         super().__init__()
         self.kind = kind
         self.grid = grid
-        self.stride = 0  # side of the squares, where they are the original's
+        self.stride = 0  # side of the pooled squares of a legacy grid
         self.shape = features.grid
         if kind == "grid":
             rows, columns = _check_grid(features, grid)
@@ -226,7 +226,7 @@ class ContentTokens(nn.Module):
         return self.layers(self.pool(patches, num_tokens))
 
     def pool(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:
-        """Return the pooled patches of each frame: (T, P, Dv) to (T, n, Dv)."""
+        """Pool the patches of each frame: (T, P, Dv) to (T, n, Dv)."""
         if self.kind == "mean":
             return patches.mean(1, keepdim=True)
         if self.kind == "grid" or num_tokens is not None:
@@ -242,7 +242,7 @@ def _check_grid(features: FeatureSpec, grid: int) -> tuple[int, int]:
     if features.grid is None:
         raise ConfigError(
             f"connector.content=grid needs a rectangle of patches, but the {features.num_patches} patches of this "
-            "tower do not fill one; use connector.content=mean, or vision_tower.select=all if it is 'patch'"
+            "tower do not form one; use connector.content=mean, or vision_tower.select=all if it is 'patch'"
         )
     if grid > min(features.grid):
         rows, columns = features.grid
@@ -256,7 +256,7 @@ def _check_grid(features: FeatureSpec, grid: int) -> tuple[int, int]:
 def _legacy_stride(rows: int, columns: int, grid: int) -> int:
     if rows != columns or grid < 2:
         raise ConfigError(
-            f"connector.legacy_grid=true takes a square of patches and connector.grid of at least 2, got {rows} x "
-            f"{columns} patches and grid={grid}; use legacy_grid=false, which takes any"
+            f"connector.legacy_grid=true needs a square of patches and connector.grid of at least 2, got {rows} x "
+            f"{columns} patches and grid={grid}; use legacy_grid=false, which supports any grid"
         )
     return rows // grid

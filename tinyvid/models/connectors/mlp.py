@@ -1,4 +1,4 @@
-"""The connector of LLaVA: every patch becomes a video token, after optional pooling over the grid of its frame."""
+"""The connector of LLaVA: an MLP turns every patch into a video token, after optional pooling."""
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,16 @@ from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
 @CONNECTORS.register("mlp")
 class MLP(nn.Module):
-    """Translate each patch into a video token with a small MLP; the number of tokens grows with the frames.
+    """Project each patch to a video token with a small MLP. The number of tokens grows with the number of frames.
 
     Source: Liu et al., LLaVA-1.5, arXiv:2310.03744 (``depth`` 2, no pooling).
 
     Args:
         depth: Linear layers, with GELU between them.
-        pool: Side, in patches, of the squares that are averaged into one token; 1 keeps every patch.
+        pool: Side, in patches, of the squares that are averaged into one token; 1 for no pooling.
 
     Raises:
-        ConfigError: The tower's grid cannot be cut into such squares.
+        ConfigError: The tower's grid cannot be divided into such squares.
     """
 
     text_decoder = None
@@ -39,7 +39,7 @@ class MLP(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
+        """The dtype that features must have."""
         return self.get_parameter("layers.0.weight").dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
@@ -54,12 +54,12 @@ def _check_pool(features: FeatureSpec, pool: int) -> None:
     if features.grid is None:
         raise ConfigError(
             f"connector 'mlp': connector.pool={pool} needs a rectangle of patches, but the {features.num_patches} "
-            "patches of this tower do not fill one; use connector.pool=1, or vision_tower.select=all if it is 'patch'"
+            "patches of this tower do not form one; use connector.pool=1, or vision_tower.select=all if it is 'patch'"
         )
     rows, columns = features.grid
     if rows % pool or columns % pool:
         fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]
         raise ConfigError(
             f"connector 'mlp': connector.pool={pool} does not divide the tower's grid of {rows} x {columns} patches; "
-            f"values that do: {', '.join(map(str, fitting))}"
+            f"use one of {', '.join(map(str, fitting))}"
         )

@@ -1,7 +1,7 @@
-"""The two resamplers of TinyLLaVA-Video: a fixed number of video tokens, whatever the number of frames.
+"""The resamplers of TinyLLaVA-Video: a fixed number of video tokens for any number of frames.
 
-``naive`` lets every query look at the whole video; ``group`` cuts the video into groups that are summarized one by one.
-Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names equal those of its published weights.
+In ``naive``, every query attends to the whole video. ``group`` divides the video into groups and summarizes each.
+Source: Zhang et al., TinyLLaVA-Video, arXiv:2501.15513. Parameter names match its published weights.
 """
 
 import math
@@ -25,12 +25,12 @@ from tinyvid.models.connectors.blocks import (
 from tinyvid.registry import CONNECTORS, AtLeast, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
-WAVES = 8  # sines and cosines of the time code: the shortest wave spans a quarter of the clip
+WAVES = 8  # sines and cosines of the time code; the shortest period is a quarter of the clip
 LayerCount = Annotated[int, AtLeast(0)]
 
 
 class _Resampler(nn.Module):
-    """What both are built of: latents that look at patches in the LLM's width, and positions."""
+    """Base of the resamplers: latents that attend to patches projected to the LLM's width, and positions."""
 
     text_decoder = None
     attention = None
@@ -56,7 +56,7 @@ class _Resampler(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
+        """The dtype that features must have."""
         return self.latents.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
@@ -70,7 +70,7 @@ class _Resampler(nn.Module):
 
 @CONNECTORS.register("naive")
 class NaiveResampler(_Resampler):
-    """Summarize a whole video with learned queries, all of which look at all patches.
+    """Summarize a whole video with learned queries that attend to all patches.
 
     Args:
         num_queries: Video tokens of a clip.
@@ -91,20 +91,20 @@ class NaiveResampler(_Resampler):
 
 @CONNECTORS.register("group")
 class GroupResampler(_Resampler):
-    """Cut a video into groups of consecutive patches and summarize each with the same few queries.
+    """Divide a video into groups of consecutive patches, and summarize each group with the same few queries.
 
-    The groups differ in length by one patch at most, the first ones being the longer; when the number of frames is
-    divisible by the number of groups, cuts fall between frames. Positions are added to the video tokens. A group knows
-    nothing of the others unless ``mixer_layers`` lets the tokens look at each other (``TemporalMixer``): what
-    moves, in which direction, and what happens first are then in the tokens, where a small LLM finds them.
+    Group lengths differ by at most one patch, and the first groups are the longer ones. If the number of frames is
+    divisible by the number of groups, every group consists of whole frames. Positions are added to the video tokens.
+    Groups are independent unless ``mixer_layers`` adds attention between their tokens (``TemporalMixer``), which
+    encodes motion, direction and order in the tokens themselves, where a small LLM can use them.
 
     Args:
         num_queries: Video tokens of a clip, divisible by ``num_groups``.
         num_groups: Groups of a clip.
         depth: Perceiver blocks.
-        heads: Attention heads of a block, and of a layer of the mixer.
-        head_dim: Width of a head.
-        mixer_layers: Layers in which the tokens of all groups look at each other; 0 for none, as published.
+        heads: Attention heads of a block and of a mixer layer.
+        head_dim: Dh, width of a head.
+        mixer_layers: Attention layers between the tokens of all groups; 0 for none, as published.
 
     Raises:
         ConfigError: ``num_queries`` is not divisible by ``num_groups``.
@@ -127,7 +127,7 @@ class GroupResampler(_Resampler):
             nearest = " or ".join(str(n) for n in (below, below + num_groups) if n)
             raise ConfigError(
                 f"connector 'group': connector.num_queries={num_queries} is not divisible by "
-                f"connector.num_groups={num_groups}; the nearest num_queries that are: {nearest}"
+                f"connector.num_groups={num_groups}; use num_queries={nearest}"
             )
         super().__init__(
             features,
@@ -151,7 +151,7 @@ class GroupResampler(_Resampler):
         return out if self.mixer is None else self.mixer(out.unflatten(0, (self.num_groups, -1))).flatten(0, 1)
 
     def _cut(self, media: Tensor) -> list[Tensor]:
-        """Split (N, D) into groups of equal length: (G, N / G, D), or the longer groups and then the shorter ones."""
+        """Split (N, D) into groups: (G, N / G, D), or the longer groups and then the shorter ones."""
         short, num_long = divmod(len(media), self.num_groups)
         lengths = [(num_long, short + 1), (self.num_groups - num_long, short)]
         parts = media.split([count * length for count, length in lengths])
@@ -164,7 +164,7 @@ class GroupResampler(_Resampler):
 
 
 class SelfAttention(nn.Module):
-    """Let the tokens of a clip look at each other, in both directions of time."""
+    """Bidirectional self-attention over the tokens of a clip."""
 
     def __init__(self, dim: int, *, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, K, D) to what each has gathered, (B, K, D)."""
+        """Map tokens (B, K, D) to the output of the attention (B, K, D)."""
         parts = self.to_qkv(self.norm(tokens)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.head_dim) for part in parts)  # (B, heads, K, Dh)
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -184,9 +184,9 @@ class SelfAttention(nn.Module):
 class TemporalMixer(nn.Module):
     """A small bidirectional transformer over the video tokens of all groups of a clip.
 
-    Each group is summarized without the others, and a small LLM finds it hard to subtract what two tokens say. Layers
-    between the groups put velocities, orders and times into the tokens themselves. A token is told the time of its
-    group, the middle of the group as a share of the clip, by a learned projection of a Fourier code.
+    Groups are summarized independently, and a small LLM is poor at comparing two tokens. These layers encode
+    velocity, order and time in the tokens themselves. A learned projection of a Fourier code tells each token the
+    time of its group: the middle of the group, as a fraction of the clip.
     """
 
     def __init__(self, dim: int, *, layers: int, heads: int, head_dim: int) -> None:
@@ -202,7 +202,7 @@ class TemporalMixer(nn.Module):
         shape = tokens.shape
         code = self.time(time_code(shape[-3]).to(tokens))  # (G, D)
         tokens = (tokens + code[:, None]).reshape(-1, shape[-3] * shape[-2], shape[-1])  # (B, K, D)
-        layers: Any = self.layers  # pairs, which the type of a ModuleList does not tell
+        layers: Any = self.layers  # pairs, which the type of a ModuleList cannot express
         for attention, feed in layers:
             tokens = tokens + attention(tokens)
             tokens = tokens + feed(tokens)
@@ -210,7 +210,7 @@ class TemporalMixer(nn.Module):
 
 
 def time_code(num_groups: int) -> Tensor:
-    """Return sin(pi k t) and cos(pi k t), k = 1 .. WAVES, of the middles t of ``num_groups`` equal parts of [0, 1]."""
+    """Return sin(pi k t) and cos(pi k t), k = 1 .. WAVES, for the centers t of ``num_groups`` equal parts of [0, 1]."""
     times = (torch.arange(num_groups, dtype=torch.float32) + 0.5) / num_groups  # (G,)
     angles = math.pi * times[:, None] * torch.arange(1, WAVES + 1)  # (G, WAVES)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,4 +1,4 @@
-"""The LLMs that ``llm=`` can name. The import below registers them."""
+"""LLMs that ``llm=`` can choose. The import below registers them."""
 
 from tinyvid.models.llms import families
 

@@ -1,7 +1,7 @@
 """Load a causal LLM and its tokenizer: dtype, attention implementation, 4- and 8-bit weights, all at load time.
 
-Weights come from a directory, from a hub id, or from tensors already in memory (another project's checkpoint). No
-remote code runs, and the vocabulary is never resized.
+Weights come from a directory, a hub id, or tensors already in memory (another project's checkpoint). No remote code
+runs, and the vocabulary is never resized.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from tinyvid.protocols import LanguageModel
 from tinyvid.registry import PositiveFloat, PositiveInt
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
-NO_CODE = {"trust_remote_code": False}  # left unsaid, transformers would ask on the terminal, and wait
+NO_CODE = {"trust_remote_code": False}  # without it, transformers may prompt on the terminal and wait
 QUANTS = ("none", "nf4", "int8")
 
 
-def load(  # noqa: PLR0913 - the options of every LLM, and what the program adds
+def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
     model_type: str | None,
     *,
     path: str,
@@ -38,21 +38,21 @@ def load(  # noqa: PLR0913 - the options of every LLM, and what the program adds
     """Load an LLM from a directory or a hub id.
 
     Args:
-        model_type: The ``model_type`` that the configuration must state; ``None`` for any.
+        model_type: Required ``model_type`` of the configuration; ``None`` accepts any.
         path: Directory in the layout of transformers, or hub id.
         revision: Commit, branch or tag on the hub.
-        tokenizer: Directory or hub id of the tokenizer, where it does not lie with the weights.
+        tokenizer: Directory or hub id of the tokenizer, if it is not stored with the weights.
         attention: Attention implementation of transformers.
         max_length: Longest sequence, in tokens.
-        rope_scaling: How positions beyond those it was trained with are reached; see ``rope.Rope``.
-        rope_factor: By how much they grow.
-        dtype: Of the weights, and of the computation where they are quantized.
+        rope_scaling: How to extend positions beyond the trained range; see ``rope.Rope``.
+        rope_factor: Factor by which the positions are extended.
+        dtype: Dtype of the weights, or of the computation if the weights are quantized.
         quant: ``none``, ``nf4`` or ``int8``.
         device: Where the weights go.
 
     Raises:
         ConfigError: The model is of another family, or its context is shorter than ``max_length``.
-        CheckpointError: The path cannot be reached, or its weights are incomplete.
+        CheckpointError: The path cannot be read, or its weights are incomplete.
     """
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
@@ -60,8 +60,8 @@ def load(  # noqa: PLR0913 - the options of every LLM, and what the program adds
     config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision, **NO_CODE)
     if model_type is not None and config.model_type != model_type:
         raise ConfigError(
-            f"llm.path={path!r} holds a model of type '{config.model_type}', this llm needs '{model_type}'; "
-            "choose llm=auto for any causal LM of transformers"
+            f"llm.path={path!r} contains a model of type '{config.model_type}', but this llm needs '{model_type}'; "
+            "use llm=auto for any causal LM of transformers"
         )
     scale_positions(config, Rope(rope_scaling, rope_factor))
     return from_weights(
@@ -90,13 +90,16 @@ def from_weights(
     quant: str,
     device: str,
 ) -> LanguageModel:
-    """Build an LLM from its configuration and the weights in ``path``, or in ``state_dict`` if given; see ``load``."""
+    """Build an LLM from its configuration and the weights in ``state_dict`` or, without it, ``path``; see ``load``."""
     check_positions(config, max_length)
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
 
-    # The class itself rather than AutoModelForCausalLM, which would look for code beside the weights.
+    # AutoModelForCausalLM would look for code next to the weights.
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(f"llm.path={path!r} holds a model of type '{config.model_type}', which is no causal LM")
+        raise ConfigError(
+            f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "
+            "choose a path of a causal LM"
+        )
     model = load_pretrained(
         "llm",
         path,
@@ -118,13 +121,13 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
     """Load a tokenizer from a directory or a hub id; ``config`` is the LLM's if the directory is another project's.
 
     Raises:
-        CheckpointError: There is no tokenizer that transformers can load.
+        CheckpointError: transformers cannot load a tokenizer from ``path``.
     """
     from transformers import AutoTokenizer
 
     extra = {} if config is None else {"config": config}
     tokenizer = explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
-    tokenizer.clean_up_tokenization_spaces = False  # where a file asks for it, transformers warns and ignores it
+    tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
     return tokenizer
 
 
@@ -134,7 +137,7 @@ def _quantization(quant: str, dtype: torch.dtype) -> Any:
     if quant not in QUANTS:
         raise ConfigError(f"quant={quant!r} is unknown. {suggest(quant, QUANTS)}")
     try:
-        import bitsandbytes  # noqa: F401 - optional at run time: only for those who quantize
+        import bitsandbytes  # noqa: F401 - an optional dependency, needed for quantization only
     except ImportError as error:
         raise ConfigError(f"quant={quant} needs bitsandbytes: pip install bitsandbytes") from error
     from transformers import BitsAndBytesConfig

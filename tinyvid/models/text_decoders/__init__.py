@@ -1,11 +1,11 @@
-"""Text decoders: a question, and the patches of a frame, become the rows that a context token is asked for with.
+"""Text decoders turn a question and the patches of a frame into the query rows of a context token.
 
-The menu, each registered by the import of its module:
+Importing this package registers them:
 
-    llm_embed    the LLM's own embeddings and a few layers that look at the frame; no second tokenizer
+    llm_embed    the LLM's embeddings and a few layers that attend to the frame; no second tokenizer
     qformer      the Q-Former of InstructBLIP and LLaMA-VID
-    bert         BERT with cross attention in every layer, LLaMA-VID's other choice
-    siglip_text  the text half of SigLIP; looks at no frame
+    bert         BERT with cross-attention in every layer, LLaMA-VID's alternative
+    siglip_text  the text tower of SigLIP; does not see the frame
 """
 
 from tinyvid.models.text_decoders.bert import Bert

@@ -1,4 +1,4 @@
-"""BERT as a text decoder: the words of the question read the frame, layer by layer."""
+"""BERT as a text decoder: the question attends to the frame in every layer."""
 
 from typing import Any
 
@@ -13,32 +13,32 @@ from tinyvid.types import FeatureSpec, Question
 
 @TEXT_DECODERS.register("bert")
 class Bert(nn.Module):
-    """Let BERT read the question while every layer looks at the frame: one row per word piece.
+    """BERT with cross-attention to the frame in every layer: one row per token of the question.
 
-    Words see only earlier words, as in LLaMA-VID's ``raw`` variant. BERT itself has no cross attention; where the
-    weights bring none, it is new. Source: Devlin et al., arXiv:1810.04805; Li et al., LLaMA-VID, arXiv:2311.17043.
+    Self-attention is causal, as in LLaMA-VID's ``raw`` variant. BERT itself has no cross-attention, so it is new unless
+    the weights include it. Source: Devlin et al., arXiv:1810.04805; Li et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
         path: BERT to start from, a directory or a hub id; ``null`` for new weights.
-        tokenizer: Directory or hub id of its tokenizer.
+        tokenizer: Directory or hub id of the tokenizer.
         dim: R, width of a row.
         num_layers: Layers.
         num_heads: Heads of each attention.
-        mlp_dim: Width inside the feed-forward blocks.
-        vocab_size: Rows of the table of words.
-        num_positions: Rows of the table of positions.
-        max_length: Most tokens of a question; a longer one loses its beginning.
-        dropout: While it trains.
+        mlp_dim: Width of the feed-forward blocks.
+        vocab_size: Size of the vocabulary.
+        num_positions: Number of position embeddings.
+        max_length: Longest question, in tokens; the beginning of a longer one is dropped.
+        dropout: Dropout during training.
 
     Raises:
-        ConfigError: ``max_length`` exceeds the positions, or ``path`` holds a BERT of other sizes.
-        CheckpointError: ``path`` cannot be reached, or its weights do not fit.
+        ConfigError: ``max_length`` exceeds the positions, or the sizes of the model in ``path`` differ.
+        CheckpointError: ``path`` cannot be read, or its weights do not match.
     """
 
     reads_embeddings = False
     pretrained = True
 
-    def __init__(  # noqa: PLR0913 - sizes, which a checkpoint must state
+    def __init__(  # noqa: PLR0913 - sizes that a checkpoint must record
         self,
         *,
         features: FeatureSpec,
@@ -57,7 +57,7 @@ class Bert(nn.Module):
         super().__init__()
         if max_length > num_positions:
             raise ConfigError(
-                f"text_decoder.max_length={max_length} exceeds the {num_positions} positions of this BERT"
+                f"text_decoder.max_length={max_length} exceeds text_decoder.num_positions={num_positions}; lower it"
             )
         from transformers import BertConfig
 
@@ -75,13 +75,13 @@ class Bert(nn.Module):
             use_cache=False,
         )
         self.dim, self.max_length, self.vocab_size = dim, max_length, vocab_size
-        self.project = nn.Linear(features.dim, dim)  # patches to the width that the layers' cross attention reads
+        self.project = nn.Linear(features.dim, dim)  # patches to the width of the cross-attention
         sizes = SIZES | {"max_position_embeddings": "num_positions"}
         self.model = start_from(path, _bert_class(), config, compare=sizes)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features and embeddings must be cast to."""
+        """The dtype that features and embeddings must have."""
         return self.project.weight.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class Bert(nn.Module):
 
 
 def _bert_class() -> Any:
-    """Return transformers' BERT without its pooler; its files hold heads, which are left, and no cross attention."""
+    """Return transformers' BERT without the pooler. Files contain heads, which are skipped, and no cross-attention."""
     from transformers import BertModel
 
     class Decoder(BertModel):

@@ -1,4 +1,4 @@
-"""Start the text half of a model of transformers from a directory or the hub, its sizes held against the options."""
+"""Load the text model of transformers from a directory or the hub, and check its sizes against the options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from tinyvid.errors import ConfigError
 from tinyvid.models.weights import load_pretrained, read_config, without_weights
 
-SIZES = {  # the key of a configuration of transformers, and the option of a text decoder that sets it
+SIZES = {  # keys in a configuration of transformers to the options of a text decoder
     "vocab_size": "vocab_size",
     "hidden_size": "dim",
     "num_hidden_layers": "num_layers",
@@ -20,14 +20,14 @@ SIZES = {  # the key of a configuration of transformers, and the option of a tex
 def start_from(
     path: str | None, model_class: Any, config: Any, *, compare: Mapping[str, str], section: str = ""
 ) -> Any:
-    """Return a model with the weights in ``path``, a directory or hub id, or with new ones if it is ``None``.
+    """Return the model of ``config`` with the weights of ``path``, or with new weights if ``path`` is ``None``.
 
-    ``compare`` maps keys of ``config`` to the options that set them; the file must have the same values. ``section`` is
-    the key of the text half in the file's configuration.
+    ``path`` is a directory or a hub id. ``compare`` maps keys of ``config`` to the options that set them; their values
+    must match those in ``path``. ``section`` is the key of the text model in the configuration of ``path``.
 
     Raises:
-        ConfigError: ``path`` holds a model of other sizes.
-        CheckpointError: ``path`` cannot be reached, or its weights do not fit.
+        ConfigError: The sizes of the model in ``path`` differ from the options.
+        CheckpointError: ``path`` cannot be read, or its weights do not match.
     """
     if path is None or without_weights():
         return model_class(config)
@@ -35,10 +35,10 @@ def start_from(
     stored = {**model_class.config_class().to_dict(), **stored.get(section, stored)}
     wanted = config.to_dict()
     wrong = [
-        f"text_decoder.{option}={wanted[key]} where it has {stored[key]}"
+        f"text_decoder.{option}={wanted[key]} must be {stored[key]}"
         for key, option in compare.items()
         if stored[key] != wanted[key]
     ]
     if wrong:
-        raise ConfigError(f"text_decoder.path={path!r} holds a model of other sizes: {', '.join(wrong)}")
+        raise ConfigError(f"text_decoder.path={path!r} contains a model of other sizes: {', '.join(wrong)}")
     return load_pretrained("text_decoder", path, model_class, config=config, dtype=torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""The small text decoder: the words as the LLM embeds them, and a few layers that look at the frame."""
+"""A small text decoder: the LLM's embeddings of the question, and a few layers that attend to the frame."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from tinyvid.types import FeatureSpec, Question
 
 
 class Attention(nn.Module):
-    """Let rows gather from others, or from each other."""
+    """Attention of rows to other rows or to each other."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, rows: Tensor, others: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map rows (T, L, R) and what they look at (T, N, R), of which those outside ``mask`` (N,) are not seen."""
+        """Map rows (T, L, R) to the output of their attention to ``others`` (T, N, R) where ``mask`` (N,) is true."""
         parts = (self.query(rows), *self.key_value(others).chunk(2, dim=-1))
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in parts)  # (T, heads, ., Rh)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -28,7 +28,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm Transformer decoder layer: the words see each other, then the patches, then each for itself."""
+    """A pre-norm Transformer decoder layer: self-attention, cross-attention to the patches, and feed-forward."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Layer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, rows: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
-        """Refine rows (T, L, R), of which ``mask`` (L,) are real, with patches (T, P, R)."""
+        """Update rows (T, L, R), which are real where ``mask`` (L,) is true, with patches (T, P, R)."""
         before_words, before_patches, before_feed = self.norms
         normed = before_words(rows)
         rows = rows + self.words(normed, normed, mask.expand(1, 1, 1, -1))
@@ -47,15 +47,15 @@ class Layer(nn.Module):
 
 @TEXT_DECODERS.register("llm_embed")
 class LLMEmbed(nn.Module):
-    """Let the LLM's embeddings of a question look at a frame: one row per token, no second tokenizer, all of it new.
+    """Attention of the LLM's embeddings of a question to the frame: one row per token, with new weights.
 
-    The embeddings themselves belong to the LLM and get no gradient from here.
+    No second tokenizer is needed. The embeddings belong to the LLM and receive no gradient from here.
 
     Args:
         dim: R, width of a row.
         depth: Layers.
         num_heads: Heads of each attention.
-        max_length: Most tokens of a question; a longer one loses its beginning.
+        max_length: Longest question, in tokens; the beginning of a longer one is dropped.
 
     Raises:
         ConfigError: ``dim`` is not divisible by ``num_heads``.
@@ -77,7 +77,7 @@ class LLMEmbed(nn.Module):
     ) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ConfigError(f"text_decoder.dim={dim} is not divisible by text_decoder.num_heads={num_heads}")
+            raise ConfigError(f"text_decoder.dim={dim} must be divisible by text_decoder.num_heads={num_heads}")
         self.dim = dim
         self.max_length = max_length
         self.words = nn.Linear(llm_dim, dim)
@@ -88,7 +88,7 @@ class LLMEmbed(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features and embeddings must be cast to."""
+        """The dtype that features and embeddings must have."""
         return self.words.weight.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:

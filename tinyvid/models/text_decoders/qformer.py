@@ -1,4 +1,4 @@
-"""The Q-Former of InstructBLIP and LLaMA-VID: learned queries read the question and the frame."""
+"""The Q-Former of InstructBLIP and LLaMA-VID: learned queries attend to the question and the frame."""
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from tinyvid.types import FeatureSpec, Question
 
 @TEXT_DECODERS.register("qformer")
 class QFormer(nn.Module):
-    """Let learned queries read the question and look at the frame: always ``num_queries`` rows.
+    """Learned queries that attend to the question and the frame: always ``num_queries`` rows.
 
-    Queries and words see each other in every layer; every second layer the queries, and they alone, look at the frame.
-    Queries and words have feed-forward blocks of their own. Source: Dai et al., InstructBLIP, arXiv:2305.06500; Li et
-    al., LLaMA-VID, arXiv:2311.17043.
+    In every layer, queries and tokens attend to each other; in every second layer, only the queries attend to the
+    frame. Queries and tokens have separate feed-forward blocks. Source: Dai et al., InstructBLIP, arXiv:2305.06500; Li
+    et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
         path: Weights to start from: a file of InstructBLIP (``model`` at the top), or a file or folder of LLaMA-VID,
@@ -24,26 +24,26 @@ class QFormer(nn.Module):
         tokenizer: Directory or hub id of its tokenizer.
         num_queries: M, rows.
         dim: R, width of a row.
-        num_layers: Layers; fewer than the weights have takes the first ones.
+        num_layers: Layers; only the first layers of the weights are used if they have more.
         num_heads: Heads of each attention.
-        mlp_dim: Width inside the feed-forward blocks.
-        vocab_size: Rows of the table of words.
-        num_positions: Rows of the table of positions.
-        encoder_dim: Width of patches that the weights look at. A tower of another width gets a linear layer in
-            between, which is new where ``path`` brings none; ``null`` for the tower's own.
-        norm: Whether patches are normalized before the queries look at them.
-        max_length: Most tokens of a question; a longer one loses its beginning.
-        dropout: While it trains.
+        mlp_dim: Width of the feed-forward blocks.
+        vocab_size: Size of the vocabulary.
+        num_positions: Number of position embeddings.
+        encoder_dim: Width of the patches that the weights were trained on; ``null`` for the tower's width. Features
+            of another width pass through a linear layer, which is new unless ``path`` contains it.
+        norm: Whether patches are normalized before the queries attend to them.
+        max_length: Longest question, in tokens; the beginning of a longer one is dropped.
+        dropout: Dropout during training.
 
     Raises:
         ConfigError: ``max_length`` exceeds the positions.
-        CheckpointError: ``path`` cannot be read, or its weights do not fit.
+        CheckpointError: ``path`` cannot be read, or its weights do not match.
     """
 
     reads_embeddings = False
     pretrained = True
 
-    def __init__(  # noqa: PLR0913 - sizes, which a checkpoint must state
+    def __init__(  # noqa: PLR0913 - sizes that a checkpoint must record
         self,
         *,
         features: FeatureSpec,
@@ -65,7 +65,7 @@ class QFormer(nn.Module):
         super().__init__()
         if max_length > num_positions:
             raise ConfigError(
-                f"text_decoder.max_length={max_length} exceeds the {num_positions} positions of this Q-Former"
+                f"text_decoder.max_length={max_length} exceeds text_decoder.num_positions={num_positions}; lower it"
             )
         from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
@@ -91,14 +91,14 @@ class QFormer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features and embeddings must be cast to."""
+        """The dtype that features and embeddings must have."""
         return self.queries.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """Map features (T, P, Dv) to the rows of the queries (T, M, R), all of which are real, (M,)."""
         count, num_queries = len(features), self.queries.shape[1]
         ones = self.queries.new_ones(num_queries, dtype=torch.bool)
-        seen = torch.cat([ones, question.real])  # (M + L,): words that are padding are not
+        seen = torch.cat([ones, question.real])  # (M + L,)
         out = self.model(
             input_ids=question.ids.expand(count, -1),  # (T, L)
             attention_mask=seen.expand(count, -1).long(),

@@ -1,4 +1,4 @@
-"""Read a Q-Former out of the files of InstructBLIP or LLaMA-VID, renaming what transformers names differently."""
+"""Read a Q-Former from the files of InstructBLIP or LLaMA-VID, and rename its tensors as in transformers."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from tinyvid.models.weights import load_strict, read_tensors, weight_files
 
 logger = logging.getLogger(__name__)
 
-# Name in a file -> name in ``qformer.QFormer``; each project's own.
+# Name in a file of either project -> name in ``qformer.QFormer``.
 PREFIXES = {
     "vlm_att_encoder.bert.": "model.",
     "vlm_att_query": "queries",
@@ -26,39 +26,40 @@ _LAYER = re.compile(r"^model\.encoder\.layer\.(\d+)\.")
 
 
 def read_qformer(decoder: nn.Module, path: str) -> None:
-    """Put the weights of a file or folder into a Q-Former; keys and shapes must fit.
+    """Load the weights of a file or folder into a Q-Former; keys and shapes must match.
 
-    Only what bears one of the names of ``PREFIXES`` is read: the files hold much more. Layers beyond the decoder's are
-    left out, and a projection of patches that the file lacks stays new; both are logged.
+    The files contain more than the Q-Former, so only names with a prefix in ``PREFIXES`` are read. Layers beyond the
+    decoder's are skipped, and the projection of patches stays new if it is missing; both are logged.
 
     Raises:
-        CheckpointError: There is nothing to read, or it does not fit.
+        CheckpointError: The weights cannot be read, contain no Q-Former, or do not match.
     """
     place = Path(path).expanduser()
     tensors = rename(read_selected(place, tuple(PREFIXES)))
     if not tensors:
         raise CheckpointError(
-            f"{place} holds no Q-Former: no weight is called {', '.join(f'{prefix}*' for prefix in PREFIXES)}"
+            f"{place} contains no Q-Former; expected weights named {', '.join(f'{prefix}*' for prefix in PREFIXES)}"
         )
     own = decoder.state_dict()
     depth = 1 + max(int(found[1]) for key in own if (found := _LAYER.match(key)))
     beyond = {key for key in tensors if (found := _LAYER.match(key)) and int(found[1]) >= depth}
     if beyond:
-        logger.info("%s: of its layers, the Q-Former takes the first %d", place, depth)
+        logger.info("The Q-Former uses only the first %d layers in %s.", depth, place)
     new = {key for key in own if key.startswith("project.")} - tensors.keys()
     if new:
-        logger.info("%s brings no projection from this tower's patches; it is new: train it", place)
+        logger.info("%s contains no projection of this tower's patches, so a new one is used; train it.", place)
     fitting = {key: value for key, value in tensors.items() if key not in beyond}
     load_strict(decoder, fitting | {key: own[key] for key in new}, part="text_decoder", where=place)
 
 
 def read_selected(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors of a file or folder whose names, but for ``model.`` in front, begin with a prefix.
+    """Return the tensors of a file or folder whose names begin with a prefix, after a leading ``model.`` is removed.
 
-    Of the shards of a folder, only those that matter are opened.
+    Only shards with such tensors are opened.
 
     Raises:
-        CheckpointError: A file is missing, damaged or a pickle of more than tensors, or an index leaves the folder.
+        CheckpointError: A file is missing or damaged, a pickle contains more than tensors, or an index points outside
+            the folder.
     """
 
     def wanted(name: str) -> bool:
@@ -72,7 +73,7 @@ def read_selected(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of InstructBLIP or LLaMA-VID under the names of ``qformer.QFormer``; others keep theirs."""
+    """Rename tensors of InstructBLIP or LLaMA-VID as in ``qformer.QFormer``; other tensors keep their names."""
     renamed = {}
     for key, value in tensors.items():
         name = key.removeprefix("model.")

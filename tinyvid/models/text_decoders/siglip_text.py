@@ -1,4 +1,4 @@
-"""The text half of SigLIP as a text decoder: it knows words by what they look like, and sees no frame."""
+"""The text tower of SigLIP as a text decoder: its text features are aligned with images, and it sees no frame."""
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from tinyvid.types import FeatureSpec, Question
 
 @TEXT_DECODERS.register("siglip_text")
 class SiglipText(nn.Module):
-    """Read the question with SigLIP's text tower: one row per token, the same for every frame.
+    """Encode the question with SigLIP's text tower: one row per token, the same for every frame.
 
-    SigLIP was trained on texts that are padded to its 64 positions, with the padding in sight; so they are here,
-    inside, and the rows of the padding are dropped. Source: Zhai et al., arXiv:2303.15343.
+    SigLIP was trained on texts padded to its 64 positions, without masking the padding. Questions are therefore padded
+    in the same way, and the rows of the padding are dropped. Source: Zhai et al., arXiv:2303.15343.
 
     Args:
         path: SigLIP to start from, whole or its text half, a directory or a hub id; ``null`` for new weights.
@@ -23,20 +23,20 @@ class SiglipText(nn.Module):
         dim: R, width of a row.
         num_layers: Layers.
         num_heads: Heads of each attention.
-        mlp_dim: Width inside the feed-forward blocks.
-        vocab_size: Rows of the table of words.
-        max_length: Its positions; a longer question loses its beginning.
-        pad_id: Token that fills up the positions.
+        mlp_dim: Width of the feed-forward blocks.
+        vocab_size: Size of the vocabulary.
+        max_length: Number of positions; the beginning of a longer question is dropped.
+        pad_id: Token id of the padding.
 
     Raises:
-        ConfigError: ``pad_id`` is no token, or ``path`` holds a model of other sizes.
-        CheckpointError: ``path`` cannot be reached, or its weights do not fit.
+        ConfigError: ``pad_id`` is not a token, or the sizes of the model in ``path`` differ.
+        CheckpointError: ``path`` cannot be read, or its weights do not match.
     """
 
     reads_embeddings = False
     pretrained = True
 
-    def __init__(  # noqa: PLR0913 - sizes, which a checkpoint must state
+    def __init__(  # noqa: PLR0913 - sizes that a checkpoint must record
         self,
         *,
         features: FeatureSpec,
@@ -53,7 +53,7 @@ class SiglipText(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= pad_id < vocab_size:
-            raise ConfigError(f"text_decoder.pad_id={pad_id} is none of the {vocab_size} tokens")
+            raise ConfigError(f"text_decoder.pad_id={pad_id} must be a token id from 0 to {vocab_size - 1}")
         from transformers import SiglipTextConfig, SiglipTextModel
 
         config = SiglipTextConfig(
@@ -75,7 +75,7 @@ class SiglipText(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features and embeddings must be cast to."""
+        """The dtype that features and embeddings must have."""
         return self.model.dtype
 
     def forward(self, features: Tensor, question: Question) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Vision towers: frames become patch features.
+"""Vision towers turn frames into patch features.
 
-The menu, each registered by the import of its module. The library that a tower needs is imported when it is built:
+Importing this package registers them. The library of a tower is imported when the tower is built:
 
     siglip     SigLIP through transformers
     timm       any vision transformer of timm

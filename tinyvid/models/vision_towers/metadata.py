@@ -1,4 +1,4 @@
-"""What all towers settle alike: which block the features come from, and how frames are brought to a square."""
+"""Shared options of the vision towers: the block that the features come from, and how frames become square."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,14 +7,14 @@ from typing import Any, Literal
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.types import ImageSpec
 
-Resize = Literal["auto", "stretch", "crop", "pad"]  # auto: as the model's metadata says
-HUB, LOCAL = "hf-hub:", "local-dir:"  # what paths of timm and open_clip begin with
+Resize = Literal["auto", "stretch", "crop", "pad"]  # auto follows the model's metadata
+HUB, LOCAL = "hf-hub:", "local-dir:"  # prefixes of paths of timm and open_clip
 
 
 def blocks_to_run(layer: int, num_blocks: int) -> int:
-    """Return how many transformer blocks give ``hidden_states[layer]``, counted as in transformers.
+    """Return the number of transformer blocks that compute ``hidden_states[layer]``, indexed as in transformers.
 
-    Index 0 is what enters the first block and -1 what leaves the last one, so -2 is the output of the last but one.
+    Index 0 is the input of the first block and -1 the output of the last block.
 
     Raises:
         ConfigError: ``layer`` is out of range.
@@ -23,30 +23,31 @@ def blocks_to_run(layer: int, num_blocks: int) -> int:
     if not 1 <= blocks <= num_blocks:
         raise ConfigError(
             f"vision_tower.layer={layer} is out of range: this tower has {num_blocks} blocks, "
-            f"so layer may be -{num_blocks} .. -1 (-1 is the last block) or 1 .. {num_blocks}"
+            f"so use -{num_blocks} .. -1 (-1 is the last block) or 1 .. {num_blocks}"
         )
     return blocks
 
 
 def check_architecture(path: str, revision: str | None, *, example: str) -> None:
-    """Refuse a path that is neither a directory nor a hub id, unless it can be an architecture of a library.
+    """Check that a path, which is neither a directory nor a hub id, can be the name of an architecture.
 
     Raises:
-        CheckpointError: It looks like a directory.
-        ConfigError: A revision is given, which only hub ids have.
+        CheckpointError: The path looks like a directory.
+        ConfigError: There is a revision, which only hub ids support.
     """
     if "/" in path or "\\" in path or path.partition(":")[0] == LOCAL.rstrip(":"):
         raise CheckpointError(
-            f"vision_tower.path={path!r} is no directory here; write '{HUB}<id>' for a model of the hub, or {example}"
+            f"vision_tower.path={path!r} is not a local directory; write '{HUB}<id>' for a model on the hub, or "
+            f"{example}"
         )
     if revision:
         raise ConfigError(
-            f"vision_tower.revision={revision!r} is for hub ids; the weights of {path!r} are chosen by its tag"
+            f"vision_tower.revision={revision!r} applies to hub ids only; the tag in {path!r} selects the weights"
         )
 
 
 def image_spec(settings: Mapping[str, Any], size: int, path: str, *, resize: Any, crop_pct: float = 1.0) -> ImageSpec:
-    """Return the image spec of a library's ``mean``, ``std`` and ``interpolation``.
+    """Return the image specification from a library's ``mean``, ``std`` and ``interpolation``.
 
     Raises:
         ConfigError: The interpolation is not supported.
@@ -58,19 +59,19 @@ def image_spec(settings: Mapping[str, Any], size: int, path: str, *, resize: Any
 
 
 def resized(image: ImageSpec, resize: Resize) -> ImageSpec:
-    """Return ``image`` with another way to the square; chosen ways keep all that they can of the frame."""
+    """Return ``image`` with another resize mode; an explicit mode keeps as much of the frame as possible."""
     if resize == "auto" or resize == image.resize:
         return image
     return replace(image, resize=resize, crop_pct=1.0)
 
 
 def square(size: object, where: str) -> int:
-    """Return the side of a square input given as a number or as (height, width).
+    """Return the side of a square input size, given as a number or as (height, width).
 
     Raises:
-        ConfigError: The input is not square.
+        ConfigError: The size is not square.
     """
     sides = [size] if isinstance(size, int) else list(size)  # type: ignore[call-overload]
     if len(set(sides)) != 1:
-        raise ConfigError(f"{where} takes images of {sides} pixels; only square inputs are supported")
+        raise ConfigError(f"{where} takes images of {sides} pixels; choose a model with square inputs")
     return int(sides[0])

@@ -1,4 +1,4 @@
-"""The image towers of open_clip that are vision transformers: CLIP, SigLIP and others. Text towers are not kept."""
+"""Vision transformers of open_clip: the image towers of CLIP, SigLIP and others. Text towers are dropped."""
 
 import json
 from collections.abc import Mapping
@@ -18,32 +18,33 @@ from tinyvid.types import FeatureSpec, ImageSpec
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
-_VISUAL = "visual."  # where the image tower stands among the weights of a CLIP
+_VISUAL = "visual."  # prefix of the image tower in the weights of a CLIP model
 
 
 @VISION_TOWERS.register("open_clip")
 def open_clip(
     *, path: str, revision: str | None = None, layer: int = -2, resize: Resize = "auto", dtype: torch.dtype
 ) -> "OpenClipTower":
-    """Load the image tower of a model of open_clip.
+    """Load the image tower of an open_clip model.
 
     Args:
         path: Architecture and tag of its weights (``ViT-B-16-SigLIP:webli``), ``hf-hub:<id>``, or a directory with
             ``open_clip_config.json`` and weights.
-        revision: Commit, branch or tag, for a hub id.
-        layer: Which hidden state the features are; -2 is the output of the last but one block.
-        resize: How frames become square; ``auto`` follows open_clip's metadata, which for CLIP cuts off the sides.
-        dtype: Of the weights.
+        revision: Commit, branch or tag of a hub id.
+        layer: Index of the hidden state to return; -2 is the output of the second-to-last block.
+        resize: How frames become square; ``auto`` follows open_clip's metadata, which crops the sides for CLIP.
+        dtype: Dtype of the weights.
 
     Raises:
-        ConfigError: The architecture or tag is unknown, has no patch tokens, or ``layer`` is out of range.
-        CheckpointError: The path cannot be reached, or its weights do not fit.
+        ConfigError: The architecture or tag is unknown, the model does not return patch tokens, or ``layer`` is out
+            of range.
+        CheckpointError: The path cannot be read, or its weights do not match.
     """
     try:
-        import open_clip  # heavy: only for those who chose it
+        import open_clip  # heavy, so imported only for this tower
     except ImportError as error:
         raise ConfigError(
-            "vision_tower 'open_clip' needs the package open_clip: pip install open_clip_torch"
+            "vision_tower 'open_clip' needs the package open_clip; run pip install open_clip_torch"
         ) from error
 
     if Path(path.removeprefix(LOCAL)).is_dir() or path.startswith(HUB):
@@ -82,7 +83,7 @@ class OpenClipTower(IntermediateTower):
 
     @staticmethod
     def blocks(model: Any) -> Any:
-        """Return the transformer blocks of a model, which may be one of timm."""
+        """Return the transformer blocks of a model, which may be a timm model."""
         return model.trunk.blocks if hasattr(model, "trunk") else model.transformer.resblocks
 
     def save(self, directory: Path) -> None:
@@ -96,12 +97,12 @@ class OpenClipTower(IntermediateTower):
 
 
 def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
-    """Return the files of configuration and weights of a directory or a hub id."""
+    """Return the configuration file and the weights file of a directory or a hub id."""
     folder = Path(path.removeprefix(LOCAL))
     if folder.is_dir():
         weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
         if not weights or not (folder / CONFIG).is_file():
-            raise CheckpointError(f"vision_tower.path={path!r} must hold {CONFIG} and one of {', '.join(WEIGHTS)}")
+            raise CheckpointError(f"vision_tower.path={path!r} must contain {CONFIG} and one of {', '.join(WEIGHTS)}")
         return folder / CONFIG, weights[0]
     from open_clip.pretrained import download_pretrained_from_hf as download
 
@@ -113,9 +114,9 @@ def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        config["model_cfg"]["vision_cfg"]["timm_model_pretrained"] = False  # the weights lie beside the file
+        config["model_cfg"]["vision_cfg"]["timm_model_pretrained"] = False  # the weights are next to the file
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no configuration of open_clip: {error!r}") from error
+        raise CheckpointError(f"{file} is not a configuration of open_clip: {error!r}") from error
     refuse_endless("vision_tower", file, config)
     return config
 
@@ -124,7 +125,7 @@ def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
     import open_clip
 
     architecture, _, tag = path.partition(":")
-    example = "an architecture of open_clip with a tag, such as ViT-B-16-SigLIP:webli"
+    example = "an open_clip architecture with a tag, such as ViT-B-16-SigLIP:webli"
     check_architecture(path, revision, example=example)
     if architecture not in open_clip.list_models():
         raise ConfigError(
@@ -134,8 +135,8 @@ def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise ConfigError(
-            f"vision_tower.path={path!r}: the tag of the weights, {tag!r}, is not among those of {architecture}: "
-            f"{', '.join(tags) or 'none; give a directory or a hub id'}. Write {architecture}:<tag>"
+            f"vision_tower.path={path!r}: {architecture} has no weights with the tag {tag!r}. Write "
+            f"{architecture}:<tag>; available tags: {', '.join(tags) or 'none; give a directory or a hub id'}"
         )
     wants, has = (
         bool(settings.get("quick_gelu", False))
@@ -144,15 +145,15 @@ def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
     if wants != has:
         raise ConfigError(
             f"vision_tower.path={path!r}: these weights were trained {'with' if wants else 'without'} QuickGELU, "
-            f"this architecture runs {'with' if has else 'without'}; choose the architecture "
+            f"but this architecture runs {'with' if has else 'without'} it; choose the architecture "
             f"{architecture + '-quickgelu' if wants else architecture.removesuffix('-quickgelu')}"
         )
     return architecture, tag
 
 
 def _build(config: Mapping[str, Any], path: str) -> Any:
-    """Build the image tower alone, without weights."""
-    from open_clip.model import _build_vision_tower  # the public way builds the text tower along with it
+    """Build only the image tower, without weights."""
+    from open_clip.model import _build_vision_tower  # the public function also builds the text tower
 
     settings = config["model_cfg"]
     try:
@@ -160,11 +161,13 @@ def _build(config: Mapping[str, Any], path: str) -> Any:
             settings["embed_dim"], dict(settings["vision_cfg"]), settings.get("quick_gelu", False)
         )
     except (TypeError, KeyError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"vision_tower.path={path!r}: its vision_cfg builds no tower: {error!r}") from error
+        raise CheckpointError(
+            f"vision_tower.path={path!r}: cannot build a tower from its vision_cfg: {error!r}"
+        ) from error
 
 
 def _probe(config: Mapping[str, Any], layer: int, path: str) -> FeatureSpec:
-    """Return the shape of the features of the tower that ``config`` describes."""
+    """Return the shape of the features of the tower in ``config``."""
     with torch.device("meta"):
         model = _build(config, path)
     return OpenClipTower.probe(model, square(model.image_size, f"vision_tower.path={path!r}"), layer, path)

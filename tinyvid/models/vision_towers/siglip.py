@@ -34,28 +34,28 @@ def siglip(
     """Load a SigLIP tower from a directory or the hub.
 
     Args:
-        path: Directory in the layout of transformers, or hub id; the whole SigLIP or its vision half.
+        path: Directory in the layout of transformers, or hub id; a whole SigLIP model or its vision tower.
         revision: Commit, branch or tag on the hub.
-        layer: Which hidden state the features are; -2 is the output of the last but one block.
-        select: ``all`` patches, or all but the first one (``patch``), as TinyLLaVA-Video was trained.
+        layer: Index of the hidden state to return; -2 is the output of the second-to-last block.
+        select: ``all`` patches, or all but the first (``patch``), as in the training of TinyLLaVA-Video.
         resize: How frames become square; ``auto`` follows the model's preprocessor_config.json.
-        dtype: Of the weights.
+        dtype: Dtype of the weights.
 
     Raises:
-        ConfigError: ``path`` is no SigLIP, or ``layer`` is out of range.
-        CheckpointError: The path cannot be reached, or its weights do not fit.
+        ConfigError: ``path`` is not a SigLIP model, or ``layer`` is out of range.
+        CheckpointError: The path cannot be read, or its weights do not match.
     """
     from transformers import SiglipVisionConfig, SiglipVisionModel  # heavy: only when a tower is loaded
 
     stored = read_config("vision_tower", path, revision=revision)
     if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
         raise ConfigError(
-            f"vision_tower.path={path!r} holds a model of type {stored.get('model_type')!r}, which is no SigLIP; "
-            "the towers 'timm' and 'open_clip' load other vision transformers"
+            f"vision_tower.path={path!r} contains a model of type {stored.get('model_type')!r}, which is not SigLIP; "
+            "use vision_tower=timm or vision_tower=open_clip for other vision transformers"
         )
     config = SiglipVisionConfig(**stored.get("vision_config", stored))
     blocks_to_run(layer, config.num_hidden_layers)
-    # The text half of a whole SigLIP is left in its file without the warning that names each of its tensors.
+    # Skip the text tower of a whole SigLIP model without a warning that lists its tensors.
     unread = {"_keys_to_ignore_on_load_unexpected": [r"^text_model\.", r"^logit_(scale|bias)$"]}
     vision_half = type(SiglipVisionModel.__name__, (SiglipVisionModel,), unread)
     model = load_pretrained("vision_tower", path, vision_half, config=config, revision=revision, dtype=dtype)
@@ -93,25 +93,25 @@ class SiglipTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What pixels must be cast to: the dtype of the patch embedding, which stands first."""
+        """The dtype of the input: that of the patch embedding, which comes first."""
         return self.model.dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer are not run."""
-        vision = getattr(self.model, "vision_model", self.model)  # a level that older transformers 5 still have
+        """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer do not run."""
+        vision = getattr(self.model, "vision_model", self.model)  # early releases of transformers 5 nest the model
         hidden = vision.embeddings(pixels)  # (N, P, Dv)
         for block in vision.encoder.layers[: self.num_blocks]:
             hidden = block(hidden, attention_mask=None)
         return hidden[:, self.skip :]
 
     def save(self, directory: Path) -> None:
-        """Write the vision half in the layout of transformers, with its preprocessor_config.json."""
+        """Write the vision tower in the layout of transformers, with its preprocessor_config.json."""
         self.model.save_pretrained(directory)
         (directory / PREPROCESSOR).write_text(json.dumps(_to_processor(self.image), indent=2), encoding="utf-8")
 
 
 def default_image_spec(config: Any) -> ImageSpec:
-    """Return what SigLIP was trained on: frames stretched to the square, values in [-1, 1]."""
+    """Return the preprocessing of SigLIP's training: frames stretched to a square, values in [-1, 1]."""
     return ImageSpec(size=config.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
@@ -120,14 +120,14 @@ def _read_image_spec(path: str, revision: str | None, config: Any) -> ImageSpec:
 
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
-    except OSError:  # the weights of this path have been read, so it is only this file that is absent
-        logger.warning("%s has no %s; frames are prepared as for SigLIP's own training", path, PREPROCESSOR)
+    except OSError:  # the weights could be read, so only this file is missing
+        logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
         return default_image_spec(config)
     return _from_processor(processor, config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
 
 
 def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> ImageSpec:
-    """Translate the settings of an image processor of transformers; absent ones are SigLIP's defaults."""
+    """Translate the settings of an image processor of transformers; missing ones default to SigLIP's."""
     default = default_image_spec(config)
     size = processor.get("size") or {}
     side, resize, crop_pct = config.image_size, default.resize, 1.0
@@ -138,11 +138,13 @@ def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> Im
     elif size:
         side = size.get("height") if size.get("height") == size.get("width") else None
     if side != config.image_size:
-        raise CheckpointError(f"{where}: size {size} does not lead to the tower's {config.image_size} pixels")
+        raise CheckpointError(
+            f"{where}: size {size} does not match the tower's input of {config.image_size} pixels; correct the file"
+        )
     steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
     if steps or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-4:
         raise CheckpointError(
-            f"{where}: {steps or 'rescale_factor'} cannot be reproduced; frames are always rescaled "
+            f"{where}: the setting of {steps or 'rescale_factor'} is not supported; frames are always rescaled "
             "to [0, 1], resized and normalized"
         )
     if processor.get("resample", 3) not in _FILTERS:

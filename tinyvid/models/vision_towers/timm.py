@@ -1,4 +1,4 @@
-"""Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT and whatever else returns patch tokens."""
+"""Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT, and others that return patch tokens."""
 
 import difflib
 import json
@@ -24,22 +24,22 @@ def timm(
     Args:
         path: Architecture with the tag of its weights (``vit_base_patch16_siglip_224.webli``), ``hf-hub:<id>``, or a
             directory with ``config.json`` and ``model.safetensors`` as ``timm.models.save_for_hf`` writes them.
-        revision: Commit, branch or tag, for a hub id.
-        layer: Which hidden state the features are; -2 is the output of the last but one block.
-        resize: How frames become square; ``auto`` follows timm's metadata, which often cuts off the sides.
-        dtype: Of the weights.
+        revision: Commit, branch or tag of a hub id.
+        layer: Index of the hidden state to return; -2 is the output of the second-to-last block.
+        resize: How frames become square; ``auto`` follows timm's metadata, which often crops the sides.
+        dtype: Dtype of the weights.
 
     Raises:
-        ConfigError: The architecture is unknown or has no patch tokens, or ``layer`` is out of range.
-        CheckpointError: The path cannot be reached, or its weights do not fit.
+        ConfigError: The architecture is unknown or does not return patch tokens, or ``layer`` is out of range.
+        CheckpointError: The path cannot be read, or its weights do not match.
     """
     try:
-        import timm  # heavy: only for those who chose it
+        import timm  # heavy, so imported only for this tower
     except ImportError as error:
-        raise ConfigError("vision_tower 'timm' needs the package timm: pip install timm") from error
+        raise ConfigError("vision_tower 'timm' needs the package timm; run pip install timm") from error
 
     name = _source(path, revision)
-    with torch.device("meta"):  # the shape of everything, before a weight is read
+    with torch.device("meta"):  # check shapes before reading weights
         model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
     data = timm.data.resolve_model_data_config(model)
     side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
@@ -68,22 +68,22 @@ class TimmTower(IntermediateTower):
         return model.blocks
 
     def save(self, directory: Path) -> None:
-        """Write the tower, without classifier, in the layout of timm."""
+        """Write the tower in the layout of timm, without the classifier."""
         from timm.models import save_for_hf
 
         save_for_hf(self.model, str(directory), model_args={"num_classes": 0}, safe_serialization=True)
 
 
 def _source(path: str, revision: str | None) -> str:
-    """Return the name under which timm creates what ``path`` means."""
+    """Return the name to pass to ``timm.create_model`` for ``path``."""
     folder = Path(path.removeprefix(LOCAL))
     if folder.is_dir():
-        with suppress(OSError, ValueError):  # timm itself says what is wrong with the file
+        with suppress(OSError, ValueError):  # timm reports what is wrong with the file
             refuse_endless("vision_tower", path, json.loads((folder / "config.json").read_text(encoding="utf-8")))
         return f"{LOCAL}{folder}"
     if path.startswith(HUB):
         return f"{path}@{revision}" if revision else path
-    check_architecture(path, revision, example="the name of an architecture of timm")
+    check_architecture(path, revision, example="the name of a timm architecture")
     _check_weights(path)
     return path
 
@@ -97,7 +97,7 @@ def _check_weights(path: str) -> None:
         raise ConfigError(
             f"vision_tower.path={path!r}: timm has no architecture {architecture!r}"
             f"{'. Did you mean ' + ', '.join(near) + '?' if near else ''}"
-            " All names: python -c \"import timm; print(timm.list_models('vit*'))\""
+            " List all names with python -c \"import timm; print(timm.list_models('vit*'))\""
         )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if not tags or (tag and tag not in tags):
