@@ -31,7 +31,11 @@ def test_custom_reads_every_kind_of_row(tmp_path):
     ("options", "error", "message"),
     [
         ({"root": "nowhere"}, DataError, r"benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl \(there is no such"),
-        ({"file": "other.jsonl"}, DataError, r"lacks 1 of 1 files: other.jsonl \(it holds .*rows.jsonl.*come from you"),
+        (
+            {"file": "other.jsonl"},
+            DataError,
+            r"lacks 1 of 1 files: other.jsonl \(it contains .*rows.*get them from you",
+        ),
         ({"prompt_style": "offical"}, ConfigError, r"prompt_style='offical' is not allowed. Did you mean 'official'\?"),
         ({"rule": "judged"}, ConfigError, r"rule='judged' is not allowed. Did you mean 'judge'\?"),
         ({"style": "official"}, ConfigError, "has no option 'style'"),

@@ -33,7 +33,7 @@ def test_videomme_with_subtitles(assistant, tmp_path):
     video(tmp_path / "data/yt601.mp4")
     benchmark = build("videomme", tmp_path, subtitles="frames")
     with pytest.raises(
-        DataError, match=r"1 videos of benchmark 'videomme' are missing: .*yt701.mp4; they come from http"
+        DataError, match=r"1 videos of benchmark 'videomme' are missing: .*yt701.mp4; get them from http"
     ):
         run(assistant, benchmark, tmp_path / "run")
     _, rows = run(assistant, benchmark, tmp_path / "run", missing="count")
@@ -42,7 +42,7 @@ def test_videomme_with_subtitles(assistant, tmp_path):
     assert {statuses[name] for name in ("001-1", "001-2", "001-3", "601-1")} <= {"answered", "unparsed"}
     official = json.loads((tmp_path / "run" / "videomme_results.json").read_text())
     assert sum(len(entry["questions"]) for entry in official) == 6
-    with pytest.raises(ConfigError, match="differs.*reads_times"):
+    with pytest.raises(ConfigError, match="other settings.*reads_times"):
         run(assistant, build("videomme", tmp_path), tmp_path / "run", missing="count")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["n_total"], report["n_media_failed"]) == (6, 2)
@@ -102,7 +102,7 @@ def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_pat
     with pytest.raises(DataError, match="this connector makes .* tokens for all frames together; use connector=mlp"):
         run(assistant, benchmark, tmp_path / "other")
     framewise.processor.template.frame = FrameText("{video}")
-    with pytest.raises(ConfigError, match=r"template.frame='\{video\}' leaves them out; add \{subtitle\}"):
+    with pytest.raises(ConfigError, match=r"template.frame='\{video\}' omits them; add \{subtitle\}"):
         run(framewise, benchmark, tmp_path / "without")
 
 

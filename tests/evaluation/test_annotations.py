@@ -12,12 +12,12 @@ from tinyvid.config import CONF_DIR
 def test_helpers_of_benchmarks(tmp_path):
     assert lettered(["a", "", "b", "N/A", "n/a"]) == {"A": "a", "C": "b"}
     assert letter_of({"A": "x", "B": "y"}, "y", where="row 3") == "B"
-    with pytest.raises(DataError, match="row 3: the answer 'z' is 0 of the options"):
+    with pytest.raises(DataError, match="row 3: the answer 'z' matches 0 of the options"):
         letter_of({"A": "x", "B": "y"}, "z", where="row 3")
     (tmp_path / "there.json").touch()
     assert require(tmp_path, ["there.json"], source="a site") == tmp_path
     with pytest.raises(
-        DataError, match=r"lacks 2 of 3 files: a.json, b \(it holds there.json\); they come from a site"
+        DataError, match=r"lacks 2 of 3 files: a.json, b \(it contains there.json\); get them from a site"
     ):
         require(tmp_path, ["there.json", "a.json", "b"], source="a site")
 

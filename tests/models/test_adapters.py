@@ -197,7 +197,7 @@ def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(assist
 @pytest.mark.parametrize(
     ("quant", "how", "peft", "message"),
     [
-        ("none", {}, {}, "nothing trains: every part is frozen"),
+        ("none", {}, {}, "every part is frozen, so there is nothing to train"),
         ("nf4", {"llm": "full"}, {}, "recipe.llm.train=full, but its weights are quantized"),
         ("none", {"llm": "lora"}, {"targets": ["q_prj"]}, r"peft.targets=\['q_prj'\] match no linear layer of the llm"),
     ],
@@ -211,8 +211,8 @@ def test_what_cannot_train_is_refused(models, quant, how, peft, message):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"train": "lora", "freeze": ["layer"]}, "recipe.connector.freeze='layer' is no module .* 'layers'"),
-        ({"train": "lora", "freeze": ["layers", "linear"]}, "leaves no linear layer of the connector that could train"),
+        ({"train": "lora", "freeze": ["layer"]}, "recipe.connector.freeze='layer' is not a module .* 'layers'"),
+        ({"train": "lora", "freeze": ["layers", "linear"]}, "leaves no linear layer of the connector to train"),
         ({"train": "lora", "from_layer": 1}, "recipe.connector.from_layer=1 needs recipe.connector.train=full"),
     ],
 )
@@ -223,5 +223,5 @@ def test_adapters_that_cannot_be_added_are_refused(assistant, how, message):
 
 def test_an_adapted_part_cannot_train_in_full(models):
     assistant = adapted(tiny_assistant(models), "llm")
-    with pytest.raises(ConfigError, match="carries a LoRA adapter; merge it first"):
+    with pytest.raises(ConfigError, match="has a LoRA adapter; merge it first"):
         apply(assistant.model, options(llm="full"), PeftOptions(), lr=1e-3)

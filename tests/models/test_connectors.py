@@ -154,7 +154,7 @@ def test_group_with_fewer_patches_than_groups():
 )
 def test_group_names_the_nearest_valid_number(num_queries, num_groups, nearest):
     with pytest.raises(
-        ConfigError, match=f"num_queries={num_queries} is not divisible by .*{num_groups}; .*: {nearest}$"
+        ConfigError, match=f"num_queries={num_queries} is not divisible by .*{num_groups}; use num_queries={nearest}$"
     ):
         build("group", num_queries=num_queries, num_groups=num_groups)
 

@@ -98,18 +98,18 @@ def test_weights_that_do_not_fit_are_refused(change, message, tmp_path):
 
 def test_files_of_something_else_are_refused(tmp_path):
     torch.save({"model.layers.0.weight": torch.zeros(1)}, tmp_path / "x.bin")
-    with pytest.raises(CheckpointError, match=r"holds no connector of LLaMA-VID: no weight is called vlm_att_\*"):
+    with pytest.raises(CheckpointError, match=r"contains no LLaMA-VID connector; expected weights named vlm_att_\*"):
         llama_vid.read_connector(tmp_path / "x.bin")
     with pytest.raises(CheckpointError, match="contains no weights"):
         llama_vid.read_connector(TINYLLAVA_VIDEO)
     path = write_weights(golden("raw_grid2")[1], tmp_path, "adapter.bin")
-    with pytest.raises(CheckpointError, match="which bert_type='qformer_pretrain' has"):
+    with pytest.raises(CheckpointError, match="which bert_type='qformer_pretrain' requires"):
         llama_vid.describe(path, {"bert_type": "qformer_pretrain"})
 
 
 def test_a_whole_model_of_llama_vid_says_what_can_be_used(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "bert_type": "qformer_pretrain"}))
-    with pytest.raises(CheckpointError, match="is a model of LLaMA-VID, of which only the connector can be read"):
+    with pytest.raises(CheckpointError, match="is a LLaMA-VID model, and only its connector can be loaded"):
         Assistant.from_pretrained(tmp_path)
 
 

@@ -240,7 +240,9 @@ def test_a_text_decoder_of_new_layers_trains_with_its_connector(models):
     reports, _ = adapted(assistant, connector=FULL)
     assert trainable(assistant) == {"context", "content", "text_decoder"}
     assert [report.part for report in reports] == list(PARTS)
-    with pytest.raises(ConfigError, match="recipe.text_decoder.train=full, but this model has no text decoder that"):
+    with pytest.raises(
+        ConfigError, match="recipe.text_decoder.train=full, but this model has no pretrained text decoder"
+    ):
         adapted(make(models), connector=FULL, text_decoder=FULL)
 
 
@@ -263,10 +265,10 @@ def test_lora_of_the_connector_leaves_the_text_decoder_alone(models, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"connector": PartOptions(train="full", freeze=["contxt"])}, "freeze='contxt' is no module .* 'context'"),
+        ({"connector": PartOptions(train="full", freeze=["contxt"])}, "freeze='contxt' is not a module .* 'context'"),
         (
             {"connector": FULL, "text_decoder": PartOptions(train="lora")},
-            "recipe.text_decoder.train=lora is not offered",
+            "recipe.text_decoder.train=lora is not supported",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_q_former_may_take_the_first_layers_only(tmp_path, caplog):
     path = str(write_weights(tensors, tmp_path, "adapter.bin"))
     with caplog.at_level("INFO"):
         decoder = make("qformer", **options | {"num_layers": 2}, path=path)
-    assert "takes the first 2" in caplog.text
+    assert "only the first 2 layers" in caplog.text
     assert len(decoder.model.encoder.layer) == 2
 
 

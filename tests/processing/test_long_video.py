@@ -156,7 +156,7 @@ def test_a_transcript_contains_every_token_once(assistant):
     layout = processor.plan(Sample(chat("One?", "a", "Two?", "b"), video=film()))
     text = "".join(passage.text for passage in transcript(layout, processor))
     assert text.count("[video 12 tokens, 6 frames") == 2
-    assert text.count("[more of it]") == 4
+    assert text.count("[continued]") == 4
 
 
 def test_videos_with_different_subtitles_are_different():

@@ -143,9 +143,9 @@ def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
     _, head, card = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "tinyvid"
     for words in (
-        *(f"path: {rows}", "Rows: 4", "licenses of the data and of the base models are unknown"),
+        *(f"path: {rows}", "Rows: 4", "licenses of the data and of the base models are not recorded"),
         *("## Recipe", "train: lora", "rank: 4", "max_steps: 2", "quant: none"),
-        *("## Metrics", "training loss", "evaluation loss, best"),
+        *("## Metrics", "training loss", "best evaluation loss"),
         *("`adapters_unmerged/llm`", "transformers 5", "torch 2", "`group`", "num_queries"),
     ):
         assert words in card, words
@@ -166,7 +166,7 @@ def test_the_card_names_base_models_of_the_hub(tmp_path):
         "google/siglip-so400m-patch14-384",
         "owner/model",
     ]
-    assert "Not recorded: the checkpoint did not lie in the folder of a training run" in card
+    assert "Not recorded, because the checkpoint was not in the folder of a training run" in card
     assert "bfloat16" in card
 
 

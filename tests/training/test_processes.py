@@ -85,7 +85,7 @@ FSDP2 = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
 @pytest.mark.parametrize(
     ("plugin", "options", "message"),
     [
-        ("deepspeed", {"zero_stage": 3}, "ZeRO-3 leaves no process with whole weights"),
+        ("deepspeed", {"zero_stage": 3}, "ZeRO-3 is not supported, because no process has unsharded weights"),
         ("fsdp", FSDP2 | {"fsdp_version": 1}, "fsdp_version=1 is not supported; set fsdp_version: 2"),
         ("fsdp", FSDP2 | {"cpu_ram_efficient_loading": True}, "set fsdp_cpu_ram_efficient_loading: False"),
         ("fsdp", FSDP2, "a quantized LLM cannot be sharded; use quant=none with FSDP"),

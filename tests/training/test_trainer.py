@@ -297,7 +297,9 @@ def test_a_skipped_row_is_counted_and_recorded(models, broken, tmp_path, workers
 
 
 def test_too_many_skipped_rows_stop_the_run(models, broken, tmp_path):
-    with pytest.raises(DataError, match=r"1 of 9 rows could not be used, more than data.max_skip=0.05 allows.*bad.mp4"):
+    with pytest.raises(
+        DataError, match=r"1 of 9 rows cannot be used, which is more than data.max_skip=0.05 allows.*bad.mp4"
+    ):
         program.train(
             settings(models, broken, "data.on_error=skip", "data.max_skip=0.05", "recipe.max_steps=null"),
             tmp_path / "run",

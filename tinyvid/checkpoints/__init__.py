@@ -1,1 +1,1 @@
-"""Checkpoints: the native layout, and readers of other projects' layouts in ``compat``."""
+"""Read and write checkpoints: the native layout, and readers of other projects' layouts in ``compat``."""

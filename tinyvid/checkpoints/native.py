@@ -2,17 +2,17 @@
 
 ::
 
-    tinyvid.yaml             format number, version, the component groups by name, which parts lie here
+    tinyvid.yaml             format number, version, component groups, and which parts are stored
     connector.safetensors    always
-    tokenizer/               always, so that text needs no network
-    question_tokenizer/      only where the connector's text decoder has a tokenizer of its own
-    llm/  vision_tower/      only parts whose weights no reference gives back, in the layouts of their own libraries
-    adapter/                 LoRA of the LLM in peft's layout; vision_tower_adapter/, connector_adapter/ likewise
+    tokenizer/               always, so tokenization works offline
+    question_tokenizer/      only if the connector's text decoder has a separate tokenizer
+    llm/  vision_tower/      only weights that no path or hub id provides, in the layouts of their libraries
+    adapter/                 LoRA of the LLM in peft's layout; also vision_tower_adapter/ and connector_adapter/
     README.md                model card
 
-The default is what was trained plus references to what was not. Everything that ``ask`` needs travels inside:
-template, sampler, image specification. Names resolve to installed code only, weights are tensors only, and keys and
-shapes must fit exactly. Dtype and quantization are chosen when loading.
+A checkpoint stores the trained weights, and the paths or hub ids of all other weights. It includes everything that
+``ask`` needs: template, sampler and image specification. Names resolve to installed code only, weights are tensors
+only, and keys and shapes must match exactly. Dtype and quantization are chosen when loading.
 """
 
 import os
@@ -37,18 +37,18 @@ from tinyvid.processing.processor import Processor
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
 QUESTION_TOKENIZER = "question_tokenizer"
-PARTS = ("llm", "vision_tower")  # parts that may be a reference; the connector is always stored
+PARTS = ("llm", "vision_tower")  # parts that may be stored elsewhere; the connector is always stored
 ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
 _KEYS = {"format", "version", "stored", "adapters", "plugins", *REGISTRIES}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a checkpoint gives: the parts, joined, and how they were described.
+    """A loaded model with its Processor and its configuration.
 
     Attributes:
-        groups: The component groups, complete.
-        stored: Parts whose weights no reference in ``groups`` gives back, so that a save must write them.
+        groups: The component groups, with every option.
+        stored: Parts whose weights must be saved, because no path in ``groups`` provides them.
     """
 
     model: VideoLLM
@@ -58,10 +58,10 @@ class Loaded:
 
 
 def save(loaded: Loaded, path: Path) -> None:
-    """Write a checkpoint directory, whole or not at all.
+    """Write a checkpoint directory atomically.
 
     Raises:
-        CheckpointError: ``path`` cannot be written, or is not empty, or a stored part is quantized.
+        CheckpointError: ``path`` cannot be written or is not empty, or a stored part is quantized.
     """
     try:
         _save(loaded, path.expanduser())
@@ -71,9 +71,9 @@ def save(loaded: Loaded, path: Path) -> None:
 
 def _save(loaded: Loaded, path: Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"{path} exists already and is not empty; choose another directory, or remove it first")
+        raise CheckpointError(f"{path} already exists and is not empty; choose another directory, or remove it first")
     if "llm" in loaded.stored and adapters.is_quantized(loaded.model.llm):
-        raise CheckpointError("the LLM is quantized, so its weights cannot be stored; load with quant=none to save")
+        raise CheckpointError("the LLM is quantized, so its weights cannot be saved; load it with quant=none")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -96,11 +96,11 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
         device: See ``build.build``.
         dtype: See ``build.build``.
         quant: See ``build.build``.
-        overrides: Component groups that replace the checkpoint's: sampler, template, video_reader.
+        overrides: Component groups that replace the checkpoint's: sampler, template and video_reader.
 
     Raises:
-        CheckpointError: The manifest is damaged or of a newer format, or weights do not fit.
-        PluginError: A part comes from a plugin that is not installed.
+        CheckpointError: The manifest is damaged or has a newer format, or weights do not match.
+        PluginError: A part needs a plugin that is not installed.
     """
     manifest = read_manifest(path)
     groups = apply_overrides({kind: manifest[kind] for kind in REGISTRIES if kind in manifest}, overrides)
@@ -123,7 +123,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
 def apply_overrides(
     groups: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return ``groups`` with overrides: one with a ``name`` replaces its group, one without changes single options."""
+    """Return ``groups`` with overrides. An override with a ``name`` replaces its group; others change options of it."""
     return {
         kind: dict(overrides[kind]) if "name" in overrides.get(kind, {}) else {**group, **overrides.get(kind, {})}
         for kind, group in groups.items()
@@ -131,10 +131,10 @@ def apply_overrides(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the content of ``tinyvid.yaml``, its shape checked.
+    """Return the content of ``tinyvid.yaml`` after checking its structure.
 
     Raises:
-        CheckpointError: It is not YAML data, of another format, or has missing or unknown keys.
+        CheckpointError: It is not valid YAML, has another format, or has missing or unknown keys.
     """
     file = path / MANIFEST
     try:
@@ -142,10 +142,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise CheckpointError(f"{file} has no 'format' number; it was not written by tinyvid")
+        raise CheckpointError(
+            f"{file} has no 'format' number, so it was not written by tinyvid; use another checkpoint"
+        )
     if manifest["format"] != FORMAT:
         raise CheckpointError(
-            f"{file} is of format {manifest['format']}, this tinyvid {version('tinyvid')} reads format {FORMAT}; "
+            f"{file} has format {manifest['format']}, but tinyvid {version('tinyvid')} reads format {FORMAT}; "
             "install the version that wrote it"
         )
     missing = sorted(_KEYS - {"plugins", "version", *OPTIONAL} - manifest.keys())
@@ -165,7 +167,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write(loaded: Loaded, folder: Path) -> None:
-    """Write the files of a checkpoint into an existing folder; ``save`` does it whole or not at all."""
+    """Write the files of a checkpoint into an existing folder. ``save`` does this atomically."""
     model, processor = loaded.model, loaded.processor
     connector = adapters.base_state(model.connector)
     save_file({k: v.detach().cpu().contiguous() for k, v in connector.items()}, folder / "connector.safetensors")
@@ -180,8 +182,8 @@ def write(loaded: Loaded, folder: Path) -> None:
         adapters.save(model.get_submodule(part), folder / ADAPTERS[part])
     groups = {kind: dict(group) for kind, group in loaded.groups.items()}
     groups["llm"]["tokenizer"] = None
-    if "tokenizer" in groups.get("text_decoder", {}):  # its weights are the connector's, so nothing else is looked up
-        assert processor.questions is not None  # made with the text decoder
+    if "tokenizer" in groups.get("text_decoder", {}):  # its weights are stored with the connector
+        assert processor.questions is not None  # created with the text decoder
         processor.questions.tokenizer.save_pretrained(folder / QUESTION_TOKENIZER)
         groups["text_decoder"] |= {"path": None, "tokenizer": None}
     for part in loaded.stored:
@@ -202,9 +204,11 @@ def write(loaded: Loaded, folder: Path) -> None:
 def _stored_folder(path: Path, part: str) -> Path:
     folder = path / part
     if not folder.is_dir():
-        raise CheckpointError(f"{path / MANIFEST} says that the {part} is stored, but {folder} is missing")
+        raise CheckpointError(
+            f"{path / MANIFEST} lists the {part} as stored, but {folder} is missing; restore the folder"
+        )
     for index in folder.glob("*.index.json"):
-        shard_names(index)  # refuses names that leave the folder
+        shard_names(index)  # rejects names that point outside the folder
     return folder
 
 
@@ -216,8 +220,8 @@ def _refuse_absent_plugins(groups: Mapping[str, Mapping[str, Any]], plugins: Map
             if kind not in plugins:
                 raise
             raise PluginError(
-                f"{kind} '{group['name']}' is not installed; {path / MANIFEST} says that it comes from the package "
-                f"'{plugins[kind]}'. Install that package if you trust it"
+                f"{kind} '{group['name']}' is not installed; according to {path / MANIFEST}, it is part of the "
+                f"package '{plugins[kind]}'. Install that package if you trust it"
             ) from error
 
 
@@ -232,7 +236,7 @@ pipeline_tag: video-text-to-text
 
 # A video-language model made with tinyvid {manifest["version"]}
 
-| part | what |
+| part | name and source |
 |---|---|
 | LLM | `{manifest["llm"]["name"]}`, {origin("llm")} |
 | vision tower | `{manifest["vision_tower"]["name"]}`, {origin("vision_tower")} |

@@ -1,7 +1,7 @@
-"""What is wrong with a row, and how long it is: the checks of a data set before a run. No model is needed.
+"""Check the rows of a data set before a run, and measure their lengths. No model is needed.
 
-A row is laid out by the Processor that training uses, without its length limit, so that too long rows are measured
-like the others; each check goes on where another one failed, as far as it can.
+The Processor of the training run lays out each row, but without a length limit, so rows that are too long are also
+measured. A failed check does not stop the checks that do not depend on it.
 """
 
 import copy
@@ -25,13 +25,13 @@ Decode = Literal["none", "first", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with a row.
+    """A fault of a row.
 
     Attributes:
         where: The row, as ``file:line``.
         kind: ``json``, ``turns``, ``media``, ``markers``, ``options``, ``missing``, ``unreadable``, ``undecodable``,
             ``control_token``, ``no_reply``, ``too_long`` or, from other data sets, ``row``.
-        message: What it is, and what to do.
+        message: What is wrong, and how to correct it.
     """
 
     where: str
@@ -41,16 +41,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class RowReport:
-    """What a check found in one row.
+    """The result of checking one row.
 
     Attributes:
-        index: Of the row in the data set.
+        index: Index of the row in the data set.
         where: The row, as ``file:line``.
-        medium: ``video``, ``image``, ``text only`` or ``several``; empty for a row that is no sample.
-        text: Text tokens, ``None`` where the row could not be laid out.
-        video: Video tokens.
-        labels: Tokens that are learned.
-        faults: What is wrong.
+        medium: ``video``, ``image``, ``text only`` or ``several``; empty if the row is not a sample.
+        text: Number of text tokens; ``None`` if the row could not be laid out.
+        video: Number of video tokens.
+        labels: Number of tokens with a label.
+        faults: Faults of the row.
     """
 
     index: int
@@ -63,13 +63,13 @@ class RowReport:
 
 
 class RowChecks:
-    """The reports on the rows of a data set, one per index, made when it is asked for.
+    """Reports on the rows of a data set, one per index, computed on access.
 
     Args:
         rows: The data set.
-        processor: As training uses it.
-        decode: ``none``, ``first`` (the first and last chosen frame of each clip of each file, once per process) or
-            ``all`` (what training would decode).
+        processor: The Processor of the training run.
+        decode: ``none``, ``first`` (the first and the last selected frame of each clip, once per process) or ``all``
+            (every frame that training would decode).
     """
 
     def __init__(self, rows: Dataset, processor: Processor, *, decode: Decode = "first") -> None:
@@ -84,7 +84,7 @@ class RowChecks:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> RowReport:
-        """Return the report on a row; whatever is wrong with it is in the report."""
+        """Return the report on a row. Faults are reported, not raised."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         where = self.rows.where(index)
@@ -106,14 +106,14 @@ class RowChecks:
         return replace(report, faults=faults)
 
     def plan(self, index: int) -> Layout:
-        """Lay a row out without a limit of length, to look at it. Errors as of ``Processor.plan``."""
+        """Lay out a row without a length limit. Errors are those of ``Processor.plan``."""
         return self._unlimited.plan(self.rows[index])
 
     def _lay_out(self, sample: Sample, found: list[tuple[str, str]]) -> Layout | None:
-        """Note the faults of texts and files, and lay out what is left; ``None`` unless all files are there."""
+        """Add the faults of texts and files to ``found``, and lay out the rest; ``None`` if a file cannot be opened."""
         messages = [self._checked(number, message, found) for number, message in enumerate(sample.messages)]
         if not any(message.role == "assistant" and message.text.strip() for message in messages):
-            found.append(("no_reply", "there is nothing to learn: no assistant's turn with a text"))
+            found.append(("no_reply", "the row has no reply to learn; add an assistant turn with text"))
         broken = [fault for video in sample.videos if (fault := self._open(video))]
         found += broken
         try:
@@ -125,7 +125,7 @@ class RowChecks:
         return None
 
     def _checked(self, number: int, message: Message, found: list[tuple[str, str]]) -> Message:
-        """Note the control tokens of a text, and return the message without them."""
+        """Add the control tokens of a text to ``found``, and return the message without them."""
         text = message.text
         for token, place in self.processor.find_control_tokens(message.text):
             at = f"message {number} ({message.role}) contains the control token {token!r} at character {place}"
@@ -135,7 +135,7 @@ class RowChecks:
 
     def _open(self, video: Video) -> tuple[str, str] | None:
         if isinstance(video.source, str | Path) and not os.path.exists(video.source):
-            return "missing", f"there is no file or folder {str(video.source)!r}"
+            return "missing", f"there is no file or folder {str(video.source)!r}; correct the path or data.media_root"
         try:
             open_video(video, self.processor.reader)
         except TinyvidError as error:
@@ -157,7 +157,7 @@ class RowChecks:
         return [("undecodable", message) for message in messages if message]
 
     def _try(self, clip: Clip, indices: tuple[int, ...]) -> str | None:
-        """Decode frames, unless they were decoded before; return what went wrong."""
+        """Decode frames unless they were decoded before, and return the error message, if any."""
         wanted = list(indices) if self.decode == "all" else sorted({indices[0], indices[-1]})
         key = (clip.name, *(clip.first + number for number in wanted))
         if key not in self._decoded:
@@ -181,7 +181,7 @@ def _without(error: Exception, where: str) -> str:
 
 
 def as_row(item: Fault | RowReport) -> Mapping[str, Any]:
-    """Return a fault, or the lengths of a row, as plain data for a JSON line."""
+    """Return a fault, or the lengths of a row, as a dictionary for a JSON line."""
     if isinstance(item, Fault):
         return {"where": item.where, "kind": item.kind, "message": item.message}
     return {"where": item.where, "medium": item.medium, "text": item.text, "video": item.video, "labels": item.labels}

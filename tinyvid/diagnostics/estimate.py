@@ -1,6 +1,7 @@
-"""Will it fit: parameters, tokens and memory of a training step, computed from a configuration without weights.
+"""Estimate parameters, tokens and GPU memory of a training step from a configuration, without weights.
 
-``tinyvid.diagnostics.memory`` counts the bytes. GB are 10^9 bytes. One process on one card; nothing is measured.
+``tinyvid.diagnostics.memory`` counts the bytes. A GB is 10^9 bytes. The estimate is for one process on one GPU, and
+nothing is measured.
 """
 
 import json
@@ -27,21 +28,21 @@ from tinyvid.training import trainable
 from tinyvid.training.options import read_recipe
 from tinyvid.types import TokenBudget, VideoMeta
 
-CARD = "cuda"  # what dtype=auto is resolved for, whatever this machine has
-# Context of CUDA, workspaces of cuBLAS, and what the allocator cannot use: between 0.5 and 1 GB on current cards.
+CARD = "cuda"  # the device for which dtype=auto is resolved, on any machine
+# CUDA context, cuBLAS workspaces and fragmentation: between 0.5 and 1 GB on current GPUs.
 OVERHEAD = 750_000_000
 Changes = dict[str, Any]  # settings by dotted key, as on the command line
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPlan:
-    """What one sample becomes.
+    """Number of frames and tokens of one sample.
 
     Attributes:
-        frames: T, that the sampler takes.
-        video: Tokens that the connector makes of them.
+        frames: T, frames that the sampler selects.
+        video: Video tokens.
         text: Tokens of the conversation.
-        labels: Those of them that are learned.
+        labels: Tokens of the conversation that have a label.
         limit: ``llm.max_length``.
     """
 
@@ -53,22 +54,22 @@ class TokenPlan:
 
     @property
     def length(self) -> int:
-        """L, tokens of the sequence."""
+        """L, the length of the sequence in tokens."""
         return self.video + self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the card during a step.
+    """Bytes on the GPU during a step.
 
     Attributes:
-        weights: Of each part, in the dtype it has while training.
-        gradients: Of what trains.
-        optimizer: Its state.
-        copies: Weights that are there twice, in the dtype of the computation.
-        activations: What the backward pass needs; an estimate.
-        logits: Of the label positions, with their gradients.
-        step: What the optimizer needs in passing, when activations, copies and logits are gone.
+        weights: Weights of each part, in their dtype during training.
+        gradients: Gradients of the trained weights.
+        optimizer: State of the optimizer.
+        copies: Copies of weights in the dtype of the computation.
+        activations: Activations for the backward pass; an estimate.
+        logits: Logits at the label positions, with their gradients.
+        step: Temporary memory of the optimizer step, after activations, copies and logits are freed.
         overhead: A constant.
     """
 
@@ -83,23 +84,23 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The larger of two peaks: in the backward pass, and in the optimizer's step."""
+        """The larger of two peaks: in the backward pass and in the optimizer step."""
         lasting = sum(self.weights.values()) + self.gradients + self.optimizer + self.overhead
         return lasting + max(self.copies + self.activations + self.logits, self.step)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will need.
+    """Estimated requirements of a run.
 
     Attributes:
-        parts: The what-trains table, as training prints it.
-        tokens: Of one sample.
-        memory: Of a step of one batch.
-        batch_size: Samples in that batch.
-        activations_checkpointed: Activations with ``recipe.gradient_checkpointing=true``.
-        activations_kept: Activations without it.
-        logits_full: What logits of the whole sequence would take.
+        parts: One report per part, as training prints them.
+        tokens: Tokens of one sample.
+        memory: Memory of a step with one batch.
+        batch_size: Samples per batch.
+        activations_checkpointed: Bytes of activations with ``recipe.gradient_checkpointing=true``.
+        activations_kept: Bytes of activations without it.
+        logits_full: Bytes of the logits if they were computed for the whole sequence.
     """
 
     parts: list[trainable.PartReport]
@@ -115,10 +116,11 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
     """Estimate a run from its composed configuration.
 
     Args:
-        settings: As for training, with ``duration``, ``fps``, ``text_tokens`` and ``label_tokens`` of a sample.
+        settings: The configuration of training, with ``duration``, ``fps``, ``text_tokens`` and ``label_tokens`` of a
+            sample.
 
     Raises:
-        ConfigError: Something in ``settings`` is wrong, as it would be in training.
+        ConfigError: ``settings`` are invalid, as they would be in training.
         CheckpointError: The configuration of a part cannot be found.
     """
     options, _ = read_recipe(settings["recipe"])
@@ -153,7 +155,7 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
 
 
 def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: TokenBudget) -> TokenPlan:
-    """Count frames and tokens of a sample with one clip of ``duration`` seconds at ``fps`` frames per second."""
+    """Count the frames and tokens of a sample with one clip of ``duration`` seconds at ``fps`` frames per second."""
     duration, fps = float(settings["duration"]), float(settings["fps"])
     num_frames = max(1, round(duration * fps))
     meta = VideoMeta(num_frames=num_frames, fps=fps, duration=duration, width=1280, height=720)
@@ -169,18 +171,18 @@ def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: 
 
 
 def _restless(indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """Show a clip that changes all the time, of which a sampler that looks takes as many frames as of any."""
+    """Yield frames that always change, for which samplers that look at frames select the maximum number."""
     return (np.full((1, 1, 3), 255 * (place % 2), np.uint8) for place in range(len(indices)))
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What makes a run fit a card.
+    """Changes that make a run fit into GPU memory.
 
     Attributes:
-        fits: Whether the run, with ``changes``, needs no more than the card has.
-        changes: The fewest settings to change, empty where none must be; all that help where nothing fits.
-        total: Bytes that the run then needs.
+        fits: Whether the run fits with ``changes``.
+        changes: The smallest set of settings to change, possibly empty; if the run never fits, all settings that help.
+        total: Bytes that the run needs with ``changes``.
     """
 
     fits: bool
@@ -189,9 +191,10 @@ class Advice:
 
 
 def advise(settings: Mapping[str, Any], card: int) -> Advice:
-    """Find the fewest changes with which a run fits a card of ``card`` bytes.
+    """Find the smallest set of changes with which a run fits into ``card`` bytes.
 
-    What changes no result is tried first, then how the LLM trains, then fewer tokens, and only then a smaller LLM.
+    Changes that do not affect the result are tried first, then lighter training of the LLM, then fewer tokens, and
+    finally a smaller LLM.
     """
     now = estimate(settings).memory.total
     if now <= card:
@@ -208,7 +211,7 @@ def advise(settings: Mapping[str, Any], card: int) -> Advice:
 
 
 def _fewest(settings: Mapping[str, Any], candidates: list[Changes], card: int) -> Advice | None:
-    """Return the first of the shortest combinations that fit; candidates for the same setting exclude each other."""
+    """Return the first smallest combination that fits; a combination changes each setting at most once."""
     for count in range(1, len(candidates) + 1):
         for chosen in combinations(candidates, count):
             changes = _joined(chosen)
@@ -216,7 +219,7 @@ def _fewest(settings: Mapping[str, Any], candidates: list[Changes], card: int) -
                 continue
             try:
                 total = estimate(changed(settings, changes)).memory.total
-            except ConfigError:  # such as nf4 for an LLM that trains in full
+            except ConfigError:  # such as nf4 with full training of the LLM
                 continue
             if total <= card:
                 return Advice(True, changes, total)
@@ -228,7 +231,7 @@ def _joined(chosen: Iterable[Changes]) -> Changes:
 
 
 def changed(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
-    """Return settings with changes by dotted key; ``llm`` stands for one of the options in ``conf/llm``."""
+    """Return settings with changes by dotted key; the value of ``llm`` is the name of a file in ``conf/llm``."""
     result = OmegaConf.create(dict(settings))
     for key, value in changes.items():
         is_option = key == "llm"
@@ -238,7 +241,7 @@ def changed(settings: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 
 
 def _harmless(settings: Mapping[str, Any]) -> Iterator[Changes]:
-    """Yield changes that save memory and leave what is learned as it is, or nearly so."""
+    """Yield changes that save memory and hardly affect the trained model."""
     recipe = settings["recipe"]
     if not recipe["gradient_checkpointing"]:
         yield {"recipe.gradient_checkpointing": True}
@@ -251,7 +254,7 @@ def _harmless(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 
 def _lighter_training(settings: Mapping[str, Any]) -> Iterator[Changes]:
-    """Yield changes of how the same LLM trains."""
+    """Yield changes that train the same LLM with less memory."""
     if settings["recipe"]["llm"]["train"] == "full":
         yield {"recipe.llm.train": "lora", "recipe.llm.from_layer": None}
     if settings["quant"] == "none":
@@ -259,7 +262,7 @@ def _lighter_training(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 
 def _shorter_sequences(settings: Mapping[str, Any]) -> Iterator[Changes]:
-    """Yield fewer frames, and fewer video tokens."""
+    """Yield changes to fewer frames and fewer video tokens."""
     sampler, connector = settings["sampler"], settings["connector"]
     for key in ("num_frames", "max_frames"):
         if sampler.get(key, 1) > 8:
@@ -270,7 +273,7 @@ def _shorter_sequences(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 
 def _smaller_llms(settings: Mapping[str, Any]) -> Iterator[Changes]:
-    """Yield the smaller LLMs of the same family, the largest first."""
+    """Yield changes to smaller LLMs of the same family, largest first."""
     family = [f"Qwen/Qwen2.5-{size}" for size in ("3B", "1.5B", "0.5B")]
     path = settings["llm"]["path"]
     kind = "-Instruct" if path.endswith("-Instruct") else ""
@@ -281,7 +284,7 @@ def _smaller_llms(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 
 def _structure(settings: Mapping[str, Any]) -> str:
-    """Return what decides the parts and what trains of them, as text; the other settings change no shape."""
+    """Return the settings that determine shapes and trained weights, as JSON; a key of the cache."""
     kinds = ["llm", "vision_tower", "connector", "sampler", "template", "video_reader", "peft", "ckpt", "dtype"]
     kinds += [kind for kind in OPTIONAL if kind in settings]
     recipe = {
@@ -293,7 +296,7 @@ def _structure(settings: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=64)
 def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[trainable.PartReport]]:
-    """Build a model without weights, and adapt it as training does; with its groups and the what-trains table."""
+    """Build a model without weights, and prepare it as training does; also return its groups and part reports."""
     settings = json.loads(structure)
     options, parts = read_recipe(settings["recipe"])
     peft = trainable.PeftOptions(**check_options(trainable.PeftOptions, settings["peft"], key="peft"))
@@ -306,6 +309,6 @@ def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[
         choices: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
         loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
         model, groups = loaded.model, loaded.groups
-    base(model.llm).is_quantized = settings["quantized"]  # what adapt asks of a real LLM, too
+    base(model.llm).is_quantized = settings["quantized"]  # as transformers sets it on a quantized LLM
     with torch.device("meta"):
         return model, groups, trainable.apply(model, parts, peft, lr=options.lr)

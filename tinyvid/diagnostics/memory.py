@@ -1,9 +1,10 @@
-"""Bytes of a training step, counted on a model that may have no weights: what ``tinyvid.diagnostics.estimate`` adds up.
+"""Count the bytes of a training step, for ``tinyvid.diagnostics.estimate``. The model may have no weights.
 
-Weights, the optimizer's state and logits are counts times bytes. Activations are an estimate: where the gradient
-passes, every linear layer keeps its output and, if its weight trains, its input in the dtype of the computation; every
-norm its input in float32; every adapter its input and a dropout mask of one byte a value. With checkpointing a decoder
-layer keeps what enters it, and one layer at a time is computed again. Attention keeps no scores, as in fused kernels.
+Weights, optimizer state and logits are exact counts. Activations are an estimate. Along the path of the gradient,
+every linear layer keeps its output and, if its weight is trained, its input, in the dtype of the computation. Every
+norm keeps its input in float32, and every adapter keeps its input and a dropout mask of one byte per value. With
+checkpointing, a decoder layer keeps only its input, and one layer at a time is recomputed. Attention keeps no scores,
+as in fused kernels.
 """
 
 import math
@@ -17,11 +18,11 @@ from tinyvid.models.adapters import base
 from tinyvid.models.video_llm import VideoLLM
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # QLoRA, arXiv:2305.14314, section 3
-ADAM8_BLOCK, ADAM8_SMALLEST = 256, 4096  # as bitsandbytes: smaller tensors keep a float32 state (arXiv:2110.02861)
+ADAM8_BLOCK, ADAM8_SMALLEST = 256, 4096  # as in bitsandbytes; smaller tensors have a float32 state (arXiv:2110.02861)
 
 
 def weight_bytes(part: Any, quant: str) -> int:
-    """Return the bytes of a part's weights; of an LLM with ``quant``, its linear layers but the head quantized."""
+    """Return the bytes of a part's weights. ``quant`` applies to the linear layers except the LM head."""
     total = sum(p.nbytes for p in part.parameters())
     if quant == "none":
         return total
@@ -29,10 +30,10 @@ def weight_bytes(part: Any, quant: str) -> int:
 
 
 def quantized_bytes(weight: Tensor, quant: str) -> int:
-    """Return the bytes of a linear layer's weight under bitsandbytes.
+    """Return the bytes of a linear layer's weight quantized by bitsandbytes.
 
-    ``nf4``: half a byte a value; per 64 values a scale of one byte; per 256 scales a float32, and per layer a float32
-    offset and the two code tables (16 and 256 float32). ``int8``: a byte a value, and a float32 per row.
+    ``nf4``: half a byte per value, a one-byte scale per 64 values, a float32 per 256 scales, and per layer a float32
+    offset and two code tables (16 and 256 float32). ``int8``: one byte per value and a float32 per row.
     """
     if quant == "int8":
         return weight.numel() + 4 * weight.shape[0]
@@ -43,8 +44,8 @@ def quantized_bytes(weight: Tensor, quant: str) -> int:
 def optimizer_bytes(sizes: Iterable[int], optimizer: str) -> int:
     """Return the bytes of Adam's two moments for tensors of these sizes.
 
-    ``adamw`` keeps float32. The 8-bit ones keep a byte a value and a float32 scale per 256 values; ``paged`` may move
-    that to host memory when the card is full, which is not counted on.
+    ``adamw`` uses float32. The 8-bit optimizers use one byte per value and a float32 scale per 256 values. A ``paged``
+    one can move its state to host memory when the GPU is full, which the estimate ignores.
     """
     if optimizer == "adamw":
         return 8 * sum(sizes)
@@ -52,9 +53,9 @@ def optimizer_bytes(sizes: Iterable[int], optimizer: str) -> int:
 
 
 def logits_bytes(positions: int, vocabulary: int) -> int:
-    """Return the bytes of the loss at its peak: three float32 tensors (positions, vocabulary).
+    """Return the peak bytes of the loss: three float32 tensors (positions, vocabulary).
 
-    They are the log-probabilities, the gradient that reaches them, and the gradient of the logits.
+    They are the log-probabilities, their gradient, and the gradient of the logits.
     """
     return 3 * 4 * positions * vocabulary
 
@@ -62,27 +63,24 @@ def logits_bytes(positions: int, vocabulary: int) -> int:
 def activation_bytes(
     model: VideoLLM, *, batch_size: int, length: int, frames: int, dtype: torch.dtype, checkpointing: bool
 ) -> int:
-    """Estimate what the backward pass of a batch needs, as the head of this module says.
-
-    The batch has ``batch_size`` samples of ``length`` tokens and ``frames`` frames each. Only the LLM is checkpointed.
-    """
+    """Estimate the bytes that the backward pass of a batch needs; see the docstring of this module."""
     llm = base(model.llm)
     below = _trains(model.get_submodule("connector")) or _trains(model.get_submodule("vision_tower"))
     layers = [layer for layer in llm.get_decoder().layers if below or _trains(layer)]
     rows = batch_size * length
     kept = [rows * _layer_bytes(layer, dtype.itemsize) for layer in layers]
-    inputs = rows * llm.get_input_embeddings().weight.shape[1] * dtype.itemsize  # of one layer
+    inputs = rows * llm.get_input_embeddings().weight.shape[1] * dtype.itemsize  # per layer
     widest = max(kept, default=0)
-    # The layer whose backward pass runs also holds gradients of what it kept: as much again.
+    # During its backward pass, a layer also needs gradients of what it kept, which take the same amount again.
     of_llm = len(layers) * inputs + 2 * widest if checkpointing else sum(kept) + widest
     return of_llm + batch_size * _encoder_bytes(model, frames, dtype)
 
 
 def copied_bytes(model: VideoLLM, dtype: torch.dtype, quant: str) -> int:
-    """Return the bytes of weights that are there twice during a step.
+    """Return the bytes of weights that are copied during a step.
 
-    Autocast keeps a copy of what trains in the dtype of the computation; of quantized weights, one layer at a time is
-    there in that dtype.
+    Autocast keeps a copy of the trained weights in the dtype of the computation. Quantized weights are dequantized to
+    that dtype, one layer at a time.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     copies = trained * dtype.itemsize if dtype != torch.float32 else 0
@@ -92,12 +90,12 @@ def copied_bytes(model: VideoLLM, dtype: torch.dtype, quant: str) -> int:
 
 
 def _layer_bytes(layer: nn.Module, itemsize: int) -> int:
-    """Return what a decoder layer keeps for one token."""
+    """Return the bytes that a decoder layer keeps per token."""
     return sum(_kept_by(name, module, 1, itemsize) for name, module in layer.named_modules())
 
 
 def _encoder_bytes(model: VideoLLM, frames: int, dtype: torch.dtype) -> int:
-    """Return what connector and vision tower keep for one clip, counted while they run, on the meta device if there."""
+    """Return the bytes that the connector and the vision tower keep per clip, counted during a forward pass."""
     tower, connector = base(model.vision_tower), base(model.connector)
     tower_trains = _trains(model.get_submodule("vision_tower"))
     total = 0
@@ -130,10 +128,12 @@ def _counted(part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 
 def _kept_by(name: str, module: Any, rows: int, itemsize: int) -> int:
-    """Return what the backward pass needs of ``rows`` rows that go through one module."""
+    """Return the bytes that one module keeps for the backward pass of ``rows`` rows."""
     if isinstance(module, nn.Linear):
         inputs = module.in_features if module.weight.requires_grad else 0
-        outputs = 0 if ".lora_" in name else module.out_features  # an adapter's is added to the layer's, and gone
+        outputs = (
+            0 if ".lora_" in name else module.out_features
+        )  # an adapter's output is added to the layer's and freed
         return rows * (inputs + outputs) * itemsize
     if type(module).__name__.endswith("Norm"):
         return rows * next((p.numel() for p in module.parameters(recurse=False)), 0) * 4
@@ -143,7 +143,7 @@ def _kept_by(name: str, module: Any, rows: int, itemsize: int) -> int:
 
 
 def _quantized(llm: Any) -> list[nn.Linear]:
-    """Return the layers of an LLM that ``quant`` quantizes."""
+    """Return the linear layers of an LLM that ``quant`` applies to."""
     head = base(llm).get_output_embeddings()
     linear = {name: module for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
     return [module for name, module in linear.items() if module is not head and ".lora_" not in name]

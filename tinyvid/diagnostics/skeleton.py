@@ -1,7 +1,7 @@
-"""A model without its weights: every part with its shapes and names, on the meta device.
+"""Build a model without weights: all parts with their shapes and names, on the meta device.
 
-Parts are built as ever, from a local directory, the hub's cache, or what timm and open_clip know by themselves. For the
-options of ``conf/`` that only the hub could describe, the table below does, so that an estimate needs no network.
+Parts are built from a local directory, the hub's cache, or the architectures of timm and open_clip. The table below
+contains the configurations of the hub repositories in ``conf/``, so an estimate works offline.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _QWEN = {"vocab_size": 151_936, "num_key_value_heads": 2, "tie_word_embeddings":
 _PHI_2 = _config("phi", (2560, 10_240, 32, 32), vocab_size=51_200, tie_word_embeddings=False)
 _SIGLIP_BASE_224 = _config("siglip_vision_model", (768, 3072, 12, 12), image_size=224, patch_size=16)
 _SIGLIP_SO400M_384 = _config("siglip_vision_model", (1152, 4304, 27, 16), image_size=384, patch_size=14)
-# From the config.json that each of these hub repositories publishes; only what decides shapes.
+# From the config.json of these hub repositories; only values that determine shapes.
 KNOWN: dict[str, dict[str, Any]] = {
     **{
         f"Qwen/Qwen2.5-{size}{kind}": _config("qwen2", sizes, **_QWEN)
@@ -44,11 +44,11 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtype) -> VideoLLM:
-    """Build the model that component groups describe, without a single weight. It cannot run on data.
+    """Build the model that component groups describe, without weights. It cannot run on data.
 
     Raises:
         CheckpointError: A part's configuration cannot be found.
-        ConfigError: Options do not fit the parts.
+        ConfigError: Options do not match the parts.
     """
     with building_on("meta"):
         llm = _llm(groups["llm"], dtype)
@@ -72,7 +72,10 @@ def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
         settings = explain("llm", path, PretrainedConfig.get_config_dict, path, revision=revision)[0]
     config = explain("llm", path, AutoConfig.for_model, **settings)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(f"llm.path={path!r} holds a model of type '{config.model_type}', which is no causal LM")
+        raise ConfigError(
+            f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "
+            "choose a path of a causal LM"
+        )
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._from_config(config, dtype=dtype)
 
 
@@ -88,7 +91,7 @@ def _tower(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _known(path: str, revision: str | None) -> dict[str, Any] | None:
-    """Return the table's configuration of a path that this machine does not hold; ``None`` for all others."""
+    """Return the configuration of a path from the table, if it is not available locally; otherwise ``None``."""
     from transformers import PretrainedConfig
 
     if path not in KNOWN:

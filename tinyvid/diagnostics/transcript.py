@@ -1,4 +1,4 @@
-"""A laid-out sample as a person reads it: what is prompt, what is learned, and where which video stands."""
+"""Show a laid-out sample as text: the prompt, the learned replies, and the position of each video."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from tinyvid.video.open_video import IMAGES
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Neighboring tokens of one kind.
+    """Consecutive tokens of one kind.
 
     Attributes:
-        kind: ``prompt`` is read, ``reply`` is learned, ``video`` is filled with video tokens.
-        text: The text, control tokens included, or a description of the video.
+        kind: ``prompt`` has no labels, ``reply`` has labels, ``video`` is filled with video tokens.
+        text: The text with its control tokens, or a description of the video.
     """
 
     kind: Literal["prompt", "reply", "video"]
@@ -26,28 +26,28 @@ class Passage:
 
 
 def transcript(layout: Layout, processor: Processor) -> list[Passage]:
-    """Return the passages of a sample as ``Processor.plan`` laid it out, in order; every token belongs to one."""
+    """Return the passages of a sample in order. Every token belongs to exactly one."""
     learned, filled = (layout.labels != IGNORE_INDEX).tolist(), layout.video_mask.tolist()
     ids = layout.input_ids.tolist()
     videos = _videos(layout)
     passages: list[Passage] = []
-    left, description = 0, ""  # tokens of the present video, and what is said of them
+    left, description = 0, ""  # remaining tokens of the current video, and its description
     for (is_video, is_learned), group in groupby(range(len(ids)), key=lambda place: (filled[place], learned[place])):
         places = list(group)
         if not is_video:
             text = processor.tokenizer.decode([ids[place] for place in places], skip_special_tokens=False)
             passages.append(Passage("reply" if is_learned else "prompt", text))
-        while is_video and places:  # neighboring videos share a run of the mask, and one may have several
+        while is_video and places:  # adjacent videos form one run of the mask, and a video may have several runs
             if not left:
                 left, description = next(videos)
             count = min(left, len(places))
             passages.append(Passage("video", description))
-            places, left, description = places[count:], left - count, "[more of it]"
+            places, left, description = places[count:], left - count, "[continued]"
     return passages
 
 
 def _videos(layout: Layout) -> Iterator[tuple[int, str]]:
-    """Yield the tokens and the description of each video slot."""
+    """Yield the number of tokens and the description of each video slot."""
     for slot in layout.slots:
         clip, indices = layout.clips[slot.video], layout.indices[slot.video]
         count = layout.plans[slot.video].num_places

@@ -1,16 +1,16 @@
-"""Run benchmarks: ask every item once, read replies by stated rules, and name what failed.
+"""Run benchmarks: ask every item once, score replies by fixed rules, and report every failure.
 
-A benchmark is a class that fulfills ``items.Benchmark``; ``eval/custom.py`` is the example. It says what is asked
-(``Item``) and which averages it publishes. Everything else is here, the same for all benchmarks:
+A benchmark is a class that implements ``items.Benchmark``; ``eval/custom.py`` is an example. It defines the items
+(``Item``) and the averages to report. This package provides everything else:
 
-| module or package | what is in it |
+| module or package | content |
 |---|---|
-| `items` | what a benchmark consists of, what became of each item, and the `Benchmark` protocol |
-| `annotations` | what benchmark classes share: files, letters, `build_benchmark` |
+| `items` | items, their outcomes, and the `Benchmark` protocol |
+| `annotations` | helpers of benchmark classes: files, letters, `build_benchmark` |
 | `builtin` | registers the benchmarks of `eval/` |
 | `scoring/` | from a reply to a value, and from values to averages |
 | `judging/` | rubrics, verdicts and judges for open answers |
-| `reporting/` | the files of a run: rows, report, plots, comparisons |
+| `reporting/` | files of a run: predictions, report, plots, comparisons |
 | `running/` | `evaluate`: decode, ask, record, resume |
 
 Example::

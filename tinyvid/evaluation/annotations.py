@@ -1,7 +1,4 @@
-"""What benchmark classes share: their files, their letters, and where the built-in ones are found.
-
-No benchmark is described here; each is a small class in ``eval/``.
-"""
+"""Helpers of benchmark classes: required files and option letters. The classes themselves are in ``eval/``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,33 +9,33 @@ from tinyvid.errors import DataError
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.registry import BENCHMARKS
 
-LISTED = 8  # names that a message shows before it only counts
-PADDING = {"", "n/a"}  # texts that fill up rows with fewer options
+LISTED = 8  # most names that a message lists
+PADDING = {"", "n/a"}  # texts that pad rows with fewer options
 
 
 def build_benchmark(config: Mapping[str, Any]) -> Benchmark:
-    """Build the benchmark that a configuration names.
+    """Build a benchmark from a configuration.
 
     Args:
-        config: ``name`` and options, as ``conf/benchmark`` lists them.
+        config: ``name`` and options, as in ``conf/benchmark``.
 
     Raises:
-        ConfigError: The name or an option is wrong; an unknown ``prompt_style`` is one.
-        DataError: Files of the annotation are missing, or the options leave no item.
+        ConfigError: The name or an option is wrong, such as an unknown ``prompt_style``.
+        DataError: Annotation files are missing, or no items match the options.
     """
     benchmark: Benchmark = BENCHMARKS.build(config)
     if not len(benchmark):
-        raise DataError(f"benchmark '{config['name']}' has no items with {dict(config)}")
+        raise DataError(f"benchmark '{config['name']}' has no items with the options {dict(config)}; relax them")
     return benchmark
 
 
 def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
-    """Return ``root`` as a path, after checking that files lie in it.
+    """Return ``root`` as a path, after checking that it contains the required files.
 
     Args:
         root: Folder of the benchmark.
-        files: Paths relative to it, of files or folders.
-        source: Where they come from.
+        files: Required files or folders, relative to ``root``.
+        source: Where to get the files, for messages.
 
     Raises:
         DataError: Some are missing; the message lists them.
@@ -47,22 +44,22 @@ def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
     missing = [name for name in files if not (folder / name).exists()]
     if missing:
         found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
-        holds = "there is no such folder" if found is None else f"it holds {listed(found) or 'nothing'}"
+        content = "there is no such folder" if found is None else f"it contains {listed(found) or 'nothing'}"
         raise DataError(
-            f"benchmark.root={str(root)!r} lacks {len(missing)} of {len(files)} files: {listed(missing)} ({holds}); "
-            f"they come from {source}"
+            f"benchmark.root={str(root)!r} lacks {len(missing)} of {len(files)} files: {listed(missing)} ({content}); "
+            f"get them from {source}"
         )
     return folder
 
 
 def listed(names: Sequence[str], limit: int = LISTED) -> str:
-    """Return names separated by commas; beyond ``limit``, how many more there are."""
+    """Return the first ``limit`` names, separated by commas, and the number of the others."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def lettered(options: Sequence[str]) -> dict[str, str]:
-    """Return the options of a row by letter, without those that only fill it up (empty, ``N/A``).
+    """Return the options of a row by letter, without padding (empty or ``N/A``).
 
     Example:
         >>> lettered(["a cat", "a dog", "N/A"])
@@ -76,12 +73,14 @@ def lettered(options: Sequence[str]) -> dict[str, str]:
 
 
 def letter_of(options: Mapping[str, str], answer: str, *, where: str) -> str:
-    """Return the letter whose text is ``answer``, as rows that state their answer as text need it.
+    """Return the letter of the option whose text is ``answer``.
 
     Raises:
-        DataError: No option has this text, or several have.
+        DataError: No option has this text, or several options have it.
     """
     letters = [letter for letter, text in options.items() if text == answer.strip()]
     if len(letters) != 1:
-        raise DataError(f"{where}: the answer {answer!r} is {len(letters)} of the options {dict(options)}, not one")
+        raise DataError(
+            f"{where}: the answer {answer!r} matches {len(letters)} of the options {dict(options)}; it must match one"
+        )
     return letters[0]

@@ -1,4 +1,4 @@
-"""Importing this module registers the built-in benchmarks: those of ``eval/``, a package beside this one."""
+"""Register the built-in benchmarks, which are in ``eval/``, a package next to tinyvid."""
 
 import importlib
 import importlib.util
@@ -11,7 +11,7 @@ _CHECKOUT = Path(__file__).parents[2] / "eval"
 if _INSTALLED.is_dir():
     importlib.import_module("tinyvid.eval")
 elif "eval" not in sys.modules and _CHECKOUT.is_dir():
-    # By its place: a program that runs elsewhere does not have the root of the project on its path.
+    # Import by file: if a program runs in another directory, the project root is not on the path.
     _spec = importlib.util.spec_from_file_location(
         "eval", _CHECKOUT / "__init__.py", submodule_search_locations=[str(_CHECKOUT)]
     )

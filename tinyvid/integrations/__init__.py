@@ -1,4 +1,4 @@
-"""tinyvid inside other programs: what they load by entry point. Each module needs its program; nothing else does.
+"""Integrations with other programs, which load them by entry point. Only these modules depend on the programs.
 
-lmms_eval   the model ``tinyvid`` of lmms-eval; chat: what it asks, as samples
+lmms_eval   the model ``tinyvid`` of lmms-eval; ``chat`` converts its requests
 """

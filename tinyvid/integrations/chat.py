@@ -1,7 +1,7 @@
-"""What lmms-eval asks, in tinyvid's terms: chat messages as a ``Sample``, generation options as a ``Generation``.
+"""Convert requests of lmms-eval: chat messages to a ``Sample``, and generation options to a ``Generation``.
 
-What tinyvid cannot do as asked is refused rather than done otherwise: beams, penalties, sound, and media in the middle
-of a text. lmms-eval is not imported here.
+Unsupported requests are rejected and never approximated: beam search, penalties, audio, and media in the middle of a
+text. lmms-eval is not imported here.
 """
 
 from collections import Counter
@@ -17,48 +17,46 @@ from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.generation.decode import Decoding
 from tinyvid.types import Message, Sample, Video
 
-# lmms-eval puts its separator of few-shot examples here for tasks that name no end; a chat reply may have paragraphs.
+# lmms-eval's default ``until``, the separator of few-shot examples. It is ignored, because replies may have paragraphs.
 SEPARATOR = "\n\n"
-# Options that tinyvid does not have, each with the values that switch it off; any other is refused.
+# Options that tinyvid does not support, with the values that turn them off; other values are rejected.
 OFF: dict[str, tuple[Any, ...]] = {"num_beams": (None, 1), "repetition_penalty": (None, 1)}
-WITHOUT_EFFECT = ("image_aspect_ratio",)  # LLaVA's; a checkpoint of tinyvid fixes how images are resized
-DRAWN = ("max_new_tokens", "temperature", "top_p", "seed")  # as in ``Decoding``
+WITHOUT_EFFECT = ("image_aspect_ratio",)  # of LLaVA; a checkpoint of tinyvid determines how images are resized
+DRAWN = ("max_new_tokens", "temperature", "top_p", "seed")  # options of ``Decoding``
 KNOWN = (*DRAWN, "do_sample", "top_k", "until", *OFF, *WITHOUT_EFFECT)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How a request is to be replied to.
+    """Generation options of a request.
 
     Attributes:
-        decoding: How the reply is drawn.
-        until: Texts that end a reply, besides the ends of the model's template.
+        decoding: How the reply is decoded.
+        until: Texts that end a reply, in addition to the end markers of the model's template.
     """
 
     decoding: Decoding
     until: tuple[str, ...] = ()
 
     def cut(self, reply: str) -> str:
-        """Return a reply up to the first text that ends it."""
+        """Truncate a reply at the first text of ``until``."""
         places = [reply.index(text) for text in self.until if text in reply]
         return reply[: min(places)].rstrip() if places else reply
 
 
 def generation_of(options: Mapping[str, Any], *, task: str) -> Generation:
-    """Read the generation options of a request of a task: ``generation_kwargs``, changed by ``--gen_kwargs``.
+    """Read the generation options of a request.
 
     Raises:
-        ConfigError: An option is unknown, out of range or nothing that tinyvid does, or options contradict each other.
+        ConfigError: An option is unknown, out of range or not supported, or options contradict each other.
     """
     for key, value in options.items():
         if key not in KNOWN:
-            raise ConfigError(
-                f"task '{task}': generation option {key}={value!r} is unknown to tinyvid. {suggest(key, KNOWN)}"
-            )
+            raise ConfigError(f"task '{task}': generation option {key}={value!r} is unknown. {suggest(key, KNOWN)}")
         if key in OFF and value not in OFF[key]:
             raise ConfigError(
-                f"task '{task}': generation option {key}={value!r} is nothing that tinyvid does; "
-                f"give --gen_kwargs {key}={OFF[key][-1]} to ask the task so, and say so with its number"
+                f"task '{task}': generation option {key}={value!r} is not supported; use "
+                f"--gen_kwargs {key}={OFF[key][-1]} to change the task, and report that with the result"
             )
     until = options.get("until") or []
     texts = [until] if isinstance(until, str) else list(until)
@@ -72,28 +70,28 @@ def generation_of(options: Mapping[str, Any], *, task: str) -> Generation:
 
 
 def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a reply is drawn: ``do_sample`` alone samples at temperature 1, and a temperature above 0 samples."""
+    """Return the options of ``Decoding``. A temperature above 0 samples; ``do_sample`` alone has temperature 1."""
     drawn = {key: options[key] for key in DRAWN if options.get(key) is not None}
     sampled = options.get("do_sample")
     if sampled is not None and bool(drawn.get("temperature", sampled)) != sampled:
         raise ConfigError(
-            f"do_sample={sampled!r} contradicts temperature={drawn['temperature']!r}; give --gen_kwargs "
-            "temperature=0,do_sample=False for greedy replies, or a temperature above 0 with do_sample=True"
+            f"do_sample={sampled!r} contradicts temperature={drawn['temperature']!r}; use --gen_kwargs "
+            "temperature=0,do_sample=False for greedy decoding, or a temperature above 0 with do_sample=True"
         )
     if sampled:
         drawn.setdefault("temperature", 1.0)
     if drawn.get("temperature") and options.get("top_k"):
         raise ConfigError(
-            f"top_k={options['top_k']!r} is nothing that tinyvid does when it samples; give --gen_kwargs top_k=0 to "
-            "ask the task so, and say so with its number"
+            f"top_k={options['top_k']!r} is not supported; use --gen_kwargs top_k=0 to change the task, and report "
+            "that with the result"
         )
     return drawn if drawn.get("temperature") else {key: drawn[key] for key in drawn if key == "max_new_tokens"}
 
 
 def names_of(requests: Sequence[tuple[str, int]]) -> list[str]:
-    """Return a name for each request, a task and the number of a document: ``task/3``, and ``task/3#1`` for a repeat.
+    """Return a name for each request, from its task and document number: ``task/3``, and ``task/3#1`` for a repeat.
 
-    Sampled replies depend on the name, so that repeats of a document get replies of their own.
+    Sampled replies depend on the name, so repeats of a document get different replies.
     """
     asked: Counter[str] = Counter()
     names = []
@@ -105,10 +103,10 @@ def names_of(requests: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def sample_of(messages: Sequence[Mapping[str, Any]], *, name: str) -> Sample:
-    """Return a conversation as a sample; content is a text, or parts of the types ``text``, ``image`` and ``video``.
+    """Return a conversation as a sample.
 
     Raises:
-        DataError: A part is of another type, or stands behind a text in its message, where tinyvid shows no videos.
+        DataError: A part has another type, or an image or a video follows a text in its message.
     """
     written: list[Message] = []
     videos: list[Video] = []
@@ -120,7 +118,7 @@ def sample_of(messages: Sequence[Mapping[str, Any]], *, name: str) -> Sample:
 
 
 def _parts(content: str | Sequence[Mapping[str, Any]], name: str) -> tuple[str, list[Video]]:
-    """Return the text of a message, its parts joined as chat templates join them, and the media in front of it."""
+    """Return the text of a message, with its parts joined as in chat templates, and the media before it."""
     if isinstance(content, str):
         return content, []
     text, media = "", []
@@ -132,8 +130,8 @@ def _parts(content: str | Sequence[Mapping[str, Any]], name: str) -> tuple[str, 
             raise DataError(f"sample '{name}' has a part of type {kind!r}; tinyvid reads text, images and videos")
         elif text.strip():
             raise DataError(
-                f"sample '{name}' has a part of type {kind!r} behind the text {text.strip()[-60:]!r}; tinyvid shows "
-                "the images and videos of a message in front of its text, and does not move them there by itself"
+                f"sample '{name}' has a part of type {kind!r} after the text {text.strip()[-60:]!r}; move the images "
+                "and videos of a message before its text"
             )
         else:
             media.append(_video(part, name))
@@ -143,14 +141,14 @@ def _parts(content: str | Sequence[Mapping[str, Any]], name: str) -> tuple[str, 
 def _video(part: Mapping[str, Any], name: str) -> Video:
     """Return an image or a video, with its bounds in seconds."""
     source, start, end = part.get("url"), part.get("start_time"), part.get("end_time")
-    if isinstance(source, Mapping):  # lmms-eval hands over a video with bounds of its own in this form
+    if isinstance(source, Mapping):  # lmms-eval passes videos with bounds in this form
         start, end = source.get("video_start"), source.get("video_end")
         source = source.get("url") or source.get("path") or source.get("video")
     if isinstance(source, Image.Image):
         source = np.asarray(ImageOps.exif_transpose(source).convert("RGB"))[None]  # (1, H, W, 3)
     if not isinstance(source, str | Path | np.ndarray):
         raise DataError(
-            f"sample '{name}' has a part of type {part.get('type')!r} that is a {type(source).__name__}; tinyvid reads "
-            "files, PIL images and uint8 arrays (T, H, W, 3)"
+            f"sample '{name}' has a part of type {part.get('type')!r} that is a {type(source).__name__}; use a file, "
+            "a PIL image or a uint8 array (T, H, W, 3)"
         )
     return Video(source, start, end)

@@ -1,9 +1,9 @@
-"""The model ``tinyvid`` of lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval), which finds it by entry point.
+"""The model ``tinyvid`` for lmms-eval (https://github.com/EvolvingLMMs-Lab/lmms-eval), which finds it by entry point.
 
     lmms-eval eval --model tinyvid --model_args pretrained=DIR,num_frames=16 --tasks videomme --batch_size 8
 
-Requests go the road of ``tinyvid.evaluation``: questions about one video share its decode and its pass of the tower,
-decoding runs ahead of the model, and replies come in batches. eval/README.md says how to install both programs.
+Requests are processed as in ``tinyvid.evaluation``: questions about one video share its decode and its tower pass,
+decoding runs ahead of the model, and replies are generated in batches. See eval/README.md for the installation.
 """
 
 import logging
@@ -26,31 +26,31 @@ try:
     from tqdm import tqdm
 except ImportError as error:
     raise ConfigError(
-        f"tinyvid.integrations.lmms_eval needs lmms-eval ({error}); install it in an environment of its own, as "
-        "eval/README.md describes"
+        f"tinyvid.integrations.lmms_eval needs lmms-eval ({error}); install it in a separate environment, as described "
+        "in eval/README.md"
     ) from error
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 2  # threads that decode ahead of the model
-WINDOW = 16  # batches whose requests are in memory at once: lmms-eval hands over images decoded
+WINDOW = 16  # batches whose requests are in memory at once, because lmms-eval passes decoded images
 UNREADABLE = ("raise", "empty")
 
 
 class TinyVid(lmms):
-    """A checkpoint as a chat model of lmms-eval. Each task writes its own prompt, and says how replies are drawn.
+    """A checkpoint as a chat model of lmms-eval. Each task defines its prompt and its generation options.
 
     Args:
-        pretrained: What ``Assistant.from_pretrained`` takes: a directory or a hub id; the model that comes with tinyvid
-            if not given.
+        pretrained: A directory or a hub id, as for ``Assistant.from_pretrained``; the model that is included in
+            tinyvid if not given.
         device: See ``Assistant.from_config``.
         dtype: See ``Assistant.from_config``.
         quant: See ``Assistant.from_config``.
-        batch_size: Requests that go through the LLM at once.
-        sampler: Which frames, in place of the checkpoint's rule: a name such as ``midpoint``, or a mapping such as
+        batch_size: Requests per batch of the LLM.
+        sampler: Sampler to use instead of the checkpoint's: a name such as ``midpoint``, or a mapping such as
             ``{name: fps, fps: 2}``.
-        num_frames: Frames of each video, of the rule in force.
-        unreadable: A video that cannot be read stops the run (``raise``), or has an ``empty`` reply and is named in a
+        num_frames: Number of frames per video, as an option of the sampler.
+        unreadable: Whether a video that cannot be read stops the run (``raise``), or gets an ``empty`` reply and a
             warning.
 
     Raises:
@@ -76,7 +76,7 @@ class TinyVid(lmms):
         if unreadable not in UNREADABLE:
             raise ConfigError(f"unreadable={unreadable!r} is unknown. {suggest(str(unreadable), UNREADABLE)}")
         if not str(batch_size).isdigit() or int(batch_size) < 1:
-            raise ConfigError(f"batch_size={batch_size!r} must be a whole number of at least 1; tinyvid tries none out")
+            raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; 'auto' is not supported")
         self.batch_size = int(batch_size)
         self.unreadable = unreadable
         options = _sampler(sampler) | ({} if num_frames is None else {"num_frames": num_frames})
@@ -85,19 +85,19 @@ class TinyVid(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; lmms-eval gathers counts of several processes there."""
+        """The device of the model, on which lmms-eval gathers counts of several processes."""
         return self.assistant.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Return the replies to requests, in their order.
+        """Return the replies to requests, in order.
 
         Args:
-            requests: Instances with ``args``: context, document to messages, generation options, number of the
-                document, task, split.
+            requests: Instances whose ``args`` are context, a function from document to messages, generation options,
+                document number, task and split.
 
         Raises:
-            ConfigError: A task asks for beams or a penalty, or for an option that tinyvid does not have.
-            DataError: A request does not fit the LLM's context, or shows media in a way that tinyvid does not.
+            ConfigError: A task uses an unsupported generation option, such as beam search.
+            DataError: A request does not fit into the LLM's context, or has media after text.
             VideoError: A video cannot be read.
         """
         groups: dict[Generation, list[int]] = {}
@@ -118,18 +118,18 @@ class TinyVid(lmms):
         return replies
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Raise ``NotImplementedError``: lmms-eval asks no chat model for likelihoods."""
+        """Raise ``NotImplementedError``: lmms-eval does not request likelihoods from chat models."""
         raise NotImplementedError(
-            "lmms-eval asks chat models, and so tinyvid, for replies only; python eval.py benchmark=NAME "
-            "score=likelihood compares the likelihoods of options"
+            "lmms-eval requests only replies from chat models such as tinyvid; use python eval.py benchmark=NAME "
+            "score=likelihood to compare the likelihoods of options"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Raise ``NotImplementedError``: no round can see the reply to the one before."""
+        """Raise ``NotImplementedError``: multi-round requests are not supported."""
         raise NotImplementedError("tinyvid replies to each request once; choose tasks of output_type generate_until")
 
     def clean(self) -> None:
-        """Let go of the model: lmms-eval has all replies, and may load a local judge next."""
+        """Free the model: lmms-eval has all replies, and may load a local judge next."""
         del self.assistant
         super().clean()
 
@@ -139,22 +139,22 @@ class TinyVid(lmms):
         return Item(name, sample_of(messages, name=name), rule="exact")
 
     def _replies(self, items: Sequence[Item], decoding: Decoding) -> Iterator[tuple[int, str]]:
-        """Yield the number of each item and the reply to it, as they come."""
+        """Yield the index of each item and its reply, as they are generated."""
         answerer = Answerer(self.assistant, batch_size=self.batch_size, decoding=decoding)
         prepare = Preparer(self.assistant.processor, _Asked(items), items, decoding.max_new_tokens, "reply")
         for groups in ahead(prepare, plan_units(items, self.batch_size), WORKERS):
             for group in groups:
                 if group.failure and self.unreadable == "raise":
-                    raise VideoError(f"{group.failure}; unreadable=empty goes on, with an empty reply")
+                    raise VideoError(f"{group.failure}; use unreadable=empty to continue with an empty reply")
                 for index in group.indices if group.failure else ():
-                    logger.warning("%s has an empty reply: %s", items[index].id, group.failure)
+                    logger.warning("The reply to %s is empty: %s", items[index].id, group.failure)
                     yield index, ""
             for answer in answerer(groups):
                 yield answer.index, answer.reply or ""
 
 
 class _Asked:
-    """Requests, as a benchmark that the road of ``tinyvid.evaluation`` takes."""
+    """Requests as a benchmark of ``tinyvid.evaluation``."""
 
     name = "lmms-eval"
     source = "the tasks of lmms-eval"
@@ -170,16 +170,16 @@ class _Asked:
         return self.items[index]
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return nothing: lmms-eval scores."""
+        """Return no averages, because lmms-eval scores the replies."""
         return {}
 
 
 def _sampler(text: str | None) -> dict[str, Any]:
-    """Return the options of a sampler from its name, or from a mapping as YAML writes it."""
+    """Return the options of a sampler from its name, or from a mapping in YAML."""
     try:
         value = yaml.safe_load(text) if text else {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"sampler={text!r} is no name and no mapping: {error}") from error
+        raise ConfigError(f"sampler={text!r} must be a name or a mapping, but it is not valid YAML: {error}") from error
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, dict):
@@ -188,7 +188,7 @@ def _sampler(text: str | None) -> dict[str, Any]:
 
 
 def manifest() -> Any:
-    """Return what lmms-eval is to know of the model."""
-    from lmms_eval.models.registry_v2 import ModelManifest  # its package asks this module for manifests when imported
+    """Return the manifest of the model for lmms-eval."""
+    from lmms_eval.models.registry_v2 import ModelManifest  # lmms-eval imports this module while it is being imported
 
     return ModelManifest(model_id="tinyvid", chat_class_path=f"{__name__}.{TinyVid.__name__}")

@@ -1,7 +1,7 @@
-"""What tinyvid adds to transformers' Trainer: its own batches, what is logged, and checkpoints that survive a kill.
+"""Train with transformers' Trainer: batches in a fixed order, metrics, and checkpoints that survive a kill.
 
-``options`` is the recipe as a configuration states it, ``objectives`` says what is learned, ``data`` turns rows into
-batches in a fixed order, ``trainer`` is the engine, ``log`` writes the run's records.
+``options`` defines the recipe, ``objectives`` computes examples and losses, ``data`` turns rows into batches,
+``trainer`` extends the Trainer, and ``log`` writes the metrics of a run.
 """
 
 from tinyvid.training.data import EpochOrder, TrainingData

@@ -1,7 +1,7 @@
-"""Rows to batches, in an order that depends on the seed and the epoch alone.
+"""Turn rows into batches, in an order that depends only on the seed and the epoch.
 
-A row that cannot be used stops the run, or is left out and reported: it is never replaced by another. The order is
-filled up with empty places to whole steps of all processes, so that none of them waits for the others at the end.
+A row that cannot be used stops the run, or is skipped and reported; it is never replaced by another row. The order is
+padded with empty entries so that all processes have the same number of batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,26 +19,26 @@ from tinyvid.training.objectives import NextTokenObjective, Objective
 from tinyvid.training.options import DataPolicy
 from tinyvid.types import IGNORE_INDEX
 
-EMPTY = -1  # index of a place that holds no row
+EMPTY = -1  # index of an empty entry
 NEXT_TOKEN = NextTokenObjective()
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that was left out: its place and the reason."""
+    """A skipped row: its location and the reason."""
 
     where: str
     reason: str
 
 
 class TrainingData(Dataset[Any]):
-    """Rows as examples to learn.
+    """Training examples from the rows of a data set.
 
     Args:
-        rows: A data set of ``tinyvid.data.datasets``, or ``PackedRows`` of one.
-        processor: Lays samples out and decodes.
-        policy: What happens to a row that cannot be used.
-        objective: What is learned from a row.
+        rows: A data set of ``tinyvid.data.datasets``, or ``PackedRows``.
+        processor: Lays out and decodes samples.
+        policy: What to do about a row that cannot be used.
+        objective: Turns rows into examples.
 
     Raises:
         DataError: There are no rows.
@@ -48,7 +48,7 @@ class TrainingData(Dataset[Any]):
         self, rows: Any, processor: Processor, policy: DataPolicy, *, objective: Objective = NEXT_TOKEN
     ) -> None:
         if len(rows) == 0:
-            raise DataError("the data set holds no rows")
+            raise DataError("the data set contains no rows")
         self.rows = rows
         self.processor = processor
         self.policy = policy
@@ -58,7 +58,7 @@ class TrainingData(Dataset[Any]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example | Skipped | None:
-        """Return an example, a note that the row is left out, or ``None`` for an empty place.
+        """Return an example, ``Skipped`` if the row is skipped, or ``None`` for an empty entry.
 
         Raises:
             DataError: The row is malformed, too long, or has no reply to learn.
@@ -76,10 +76,10 @@ class TrainingData(Dataset[Any]):
             return Skipped(where, reason)
 
     def collate(self, items: Sequence[Example | Skipped | None]) -> dict[str, Any]:
-        """Pad what is usable to one batch; a batch of nothing is a row without a target.
+        """Collate the examples to one batch, or to a row without targets if there are none.
 
         Returns:
-            ``batch``, its ``labels`` for the Trainer's token count, and what was ``skipped``.
+            ``batch``, its ``labels`` for the Trainer's token count, and the ``skipped`` rows.
         """
         examples = [item for item in items if isinstance(item, Example)] or [_nothing(self.processor.pad_id)]
         batch = self.processor.collate(examples)
@@ -94,11 +94,11 @@ class EpochOrder(Sampler[int]):
     """The order of the rows in an epoch, shuffled by seed and epoch.
 
     Args:
-        num_rows: Rows of the data set.
-        batch_size: Rows that are padded to one length together.
-        multiple: The order is filled up with empty places to a multiple of this.
-        seed: With the epoch, decides the order.
-        size: Length of a row, to put similar ones together; ``None`` for a plain shuffle.
+        num_rows: Number of rows of the data set.
+        batch_size: Number of rows that are grouped by length.
+        multiple: The order is padded with empty entries to a multiple of this.
+        seed: Seed of the shuffle, combined with the epoch.
+        size: Returns the length of a row, to group rows of similar length; ``None`` for a plain shuffle.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class EpochOrder(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch that determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:

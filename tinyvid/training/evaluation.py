@@ -1,4 +1,4 @@
-"""What is asked of a model while it trains: a share of a benchmark, and the letters of multiple-choice rows."""
+"""Evaluate a model during training: on a benchmark, and on the letters of multiple-choice rows."""
 
 import logging
 import shutil
@@ -24,17 +24,17 @@ from tinyvid.types import Sample
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "benchmarks"  # of a run, holds one folder per benchmark and step
+FOLDER = "benchmarks"  # in the run's folder; contains one folder per benchmark and step
 
 
 class TrainingBenchmark:
     """Run a benchmark at every evaluation of a training run.
 
     Args:
-        benchmark: The questions.
+        benchmark: The benchmark.
         run_dir: Folder of the training run.
-        options: How it is run; set ``limit`` to keep an evaluation short.
-        judge: Who judges open answers.
+        options: Options of the evaluation; set ``limit`` to keep it short.
+        judge: Judge of open answers.
     """
 
     def __init__(
@@ -52,21 +52,21 @@ class TrainingBenchmark:
 
     @property
     def metric(self) -> str:
-        """Name of the accuracy among the metrics, without ``eval_``."""
+        """Name of the accuracy metric, without ``eval_``."""
         return f"{self.benchmark.name}_accuracy"
 
     def __call__(self, loaded: Loaded, step: int) -> dict[str, float]:
-        """Ask the model as it is, and return its metrics, ``eval_<benchmark>_accuracy`` first. Every process must call.
+        """Return the metrics of the model, ``eval_<benchmark>_accuracy`` first. All processes must call this.
 
-        An earlier evaluation of the same step, of a run that was killed since, is thrown away.
+        An earlier evaluation of the same step, from a killed run, is deleted.
 
         Raises:
-            ConfigError: The weights are cut into shards, so that no process can generate by itself.
+            ConfigError: The weights are sharded, so a process cannot generate on its own.
         """
         model = loaded.model
         if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
             raise ConfigError(
-                "a benchmark during training needs whole weights in every process; use DDP instead of FSDP"
+                "a benchmark during training needs unsharded weights in every process; use DDP instead of FSDP"
             )
         folder = self.folder / f"{self.benchmark.name}-{step}"
         state = PartialState()
@@ -88,15 +88,12 @@ class TrainingBenchmark:
 def count_letters(
     model: Any, rows: TrainingData, usable: Sequence[int], *, args: TrainingArguments, synced: bool
 ) -> Tensor:
-    """Return how many multiple-choice rows this process answers with the right letter, and how many it asks.
-
-    With ``synced``, the processes share the weights, so all of them must generate equally long.
-    """
+    """Return how many multiple-choice rows this process answers correctly, and how many it asks."""
     choices = [index for index in usable if _is_choice(rows.rows[index])]
     counts = torch.zeros(2, dtype=torch.float64)
     for first in range(0, len(choices), args.world_size):
         place = first + args.process_index
-        # Processes that share the weights all generate, or none: one without a row repeats the first.
+        # With sharded weights all processes must generate, so a process without a row repeats the first one.
         sample = rows.rows[choices[place if place < len(choices) else 0]]
         right = _letter_is_right(model, rows, sample, device=args.device, synced=synced)
         if place < len(choices):
@@ -105,7 +102,7 @@ def count_letters(
 
 
 def _letter_is_right(model: Any, rows: TrainingData, sample: Sample, *, device: torch.device, synced: bool) -> bool:
-    """Generate the reply to a multiple-choice row. Only the bare letter counts."""
+    """Generate the reply to a multiple-choice row, and return whether it is the correct letter alone."""
     processor = rows.processor
     example = processor(replace(sample, messages=sample.messages[:-1]))
     batch = processor.collate([example], padding_side="left").to(device)

@@ -1,4 +1,4 @@
-"""The records of a run: ``metrics.jsonl`` and ``metrics.csv`` as it goes, and ``loss.png`` to look at."""
+"""Write the metrics of a run: ``metrics.jsonl``, ``metrics.csv`` and ``loss.png``."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "eval_loss", "
 
 
 class RunLog(TrainerCallback):
-    """Append what the Trainer logs to the run's files; draw the loss curve at every evaluation, save and end."""
+    """Append the Trainer's logs to the run's files, and plot the loss at every evaluation, save and at the end."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -24,7 +24,7 @@ class RunLog(TrainerCallback):
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if not record.keys() & {"loss", "eval_loss"}:
-            return  # the summary at the end is no point of a curve
+            return  # the summary at the end is not part of the curve
         table = self.run_dir / "metrics.csv"
         is_new = not table.exists()
         with table.open("a", newline="", encoding="utf-8") as file:
@@ -34,7 +34,7 @@ class RunLog(TrainerCallback):
             writer.writerow(record)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw the loss curve."""
+        """Plot the loss."""
         if state.is_world_process_zero:
             draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
 
@@ -42,7 +42,7 @@ class RunLog(TrainerCallback):
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the records of a run. A line that a kill cut short is passed over; it was written again on resuming."""
+    """Return the records of a run. Lines truncated by a kill are skipped; a resumed run writes them again."""
     file = run_dir / "metrics.jsonl"
     records = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
@@ -54,13 +54,13 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def draw_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """Draw the training and evaluation loss, and the accuracy if there is one, against the step."""
-    import matplotlib  # slow to import, and needed only here
+    """Plot the training and evaluation loss, and the accuracy if there is one, against the step."""
+    import matplotlib  # slow to import, so imported only for plots
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # A resumed run may have logged a step twice; the later record is the one that counts.
+    # A resumed run may have logged a step twice; the later record counts.
     curves = {
         name: {r["step"]: r[name] for r in records if name in r} for name in ("loss", "eval_loss", "eval_accuracy")
     }

@@ -1,7 +1,7 @@
-"""The README.md of an exported model: what it is made of, what it learned from, and how well it did.
+"""Write the model card (README.md) of an exported model: its parts, data, recipe and metrics.
 
-Facts come from the checkpoint and, where it lies in the folder of a run, from the run's records. What is not known is
-said to be unknown: a license is never guessed.
+The content comes from the checkpoint and, if the checkpoint is in the folder of a run, from the run's records. Unknown
+facts, such as licenses, are marked as unknown and never guessed.
 """
 
 import json
@@ -19,7 +19,7 @@ from tinyvid.registry import DATASETS
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PACKAGES = ("tinyvid", "torch", "transformers", "peft")
-RUN_KEYS = ("ckpt", "dtype", "quant", "recipe", "peft")  # of a run's configuration, what decides the result
+RUN_KEYS = ("ckpt", "dtype", "quant", "recipe", "peft")  # keys of a run's configuration to include
 
 
 def write_card(
@@ -32,11 +32,11 @@ def write_card(
     """Write the model card of an exported checkpoint.
 
     Args:
-        folder: Where it goes, as ``README.md``.
-        ckpt: What was exported: a directory, or a hub id.
+        folder: Folder of the ``README.md``.
+        ckpt: The exported checkpoint, a directory or a hub id.
         groups: Its component groups.
-        dtypes: What each part is stored in now.
-        unmerged: Parts whose adapters were merged, and lie beside the model.
+        dtypes: The dtype in which each part is stored.
+        unmerged: Parts whose adapters were merged, and are also stored unmerged.
     """
     path = Path(ckpt).expanduser()
     run = path.absolute().parent
@@ -63,8 +63,8 @@ def write_card(
 
 
 def base_models(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
-    """Return the hub ids that LLM and vision tower come from, ``None`` where nothing says."""
-    file = path / "config.json"  # TinyLLaVA-Video names them here
+    """Return the hub ids of the LLM and the vision tower; ``None`` if they are not recorded."""
+    file = path / "config.json"  # TinyLLaVA-Video records them here
     hints = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     named = {
         "llm": hints.get("llm_model_name_or_path"),
@@ -91,19 +91,19 @@ def _parts(
         return f"`{origins[part]}`" if origins[part] else "a local directory, or not recorded"
 
     connector = {key: value for key, value in groups["connector"].items() if key != "name"}
-    return f"""| part | what | based on | stored in |
+    return f"""| part | name | based on | dtype |
 |---|---|---|---|
 {row("LLM", "llm", origin("llm"))}
 {row("vision tower", "vision_tower", origin("vision_tower"))}
 {row("connector", "connector", f"`{connector}`")}
 
-Started from: {f"`{started}`" if started else "these parts, with a new connector, or not recorded"}.
+Trained from: {f"`{started}`" if started else "these parts and a new connector, or not recorded"}.
 Frames: `{dict(groups["sampler"])}`. Template: `{groups["template"]["name"]}`.
 """
 
 
 def _use() -> str:
-    return """Everything is stored here; nothing is fetched to load it.
+    return """All files are included; loading the model downloads nothing.
 
 ```python
 from tinyvid import Assistant
@@ -118,17 +118,17 @@ def _data(settings: Mapping[str, Any], run: Path) -> str:
     try:
         rows = f"{len(DATASETS.build(data, key='data')):,}"
     except TinyvidError:
-        rows = "unknown, the data is no longer there"
+        rows = "unknown (the data is no longer available)"
     skipped = run / "skipped.jsonl"
     left_out = len(skipped.read_text(encoding="utf-8").splitlines()) if skipped.is_file() else 0
     return f"""## Data
 
-Rows: {rows}; left out in training: {left_out}. Evaluated on: `{settings.get("eval_path") or "nothing"}`.
+Rows: {rows}. Rows skipped in training: {left_out}. Evaluated on: `{settings.get("eval_path") or "nothing"}`.
 
 ```yaml
 {yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}```
 
-The licenses of the data and of the base models are unknown to this card: look them up before you share the model.
+The licenses of the data and of the base models are not recorded. Check them before you share the model.
 """
 
 
@@ -138,10 +138,10 @@ def _recipe(settings: Mapping[str, Any]) -> str:
 
 
 def _metrics(run: Path) -> str:
-    from tinyvid.training.log import read_metrics  # imports the Trainer: only where there are metrics
+    from tinyvid.training.log import read_metrics  # imports the Trainer, so only if there are metrics
 
     records = read_metrics(run)
-    wanted = {"loss": "training loss, last", "eval_loss": "evaluation loss, last", "eval_accuracy": "accuracy, last"}
+    wanted = {"loss": "last training loss", "eval_loss": "last evaluation loss", "eval_accuracy": "last accuracy"}
     lines = []
     for key, label in wanted.items():
         found = [record for record in records if key in record]
@@ -149,16 +149,16 @@ def _metrics(run: Path) -> str:
             lines.append(f"| {label} | {found[-1][key]:.4g} | {found[-1]['step']} |")
     best = min((r for r in records if "eval_loss" in r), key=lambda r: r["eval_loss"], default=None)
     if best is not None:
-        lines.append(f"| evaluation loss, best | {best['eval_loss']:.4g} | {best['step']} |")
-    table = "\n".join(["| what | value | step |", "|---|---|---|", *lines]) if lines else "None were recorded."
-    return f"## Metrics\n\nOf the whole run, not of one of its checkpoints.\n\n{table}\n"
+        lines.append(f"| best evaluation loss | {best['eval_loss']:.4g} | {best['step']} |")
+    table = "\n".join(["| metric | value | step |", "|---|---|---|", *lines]) if lines else "No metrics were recorded."
+    return f"## Metrics\n\nThese metrics are of the whole run, not of one checkpoint.\n\n{table}\n"
 
 
 def _unknown_run() -> str:
     return """## Data, recipe and metrics
 
-Not recorded: the checkpoint did not lie in the folder of a training run. The licenses of the data and of the base
-models are unknown to this card, too.
+Not recorded, because the checkpoint was not in the folder of a training run. The licenses of the data and of the base
+models are not recorded either.
 """
 
 
@@ -166,8 +166,9 @@ def _adapters(parts: Sequence[str]) -> str:
     listed = ", ".join(f"`adapters_unmerged/{part}`" for part in parts)
     return f"""## Adapters
 
-Merged into the weights stored here. As they were, to be used by peft on the weights they were trained on, never on the
-merged ones: {listed}. The connector that an adapter was trained on lies in the checkpoint that was exported.
+The adapters are merged into these weights. The original adapters are in {listed}. Use them with peft on the weights
+that they were trained on, never on the merged ones. The connector that they were trained with is in the exported
+checkpoint.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a run learns: how a row becomes an example, and the loss of a batch of them."""
+"""Objectives: how a row becomes an example, and the loss of a batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Row = Sample | list[Sample]  # several samples are packed into one example
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchLoss:
-    """The loss of a batch: a mean over its targets, for which the trainer weighs it.
+    """The loss of a batch: a mean over its targets, which the trainer weights by their number.
 
     Attributes:
-        loss: A scalar; of no targets, a zero with a gradient.
-        num_targets: Label positions of the batch, as the trainer counts them.
+        loss: A scalar; without targets, a zero that has gradients.
+        num_targets: Number of label positions of the batch.
     """
 
     loss: Tensor
@@ -28,13 +28,13 @@ class BatchLoss:
 
 
 class Objective(Protocol):
-    """What a run learns; ``TrainingData`` carries it, to the DataLoader's workers too."""
+    """What a run learns. It must be picklable, because DataLoader workers use it."""
 
     def example(self, processor: Processor, row: Row) -> Example:
-        """Return a row as an example to learn.
+        """Return the example of a row.
 
         Raises:
-            DataError: The row is malformed, too long, or has nothing to learn.
+            DataError: The row is malformed, too long, or has no targets.
             VideoError: Its media cannot be read.
         """
 
@@ -43,19 +43,19 @@ class Objective(Protocol):
 
 
 class NextTokenObjective:
-    """Learn to predict the tokens of the replies: supervised fine-tuning."""
+    """Predict the tokens of the replies (supervised fine-tuning)."""
 
     def example(self, processor: Processor, row: Row) -> Example:
-        """Return a conversation with labels on its replies; several about the same videos share these."""
+        """Return a conversation with labels on its replies. Packed conversations share their videos."""
         samples = row if isinstance(row, list) else [row]
         example = processor.pack(samples) if len(samples) > 1 else processor(samples[0])
         if not (example.labels[1:] != IGNORE_INDEX).any():
-            raise DataError("the row has no reply to learn; it must end with the assistant's turn")
+            raise DataError("the row has no reply to learn; it must end with an assistant turn")
         return example
 
     def __call__(self, model: Callable[[Batch], Output], batch: Batch) -> BatchLoss:
         """Return the mean cross-entropy over the label positions."""
         output = model(batch)
-        # Processes that train together wait for all gradients: without a target, the loss is a zero that has them.
+        # DDP waits for all gradients, so without targets the loss is a zero that depends on every weight.
         loss = output.logits.sum() if output.loss is None else output.loss
         return BatchLoss(loss, output.num_targets)

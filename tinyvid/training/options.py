@@ -1,4 +1,4 @@
-"""The recipe: how a run trains, as ``conf/recipe`` states it, checked before anything is loaded."""
+"""The recipe: the training options of ``conf/recipe``, checked before anything is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,31 +17,31 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """How a run trains.
+    """Training options.
 
     Attributes:
-        lr: Learning rate of parts that state none.
-        schedule: How the learning rate falls after the warm-up.
-        warmup: Share of all steps during which the learning rate rises.
+        lr: Learning rate of parts without their own.
+        schedule: How the learning rate decays after the warm-up.
+        warmup: Fraction of all steps during which the learning rate increases.
         epochs: Passes over the data.
-        max_steps: Optimizer steps after which to stop whatever ``epochs`` says; ``null`` for no such limit.
-        batch_size: Samples that go through the model at once, per process.
-        accumulate: Batches whose gradients are added before a step. The loss is weighted by tokens over all of them.
-        weight_decay: Of matrices; vectors have none.
-        clip: Largest norm of the gradient; 0 for no clipping.
-        optimizer: AdamW in float32, in 8 bits, or in 8 bits that spill to host memory.
-        gradient_checkpointing: Recompute the LLM's activations in the backward pass instead of keeping them.
+        max_steps: Optimizer steps after which to stop, regardless of ``epochs``; ``null`` for no limit.
+        batch_size: Samples per batch and process.
+        accumulate: Batches per optimizer step. The loss is averaged over the tokens of all of them.
+        weight_decay: Weight decay of matrices; vectors have none.
+        clip: Largest gradient norm; 0 for no clipping.
+        optimizer: AdamW in float32, in 8 bits, or in 8 bits with paging to host memory.
+        gradient_checkpointing: Recompute the LLM's activations in the backward pass instead of storing them.
         compile: Compile the blocks of the LLM with torch.compile.
-        group_by_length: Put samples of similar length into a batch.
-        pack: Most rows about the same videos that go through the model as one sample, behind the video tokens that they
-            share; the loss is that of the rows one by one. 1 packs nothing.
-        workers: Processes that decode, per training process.
-        log_every: Steps between two records.
-        eval_every: Steps between two evaluations; ``null`` for one per epoch.
-        save_every: Steps between two checkpoints; ``null`` for one per epoch.
-        keep: Checkpoints to keep, besides the best one.
+        group_by_length: Group samples of similar length into batches.
+        pack: Most rows about the same videos to pack into one sample, which shares their video tokens. The loss equals
+            that of separate rows. 1 for no packing.
+        workers: Decoding processes per training process.
+        log_every: Steps between logs.
+        eval_every: Steps between evaluations; ``null`` for one per epoch.
+        save_every: Steps between checkpoints; ``null`` for one per epoch.
+        keep: Number of checkpoints to keep, in addition to the best one.
         report_to: ``tensorboard``, ``wandb``.
-        seed: Of new weights, dropout and the order of the data.
+        seed: Seed of new weights, dropout and the order of the data.
     """
 
     lr: PositiveFloat = 2e-4
@@ -67,7 +67,7 @@ class TrainOptions:
     seed: int = 0
 
     def arguments(self, run_dir: Path, *, dtype: torch.dtype, device: str, best: str | None) -> TrainingArguments:
-        """Return the recipe in the words of transformers; ``best`` is the metric of the best checkpoint, if any."""
+        """Return the recipe as ``TrainingArguments`` of transformers."""
         every = "steps" if self.eval_every else "epoch"
         arguments = TrainingArguments(
             output_dir=str(run_dir),
@@ -99,18 +99,18 @@ class TrainOptions:
             remove_unused_columns=False,
             report_to=list(self.report_to) or "none",
         )
-        if arguments.n_gpu > 1:  # one process drives one GPU; the Trainer would split batches over all of them
+        if arguments.n_gpu > 1:  # one GPU per process; the Trainer would split batches over all GPUs
             arguments._n_gpu = 1
         return arguments
 
 
 @dataclass(frozen=True, slots=True)
 class DataPolicy:
-    """What happens to a row that cannot be used.
+    """What to do about a row that cannot be used.
 
     Attributes:
-        on_error: ``raise`` stops the run and names the row; ``skip`` leaves it out, and records that.
-        max_skip: Share of the rows that may be left out before the run stops after all.
+        on_error: ``raise`` stops the run and reports the row; ``skip`` skips and records it.
+        max_skip: Largest fraction of rows that may be skipped before the run stops.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
@@ -118,7 +118,7 @@ class DataPolicy:
 
 
 def read_recipe(config: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, PartOptions]]:
-    """Check a recipe: how the run trains, and under the names of the parts what does.
+    """Check a recipe, and return the training options and the options of each part.
 
     Raises:
         ConfigError: An option is unknown, missing, mistyped or out of range.

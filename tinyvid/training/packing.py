@@ -1,4 +1,4 @@
-"""Rows about the same videos as one item: what ``recipe.pack`` trains on."""
+"""Pack rows about the same videos into one item, for ``recipe.pack``."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from tinyvid.types import Sample
 
 
 class PackedRows:
-    """Bring rows about the same clips of the same videos together, up to ``most`` of them, in the order of the first.
+    """A data set of packed rows: rows about the same clips of the same videos form one item.
 
-    Every row is read once, without opening its videos. A row that cannot be read, shows no video, or an array, is an
-    item of its own.
+    Items are in order of first appearance. Every row is read once, without opening its videos. A row is not packed if
+    it cannot be read, has no video, or has a video given as an array.
     """
 
     def __init__(self, rows: Any, most: int) -> None:
@@ -35,20 +35,20 @@ class PackedRows:
         return [self.rows[row] for row in self.items[index]]
 
     def where(self, index: int) -> str:
-        """Return the place of the first row, and how many are packed with it."""
+        """Return the location of the first row, and the number of rows packed with it."""
         first, *others = self.items[index]
         return self.rows.where(first) + (f" (packed with {len(others)} more)" if others else "")
 
     def size(self, index: int) -> int:
-        """Return a measure of the text of an item that costs no reading."""
+        """Return the approximate length of an item's text, without reading its rows."""
         return sum(self.rows.size(row) for row in self.items[index])
 
 
 def _videos(rows: Any, index: int) -> object:
-    """Return what tells the videos of a row from others, or ``None`` where nothing does."""
+    """Return a key of the videos of a row, or ``None`` if the row cannot be packed."""
     try:
         videos = rows[index].videos
-    except TinyvidError:  # said when the row is used
+    except TinyvidError:  # raised again when the row is used
         return None
     if not videos or not all(isinstance(video.source, str | Path) for video in videos):
         return None

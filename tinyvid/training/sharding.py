@@ -1,6 +1,6 @@
-"""What FSDP2 and DeepSpeed change: which modules are cut into shards, and how a checkpoint gets whole weights.
+"""Support FSDP2 and DeepSpeed: select the modules to shard, and gather weights for checkpoints.
 
-Saving knows nothing of shards: for as long as it takes, the first process holds whole weights on the CPU.
+During a save, the first process has the unsharded weights on the CPU, so the code that saves needs no special cases.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from tinyvid.models.video_llm import VideoLLM
 
 
 def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:
-    """Refuse ways of sharding that would end in a wrong checkpoint, or in none.
+    """Check that the launch configuration supports saving correct checkpoints.
 
     Raises:
-        ConfigError: FSDP1, a setting of FSDP2 or an optimizer that does not go with it, or DeepSpeed's ZeRO-3.
+        ConfigError: The run uses FSDP1, DeepSpeed ZeRO-3, or FSDP2 with unsupported settings or optimizers.
     """
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None and deepspeed.zero_stage == 3:
         raise ConfigError(
-            "DeepSpeed ZeRO-3 leaves no process with whole weights to save; launch with recipes/accelerate/fsdp2.yaml, "
-            "which shards the weights too, or with zero2.yaml"
+            "DeepSpeed ZeRO-3 is not supported, because no process has unsharded weights to save; launch with "
+            "recipes/accelerate/fsdp2.yaml, which also shards the weights, or with zero2.yaml"
         )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
@@ -40,16 +40,16 @@ def check_launch(accelerator: Any, model: VideoLLM, optimizer: str) -> None:
     if is_quantized(model.llm):
         raise ConfigError("a quantized LLM cannot be sharded; use quant=none with FSDP, or DDP with quant")
     if optimizer != "adamw":
-        raise ConfigError(f"recipe.optimizer={optimizer} keeps no sharded state; use recipe.optimizer=adamw with FSDP")
+        raise ConfigError(f"recipe.optimizer={optimizer} does not support FSDP; use recipe.optimizer=adamw")
 
 
 def prepare(accelerator: Any, model: VideoLLM) -> None:
-    """Tell accelerate what FSDP2 shards: each layer of the LLM alone, everything else at once."""
+    """Configure FSDP2 to shard each layer of the LLM separately, and everything else as one unit."""
     present = {type(module).__name__ for module in model.llm.modules()}
     model._no_split_modules = sorted(present & set(base(model.llm)._no_split_modules or ()))  # type: ignore[assignment]
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and plugin.mixed_precision_policy is not None:
-        # accelerate's own policy adds gradients up, and returns the loss, in half precision.
+        # accelerate's default policy reduces gradients, and returns the loss, in half precision.
         plugin.mixed_precision_policy = replace(
             plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
         )
@@ -57,13 +57,13 @@ def prepare(accelerator: Any, model: VideoLLM) -> None:
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Put whole weights in the place of shards, on the CPU of the first process; every process must enter.
+    """Replace sharded weights by unsharded ones on the CPU of the first process. All processes must enter.
 
-    The other processes keep their shards. Without shards nothing happens.
+    The other processes keep their shards. Without sharding, this does nothing.
     """
     reshards: list[Any] = [module for module in model.modules() if hasattr(module, "reshard")]
     for module in reshards:
-        module.reshard()  # the outermost unit stays gathered after a forward pass
+        module.reshard()  # the outermost unit stays unsharded after a forward pass
     swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
     gathered: dict[int, nn.Parameter] = {}  # tied weights stay tied
     try:
@@ -85,17 +85,17 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a process holds a part of this tensor only."""
+    """Return whether a tensor is sharded over processes."""
     return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()
 def assign(parameter: Tensor, value: Tensor) -> None:
-    """Give a parameter, whole or sharded, the values of a whole tensor that every process has."""
+    """Copy an unsharded tensor, which every process has, into a parameter, which may be sharded."""
     if not is_sharded(parameter):
         parameter.copy_(value)
         return
-    from torch.distributed.tensor import distribute_tensor  # takes long to import, and few train on shards
+    from torch.distributed.tensor import distribute_tensor  # slow to import, and needed only for sharding
 
     target: Any = parameter
     parameter.copy_(distribute_tensor(value.to(parameter.device), target.device_mesh, target.placements))

@@ -1,7 +1,7 @@
-"""What trains: freeze, train in full, train from a layer on, or add LoRA, part by part; and the table that shows it.
+"""Select the weights to train, part by part: freeze, train fully, train the upper layers, or add LoRA.
 
-Weights that train are float32, whatever the dtype of the frozen rest, so that small updates are not lost to rounding.
-LoRA is peft's, so an adapter loads with peft alone; QLoRA is LoRA on an LLM that was loaded with ``quant=nf4``.
+Trained weights are float32 even if frozen weights are not, so small updates are not lost to rounding. LoRA is that of
+peft, so peft can load an adapter without tinyvid. QLoRA is LoRA on an LLM that was loaded with ``quant=nf4``.
 """
 
 import re
@@ -17,19 +17,19 @@ from tinyvid.models.adapters import base, is_adapted, is_quantized
 from tinyvid.models.video_llm import PARTS, VideoLLM
 from tinyvid.registry import PositiveFloat, PositiveInt
 
-TEXT_DECODER = "text_decoder"  # lies inside the connector, and trains as a part of its own if its weights come trained
+TEXT_DECODER = "text_decoder"  # a module of the connector, and a separate part for training if it is pretrained
 LAYER = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class PartOptions:
-    """How one part trains.
+    """Training options of one part.
 
     Attributes:
         train: ``frozen``, ``full``, or ``lora``.
-        from_layer: With ``full``: train only the layers from this one on, counted from 0; ``null`` for everything.
-        lr: Learning rate of the part; the recipe's if ``null``.
-        freeze: Modules of the part that stay frozen, and get no adapter, although the part trains; by name.
+        from_layer: With ``full``, the first layer to train, counted from 0; ``null`` for the whole part.
+        lr: Learning rate of the part; ``null`` for the recipe's.
+        freeze: Names of modules of the part that stay frozen and get no adapter.
     """
 
     train: Literal["frozen", "full", "lora"] = "frozen"
@@ -40,14 +40,14 @@ class PartOptions:
 
 @dataclass(frozen=True, slots=True)
 class PeftOptions:
-    """The adapter of the parts that train with LoRA, in the words of peft.
+    """LoRA options of peft, for the parts with ``train=lora``.
 
     Attributes:
-        rank: r, the width of the update.
-        alpha: The update is scaled by alpha / r, or by alpha / sqrt(r) with ``use_rslora``.
-        dropout: In front of the update, while training.
-        targets: Names of the linear layers; ``null`` for every linear layer but the LM head.
-        use_rslora: Rank-stabilised scaling (arXiv:2312.03732).
+        rank: r, the rank of the update.
+        alpha: Scale of the update: alpha / r, or alpha / sqrt(r) with ``use_rslora``.
+        dropout: Dropout of the adapter's input during training.
+        targets: Names of linear layers; ``null`` for all linear layers except the LM head.
+        use_rslora: Rank-stabilized scaling (arXiv:2312.03732).
         use_dora: Weight-decomposed updates (arXiv:2402.09353).
     """
 
@@ -61,7 +61,7 @@ class PeftOptions:
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """One line of the what-trains table."""
+    """How a part is trained, with its parameter counts: one row of ``table``."""
 
     part: str
     how: str
@@ -72,23 +72,23 @@ class PartReport:
 
 
 def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, *, lr: float) -> list[PartReport]:
-    """Freeze and unfreeze the parts of a model, add adapters, and return the what-trains table.
+    """Freeze and unfreeze the parts of a model, add adapters, and return a report on each part.
 
     Args:
-        model: Changed in place.
-        parts: For each of ``llm``, ``vision_tower`` and ``connector``; ``text_decoder`` too, unless it stays frozen.
-        peft: For parts with ``train=lora``.
-        lr: Learning rate of parts that state none.
+        model: The model, changed in place.
+        parts: Options of ``llm``, ``vision_tower``, ``connector`` and, unless it is frozen, ``text_decoder``.
+        peft: Options of parts with ``train=lora``.
+        lr: Learning rate of parts without their own.
 
     Raises:
-        ConfigError: Nothing trains, a quantized part is to train in full, or ``from_layer``, ``freeze`` or ``targets``
-            match nothing.
+        ConfigError: No part is trained, a quantized part has ``train=full``, or ``from_layer``, ``freeze`` or
+            ``targets`` match nothing.
     """
     for name in PARTS:
         setattr(model, name, _adapt(name, model.get_submodule(name), parts[name], peft))
     _adapt_text_decoder(model, parts.get(TEXT_DECODER, PartOptions()))
     if not any(p.requires_grad for p in model.parameters()):
-        raise ConfigError("nothing trains: every part is frozen; set recipe.connector.train=full, for example")
+        raise ConfigError("every part is frozen, so there is nothing to train; set recipe.connector.train=full")
     return [
         _report(name, list(own.values()), parts.get(name, PartOptions()), lr, quantized=is_quantized(model.llm))
         for name, own in _parameters(model).items()
@@ -96,13 +96,13 @@ def apply(model: VideoLLM, parts: Mapping[str, PartOptions], peft: PeftOptions, 
 
 
 def text_decoder(model: VideoLLM) -> Any | None:
-    """Return the text decoder that trains as a part of its own: the connector's, if its weights come trained."""
+    """Return the connector's text decoder if it is pretrained, and so a separate part for training."""
     decoder = model.connector.text_decoder
     return decoder if decoder is not None and decoder.pretrained else None
 
 
 def _parameters(model: VideoLLM) -> dict[str, dict[str, nn.Parameter]]:
-    """Return the parameters of each part by name; those of a text decoder that is a part are not the connector's."""
+    """Return the parameters of each part by name. Those of a pretrained text decoder are not the connector's."""
     parts = {name: dict(model.get_submodule(name).named_parameters()) for name in PARTS}
     if (decoder := text_decoder(model)) is not None:
         parts[TEXT_DECODER] = dict(decoder.named_parameters())
@@ -114,20 +114,20 @@ def _parameters(model: VideoLLM) -> dict[str, dict[str, nn.Parameter]]:
 def _adapt_text_decoder(model: VideoLLM, options: PartOptions) -> None:
     decoder = text_decoder(model)
     if options.train == "lora":
-        raise ConfigError(f"recipe.{TEXT_DECODER}.train=lora is not offered; use full or frozen")
+        raise ConfigError(f"recipe.{TEXT_DECODER}.train=lora is not supported; use full or frozen")
     if decoder is not None:
         _adapt(TEXT_DECODER, decoder, options, PeftOptions())
     elif options.train == "full":
         raise ConfigError(
-            f"recipe.{TEXT_DECODER}.train=full, but this model has no text decoder that trains apart from its "
-            "connector: use recipe.connector.train=full"
+            f"recipe.{TEXT_DECODER}.train=full, but this model has no pretrained text decoder, which could be trained "
+            "separately from the connector; use recipe.connector.train=full"
         )
 
 
 def parameter_groups(
     model: VideoLLM, parts: Mapping[str, PartOptions], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: per part, one with weight decay and one without (biases, norms, vectors)."""
+    """Return the optimizer's groups: for each part, one with weight decay and one without (biases, norms, vectors)."""
     groups = []
     for name, own in _parameters(model).items():
         trained = [p for p in own.values() if p.requires_grad]
@@ -145,7 +145,7 @@ def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> A
     if options.train == "lora":
         module = _with_lora(name, module, options, peft)
     elif is_adapted(module):
-        raise ConfigError(f"recipe.{name}.train={options.train}, but the {name} carries a LoRA adapter; merge it first")
+        raise ConfigError(f"recipe.{name}.train={options.train}, but the {name} has a LoRA adapter; merge it first")
     else:
         module.requires_grad_(False)
         if options.train == "full":
@@ -159,15 +159,13 @@ def _adapt(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> A
 
 
 def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) -> Any:
-    """Return a part of which only the adapter trains: a new one, or the one that it carries."""
+    """Return a part in which only the adapter is trained, which is its existing or a new one."""
     if options.from_layer is not None:
         raise ConfigError(f"recipe.{name}.from_layer={options.from_layer} needs recipe.{name}.train=full, not lora")
     if not is_adapted(module):
         module = _add_lora(name, module, peft, options.freeze)
     elif (rank := module.active_peft_config.r) != peft.rank:
-        raise ConfigError(
-            f"peft.rank={peft.rank}, but the {name} carries an adapter of rank {rank}; set peft.rank={rank}"
-        )
+        raise ConfigError(f"peft.rank={peft.rank}, but the {name} has an adapter of rank {rank}; set peft.rank={rank}")
     for key, parameter in module.named_parameters():
         parameter.requires_grad_("lora_" in key)
     return module
@@ -192,19 +190,19 @@ def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:
 def _freeze_child(name: str, module: nn.Module, child: str) -> None:
     children = dict(module.named_children())
     if child not in children:
-        raise ConfigError(f"recipe.{name}.freeze={child!r} is no module of the {name}. {suggest(child, children)}")
+        raise ConfigError(f"recipe.{name}.freeze={child!r} is not a module of the {name}. {suggest(child, children)}")
     children[child].requires_grad_(False)
 
 
 def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str]) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes: only for those who train with it
+    from peft import LoraConfig, TaskType, get_peft_model  # imports bitsandbytes, so only for LoRA
 
-    decoder = module.text_decoder if name == "connector" else None  # trains as a part of its own, or not at all
-    spared = [*freeze, *([TEXT_DECODER] if decoder is not None and decoder.pretrained else [])]
-    targets = _targets(name, module, options.targets, spared)
-    # peft also takes layers whose names end like a target's: "mixer.layers.0.key" where "layers.0.key" is meant.
-    below = [key for key, _ in module.named_modules() if key.partition(".")[0] in spared]
-    mistaken = [key for key in below if any(f".{key}".endswith(f".{target}") for target in targets)]
+    decoder = module.text_decoder if name == "connector" else None  # a separate part, or frozen
+    excluded = [*freeze, *([TEXT_DECODER] if decoder is not None and decoder.pretrained else [])]
+    targets = _targets(name, module, options.targets, excluded)
+    # peft also matches layers whose names end with a target, such as "mixer.layers.0.key" for "layers.0.key".
+    below = [key for key, _ in module.named_modules() if key.partition(".")[0] in excluded]
+    unintended = [key for key in below if any(f".{key}".endswith(f".{target}") for target in targets)]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -212,25 +210,27 @@ def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str
         target_modules=targets,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
-        exclude_modules=mistaken or None,
+        exclude_modules=unintended or None,
         task_type=TaskType.CAUSAL_LM if name == "llm" else None,
     )
     return get_peft_model(module, config)
 
 
-def _targets(name: str, module: nn.Module, wanted: list[str] | None, spared: Sequence[str]) -> list[str]:
-    """Return the linear layers that get an adapter: by last name where that means no other module, else in full."""
+def _targets(name: str, module: nn.Module, wanted: list[str] | None, excluded: Sequence[str]) -> list[str]:
+    """Return the linear layers that get an adapter: by last name if it is unambiguous, otherwise by full name."""
     leaves: dict[str, dict[str, bool]] = {}
     for key, child in module.named_modules():
-        # bitsandbytes' layers derive from nn.Linear, so quantized models need no case of their own.
-        is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in spared
+        # bitsandbytes' layers derive from nn.Linear, so quantized models need no special case.
+        is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in excluded
         leaves.setdefault(key.rpartition(".")[2], {})[key] = is_wanted
     linear = {leaf: keys for leaf, keys in leaves.items() if any(keys.values()) and leaf != "lm_head"}
     unknown = [target for target in wanted or [] if target not in linear]
     if unknown:
         raise ConfigError(f"peft.targets={unknown} match no linear layer of the {name}; it has {sorted(linear)}")
     if not linear:
-        raise ConfigError(f"recipe.{name}.freeze={[*spared]} leaves no linear layer of the {name} that could train")
+        raise ConfigError(
+            f"recipe.{name}.freeze={[*excluded]} leaves no linear layer of the {name} to train; freeze fewer modules"
+        )
     chosen = {leaf: linear[leaf] for leaf in wanted or linear}
     return sorted(
         target
@@ -258,13 +258,13 @@ def _report(
 
 
 def _count(parameter: torch.Tensor) -> int:
-    """Count what a parameter stands for: bitsandbytes packs two 4-bit values into a byte."""
+    """Return the number of values of a parameter; bitsandbytes packs two 4-bit values into a byte."""
     quantized = getattr(parameter, "quant_state", None)
     return int(torch.Size(quantized.shape).numel()) if quantized is not None else parameter.numel()
 
 
 def table(reports: list[PartReport]) -> str:
-    """Return the what-trains table as text, totals last."""
+    """Return the reports as a table, with totals in the last row."""
     total = PartReport("total", "", sum(r.parameters for r in reports), sum(r.trainable for r in reports), "", None)
     lines = [f"{'part':<14}{'training':<16}{'parameters':>16}{'trainable':>16}  {'dtype':<18}{'learning rate':>14}"]
     for row in [*reports, total]:

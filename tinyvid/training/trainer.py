@@ -1,8 +1,7 @@
-"""The engine: transformers' Trainer, with tinyvid's batches, learning rates, evaluation and checkpoints.
+"""Extend transformers' Trainer with tinyvid's batches, learning rates, evaluation and checkpoints.
 
-Accumulation, clipping, schedules, several processes and mixed precision are the Trainer's. The loss is summed over the
-label tokens of all batches and processes of a step and divided by their number, so that how a step is cut into
-batches changes nothing.
+The Trainer provides accumulation, clipping, schedules, multiple processes and mixed precision. The loss of a step is
+the mean over the label tokens of all its batches and processes, so it does not depend on how a step is split.
 """
 
 import json
@@ -42,17 +41,17 @@ class VideoTrainer(Trainer):
     """Train a model on rows.
 
     Args:
-        loaded: The model, adapted already, with what describes it.
+        loaded: The model, prepared by ``trainable.apply``, with its configuration.
         options: The recipe.
-        parts: How each part trains.
-        run_dir: Where checkpoints and records go.
-        dtype: Of the computation.
-        train: Rows to learn, with the objective.
-        evaluate_on: Rows to evaluate on.
-        benchmark: What else to evaluate on.
+        parts: Training options of each part.
+        run_dir: Folder of checkpoints and metrics.
+        dtype: Dtype of the computation.
+        train: Training rows, with the objective.
+        evaluate_on: Evaluation rows.
+        benchmark: Benchmark to run at each evaluation.
     """
 
-    optimizer: Any  # these are the Trainer's own
+    optimizer: Any  # attributes of the Trainer
     control: Any
 
     def __init__(
@@ -80,10 +79,10 @@ class VideoTrainer(Trainer):
             args=options.arguments(run_dir, dtype=dtype, device=loaded.model.device.type, best=best),
             data_collator=train.collate,
             train_dataset=train,
-            eval_dataset=[] if best and evaluate_on is None else evaluate_on,  # None would be refused
+            eval_dataset=[] if best and evaluate_on is None else evaluate_on,  # the Trainer rejects None
             callbacks=[RunLog(run_dir)],
         )
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the token count of the whole step
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the whole step
         self._loss_shifts_labels = True
         self.loss_is_scaled_for_ga = True
         check_launch(self.accelerator, loaded.model, options.optimizer)
@@ -104,12 +103,12 @@ class VideoTrainer(Trainer):
         return order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> list[int]:
-        """Return every row once; empty places, and no row twice, fill up the last batch of all processes."""
+        """Return every row once. Empty entries pad the last batch of all processes."""
         places = self.options.batch_size * self.args.world_size
         return [*range(len(eval_dataset)), *[EMPTY] * (-len(eval_dataset) % places)]
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # a run that was killed after its last step
+        if self.state.global_step >= self.state.max_steps:  # the run was killed after its last step
             self.control.should_training_stop = True
             return
         self._order.set_epoch(epoch)
@@ -118,7 +117,7 @@ class VideoTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Collect the batches of a step and count their label tokens; record rows that were left out."""
+        """Return the batches of a step and their number of label tokens, and record skipped rows."""
         try:
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         except TinyvidError as error:
@@ -127,10 +126,10 @@ class VideoTrainer(Trainer):
         return batches, count
 
     def _record_skipped(self, rows: list[Skipped]) -> None:
-        """Record rows that any process has left out, each once.
+        """Record the rows that any process skipped, each once.
 
         Raises:
-            DataError: They are more than ``data.max_skip`` allows.
+            DataError: More rows are skipped than ``data.max_skip`` allows.
         """
         rows = gather_object(rows) if self.args.world_size > 1 else rows
         new = {row.where: row for row in rows if row.where not in self.skipped}
@@ -144,8 +143,8 @@ class VideoTrainer(Trainer):
         total, policy = len(self.train_dataset) + len(self.eval_dataset or ()), self.train_dataset.policy
         if len(self.skipped) > policy.max_skip * total:
             raise DataError(
-                f"{len(self.skipped)} of {total} rows could not be used, more than data.max_skip={policy.max_skip:g} "
-                f"allows; the last one: {[*new.values()][-1].reason}"
+                f"{len(self.skipped)} of {total} rows cannot be used, which is more than "
+                f"data.max_skip={policy.max_skip:g} allows; the last one: {[*new.values()][-1].reason}"
             )
 
     # --- loss and steps -------------------------------------------------------------------------------------------
@@ -153,31 +152,31 @@ class VideoTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the share of a batch in the mean loss over the tokens of a step.
+        """Return the contribution of a batch to the mean loss over the tokens of a step.
 
         Raises:
-            DataError: The loss is not a number; the samples are named.
+            DataError: The loss is not finite. The message lists the samples.
         """
         batch = self._ready(inputs["batch"])
         output = self.objective(model, batch)
         if not torch.isfinite(output.loss):
             raise DataError(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}, on the samples "
-                f"{list(batch.ids)}; lower recipe.lr, or use dtype=bfloat16 in place of float16"
+                f"{list(batch.ids)}; lower recipe.lr, or use dtype=bfloat16 instead of float16"
             )
         share = output.num_targets / max(int(num_items_in_batch or output.num_targets), 1)
-        # Processes average their gradients; the count is already one of all processes.
+        # Processes average their gradients, but the token count is already the sum over all processes.
         loss = output.loss * max(share, float(output.num_targets == 0)) * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def _ready(self, batch: Batch) -> Batch:
-        """Move a batch to the device, and store the tower features that were not cached yet."""
+        """Move a batch to the device, and cache the tower features that are not cached yet."""
         batch = batch.to(self.args.device)
         cache = self.loaded.processor.features
         return batch if cache is None else self.loaded.model.fill_features(batch, cache)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Give every part its own learning rate, and vectors no weight decay."""
+        """Create the optimizer, with the learning rate of each part and without weight decay of vectors."""
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = parameter_groups(
@@ -189,11 +188,11 @@ class VideoTrainer(Trainer):
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    @torch.random.fork_rng(devices=[])  # a run that resumes behind an evaluation does not repeat it
+    @torch.random.fork_rng(devices=[])  # a resumed run does not repeat the evaluation
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure the loss per token, the accuracy of letters where rows have options, and the benchmark."""
+        """Return the loss per token, the accuracy on multiple-choice rows, and the metrics of the benchmark."""
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
         metrics = self._measure(rows) if rows else {}
         if self.benchmark is not None:
@@ -203,9 +202,9 @@ class VideoTrainer(Trainer):
         return metrics
 
     def _measure(self, rows: TrainingData) -> dict[str, float]:
-        """Return the loss per token and, where rows have options, the accuracy."""
+        """Return the loss per token and, if there are multiple-choice rows, the accuracy."""
         model = self.loaded.model.eval()
-        totals = torch.zeros(4, dtype=torch.float64)  # loss sum, tokens, right letters, letters
+        totals = torch.zeros(4, dtype=torch.float64)  # loss sum, tokens, correct letters, letters
         skipped = []
         for inputs in self.get_eval_dataloader(rows):
             skipped += inputs["skipped"]
@@ -225,7 +224,7 @@ class VideoTrainer(Trainer):
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint beside its final place, then rename it: a kill leaves a whole one or none."""
+        """Write a checkpoint to a temporary folder and rename it, so a kill leaves no incomplete checkpoint."""
         name = f"checkpoint-{self.state.global_step}"
         partial, final = self.run_dir / f"{PARTIAL}{name}", self.run_dir / name
         if self.args.should_save:
@@ -252,14 +251,14 @@ class VideoTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _remove_old(self, best: Path) -> None:
-        """Keep the newest checkpoints and the best one. The Trainer's own rule may remove the newest for the best."""
+        """Remove all but the newest checkpoints and the best one. The Trainer's own rule may remove the newest."""
         written = sorted(self.run_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
         for folder in written[: -self.options.keep]:
             if folder != best:
                 shutil.rmtree(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write tinyvid's layout, which ``Assistant.from_pretrained`` reads, and the trained weights for resuming."""
+        """Write a checkpoint for ``Assistant.from_pretrained``, and the trained weights for resuming."""
         folder = Path(output_dir or self.run_dir)
         with whole_weights(self.loaded.model):
             if self.args.should_save:
@@ -268,7 +267,7 @@ class VideoTrainer(Trainer):
                 save_file({k: p.cpu().contiguous() for k, p in trained.items()}, folder / TRAINED)
 
     def save_result(self, path: Path) -> None:
-        """Write the finished model; every process must call."""
+        """Write the trained model. All processes must call this."""
         with whole_weights(self.loaded.model):
             if self.args.should_save:
                 native.save(self.loaded, path)
@@ -277,35 +276,36 @@ class VideoTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # The Trainer would write the whole model a second time.
+        # The Trainer would write the whole model again.
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.loaded.model, output_dir)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Put the trained weights of a checkpoint back, exactly.
+        """Restore the trained weights of a checkpoint in full precision.
 
         Raises:
-            CheckpointError: The recipe trains other weights than those of the checkpoint.
+            CheckpointError: The recipe does not train the same weights as the checkpoint.
         """
         file = Path(resume_from_checkpoint) / TRAINED
         tensors = load_file(file)
         trained = {k: p for k, p in self.loaded.model.named_parameters() if p.requires_grad}
         if tensors.keys() != trained.keys():
             raise CheckpointError(
-                f"{file} holds other weights than this recipe trains: missing {few(trained.keys() - tensors.keys())}, "
-                f"unexpected {few(tensors.keys() - trained.keys())}"
+                f"{file} does not match the weights that this recipe trains: missing "
+                f"{few(trained.keys() - tensors.keys())}, unexpected {few(tensors.keys() - trained.keys())}; resume "
+                "with the recipe of the run"
             )
         for key, parameter in trained.items():
             assign(parameter, tensors[key])
 
 
 def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[str]:
-    """Return the parts whose weights a checkpoint of the run must hold: trained in full, or found nowhere else.
+    """Return the parts whose weights a checkpoint of the run must store: fully trained, or not available elsewhere.
 
     Raises:
-        CheckpointError: Such a part is quantized, so that it cannot be written.
+        CheckpointError: Such a part is quantized, so it cannot be written.
     """
     stored = {
         part
@@ -314,21 +314,21 @@ def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[
     }
     if "llm" in stored and is_quantized(loaded.model.llm):
         raise CheckpointError(
-            "the LLM is quantized and no directory holds its weights in tinyvid's layout; first write them with "
+            "the LLM is quantized, and no directory contains its weights in tinyvid's layout; first write them with "
             "'python eval.py ckpt=... convert_to=DIR', then train with ckpt=DIR"
         )
     return frozenset(stored)
 
 
 def read_skipped(run_dir: Path) -> set[str]:
-    """Return the places of the rows that the run has left out so far, before a resume too."""
+    """Return the locations of the rows that the run has skipped so far, including before a resume."""
     file = run_dir / SKIPPED
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return {json.loads(line)["where"] for line in lines if line.endswith("}")}
 
 
 def _first_cause(error: Exception) -> str:
-    """Return the message of an error that a DataLoader worker has wrapped in its traceback."""
+    """Return the message of an error that a DataLoader worker wrapped in a traceback."""
     text = str(error)
     if "Original Traceback" not in text:
         return text

@@ -310,14 +310,16 @@ def test_a_slow_endpoint_does_not_hang_the_run(endpoint, fault):
 
 def test_a_lasting_fault_stops_the_run_and_says_what_is_kept(endpoint):
     endpoint.script += [MISBEHAVIORS["500"]] * 9
-    with pytest.raises(ConfigError, match="no answer in 3 attempts, the last: HTTP 500: oops. Replies and verdicts"):
+    with pytest.raises(
+        ConfigError, match="did not respond in 3 attempts; the last failure was: HTTP 500: oops. Replies and verdicts"
+    ):
         openai(endpoint)([CASE])
     assert len(endpoint.requests) == 3
 
 
 def test_a_refusal_is_not_tried_again(endpoint):
     endpoint.script += [lambda h: h.answer(401, b"no key")]
-    with pytest.raises(ConfigError, match="refuses with HTTP 401: no key"):
+    with pytest.raises(ConfigError, match="rejected the request with HTTP 401: no key"):
         openai(endpoint)([CASE])
     assert len(endpoint.requests) == 1
 
@@ -341,7 +343,7 @@ def test_a_completion_without_text_is_a_parse_error(endpoint, content):
 
 
 def test_where_there_is_nobody():
-    with pytest.raises(ConfigError, match="gave no answer in 2 attempts"):
+    with pytest.raises(ConfigError, match="did not respond in 2 attempts"):
         OpenAIJudge(url="http://127.0.0.1:9/v1", model="m", attempts=2, backoff=0.01)([CASE])
     with pytest.raises(ConfigError, match="judge.url='file:///etc/passwd' must begin with http"):
         OpenAIJudge(url="file:///etc/passwd", model="m")

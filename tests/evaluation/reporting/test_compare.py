@@ -106,11 +106,11 @@ def test_runs_are_named_by_what_differs(tmp_path):
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     one = write_run(tmp_path / "one", {"a": 1.0, "b": 0.0})
-    with pytest.raises(ConfigError, match="names 1 run; give at least two"):
+    with pytest.raises(ConfigError, match="contains 1 run; give at least two"):
         load_runs([one])
-    with pytest.raises(ConfigError, match="names= holds 1 names for 2 runs"):
+    with pytest.raises(ConfigError, match="names= contains 1 names for 2 runs"):
         load_runs([one, one], ["x"])
-    with pytest.raises(DataError, match="is no report"):
+    with pytest.raises(DataError, match="is not a report"):
         load_runs([one, tmp_path / "nowhere"])
     with pytest.raises(DataError, match=r"different benchmarks \(made, other\)"):
         load_runs([one, write_run(tmp_path / "other", {"a": 1.0}, name="other")])
@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(DataError, match="item 'a' has the answer 'A' in .* and 'B' in .*the annotation changed"):
         compare_runs(load_runs([one, changed]))
     (one / "predictions.jsonl").write_text("")
-    with pytest.raises(DataError, match="holds 0 items, its report counts 2"):
+    with pytest.raises(DataError, match="contains 0 items, but its report counts 2"):
         load_runs([one, changed])
 
 

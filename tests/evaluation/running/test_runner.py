@@ -241,7 +241,7 @@ def test_videos_that_cannot_be_read_count_as_wrong_by_name(assistant, tmp_path):
 def test_missing_videos_are_listed_before_anything_is_asked(assistant, tmp_path):
     items = [ask("here", write_clip(tmp_path / "clip.mp4", num_frames=5))]
     items += [ask(f"gone {i}", tmp_path / f"gone_{i}.mp4") for i in range(12)]
-    message = r"12 videos of benchmark 'fixed' are missing: .*gone_0.mp4.* and 4 more; they come from a test"
+    message = r"12 videos of benchmark 'fixed' are missing: .*gone_0.mp4.* and 4 more; get them from a test"
     with pytest.raises(DataError, match=message):
         evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT)
     assert not (tmp_path / "run").exists()
@@ -276,7 +276,7 @@ def test_what_can_be_refused_is_refused_before_a_model_is_asked(assistant, tmp_p
         evaluate(assistant, misnamed, run_dir=tmp_path / "run", options=SHORT, judge=ExactJudge())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="is no run of a benchmark: it holds thesis.txt"):
+    with pytest.raises(ConfigError, match="is not a run: it contains thesis.txt"):
         evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path / "other", options=SHORT)
 
 
@@ -305,7 +305,7 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
         ((assistant, Fixed([items[0], replace(items[1], answer="y")]), SHORT), "questions"),
     ):
         other, benchmark, options = changed
-        with pytest.raises(ConfigError, match=f"holds a run that differs.*{key}"):
+        with pytest.raises(ConfigError, match=f"contains a run with other settings.*{key}"):
             evaluate(other, benchmark, run_dir=tmp_path, options=options)
     torch.manual_seed(1)
     trained = tiny_assistant(models)
@@ -378,10 +378,10 @@ def test_exact_judging(assistant, tmp_path):
 
 
 def test_a_report_that_is_none_is_refused(tmp_path):
-    with pytest.raises(DataError, match="is no report"):
+    with pytest.raises(DataError, match="is not a report"):
         Report.load(tmp_path)
     (tmp_path / "report.json").write_text("[]")
-    with pytest.raises(DataError, match="is no report of a benchmark"):
+    with pytest.raises(DataError, match="is not a report of a benchmark"):
         Report.load(tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys)
         (("benchmark.root=ROOT", "limit=0"), "limit=0 must be at least 1"),
         (("benchmark.root=ROOT", "question=Q"), "benchmark= asks its own questions; remove question="),
         (("benchmark.root=ROOT", "judge=openai", "judge.model=m"), "judge 'openai' needs judge.url"),
-        (("benchmark.root=ROOT", "run_dir=tests"), "run_dir='tests' is no run of a benchmark"),
+        (("benchmark.root=ROOT", "run_dir=tests"), "run_dir='tests' is not a run"),
         (("benchmark.root=ROOT", "connector=mlp"), "connector is fixed by ckpt="),
     ],
 )

@@ -155,8 +155,8 @@ def test_no_reply_raises_and_what_cannot_be_read_is_wrong(reply, rule, answer):
     [
         ({"rule": "choise"}, r"rule 'choise' is unknown. Did you mean 'choice'\?"),
         ({"rule": "choice", "options": {"A": "x"}}, "needs at least 2 options"),
-        ({"rule": "choice", "options": {"A": "x", "B": "y"}, "answer": "C"}, "the answer 'C' is none of"),
-        ({"rule": "exact", "sample": Sample([Message("assistant", "A")])}, "must end with the user's turn"),
+        ({"rule": "choice", "options": {"A": "x", "B": "y"}, "answer": "C"}, "the answer 'C' must be one of"),
+        ({"rule": "exact", "sample": Sample([Message("assistant", "A")])}, "must end with a user turn"),
     ],
 )
 def test_an_item_that_cannot_be_scored_is_refused(options, message):

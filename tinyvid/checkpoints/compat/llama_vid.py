@@ -1,9 +1,8 @@
-"""Read the connector of LLaMA-VID: what its checkpoints call ``vlm_att_*`` and ``mm_projector``.
+"""Read the connector of LLaMA-VID: the weights ``vlm_att_*`` and ``mm_projector`` of its checkpoints.
 
-They lie in the adapter file of its first stage (``mm_projector.bin``) or among the shards of a full model, in
-safetensors or as pickles of tensors. Its LLM (7B and more) and its vision tower (EVA-G) are not read: give the
-connector a tower and an LLM of the same widths, or take the text decoder alone with ``text_decoder=qformer
-text_decoder.path=``.
+They are in the adapter file of its first stage (``mm_projector.bin``) or in the shards of a full model, as safetensors
+or pickles of tensors. Its LLM (7B and larger) and its vision tower (EVA-G) are not read: use a tower and an LLM of the
+same widths, or load only the text decoder with ``text_decoder=qformer text_decoder.path=``.
 """
 
 import json
@@ -31,7 +30,7 @@ _GRID = re.compile(r"grid:([1-9][0-9]{0,2})")
 
 
 def recognizes(path: Path) -> bool:
-    """Return whether a directory holds a model of LLaMA-VID."""
+    """Return whether a directory contains a LLaMA-VID model."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -40,28 +39,28 @@ def recognizes(path: Path) -> bool:
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> NoReturn:
-    """Refuse a whole model of LLaMA-VID, and say what can be used of it; arguments as in ``checkpoint.load``.
+    """Refuse a full LLaMA-VID model, and explain what can be loaded from it. Arguments are those of ``native.load``.
 
     Raises:
         CheckpointError: Always.
     """
     raise CheckpointError(
-        f"{path} is a model of LLaMA-VID, of which only the connector can be read: build a model with "
-        "connector=llamavid and call tinyvid.checkpoints.compat.llama_vid.load_connector(model.connector, path), or "
-        "take its text decoder with text_decoder=qformer text_decoder.path=PATH (docs/llamavid.md)"
+        f"{path} is a LLaMA-VID model, and only its connector can be loaded: build a model with connector=llamavid "
+        "and call tinyvid.checkpoints.compat.llama_vid.load_connector(model.connector, path), or load its text "
+        "decoder with text_decoder=qformer text_decoder.path=PATH (docs/llamavid.md)"
     )
 
 
 def load_connector(connector: nn.Module, path: str | Path) -> None:
-    """Put the weights of LLaMA-VID into a connector ``llamavid``; every key and every shape must fit.
+    """Load the weights of LLaMA-VID into a connector ``llamavid``; every key and every shape must match.
 
     Args:
-        connector: A ``connectors.llamavid.LlamaVid`` with a text decoder ``qformer`` or ``bert``; changed in place.
-            ``describe`` tells the options that fit.
+        connector: A ``connectors.llamavid.LlamaVid`` with a text decoder ``qformer`` or ``bert``, changed in place.
+            ``describe`` returns matching options.
         path: ``mm_projector.bin``, another file of tensors, or the folder of a full model.
 
     Raises:
-        CheckpointError: The file cannot be read, or keys are missing, left over, or of other shapes.
+        CheckpointError: The file cannot be read, keys are missing or unexpected, or shapes differ.
     """
     load_strict(connector, read_connector(path), part="connector", where=path)
 
@@ -70,32 +69,32 @@ def read_connector(path: str | Path) -> dict[str, Tensor]:
     """Return LLaMA-VID's weights under the names of ``connectors.llamavid.LlamaVid``.
 
     Raises:
-        CheckpointError: The file cannot be read, or holds no such weights.
+        CheckpointError: The file cannot be read, or does not contain these weights.
     """
     place = Path(path).expanduser()
     found = read_selected(place, MARKS)
     if not found:
         raise CheckpointError(
-            f"{place} holds no connector of LLaMA-VID: no weight is called vlm_att_* or mm_projector*"
+            f"{place} contains no LLaMA-VID connector; expected weights named vlm_att_* or mm_projector*"
         )
     renamed = {}
-    if any(key.endswith("vlm_att_query") for key in found):  # else BERT, whose names transformers has kept
+    if any(key.endswith("vlm_att_query") for key in found):  # BERT's names are those of transformers already
         decoder = {key: found.pop(key) for key in [*found] if key.removeprefix("model.").startswith(tuple(PREFIXES))}
         renamed = {f"text_decoder.{key}": value for key, value in rename(decoder).items()}
     return renamed | {_name(key): value for key, value in found.items() if not key.endswith("position_ids")}
 
 
 def describe(path: str | Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the groups ``connector`` and ``text_decoder`` that the weights of LLaMA-VID fit.
+    """Return the groups ``connector`` and ``text_decoder`` that match LLaMA-VID's weights.
 
-    Sizes are read off the weights; heads are taken to be 64 wide, as in every BERT, and paths are left open.
+    Sizes are taken from the weights. Heads are assumed to be 64 wide, as in every BERT, and paths are not set.
 
     Args:
         path: As for ``load_connector``.
         config: The model's ``config.json``: ``bert_type`` and ``compress_type`` are read.
 
     Raises:
-        CheckpointError: The weights are not those of ``bert_type``, or ``compress_type`` is unknown.
+        CheckpointError: The weights do not match ``bert_type``, or ``compress_type`` is unknown.
     """
     tensors = read_connector(path)
     kind = "qformer" if "qformer" in str(config.get("bert_type")) else "bert"
@@ -109,7 +108,7 @@ def describe(path: str | Path, config: Mapping[str, Any]) -> dict[str, dict[str,
         num_queries = tensors["text_decoder.queries"].shape[1] if kind == "qformer" else 0
     except KeyError as error:
         raise CheckpointError(
-            f"{path}: the weights lack {error}, which bert_type={config.get('bert_type')!r} has"
+            f"{path}: the weights lack {error}, which bert_type={config.get('bert_type')!r} requires"
         ) from error
     sizes = {
         "dim": dim,
@@ -129,11 +128,11 @@ def describe(path: str | Path, config: Mapping[str, Any]) -> dict[str, dict[str,
 
 
 def _content(compress_type: object) -> dict[str, Any]:
-    """Translate ``compress_type``, of which the original reads substrings, into options of their own."""
+    """Translate ``compress_type`` into options. The original matches substrings of it."""
     if compress_type is None:
         return {"content": "none"}
     text = str(compress_type)
-    if text in ("mean", "mean_concat"):  # published configurations hold the second; the program makes no difference
+    if text in ("mean", "mean_concat"):  # published configurations have the second; the original treats both alike
         return {"content": "mean"}
     if found := _GRID.fullmatch(text):
         return {"content": "grid", "grid": int(found[1]), "legacy_grid": True}
@@ -144,8 +143,8 @@ def _name(key: str) -> str:
     name = key.removeprefix("model.")
     prefix = next((prefix for prefix in NAMES if name.startswith(prefix)), None)
     if prefix is None:
-        return name  # unknown: the strict loading will name it
+        return name  # unknown; the strict loading reports it
     rest = name.removeprefix(prefix)
     if prefix == "mm_projector." and not rest[:1].isdigit():
-        rest = f"0.{rest}"  # a single linear layer has no number
+        rest = f"0.{rest}"  # a single linear layer is not numbered
     return NAMES[prefix] + rest

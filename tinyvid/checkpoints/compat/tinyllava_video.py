@@ -1,9 +1,9 @@
-"""Read checkpoints of TinyLLaVA-Video, offline and in all three of its layouts.
+"""Read checkpoints of TinyLLaVA-Video offline, in all three layouts.
 
-Full checkpoints hold one state dict; stage-1 checkpoints three folders; LoRA checkpoints three folders, with keys that
-peft has renamed, and an adapter, which is merged here. Hub ids inside the configuration are hints: configuration and
-weights come from the checkpoint alone. What the format does not record (frames, template) is chosen by the LLM family
-and logged.
+Full checkpoints are one state dict. Stage-1 checkpoints are three folders. LoRA checkpoints are three folders, with
+keys renamed by peft, and an adapter, which is merged on loading. Hub ids in the configuration are not used: the
+checkpoint alone provides configuration and weights. The format does not store the sampler and the template; defaults
+of the LLM family are used and logged.
 """
 
 import json
@@ -34,9 +34,9 @@ PREFIXES = {
 }
 FOLDERS = {"llm": "language_model", "vision_tower": "vision_tower", "connector": "connector"}
 FOLDER_PREFIXES = {"llm": "language_model.", "vision_tower": "vision_tower._vision_tower.", "connector": "connector."}
-# The registered LLM and the template that the original's launch scripts give each family.
+# The registered LLM and the template of each family, from the original's launch scripts.
 FAMILIES = {"qwen2": ("qwen2_5", "qwen2_base"), "phi": ("phi2", "phi"), "gemma": ("auto", "gemma")}
-# Options of an adapter that change its arithmetic, and the only values that are merged here.
+# Options of an adapter that change the computation, and their supported values.
 PLAIN_LORA: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "use_dora": (False, None),
@@ -50,13 +50,13 @@ PLAIN_LORA: dict[str, tuple[Any, ...]] = {
 
 
 def recognizes(path: Path) -> bool:
-    """Return whether a directory holds a TinyLLaVA-Video checkpoint."""
+    """Return whether a directory contains a TinyLLaVA-Video checkpoint."""
     config = path / "config.json"
     return config.is_file() and _json(config).get("model_type") == "tinyllava"
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
-    """Read a checkpoint of TinyLLaVA-Video; arguments and errors as in ``checkpoint.load``."""
+    """Read a checkpoint of TinyLLaVA-Video. Arguments and errors are those of ``native.load``."""
     config = _json(path / "config.json")
     groups = check(apply_overrides(_groups(config), overrides))
     _report_guesses(path, groups, overrides)
@@ -85,7 +85,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
 
 
 def stored_dtype(path: str) -> str:
-    """Return the dtype that a local checkpoint says its weights are stored in; ``auto`` if it does not say."""
+    """Return the dtype of the weights according to a local checkpoint's configuration; ``auto`` if it has none."""
     file = Path(path) / "config.json"
     return str(_json(file).get("torch_dtype", "auto")) if file.is_file() else "auto"
 
@@ -129,7 +129,7 @@ def _section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _count(config: Mapping[str, Any], key: str, default: int) -> int:
     value = config.get(key, default)
     if type(value) is not int or not 1 <= value <= 10**6:
-        raise CheckpointError(f"config.json: {key}={value!r:.80} must be a whole number of at least 1, at most 10^6")
+        raise CheckpointError(f"config.json: {key}={value!r:.80} must be an integer from 1 to 10^6")
     return value
 
 
@@ -145,11 +145,11 @@ def _select(strategy: object) -> str:
 def _connector(config: Mapping[str, Any]) -> dict[str, Any]:
     queries, depth = _count(config, "num_queries", 512), _count(config, "num_resampler_layers", 3)
     kind = config.get("connector_type")
-    if kind in ("naiveresampler", "resamplerwithpe"):  # the second is the name that the first had until March 2025
+    if kind in ("naiveresampler", "resamplerwithpe"):  # the second was its name until March 2025
         return {"name": "naive", "num_queries": queries, "depth": depth}
     if kind == "groupresampler":
         groups = _count(config, "group", 16)
-        # The original makes int(queries / groups) latents for each group, whatever is left over.
+        # The original creates int(queries / groups) latents per group and ignores the remainder.
         return {"name": "group", "num_queries": queries // groups * groups, "num_groups": groups, "depth": depth}
     known = ["naiveresampler", "resamplerwithpe", "groupresampler"]
     raise CheckpointError(f"connector_type={kind!r} is not supported. {suggest(str(kind), known)}")
@@ -159,11 +159,7 @@ def _report_guesses(path: Path, groups: Mapping[str, Any], overrides: Mapping[st
     for kind in ("sampler", "template"):
         if kind not in overrides:
             logger.warning(
-                "%s does not record its %s; using %s. Choose another with %s=...",
-                path,
-                kind,
-                _short(groups[kind]),
-                kind,
+                "%s does not store a %s; using %s. Choose another with %s=...", path, kind, _short(groups[kind]), kind
             )
 
 
@@ -175,7 +171,7 @@ def _short(group: Mapping[str, Any]) -> str:
 def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    # The weights are plain tensors; how a training run quantized them in memory is no matter of theirs.
+    # The stored weights are not quantized, even if the training run quantized them in memory.
     text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
     refuse_endless("llm", path, text)
     return explain("llm", str(path), partial(AutoConfig.for_model, **text))
@@ -198,7 +194,7 @@ def _vision_tower(
 
 
 def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the state dict of each part, its prefix removed, the adapter merged if there is one."""
+    """Return the state dict of each part without its prefix, with the adapter merged if there is one."""
     if all((path / folder).is_dir() for folder in FOLDERS.values()):
         tensors = {
             FOLDER_PREFIXES[part] + key.replace(".base_layer.", "."): value
@@ -210,50 +206,50 @@ def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
     if (path / "adapter_config.json").is_file():
         _merge_adapter(path, tensors)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
-    strangers = []
+    unexpected = []
     for key, value in tensors.items():
         part = next((part for part, prefix in PREFIXES.items() if key.startswith(prefix)), None)
         if part is None:
-            strangers.append(key)
+            unexpected.append(key)
         elif not key.endswith("position_ids"):  # a buffer that older versions of transformers saved
             parts[part][key.removeprefix(PREFIXES[part])] = value
-    if strangers:
-        raise CheckpointError(f"{path} holds weights that belong to no part: {few(strangers)}")
+    if unexpected:
+        raise CheckpointError(f"{path} contains weights that do not belong to any part: {few(unexpected)}")
     return parts
 
 
 def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Add a LoRA adapter to the weights it was trained on: W + alpha / r * B A (LoRA, equation 3).
+    """Merge a LoRA adapter into the weights it was trained on: W + alpha / r * B A (LoRA, equation 3).
 
-    peft is not asked to do this, because its reader imports a module that the adapter's configuration may name.
+    peft is not used, because its reader imports a module that the adapter's configuration may specify.
     """
     config = _json(path / "adapter_config.json")
     for option, allowed in PLAIN_LORA.items():
         if config.get(option) not in allowed:
             raise CheckpointError(
-                f"{path}: an adapter with {option}={config.get(option)!r} cannot be merged; only LoRA can"
+                f"{path}: an adapter with {option}={config.get(option)!r} cannot be merged; only plain LoRA can"
             )
     alpha = config.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{path}: the adapter's lora_alpha={alpha!r} must be a number")
+        raise CheckpointError(f"{path}: lora_alpha={alpha!r} of the adapter must be a number")
     adapter = read_tensors(path / "adapter_model.safetensors")
     for key in [key for key in adapter if key.endswith(".lora_A.weight")]:
         down = adapter.pop(key).float()  # (r, in)
         up = adapter.pop(key.replace(".lora_A.", ".lora_B."), None)  # (out, r)
         name = key.removeprefix("base_model.model.").replace(".lora_A.", ".")
         if up is None or name not in tensors:
-            raise CheckpointError(f"{path}: the adapter's {key} has no partner in the weights or in the adapter")
+            raise CheckpointError(f"{path}: {key} of the adapter has no matching weight, or no matching lora_B")
         weight, shapes = tensors[name], (tuple(up.shape), tuple(down.shape))
         rank = len(down) if down.ndim else 0
         if rank < 1 or weight.ndim != 2 or shapes != ((len(weight), rank), (rank, weight.shape[1])):
             raise CheckpointError(
-                f"{path}: the adapter's {key} and its partner are of shapes {shapes[1]} and {shapes[0]}, which do not "
-                f"multiply to the {tuple(weight.shape)} of the weights"
+                f"{path}: {key} of the adapter and its lora_B have the shapes {shapes[1]} and {shapes[0]}, which do "
+                f"not match the shape {tuple(weight.shape)} of the weight"
             )
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         tensors[name] = (weight.float() + scale * (up.float() @ down)).to(weight.dtype)
     if adapter:
-        raise CheckpointError(f"{path}: the adapter holds weights that are not LoRA's: {few(adapter)}")
+        raise CheckpointError(f"{path}: the adapter contains weights that are not LoRA: {few(adapter)}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -262,5 +258,5 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} does not contain a JSON object")
     return content

@@ -1,1 +1,1 @@
-"""Judge answers that no rule can compare: rubrics, the strict form of verdicts, and judges."""
+"""Judge open answers, which no rule can score: rubrics, verdicts and judges."""

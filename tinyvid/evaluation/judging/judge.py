@@ -1,9 +1,9 @@
-"""A judge for answers that no rule can compare: a strict form, bounded attempts, and verdicts that are kept.
+"""Judge open answers with a strict verdict format, a limited number of attempts, and a cache of verdicts.
 
-A verdict is one JSON object with exactly the marks of the rubric, whole numbers where numbers are asked for. What does
-not hold to it is asked for again, at most ``attempts`` times, and then reported as a parse error, never guessed. A
-verdict is kept under a hash of all that it depends on: the judge, the rubric's text, question, answer and reply.
-Backends are in ``tinyvid.evaluation.judging.judges``.
+A verdict is one JSON object with exactly the marks of the rubric. The judge is asked again, up to ``attempts`` times,
+if a verdict does not have this format; then a parse error is reported, never a guess. Verdicts are cached under a hash
+of everything that they depend on: the judge, the rubric's text, the question, the answer and the reply. Backends are in
+``tinyvid.evaluation.judging.judges``.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from tinyvid.evaluation.judging.rubrics import RUBRICS, Rubric
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 32  # cases between two writes of verdicts
+CHUNK = 32  # cases per write to the cache
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n?```$", re.DOTALL)
 Chat = Callable[[Sequence[Sequence[Mapping[str, str]]]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A reply to be judged. ``rubric`` is a name of ``RUBRICS``."""
+    """A reply to judge. ``rubric`` is a key of ``RUBRICS``."""
 
     question: str
     answer: str
@@ -39,21 +39,21 @@ class Case:
 class Judge(Protocol):
     """Judges cases; registered in ``registry.JUDGES``."""
 
-    identity: Mapping[str, Any]  # all that its verdicts depend on, for records and for the key of a verdict
+    identity: Mapping[str, Any]  # everything that its verdicts depend on, for records and cache keys
 
     def supports(self, rubric: Rubric) -> bool:
-        """Return whether it can fill in the marks of a rubric."""
+        """Return whether it can give the marks of a rubric."""
 
     def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Judge cases, in order.
+        """Return the verdicts on cases, in order.
 
         Raises:
-            ConfigError: The judge cannot be reached or loaded. Unlike a malformed verdict, that is no result.
+            ConfigError: The judge cannot be reached or loaded. A malformed verdict is not an error.
         """
 
 
 def judge_cases(judge: Judge, cases: Sequence[Case], cache: Path) -> list[Verdict]:
-    """Return the verdicts on cases, from the cache where they are known; valid new ones go there as they come."""
+    """Return the verdicts on cases, from the cache if possible. Valid new verdicts are added to the cache."""
     known = read_verdicts(cache)
     keys = [key_of(judge, case) for case in cases]
     new = {key: case for key, case in zip(keys, cases, strict=True) if key not in known}
@@ -67,7 +67,7 @@ def judge_cases(judge: Judge, cases: Sequence[Case], cache: Path) -> list[Verdic
 
 
 def key_of(judge: Judge, case: Case) -> str:
-    """Return the hash of all that a verdict depends on."""
+    """Return the hash of everything that a verdict depends on."""
     rubric = RUBRICS[case.rubric]
     prompt = rubric.prompt(question=case.question, answer=case.answer, reply=case.reply)
     text = json.dumps([dict(judge.identity), prompt], sort_keys=True)
@@ -75,7 +75,7 @@ def key_of(judge: Judge, case: Case) -> str:
 
 
 def read_verdicts(cache: Path) -> dict[str, Verdict]:
-    """Return the verdicts of a cache by key; lines that a kill has cut are passed over."""
+    """Return the verdicts of a cache by key. Lines truncated by a kill are skipped."""
     verdicts = {}
     for line in cache.read_text(encoding="utf-8", errors="replace").splitlines() if cache.is_file() else []:
         try:
@@ -88,7 +88,7 @@ def read_verdicts(cache: Path) -> dict[str, Verdict]:
 
 
 def _append(cache: Path, verdicts: Mapping[str, Verdict]) -> None:
-    """Add verdicts; one write each that begins a line of its own, so that processes may share the file."""
+    """Append verdicts, each in one write that starts with a newline, so processes can share the file."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(cache, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -99,7 +99,7 @@ def _append(cache: Path, verdicts: Mapping[str, Verdict]) -> None:
 
 
 def by_chat(chat: Chat, cases: Sequence[Case], *, attempts: int) -> list[Verdict]:
-    """Judge cases with a function that maps conversations to replies, asking each case up to ``attempts`` times."""
+    """Judge cases with a chat model, and ask again if a verdict does not have the required format."""
     talks: list[list[Mapping[str, str]]] = [[{"role": "user", "content": _prompt(case)}] for case in cases]
     verdicts: list[Verdict] = [Verdict(None, error="not judged")] * len(cases)
     waiting = list(range(len(cases)))
@@ -121,7 +121,7 @@ def _prompt(case: Case) -> str:
 
 
 def parse_verdict(text: str, rubric: Rubric) -> Verdict:
-    """Read a verdict, which must be one JSON object with exactly the marks of the rubric, alone or in a code fence."""
+    """Parse a verdict: one JSON object with exactly the marks of the rubric, optionally in a code fence."""
     fenced = _FENCE.match(text.strip())
     try:
         marks = json.loads(fenced[1] if fenced else text, parse_constant=lambda _: None)

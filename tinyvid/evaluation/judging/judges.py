@@ -1,4 +1,4 @@
-"""Who judges: a rule, a model on this machine, or an endpoint that speaks OpenAI's protocol. All greedy."""
+"""Judges: a rule, a local model, or an endpoint with OpenAI's API. All of them decode greedily."""
 
 import json
 import logging
@@ -25,26 +25,26 @@ from tinyvid.registry import JUDGES, LLMS, PositiveFloat, PositiveInt
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 1 << 20  # bytes of an endpoint's response
-LONGEST_WAIT = 30.0  # seconds that a Retry-After may ask for
-AGAIN = {408, 409, 425, 429}  # statuses, besides 5xx, after which asking again may help
+LARGEST = 1 << 20  # largest response, in bytes
+LONGEST_WAIT = 30.0  # longest delay before a retry, in seconds
+AGAIN = {408, 409, 425, 429}  # statuses, besides 5xx, after which a request is retried
 
 
 @JUDGES.register("exact")
 class ExactJudge:
-    """Call a reply correct when it equals the answer, up to case, outer punctuation and a leading article.
+    """Judge a reply as correct if it equals the answer, ignoring case, outer punctuation and a leading article.
 
-    It gives no marks but yes and no, costs nothing, and is a lower bound of what a model would say.
+    It gives only yes or no. Its accuracy is a lower bound of the accuracy that a model would report.
     """
 
     identity: Mapping[str, Any] = {"name": "exact"}
 
     def supports(self, rubric: Rubric) -> bool:
-        """Return whether the rubric asks for yes or no."""
+        """Return whether the rubric has a yes-or-no mark."""
         return rubric.decides is not None
 
     def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Compare each reply with its answer."""
+        """Return a verdict on each case from comparing the reply with the answer."""
         return [Verdict(float(wording(case.reply) == wording(case.answer))) for case in cases]
 
 
@@ -68,18 +68,18 @@ class _ModelJudge:
 
 @JUDGES.register("local")
 class LocalJudge(_ModelJudge):
-    """Ask an instruction-tuned LLM on this machine. It is loaded when the first case comes.
+    """Judge with a local instruction-tuned LLM, which is loaded with the first case.
 
     Args:
         path: Directory or hub id of a causal LM whose tokenizer has a chat template.
         revision: Commit, branch or tag on the hub.
-        device: As for the model that is judged.
-        dtype: As for the model that is judged.
-        quant: Weights: ``none``, ``nf4`` or ``int8``.
-        batch_size: Cases judged at once.
-        max_length: Longest case with its verdict, in tokens; a longer one stops the run.
-        max_new_tokens: Longest verdict.
-        attempts: How often a case is put to it at most.
+        device: See ``Assistant.from_config``.
+        dtype: See ``Assistant.from_config``.
+        quant: Quantization: ``none``, ``nf4`` or ``int8``.
+        batch_size: Cases per batch.
+        max_length: Longest case with its verdict, in tokens; a longer case stops the run.
+        max_new_tokens: Longest verdict, in tokens.
+        attempts: Most attempts per case.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class LocalJudge(_ModelJudge):
         length = inputs["input_ids"].shape[1] + self.max_new_tokens
         if length > self.max_length:
             raise ConfigError(
-                f"a case of {length:,} tokens, verdict included, exceeds judge.max_length={self.max_length:,}"
+                f"a case of {length:,} tokens, including the verdict, exceeds judge.max_length={self.max_length:,}; "
+                "increase it"
             )
         ids = model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -151,17 +152,17 @@ class LocalJudge(_ModelJudge):
 @JUDGES.register("openai")
 @dataclass(kw_only=True)
 class OpenAIJudge(_ModelJudge):
-    """Ask an endpoint that has ``/chat/completions``: vLLM, llama.cpp, Ollama, or a service.
+    """Judge with an endpoint that has ``/chat/completions``: vLLM, llama.cpp, Ollama, or a service.
 
     Args:
-        url: Up to the version, such as ``http://localhost:8000/v1``.
-        model: Name of the model there.
-        key_env: Environment variable that holds the key; sent only if it is set.
-        timeout: Seconds that a response may take.
-        attempts: How often a case, and each request for it, is tried at most.
-        backoff: Seconds before the second try of a request, doubled for each further one.
-        parallel: Requests at a time.
-        max_new_tokens: Longest verdict.
+        url: URL up to the version, such as ``http://localhost:8000/v1``.
+        model: Name of the model at the endpoint.
+        key_env: Environment variable with the API key, which is sent only if the variable is set.
+        timeout: Timeout of a response, in seconds.
+        attempts: Most attempts per case, and per request.
+        backoff: Seconds before the first retry of a request, doubled for each further retry.
+        parallel: Number of concurrent requests.
+        max_new_tokens: Longest verdict, in tokens.
     """
 
     url: str
@@ -185,10 +186,10 @@ class OpenAIJudge(_ModelJudge):
         return {"name": "openai", **{name: getattr(self, name) for name in settings}}
 
     def chat(self, talks: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
-        """Return the replies to conversations, ``parallel`` at a time.
+        """Return the replies to conversations, with ``parallel`` concurrent requests.
 
         Raises:
-            ConfigError: The endpoint refuses, or does not answer in ``attempts`` tries.
+            ConfigError: The endpoint rejects a request, or does not respond in ``attempts`` attempts.
         """
         with ThreadPoolExecutor(self.parallel) as pool:
             waiting = [pool.submit(self._ask, talk) for talk in talks]
@@ -199,21 +200,21 @@ class OpenAIJudge(_ModelJudge):
                 raise
 
     def _ask(self, talk: Sequence[Mapping[str, str]]) -> str:
-        """Return the reply to one conversation, trying again where that may help."""
+        """Return the reply to one conversation, with retries after transient failures."""
         failure = ""
         for attempt in range(self.attempts):
             try:
                 content = self._post(talk)
             except _Transient as error:
                 failure = str(error)
-                logger.warning("judge %s: %s", self.url, failure)
+                logger.warning("The judge at %s failed: %s", self.url, failure)
                 if attempt + 1 < self.attempts:
                     time.sleep(min(LONGEST_WAIT, max(error.wait, self.backoff * 2**attempt)))
             else:
                 return content
         raise ConfigError(
-            f"judge.url={self.url!r} gave no answer in {self.attempts} attempts, the last: {failure}. "
-            "Replies and verdicts so far are kept; run the same command again when the endpoint works"
+            f"judge.url={self.url!r} did not respond in {self.attempts} attempts; the last failure was: {failure}. "
+            "Replies and verdicts so far are saved; run the same command again when the endpoint works"
         )
 
     def _post(self, talk: Sequence[Mapping[str, str]]) -> str:
@@ -222,15 +223,15 @@ class OpenAIJudge(_ModelJudge):
         if status in AGAIN or status >= 500:
             raise _Transient(f"HTTP {status}: {shown}", _seconds(headers.get("Retry-After")))
         if status != 200:
-            raise ConfigError(f"judge.url={self.url!r} refuses with HTTP {status}: {shown}")
+            raise ConfigError(f"judge.url={self.url!r} rejected the request with HTTP {status}: {shown}")
         try:
             reply = json.loads(content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise _Transient(f"the response is no chat completion: {shown!r}") from error
+            raise _Transient(f"the response is not a chat completion: {shown!r}") from error
         return reply if isinstance(reply, str) else ""
 
     def _request(self, talk: Sequence[Mapping[str, str]]) -> tuple[int, bytes, Any]:
-        """Return status, body and headers of the endpoint's response."""
+        """Return the status, body and headers of the endpoint's response."""
         body = {"model": self.model, "messages": list(talk), "temperature": 0, "max_tokens": self.max_new_tokens}
         headers = {"Content-Type": "application/json"}
         if os.environ.get(self.key_env):
@@ -239,7 +240,7 @@ class OpenAIJudge(_ModelJudge):
         try:
             try:
                 response = urlopen(request, timeout=self.timeout)
-            except HTTPError as error:  # any status but 2xx; the body says why
+            except HTTPError as error:  # any status except 2xx; the body explains it
                 response = error
             with response:
                 return response.status, self._body(response), response.headers
@@ -247,7 +248,7 @@ class OpenAIJudge(_ModelJudge):
             raise _Transient(f"{type(error).__name__}: {error}") from error
 
     def _body(self, response: Any) -> bytes:
-        """Read a response, which may be neither endless nor slower than ``timeout`` as a whole."""
+        """Read a response of at most ``LARGEST`` bytes within ``timeout``."""
         content = b""
         deadline = time.monotonic() + self.timeout
         while chunk := response.read1(1 << 16):
@@ -262,7 +263,7 @@ class OpenAIJudge(_ModelJudge):
 
 
 class _Transient(Exception):
-    """A failure after which asking again may help, in ``wait`` seconds if the server says so."""
+    """A failure after which to retry, after ``wait`` seconds if the server specifies them."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
@@ -270,7 +271,7 @@ class _Transient(Exception):
 
 
 def _seconds(header: str | None) -> float:
-    """Return the seconds of a Retry-After header; 0 for a date or nonsense."""
+    """Return the seconds of a Retry-After header; 0 if it is not a number."""
     try:
         return max(0.0, float(header or 0))
     except ValueError:

@@ -1,6 +1,6 @@
-"""What a judge is asked, as data: instructions, and the marks that its verdict must hold.
+"""Rubrics: the instructions for a judge, and the marks of its verdict.
 
-The fields go to the judge as JSON, so that nothing that a model replied can pass for an instruction.
+The judge receives the fields as JSON, so it cannot mistake a model's reply for an instruction.
 """
 
 import json
@@ -14,12 +14,12 @@ YES_NO = ("yes", "no")
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """A way to judge replies.
+    """Instructions and marks for judging replies.
 
     Attributes:
-        instructions: What is to be judged, in words.
-        marks: What the verdict holds: the allowed words, or the range of whole numbers, of each mark. A mark of
-            ``yes`` or ``no`` decides the value; without one it is the mean of the marks, each as a share of its best.
+        instructions: Instructions for the judge.
+        marks: The allowed words, or the range of integers, of each mark. A ``yes`` or ``no`` mark decides the value;
+            otherwise the value is the mean of the marks, each as a fraction of its maximum.
     """
 
     instructions: str
@@ -27,11 +27,11 @@ class Rubric:
 
     @property
     def decides(self) -> str | None:
-        """The mark that is yes or no, if there is one."""
+        """The yes-or-no mark, if there is one."""
         return next((name for name, allowed in self.marks.items() if allowed == YES_NO), None)
 
     def prompt(self, *, question: str, answer: str, reply: str) -> str:
-        """Return the text for the judge: the instructions, the form of the verdict and the fields."""
+        """Return the prompt for the judge: the instructions, the format of the verdict and the fields."""
         form = ", ".join(f'"{name}": {_described(allowed)}' for name, allowed in self.marks.items())
         fields = {"question": question, "correct_answer": answer, "predicted_answer": reply}
         return (
@@ -40,7 +40,7 @@ class Rubric:
         )
 
     def value(self, marks: Mapping[str, Any]) -> float:
-        """Return the value in [0, 1] of a valid verdict."""
+        """Return the value of a valid verdict, in [0, 1]."""
         if self.decides is not None:
             return float(marks[self.decides] == "yes")
         shares = [marks[name] / max(allowed) for name, allowed in self.marks.items() if isinstance(allowed, range)]

@@ -1,1 +1,1 @@
-"""The files of a run: rows, report, plots, comparisons, and the tables that other scorers read."""
+"""The files of a run: predictions, reports, plots, comparisons and exports."""

@@ -1,8 +1,8 @@
-"""Runs of a benchmark against each other, on the items that all of them were asked.
+"""Compare runs of a benchmark on their common items.
 
-Two runs see the same items, so they are compared item by item: by how often only one of them is right (McNemar's exact
-test), and by the interval of the difference when whole videos are resampled. Runs with the same name are repeats, such
-as seeds: their spread says how large a difference chance alone makes.
+Pairs of runs are compared item by item: how often only one run is correct (McNemar's exact test), and the interval of
+the difference when whole videos are resampled. Runs with the same name are repeats, such as seeds. Their spread shows
+how large a difference is due to chance.
 """
 
 import json
@@ -34,38 +34,38 @@ def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None)
 
     Args:
         folders: Run folders, at least two.
-        names: One for each; equal names are repeats of each other. What differs between the runs' settings if not
-            given, else the names of the folders.
+        names: One name per run; runs with the same name are repeats. By default, the settings in which the runs
+            differ, or the names of the folders.
 
     Raises:
-        ConfigError: There are too few runs, or another number of names.
-        DataError: A folder holds no finished run, or the runs are of different benchmarks.
+        ConfigError: There are fewer than two runs, or the number of names differs.
+        DataError: A folder does not contain a finished run, or the runs are of different benchmarks.
     """
     if len(folders) < 2:
-        raise ConfigError(f"runs= names {len(folders)} run; give at least two, separated by commas")
+        raise ConfigError(f"runs= contains {len(folders)} run; give at least two, separated by commas")
     if names is not None and len(names) != len(folders):
-        raise ConfigError(f"names= holds {len(names)} names for {len(folders)} runs; give one for each")
+        raise ConfigError(f"names= contains {len(names)} names for {len(folders)} runs; give one name per run")
     paths = [Path(folder).expanduser() for folder in folders]
     reports = [Report.load(path) for path in paths]
     benchmarks = {report.data["benchmark"] for report in reports}
     if len(benchmarks) > 1:
         raise DataError(
-            f"the runs are of different benchmarks ({', '.join(sorted(benchmarks))}); compare like with like"
+            f"the runs are of different benchmarks ({', '.join(sorted(benchmarks))}); give runs of one benchmark"
         )
     runs = []
     for name, path, report in zip(names or _names(paths, reports), paths, reports, strict=True):
         outcomes = {outcome.id: outcome for outcome in read_outcomes(path / ROWS)}
         if len(outcomes) != report.data["n_total"]:
             raise DataError(
-                f"{path / ROWS} holds {len(outcomes)} items, its report counts {report.data['n_total']}; run the "
-                "benchmark again in this folder, which completes it"
+                f"{path / ROWS} contains {len(outcomes)} items, but its report counts {report.data['n_total']}; run "
+                "the benchmark again in this folder to complete it"
             )
         runs.append(FinishedRun(name, path, report, outcomes))
     return runs
 
 
 def _names(paths: Sequence[Path], reports: Sequence[Report]) -> list[str]:
-    """Return what tells the runs apart in their settings, or their folders' names where nothing does."""
+    """Return the settings in which the runs differ, or the names of their folders if that is not possible."""
     settings = [_flat(report.data["settings"]) for report in reports]
     keys = dict.fromkeys(key for one in settings for key in one)
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
@@ -77,7 +77,7 @@ def _names(paths: Sequence[Path], reports: Sequence[Report]) -> list[str]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings that a person chooses, with dotted keys."""
+    """Return the settings that users choose, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and key != "model":
@@ -88,10 +88,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def common_items(runs: Sequence[FinishedRun]) -> list[str]:
-    """Return the ids of the items that every run was asked and that have an answer, in the order of the first run.
+    """Return the ids of the items with an answer that are in every run, in the order of the first run.
 
     Raises:
-        DataError: There are none, or the runs were scored against different answers.
+        DataError: There are none, or the runs were scored with different answers.
     """
     common = [
         name
@@ -99,23 +99,23 @@ def common_items(runs: Sequence[FinishedRun]) -> list[str]:
         if outcome.value is not None and all(name in run.outcomes for run in runs)
     ]
     if not common:
-        raise DataError("the runs have no item with an answer in common; were they asked different questions?")
+        raise DataError("the runs have no item with an answer in common; give runs of the same questions")
     for run in runs[1:]:
         for name in common:
             answers = runs[0].outcomes[name].answer, run.outcomes[name].answer
             if answers[0] != answers[1]:
                 raise DataError(
                     f"item '{name}' has the answer {answers[0]!r} in {runs[0].folder} and {answers[1]!r} in "
-                    f"{run.folder}; the annotation changed between the runs"
+                    f"{run.folder}; the annotation changed between the runs, so run one of them again"
                 )
     return common
 
 
 def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Return the comparison of runs: all that ``comparison.json`` holds."""
+    """Compare runs; return the content of ``comparison.json``."""
     common = common_items(runs)
     chosen = {id(run): [run.outcomes[name] for name in common] for run in runs}
-    first_of = {run.name: run for run in reversed(runs)}  # of repeats the first stands for all in the tests
+    first_of = {run.name: run for run in reversed(runs)}  # the tests use the first of repeated runs
     different = [run for run in runs if run is first_of[run.name]]
     pairs = [
         {"first": a.name, "second": b.name, **paired(chosen[id(a)], chosen[id(b)])}
@@ -134,10 +134,9 @@ def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
-    """Return how two runs differ on the same items.
+    """Compare two runs on the same items.
 
-    Values between 0 and 1 (numbers, marks) count as right from 0.5 on in McNemar's test, and as they are in the
-    difference.
+    McNemar's test counts values of at least 0.5 as correct. The difference uses the values themselves.
     """
     differences = [float(b.value or 0) - float(a.value or 0) for a, b in zip(first, second, strict=True)]
     right = [((a.value or 0) >= 0.5, (b.value or 0) >= 0.5) for a, b in zip(first, second, strict=True)]
@@ -176,7 +175,7 @@ def _number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _repeats(runs: Sequence[FinishedRun], values: Mapping[int, float]) -> dict[str, Any]:
-    """Return the spread over the runs of each name that stands several times."""
+    """Return the spread of the runs with the same name, for each repeated name."""
     by_name: dict[str, list[float]] = {}
     for run in runs:
         by_name.setdefault(run.name, []).append(values[id(run)])
@@ -194,7 +193,7 @@ def _repeats(runs: Sequence[FinishedRun], values: Mapping[int, float]) -> dict[s
 
 
 def _groups(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]], kind: str) -> dict[str, Any]:
-    """Return, for each group, the number of its items and each run's accuracy on them."""
+    """Return the number of items of each group, and each run's accuracy on them."""
     of_runs = [by_group(chosen[id(run)], kind) for run in runs]
     return {
         name: {"n": len(members), "runs": [_number(groups[name]) for groups in of_runs]}
@@ -203,7 +202,7 @@ def _groups(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]]
 
 
 def _classes(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]]) -> dict[str, Any]:
-    """Return, for each right label of a task of labels, the number of its items and each run's accuracy on them."""
+    """Return the number of items of each correct label, and each run's accuracy on them, for tasks with labels."""
     confusion = runs[0].report.data["confusion"]
     classes = {}
     for label in confusion["labels"] if confusion else ():

@@ -1,4 +1,4 @@
-"""A comparison as files: ``comparison.json``, ``comparison.md`` and its plots."""
+"""Write a comparison: ``comparison.json``, ``comparison.md`` and plots."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def write_comparison(folder: Path, comparison: Mapping[str, Any]) -> None:
 
 
 def as_text(comparison: Mapping[str, Any]) -> str:
-    """Return a comparison for people, in Markdown."""
+    """Return a comparison as Markdown."""
     runs = comparison["runs"]
     lines = [f"# {comparison['benchmark']}: {len(runs)} runs on {comparison['n_common']:,} common items", ""]
     lines += ["| run | accuracy | 95 % interval | only the answer | unparsed | media failed | of items |"]
@@ -33,7 +33,7 @@ def as_text(comparison: Mapping[str, Any]) -> str:
         for name, spread in comparison["repeats"].items():
             numbers = " | ".join(_percent(spread[key]) for key in ("mean", "low", "high", "deviation"))
             lines.append(f"| {_name(name)} | {spread['n']} | {numbers} |")
-    lines += ["", "## Pairs", "", "Of repeats, the first run. The interval resamples whole videos.", ""]
+    lines += ["", "## Pairs", "", "Pairs use the first of repeated runs. Intervals resample whole videos.", ""]
     lines += ["| first | second | only first right | only second right | difference | 95 % interval | McNemar p |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for pair in comparison["pairs"]:
@@ -69,7 +69,7 @@ def _share(run: Mapping[str, Any]) -> str:
 
 
 def draw(folder: Path, comparison: Mapping[str, Any]) -> None:
-    """Draw runs, differences of pairs, and runs by group: ``runs.png``, ``pairs.png``, ``by_<kind>.png``."""
+    """Plot runs, differences of pairs, and runs by group: ``runs.png``, ``pairs.png`` and ``by_<kind>.png``."""
     pyplot = start()
     runs = [(run["name"], run) for run in comparison["runs"]]
     _draw_intervals(pyplot, folder / "runs.png", runs, "value", "accuracy in %, with 95 % interval")

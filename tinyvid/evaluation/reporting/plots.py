@@ -1,4 +1,4 @@
-"""Pictures of a report: bars per group with intervals, a confusion matrix, accuracy against duration."""
+"""Plots of a report: bars per group with intervals, a confusion matrix, and accuracy against duration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ import numpy as np
 from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.scoring.averages import interval
 
-BINS = 5  # of durations, with about as many items each
+BINS = 5  # of durations, with about the same number of items
 MOST_BARS = 40
 
 
 def draw_report(folder: Path, data: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
-    """Draw what there is to be drawn: ``groups_<kind>.png``, ``confusion.png``, ``duration.png``."""
+    """Draw the plots that the data allow: ``groups_<kind>.png``, ``confusion.png`` and ``duration.png``."""
     pyplot = start()
     for kind, groups in data["groups"].items():
         bars = {name: value for name, value in groups.items() if value["value"] is not None}
@@ -26,8 +26,8 @@ def draw_report(folder: Path, data: Mapping[str, Any], outcomes: Sequence[Outcom
 
 
 def start() -> Any:
-    """Return pyplot, drawing into files."""
-    import matplotlib  # slow to import, and needed only here
+    """Return pyplot with a backend that draws into files."""
+    import matplotlib  # slow to import, so imported only for plots
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -36,18 +36,18 @@ def start() -> Any:
 
 
 def finish(pyplot: Any, figure: Any, path: Path) -> None:
-    """Write a figure and forget it."""
+    """Write a figure and close it."""
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
 
 def file_name(text: str) -> str:
-    """Return a text as a part of a file's name."""
+    """Return a text as part of a file name."""
     return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in text)[:60]
 
 
 def plain_text(text: str, width: int = 32) -> str:
-    """Return a text that matplotlib shows as it stands, cut to ``width`` characters."""
+    """Return a text that matplotlib shows unchanged, truncated to ``width`` characters."""
     text = text.replace("$", r"\$")
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
@@ -61,7 +61,7 @@ def error_bars(values: Sequence[Mapping[str, float]], key: str = "value") -> lis
 
 
 def draw_bars(pyplot: Any, path: Path, bars: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> None:
-    """Draw the accuracy of each group with its interval, and the accuracy over all items as a line."""
+    """Plot the accuracy of each group with its interval, and the accuracy over all items as a line."""
     shown = dict(list(bars.items())[:MOST_BARS])
     values = [100 * value["value"] for value in shown.values()]
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.3 * len(shown)), layout="constrained")
@@ -81,7 +81,7 @@ def draw_bars(pyplot: Any, path: Path, bars: Mapping[str, Any], kind: str, data:
 
 
 def draw_confusion(pyplot: Any, path: Path, confusion: Mapping[str, Any]) -> None:
-    """Draw how often each label was called what; a row is colored by its shares."""
+    """Plot the confusion matrix. The colors show fractions of a row."""
     counts = np.array(confusion["counts"], dtype=float)  # (labels, labels + 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.45 * len(counts)
@@ -102,7 +102,7 @@ def draw_confusion(pyplot: Any, path: Path, confusion: Mapping[str, Any]) -> Non
 
 
 def draw_durations(pyplot: Any, path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Draw the accuracy in bins of the video's duration that hold about as many items each."""
+    """Plot the accuracy in bins of the video's duration with about the same number of items."""
     pairs = [(o.duration, o.value) for o in outcomes if o.duration is not None and o.value is not None]
     if len({duration for duration, _ in pairs}) < 2:
         return

@@ -1,7 +1,7 @@
-"""The rows of a run on disk: one per item, written as they come.
+"""Rows of a run on disk: one row per item, written immediately.
 
-``predictions.jsonl`` is all that a kill must not lose. Each process appends to a file of its own, so that no two write
-into one; the first process puts them together, when a run begins and when it ends.
+A killed run resumes from ``predictions.jsonl`` alone. Each process appends to a separate file. The first process merges
+the files at the beginning and at the end of a run.
 """
 
 import json
@@ -22,7 +22,7 @@ class Predictions:
         self.file = folder / (ROWS if rank == 0 else f"predictions.{rank}.jsonl")
 
     def read(self) -> dict[str, Outcome]:
-        """Return the rows of all processes by id; lines that a kill has cut are passed over."""
+        """Return the rows of all processes by id. Lines truncated by a kill are skipped."""
         rows: dict[str, Outcome] = {}
         for file in self._files():
             for outcome in read_outcomes(file):
@@ -30,13 +30,13 @@ class Predictions:
         return rows
 
     def append(self, outcomes: Iterable[Outcome]) -> None:
-        """Add rows, in one write."""
+        """Append rows in one write."""
         text = "".join(f"{_line(outcome)}\n" for outcome in outcomes)
         with self.file.open("ab", buffering=0) as file:
             file.write(text.encode())
 
     def rewrite(self, outcomes: Iterable[Outcome]) -> None:
-        """Replace the rows of all processes, whole or not at all. Only the first process may call it."""
+        """Replace the rows of all processes atomically. Only the first process may call this."""
         partial = self.folder / f".{ROWS}.partial"
         partial.write_text("".join(f"{_line(outcome)}\n" for outcome in outcomes), encoding="utf-8")
         partial.replace(self.folder / ROWS)
@@ -49,7 +49,7 @@ class Predictions:
 
 
 def read_outcomes(file: Path) -> list[Outcome]:
-    """Return the rows of a file; a line that is cut or of another kind is passed over."""
+    """Return the rows of a file. Truncated and malformed lines are skipped."""
     outcomes = []
     for line in file.read_bytes().split(b"\n") if file.is_file() else []:
         try:
@@ -60,4 +60,4 @@ def read_outcomes(file: Path) -> list[Outcome]:
 
 
 def _line(outcome: Outcome) -> str:
-    return json.dumps(asdict(outcome), ensure_ascii=True)  # whatever a model replied, the file stays readable
+    return json.dumps(asdict(outcome), ensure_ascii=True)  # replies can contain any character

@@ -1,9 +1,8 @@
-"""What a run says: counts, accuracies with their intervals, groups, failures by name, and how all of it came about.
+"""The report of a run: counts, accuracies with intervals, groups, failures, and settings.
 
-``accuracy.all`` counts everything that was not answered as wrong, over the items of the annotation;
-``accuracy.decodable`` leaves out items whose videos could not be read; ``accuracy.exact`` asks that a reply is the
-answer and nothing else. ``chance`` and ``majority`` are what guessing, and always giving the most common answer, would
-score: a result means nothing below them.
+``accuracy.all`` is over all items and counts unanswered items as wrong. ``accuracy.decodable`` excludes items whose
+videos could not be read. ``accuracy.exact`` requires that a reply is the answer and nothing else. ``chance`` and
+``majority`` are the accuracies of guessing and of always giving the most common answer; compare a result with them.
 """
 
 import hashlib
@@ -24,14 +23,14 @@ from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kind
 
 REPORT = "report.json"
 TEXT = "report.md"
-SHOWN = 20  # failures that the text names before it refers to report.json
+SHOWN = 20  # most failures that report.md lists
 UNREAD = "(unparsed)"
 PACKAGES = ("tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "torchcodec")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report, as it stands in ``report.json`` of a folder."""
+    """The content of ``report.json`` in a run's folder."""
 
     data: Mapping[str, Any]
     folder: Path
@@ -41,20 +40,20 @@ class Report:
         """Read the report of a run's folder.
 
         Raises:
-            DataError: There is none, or it is damaged.
+            DataError: The report is missing or damaged.
         """
         file = Path(folder).expanduser() / REPORT
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{file} is no report ({error}); give the run_dir of a finished run") from error
+            raise DataError(f"{file} is not a report ({error}); give the run_dir of a finished run") from error
         if not isinstance(data, dict) or "accuracy" not in data:
-            raise DataError(f"{file} is no report of a benchmark; give the run_dir of a finished run")
+            raise DataError(f"{file} is not a report of a benchmark; give the run_dir of a finished run")
         return cls(data, file.parent)
 
     @property
     def accuracy(self) -> float:
-        """Of all items, in [0, 1]; NaN if the benchmark states no answers."""
+        """The accuracy over all items, in [0, 1]; NaN if the benchmark has no answers."""
         value = self.data["accuracy"]["all"]["value"]
         return math.nan if value is None else float(value)
 
@@ -71,7 +70,7 @@ class Report:
                     f"{name} {_percent(value['value'])} ({_percent(value['low'])} to {_percent(value['high'])})"
                 )
         lines += [f"{name} {value:.2f}" for name, value in data["official"].items() if value is not None]
-        return "\n".join([*lines, f"{self.folder / TEXT} has the rest"])
+        return "\n".join([*lines, f"See {self.folder / TEXT} for details."])
 
     def metrics(self) -> dict[str, float]:
         """Return the main numbers by name, for a log."""
@@ -150,7 +149,7 @@ def _accuracy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _number(values: Sequence[float]) -> dict[str, Any]:
-    """Return a mean with its interval and how many values it is of."""
+    """Return the mean of values, its interval and the number of values."""
     if not values:
         return {"value": None, "low": None, "high": None, "n": 0}
     low, high = interval(values)
@@ -166,27 +165,27 @@ def _groups(outcomes: Sequence[Outcome], kind: str) -> dict[str, Any]:
 
 
 def _chance(items: Sequence[Item]) -> float | None:
-    """Return what guessing among the options scores; ``None`` if not every item has options."""
+    """Return the accuracy of guessing among the options; ``None`` if an item has no options."""
     if not all(item.options for item in items):
         return None
     return sum(1 / len(item.options) for item in items) / len(items)
 
 
 def _majority(items: Sequence[Item], outcomes: Sequence[Outcome]) -> float | None:
-    """Return what the most common answer scores, if always given; ``None`` as for chance."""
+    """Return the accuracy of always giving the most common answer; ``None`` if an item has no options."""
     answers = Counter(outcome.answer for outcome in graded(outcomes))
     return max(answers.values()) / answers.total() if answers and all(item.options for item in items) else None
 
 
 def _labels(items: Sequence[Item], outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the labels of a task in which every item has the same ones; else none."""
+    """Return the labels if all items have the same ones; otherwise an empty list."""
     sets = {tuple(item.options) for item in items}
     is_task = len(sets) == 1 and all(item.rule == "label" for item in items) and graded(outcomes)
     return list(items[0].options) if is_task else []
 
 
 def _confusion(labels: list[str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return how often each label (rows) was called what (columns; the last one is unparsed)."""
+    """Return the confusion matrix: correct labels (rows) by predictions (columns; the last one is unparsed)."""
     columns = [*labels, UNREAD]
     counts = {label: dict.fromkeys(columns, 0) for label in labels}
     for outcome in graded(outcomes):
@@ -200,12 +199,12 @@ def _reasons(outcomes: Sequence[Outcome], status: str) -> list[dict[str, str]]:
 
 
 def _config_hash(settings: Mapping[str, Any]) -> str:
-    """Return a short hash of settings: two reports with the same one were made the same way."""
+    """Return a short hash of the settings; reports with the same hash have the same settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of what computed a result."""
+    """Return the versions of Python and of the packages that affect a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -216,7 +215,7 @@ def _versions() -> dict[str, str]:
 
 
 def as_text(data: Mapping[str, Any]) -> str:
-    """Return a report for people, in Markdown."""
+    """Return a report as Markdown."""
     style, total, whole = data["prompt_style"], data["n_total"], data["n_of_benchmark"]
     lines = [f"# {data['benchmark']}, prompt style {style}", ""]
     lines.append(f"{total:,} items" + (f" of {whole:,}" if whole != total else "") + ":")
@@ -229,7 +228,7 @@ def as_text(data: Mapping[str, Any]) -> str:
     ):
         lines += [f"- {name}: {data[key]:,}"] if data[key] or key == "n_answered" else []
     lines += ["", "| accuracy | value | 95 % interval | n |", "|---|---|---|---|"]
-    names = {"all": "over all items", "decodable": "over decodable items", "exact": "reply is the answer, nothing else"}
+    names = {"all": "over all items", "decodable": "over decodable items", "exact": "reply is exactly the answer"}
     lines += [_row(names[key], value) for key, value in data["accuracy"].items()]
     for key, text in (("chance", "guessing among the options"), ("majority", "always the most common answer")):
         if data[key] is not None:
@@ -261,7 +260,7 @@ def _text_of_failures(data: Mapping[str, Any]) -> list[str]:
 
 
 def _text_of_settings(data: Mapping[str, Any]) -> list[str]:
-    lines = ["", "## How", "", f"Configuration {data['config_hash']}.", "", "| setting | value |", "|---|---|"]
+    lines = ["", "## Settings", "", f"Configuration {data['config_hash']}.", "", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {_escape(json.dumps(value))} |" for key, value in data["settings"].items()]
     lines += [f"| versions | {', '.join(f'{name} {number}' for name, number in data['versions'].items())} |"]
     prompt = "\n".join(f"{role}: {text}" for role, text in data["first_prompt"])

@@ -1,7 +1,7 @@
-"""A run as the table that VLMEvalKit's scorers read (https://github.com/open-compass/VLMEvalKit, ``vlmeval/dataset``).
+"""Export a run for VLMEvalKit's scorers (https://github.com/open-compass/VLMEvalKit, ``vlmeval/dataset``).
 
-VLMEvalKit is not needed here, and cannot be installed beside tinyvid: its omegaconf excludes Hydra's. A file holds, for
-each question, the columns of its data set that the scorer reads, and ``prediction``: what the model wrote.
+VLMEvalKit is not needed here. It cannot be installed with tinyvid, because its omegaconf conflicts with Hydra's. A file
+contains, for each question, the columns that the scorer reads, and the model's reply as ``prediction``.
 """
 
 import csv
@@ -17,15 +17,15 @@ from tinyvid.evaluation.items import Benchmark, Item, Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
 
-# VLMEvalKit's letter for "none of the options": of an empty text and of its own text for failures, some of its scorers
-# make a right answer.
+# VLMEvalKit's letter for "none of the options". Some of its scorers count an empty text, or its text for failures, as a
+# correct answer.
 NO_REPLY = "Z"
-# What pandas takes for a missing value, and VLMEvalKit's MVBench then for a right answer.
+# Texts that pandas reads as missing values, which VLMEvalKit's MVBench scorer counts as correct answers.
 MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
-SECONDS = {"(8s, 15s]": 15, "(15s, 60s]": 60, "(180s, 600s]": 600, "(900s, 3600s]": 3600}  # of LongVideoBench's ranges
+SECONDS = {"(8s, 15s]": 15, "(15s, 60s]": 60, "(180s, 600s]": 600, "(900s, 3600s]": 3600}  # ranges of LongVideoBench
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Table:
     """A data set of VLMEvalKit.
 
     Attributes:
-        dataset: Its name there.
-        row: The columns of an item.
-        suffix: Of the file: a form that the scorer reads.
+        dataset: Its name in VLMEvalKit.
+        row: Returns the columns of an item.
+        suffix: File suffix that the scorer reads.
     """
 
     dataset: str
@@ -44,23 +44,23 @@ class Table:
 
 
 def export_run(folder: str | Path, out: str | Path, *, model: str) -> Path:
-    """Write a finished run of ``eval.py`` as ``<out>/<model>_<dataset>.tsv``, for MLVU ``.xlsx``.
+    """Write a finished run of ``eval.py`` to ``<out>/<model>_<dataset>.tsv`` (``.xlsx`` for MLVU).
 
     Args:
-        folder: Of the run. The benchmark's annotation must be where it was.
-        out: Folder of the file.
-        model: What to call the model.
+        folder: Folder of the run. The benchmark's annotation must not have moved.
+        out: Folder of the exported file.
+        model: Name of the model in the file name.
 
     Raises:
-        ConfigError: The model's name is no file name, or no scorer is known for the benchmark as it was run.
-        DataError: The folder holds no finished run of a whole benchmark, or the questions have changed since.
+        ConfigError: The model's name is not a file name, or there is no scorer for the benchmark with its options.
+        DataError: The folder does not contain a finished run of a whole benchmark, or the questions have changed.
     """
     report = Report.load(folder)
     if not model or Path(model).name != model:
-        raise ConfigError(f"name={model!r} becomes part of a file's name; choose one without folders")
+        raise ConfigError(f"name={model!r} becomes part of a file name; choose a name without folders")
     options = report.data["settings"].get("options")
     if not options:
-        raise DataError(f"{report.folder} does not say how its benchmark was built; run it with python eval.py")
+        raise DataError(f"{report.folder} does not record the options of its benchmark; run it with python eval.py")
     table = _table(report.data["benchmark"], options)
     outcomes = {outcome.id: outcome for outcome in read_outcomes(report.folder / ROWS)}
     rows = rows_of(table, build_benchmark(options), outcomes, where=str(report.folder))
@@ -74,27 +74,30 @@ def rows_of(table: Table, benchmark: Benchmark, outcomes: Mapping[str, Outcome],
     """Return the rows of a table, in the order of the benchmark.
 
     Raises:
-        DataError: Items were not asked, or VLMEvalKit would misread the file.
+        DataError: Items are missing, or VLMEvalKit would misread the file.
     """
     items = [benchmark[index] for index in range(len(benchmark))]
     missing = [item.id for item in items if item.id not in outcomes]
     if missing or len(outcomes) != len(items):
         raise DataError(
-            f"{where} holds {len(outcomes):,} rows of the {len(items):,} items of benchmark '{benchmark.name}', and "
-            f"lacks {len(missing):,}; VLMEvalKit scores whole data sets: run all of it, without limit="
+            f"{where} has {len(outcomes):,} rows for the {len(items):,} items of benchmark '{benchmark.name}', and "
+            f"{len(missing):,} are missing; VLMEvalKit scores whole data sets, so run the benchmark without limit="
         )
     rows = [
         {"index": index, **table.row(item), "prediction": prediction_of(outcomes[item.id])}
         for index, item in enumerate(items)
     ]
     for column in ("answer", "prediction"):
-        if all(_is_number(row[column]) for row in rows):  # pandas would make numbers of them, which no option equals
-            raise DataError(f"{where}: every {column} is a number, which VLMEvalKit does not compare as text")
+        if all(_is_number(row[column]) for row in rows):  # pandas would convert them to numbers, which equal no option
+            raise DataError(
+                f"{where}: every {column} is a number, which VLMEvalKit does not compare as text, so it cannot score "
+                "this run"
+            )
     return rows
 
 
 def prediction_of(outcome: Outcome) -> str:
-    """Return what the scorer is to read: the reply, the letter that likelihoods chose, or the letter for no reply."""
+    """Return the prediction for the scorer: the reply, the letter with the highest likelihood, or ``NO_REPLY``."""
     reply = outcome.prediction if outcome.likelihoods else outcome.reply
     if reply is None or not reply.strip():
         return NO_REPLY
@@ -102,10 +105,10 @@ def prediction_of(outcome: Outcome) -> str:
 
 
 def _table(name: str, options: Mapping[str, Any]) -> Table:
-    """Return the table of a benchmark as it was built.
+    """Return the table of a benchmark with its options.
 
     Raises:
-        ConfigError: VLMEvalKit has no scorer for it, or none whose form is known.
+        ConfigError: There is no table for it.
     """
     if name == "videomme":
         return Table("Video-MME", _videomme)
@@ -117,8 +120,8 @@ def _table(name: str, options: Mapping[str, Any]) -> Table:
     if name == "mlvu" and choices:
         return Table("MLVU_MCQ", _mlvu, suffix="xlsx")
     raise ConfigError(
-        f"no scorer of VLMEvalKit is known for benchmark '{name}' as it was run; there is one for videomme, mvbench, "
-        "longvideobench (split=val) and mlvu (packing=official, tasks=choice)"
+        f"benchmark '{name}' with these options cannot be exported for VLMEvalKit; run videomme, mvbench, "
+        "longvideobench (split=val) or mlvu (packing=official, tasks=choice)"
     )
 
 
@@ -143,7 +146,10 @@ def _mvbench(item: Item) -> dict[str, Any]:
 
 def _mlvu(item: Item) -> dict[str, Any]:
     task = item.groups["task"]
-    return {"task_type": "needle" if task == "findNeedle" else task, **_worded(item)}  # there called as its file is
+    return {
+        "task_type": "needle" if task == "findNeedle" else task,
+        **_worded(item),
+    }  # VLMEvalKit uses the name of the file
 
 
 def _longvideobench(item: Item) -> dict[str, Any]:
@@ -160,9 +166,9 @@ def _longvideobench(item: Item) -> dict[str, Any]:
 
 
 def _worded(item: Item) -> dict[str, Any]:
-    """Return the columns of data sets whose answers are texts, which the scorer looks for among the candidates."""
+    """Return the columns of data sets whose answers are texts, which the scorer compares with the candidates."""
     if "".join(item.options) != LETTERS[: len(item.options)]:
-        raise DataError(f"item '{item.id}' has the options {list(item.options)}; VLMEvalKit counts them without gaps")
+        raise DataError(f"item '{item.id}' has the options {list(item.options)}; VLMEvalKit needs letters without gaps")
     return {
         "video": Path(str(item.sample.videos[0])).name,
         "question": item.question,
@@ -194,7 +200,7 @@ def _write_xlsx(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         from openpyxl.cell import WriteOnlyCell
         from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
     except ImportError as error:
-        raise ConfigError("this scorer reads .xlsx only; to write it, pip install openpyxl") from error
+        raise ConfigError("this scorer reads only .xlsx, which needs openpyxl; run pip install openpyxl") from error
     book = Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(list(rows[0]))
@@ -204,7 +210,7 @@ def _write_xlsx(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             text = value if isinstance(value, int) else ILLEGAL_CHARACTERS_RE.sub("", str(value))
             cells.append(WriteOnlyCell(sheet, value=text))
             if isinstance(text, str):
-                cells[-1].data_type = "s"  # a reply that begins with "=" is no formula
+                cells[-1].data_type = "s"  # a reply that begins with "=" is not a formula
         sheet.append(cells)
     partial = path.with_name(f".{path.name}.partial")
     book.save(partial)

@@ -1,4 +1,4 @@
-"""The model's part of an evaluation: one pass of the tower per video, then its questions in batches."""
+"""Ask the model: one forward pass of the tower per video, then the questions in batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from tinyvid.generation.decode import Decoding, log_probs, replies
 from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.types import IGNORE_INDEX
 
-Asked = tuple[PreparedItem, int]  # a question, and the number of the group that it is about
+Asked = tuple[PreparedItem, int]  # a question and the index of its group
 Span = tuple[int, int]
 
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says to an item: a reply, or the log-probabilities of its options."""
+    """The model's answer to an item: a reply, or the log-probabilities of the options."""
 
     index: int
     reply: str | None = None
@@ -35,7 +35,7 @@ class Answer:
 
 
 class Answerer:
-    """Ask a model."""
+    """Ask a model the questions of video groups."""
 
     def __init__(self, assistant: Assistant, *, batch_size: int, decoding: Decoding) -> None:
         self.model = assistant.model
@@ -44,7 +44,7 @@ class Answerer:
         self.decoding = decoding
 
     def __call__(self, groups: Sequence[VideoGroup]) -> Iterator[Answer]:
-        """Yield the answers to all questions about videos that could be read.
+        """Yield the answers to all questions, except those about unreadable videos.
 
         Raises:
             ConfigError: The device has too little memory for the batch size.
@@ -57,13 +57,13 @@ class Answerer:
             yield from self._compare([entry for entry in asked if entry[0].options], videos)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
-                f"the device has too little memory for batch_size={self.batch_size}; what is done is kept, run again "
-                "with a smaller batch_size"
+                f"the device has too little memory for batch_size={self.batch_size}; run again with a smaller "
+                "batch_size, which continues the run"
             ) from error
 
     @torch.inference_mode()
     def _encode(self, groups: Sequence[VideoGroup]) -> list[Videos]:
-        """Return, for each group, its videos with features on the device; one that is too long for that stays lazy."""
+        """Return the videos of each group with features on the device. Videos that are too long stay lazy."""
         examples = [group.example for group in groups if group.example is not None and group.example.videos]
         if not examples:
             return [() for _ in groups]
@@ -86,7 +86,7 @@ class Answerer:
     def _compare(self, asked: Sequence[Asked], videos: Sequence[Videos]) -> Iterator[Answer]:
         """Yield the mean log-probability per token of each option.
 
-        Where options differ in their last token only, as letters do, one pass of the LLM tells them all.
+        If options differ only in their last token, such as letters, one pass of the LLM scores all of them.
         """
         passes: list[tuple[Example, Span, int]] = []
         for question, number in asked:
@@ -107,7 +107,7 @@ class Answerer:
 
     @torch.inference_mode()
     def _log_probs(self, passes: Sequence[tuple[Example, Span, int]], videos: Sequence[Videos]) -> Iterator[Tensor]:
-        """Yield the log-probabilities (tokens, vocabulary) of each example at the positions of its span."""
+        """Yield the log-probabilities (tokens, vocabulary) at the span of each example."""
         examples = [_learning(example, span) for example, span, _ in passes]
         batch = self._batch(examples, [number for _, _, number in passes], videos, side="right")
         yield from log_probs(self.model, batch)
@@ -115,7 +115,7 @@ class Answerer:
     def _batch(
         self, examples: Sequence[Example], numbers: Sequence[int], videos: Sequence[Videos], *, side: str
     ) -> Batch:
-        """Collate examples so that those about the same ``videos`` share their features and their video tokens."""
+        """Collate examples so that examples about the same videos share features and video tokens."""
         batch = self.processor.collate(examples, padding_side=side).to(self.model.device)
         offsets: dict[int, int] = {}
         shown: list[VideoInput] = []
@@ -134,7 +134,7 @@ class Answerer:
 
 
 def _learning(example: Example, span: Span) -> Example:
-    """Return an example whose labels are the tokens of a span alone."""
+    """Return an example whose labels are the tokens of a span."""
     labels = torch.full_like(example.labels, IGNORE_INDEX)
     labels[span[0] : span[1]] = example.input_ids[span[0] : span[1]]
     return replace(example, labels=labels)
@@ -149,7 +149,7 @@ def _texts(question: PreparedItem) -> list[tuple[int, ...]]:
 
 
 def _total(rows: Tensor, tokens: Sequence[int]) -> float:
-    """Return the log-probability of tokens, given (tokens, vocabulary)."""
+    """Return the log-probability of tokens from log-probabilities (tokens, vocabulary)."""
     return sum(float(row[token]) for row, token in zip(rows, tokens, strict=True))
 
 
@@ -159,14 +159,14 @@ def _portions(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def failures_of(groups: Sequence[VideoGroup], items: Sequence[Item]) -> list[Outcome]:
-    """Return the outcomes of items whose videos cannot be read."""
+    """Return the outcomes of items whose videos could not be read."""
     failed = [(items[index], group) for group in groups if group.failure for index in group.indices]
     rows = [(item, Outcome(item.id, "media_failed", 0.0, video=s.video, reason=s.failure)) for item, s in failed]
     return [rescore(item, row) for item, row in rows]
 
 
 def outcome_of(item: Item, answer: Answer, group: VideoGroup) -> Outcome:
-    """Return the outcome of an item that was asked; a judge comes later."""
+    """Return the outcome of an answered item, before judging."""
     asked = Outcome(
         id=item.id,
         status="answered",

@@ -1,4 +1,4 @@
-"""What the rows of a run depend on: recorded before the first one, compared when a run goes on, shown in the report."""
+"""Record what the rows of a run depend on. It must not change when a run is resumed, and is part of the report."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from tinyvid.errors import ConfigError
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
 
 RECORD = "run.json"
-SEEN = 16  # values of each weight that a fingerprint covers
+SEEN = 16  # number of values of each weight in a fingerprint
 
 
 def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], **options: Any) -> dict[str, Any]:
-    """Return all that the rows of a run depend on, except videos and library versions; ``options`` are added."""
+    """Return everything that the rows of a run depend on, except the videos and the versions of libraries."""
     groups = assistant.config
     return {
         "benchmark": benchmark.name,
         "prompt_style": benchmark.prompt_style,
         "questions": digest_items(items),
-        "reads_times": isinstance(benchmark, ReadsTimes),  # what it then adds to a prompt is in no item
+        "reads_times": isinstance(benchmark, ReadsTimes),  # such text is added to prompts later and is not in the items
         "weights": fingerprint(assistant.model),
         "dtype": str(assistant.model.dtype).removeprefix("torch."),
         "sampler": groups["sampler"],
@@ -38,7 +38,7 @@ def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
-    """Return a short name for the weights of a model, from a few values of each: training changes all of them."""
+    """Return a short hash of a few values of each weight of a model. Training changes all values."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         flat = weight.detach().flatten()
@@ -49,7 +49,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def digest_items(items: Sequence[Item]) -> str:
-    """Return a short hash of what is asked: ids, prompts, options, answers, and the bounds of each video."""
+    """Return a short hash of the items: ids, prompts, options, answers, and the bounds of each video."""
     digest = hashlib.sha256()
     for item in items:
         messages = [[message.role, message.text] for message in item.sample.messages]
@@ -60,15 +60,15 @@ def digest_items(items: Sequence[Item]) -> str:
 
 
 def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make a run's folder, and record what its rows depend on.
+    """Create a run's folder, and record what its rows depend on.
 
     Raises:
-        ConfigError: The folder holds rows that something else made, or something that is no run.
+        ConfigError: The folder contains rows of another run, or is not the folder of a run.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"run_dir={str(folder)!r} cannot be made: {error}") from error
+        raise ConfigError(f"run_dir={str(folder)!r} cannot be created: {error}") from error
     record = folder / RECORD
     if record.exists():
         _refuse_changes(record, identity)
@@ -77,7 +77,7 @@ def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
     others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if others:
         raise ConfigError(
-            f"run_dir={str(folder)!r} is no run of a benchmark: it holds {', '.join(others[:5])}, and no {RECORD}; "
+            f"run_dir={str(folder)!r} is not a run: it contains {', '.join(others[:5])} but no {RECORD}; "
             "choose an empty or a new folder"
         )
     partial.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -94,6 +94,6 @@ def _refuse_changes(record: Path, identity: Mapping[str, Any]) -> None:
     if changed:
         shown = "; ".join(f"{key}: {before.get(key)!r:.120} -> {after.get(key)!r:.120}" for key in changed[:4])
         raise ConfigError(
-            f"run_dir={str(record.parent)!r} holds a run that differs, and cannot be continued: {shown}; "
+            f"run_dir={str(record.parent)!r} contains a run with other settings, which cannot be continued: {shown}; "
             "choose another run_dir"
         )

@@ -1,8 +1,8 @@
-"""Run a benchmark: every item asked once, whatever happens on the way, and one report in the end.
+"""Run a benchmark: ask every item once, and write a report.
 
-Items of a video share its decode and its pass of the tower; decoding runs ahead of the model; processes share the work
-by video. The report follows from the rows in ``predictions.jsonl`` and the annotation alone, so that a run that was
-killed and started again, or spread over processes, reports what one that went through does.
+Items about one video share its decode and its tower pass. Decoding runs ahead of the model. Videos are distributed
+over processes. The report depends only on the rows in ``predictions.jsonl`` and the annotation, so a run that was
+resumed, or that used several processes, has the same report as an uninterrupted run.
 """
 
 import logging
@@ -42,27 +42,27 @@ from tinyvid.registry import PositiveInt
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = timedelta(days=7)  # of a process that is done with its videos, for the others
+LONGEST_WAIT = timedelta(days=7)  # of a process that has finished its videos, for the others
 VERDICTS = "judge.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """How a benchmark is run.
+    """Options for running a benchmark.
 
     Attributes:
-        limit: Ask so many items only, evenly spread over the benchmark; ``null`` for all.
-        score: ``reply`` reads what the model writes; ``likelihood`` takes the option that it finds most likely, for
-            items that have options.
-        missing: What happens where videos are not there: ``raise`` before anything is asked, or ``count`` them as
-            failures in the report.
-        batch_size: Items that go through the LLM at once.
+        limit: Number of items to ask, evenly spaced over the benchmark; ``null`` for all.
+        score: ``reply`` parses the model's reply; ``likelihood`` selects the option with the highest likelihood, for
+            items with options.
+        missing: What to do about missing videos: ``raise`` before any item is asked, or ``count`` them as failures in
+            the report.
+        batch_size: Items per batch of the LLM.
         workers: Threads that decode ahead of the model.
         max_new_tokens: Longest reply, in tokens.
-        temperature: 0 for greedy replies; above 0 they are sampled.
-        top_p: Sample from the fewest tokens that hold this share of the probability; 1 keeps all.
-        seed: Of sampled replies.
-        judge_cache: File of a judge's verdicts, to share between runs; ``null`` for one in the run's folder.
+        temperature: 0 for greedy decoding; above 0, replies are sampled.
+        top_p: Sample from the smallest set of tokens with this total probability; 1 keeps all tokens.
+        seed: Seed of sampled replies.
+        judge_cache: File of a judge's verdicts, to share between runs; ``null`` for a file in the run's folder.
     """
 
     limit: PositiveInt | None = None
@@ -78,7 +78,7 @@ class EvaluationOptions:
 
     @property
     def decoding(self) -> Decoding:
-        """How replies are drawn.
+        """How replies are decoded.
 
         Raises:
             ConfigError: An option is out of range.
@@ -96,27 +96,27 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Report:
-    """Ask a model every item of a benchmark, and report.
+    """Ask a model every item of a benchmark, and write a report.
 
-    The folder gets ``predictions.jsonl``, ``report.json``, ``report.md``, plots and the benchmark's own files. Called
-    again with the same folder, it goes on where it was. Under several processes (torchrun, accelerate launch) every one
-    must call it, and each gets the report.
+    The folder receives ``predictions.jsonl``, ``report.json``, ``report.md``, plots and the benchmark's own files. A
+    second call with the same folder continues the run. With several processes (torchrun, accelerate launch), all of
+    them must call this function, and all of them return the report.
 
     Args:
         assistant: The model.
-        benchmark: The questions; ``build_benchmark`` makes one from a configuration.
+        benchmark: The benchmark; ``build_benchmark`` builds one from a configuration.
         run_dir: Folder of the run.
-        options: How it is run.
-        judge: Who judges items whose rule is ``judge``.
-        settings: What the report is to say of the model and the benchmark beyond what can be seen here.
+        options: Options of the run.
+        judge: Judge of items with the rule ``judge``.
+        settings: Additional settings of the model and the benchmark to include in the report.
         progress: Show a progress bar on standard error.
 
     Returns:
         The report.
 
     Raises:
-        ConfigError: An option is wrong, a judge is needed, or the folder holds another run.
-        DataError: There are no items, videos are missing, or an item does not fit the LLM's context.
+        ConfigError: An option is wrong, a judge is missing, or the folder contains another run.
+        DataError: There are no items, videos are missing, or an item does not fit into the LLM's context.
     """
     folder = Path(run_dir).expanduser()
     drawn = asdict(options.decoding) if options.temperature else {"max_new_tokens": options.max_new_tokens}
@@ -128,7 +128,7 @@ def evaluate(
     rows = Predictions(folder, state.process_index)
     if state.is_main_process:
         prepare(folder, identity)
-        # One file, without torn lines; videos that could not be read get another chance.
+        # Merge the rows into one file without truncated lines, and retry videos that could not be read.
         rows.rewrite([row for row in rows.read().values() if row.status != "media_failed"])
     state.wait_for_everyone()
     _answer(assistant, benchmark, items, rows, options, state, progress=progress)
@@ -145,10 +145,10 @@ def evaluate(
 
 
 def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
-    """Return the items of a run: all of them, or ``limit`` that are evenly spread over the benchmark.
+    """Return the items of a run: all items, or ``limit`` items evenly spaced over the benchmark.
 
     Raises:
-        DataError: There are no items, or two have the same id.
+        DataError: There are no items, or two items have the same id.
     """
     total = len(benchmark)
     if total == 0:
@@ -164,10 +164,10 @@ def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
 
 
 def check_judge(items: Sequence[Item], benchmark: Benchmark, judge: Judge | None) -> None:
-    """Refuse, before a model is asked, a judge that is absent or cannot give the marks that are asked for.
+    """Check before a run that the judge can give the marks that the items need.
 
     Raises:
-        ConfigError: What is the matter.
+        ConfigError: A rubric is unknown, the judge is missing, or it cannot give the marks.
     """
     for name in sorted({item.rubric for item in items if is_judged(item)}):
         if name not in RUBRICS:
@@ -180,30 +180,30 @@ def check_judge(items: Sequence[Item], benchmark: Benchmark, judge: Judge | None
         if not judge.supports(RUBRICS[name]):
             marks = ", ".join(RUBRICS[name].marks)
             raise ConfigError(
-                f"benchmark '{benchmark.name}' asks for the marks {marks}, which judge={judge.identity['name']} cannot "
+                f"benchmark '{benchmark.name}' needs the marks {marks}, which judge={judge.identity['name']} cannot "
                 "give; choose judge=local or judge=openai"
             )
 
 
 def check_videos(items: Sequence[Item], benchmark: Benchmark, missing: Missing) -> None:
-    """Look for the videos, before a model is asked.
+    """Check before a run that the videos exist.
 
     Raises:
-        DataError: Some are missing, and that is not to be counted.
+        DataError: Videos are missing, and ``missing`` is ``raise``.
     """
     absent = _missing_videos(items)
     if not absent:
         return
     if missing == "raise":
         raise DataError(
-            f"{len(absent)} videos of benchmark '{benchmark.name}' are missing: {listed(absent)}; they come from "
-            f"{benchmark.source}. Fetch them, correct benchmark.root, or give missing=count to report them as failures"
+            f"{len(absent)} videos of benchmark '{benchmark.name}' are missing: {listed(absent)}; get them from "
+            f"{benchmark.source}, correct benchmark.root, or use missing=count to report them as failures"
         )
     logger.warning("%d videos are missing and count as failures: %s", len(absent), listed(absent))
 
 
 def _missing_videos(items: Sequence[Item]) -> list[str]:
-    """Return the files of the items' videos that are not there, each once, in order."""
+    """Return the missing video files of the items, each once, in order."""
     videos = [video for item in items for video in item.sample.videos]
     paths = dict.fromkeys(str(video.source) for video in videos if isinstance(video.source, str | Path))
     return [path for path in paths if not Path(path).expanduser().exists()]
@@ -219,9 +219,9 @@ def _answer(
     *,
     progress: bool,
 ) -> None:
-    """Ask this process's share of what is not yet answered."""
+    """Ask this process's share of the items that have no row yet."""
     done = rows.read()
-    state.wait_for_everyone()  # before any process adds to what others read
+    state.wait_for_everyone()  # no process may append before all have read
     units = plan_units(items, options.batch_size)[state.process_index :: state.num_processes]
     units = [unit for unit in units if any(items[index].id not in done for video in unit for index in video)]
     answerer = Answerer(assistant, batch_size=options.batch_size, decoding=options.decoding)
@@ -234,7 +234,7 @@ def _answer(
             new = failures_of(groups, items)
             for answer in answerer(groups):
                 new.append(outcome_of(items[answer.index], answer, group_of[answer.index]))
-            # A unit that a kill cut in two is asked whole again, in the same batches; only what is new is written.
+            # A unit that a kill interrupted is asked again as a whole, in the same batches; only new rows are written.
             new = [outcome for outcome in new if outcome.id not in done]
             rows.append(new)
             bar.add(new)
@@ -243,7 +243,7 @@ def _answer(
 def _judge(
     judge: Judge | None, items: Sequence[Item], rows: Mapping[str, Outcome], cache: Path, state: PartialState
 ) -> dict[str, Verdict]:
-    """Return the verdicts on all replies that need one, by the items' ids; the processes share the work."""
+    """Return the verdicts on all replies that need one, by item id. The processes share the work."""
     asked = [item for item in items if is_judged(item) and rows[item.id].prediction is not None]
     if judge is None or not asked:
         return {}
@@ -259,7 +259,7 @@ def _judge(
 
 
 class _Bar(Progress):
-    """A bar on standard error: what is done, how much of it is right, and the time that is left."""
+    """A progress bar on standard error, with the accuracy so far and the remaining time."""
 
     def __init__(self, total: int, *, name: str, done: Sequence[Outcome] = (), shown: bool) -> None:
         super().__init__(
@@ -271,7 +271,7 @@ class _Bar(Progress):
         self.add_task(name, total=total, accuracy=self._accuracy())
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Count outcomes."""
+        """Advance the bar by new outcomes."""
         self.outcomes += outcomes
         self.update(self.task_ids[0], advance=len(outcomes), accuracy=self._accuracy())
 

@@ -1,7 +1,7 @@
-"""What is worked on together: items of the same videos, several videos at a time, decoded ahead of the model.
+"""Group items by video into units, and decode units ahead of the model.
 
-How items are put together depends on the items and the batch size alone, so that a run that was killed, or that is
-spread over processes, forms the same batches as one that was not.
+The units depend only on the items and the batch size, so a resumed run, or a run with several processes, forms the same
+batches as an uninterrupted run.
 """
 
 from collections import deque
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedItem:
-    """An item, laid out.
+    """An item laid out for the model.
 
     Attributes:
-        index: Of the item.
-        examples: The prompt to reply to; or, to compare options, the prompt with each of them as the reply.
-        options: The keys of these options, none for a prompt to reply to.
-        spans: For each example with an option, the first and the last position of the option's tokens, exclusive.
+        index: Index of the item.
+        examples: The prompt, or, to compare options, the prompt with each option as the reply.
+        options: Keys of these options; empty if the model writes a reply.
+        spans: For each example with an option, the start and the end (exclusive) of the option's tokens.
     """
 
     index: int
@@ -45,15 +45,15 @@ class PreparedItem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoGroup:
-    """Videos that are decoded, and all that is asked about them.
+    """Decoded videos, and all questions about them.
 
     Attributes:
-        example: Carries the frames, or cached features, of the videos.
-        questions: What is asked.
+        indices: Indices of the items.
         video: Name of the first video.
-        duration: Of its clip, in seconds.
-        indices: Of the items.
-        failure: Why the videos cannot be read, if so.
+        example: An example with the frames, or the cached features, of the videos.
+        questions: The items, laid out.
+        duration: Duration of the first clip, in seconds.
+        failure: Why the videos cannot be read; empty if they can.
     """
 
     indices: tuple[int, ...]
@@ -65,14 +65,14 @@ class VideoGroup:
 
     @property
     def num_frames(self) -> int:
-        """Frames of all videos."""
+        """Number of frames of all videos."""
         return sum(video.num_frames for video in self.example.videos) if self.example else 0
 
 
 def plan_units(items: Sequence[Item], batch_size: int) -> list[Unit]:
-    """Put items of the same videos together, and as many videos as make at most ``batch_size`` items.
+    """Group items about the same videos, and combine videos into units of at most ``batch_size`` items.
 
-    A video with more items is a unit of its own. Items without a video share nothing.
+    A video with more items forms a separate unit. Items without videos are not grouped.
     """
     videos: dict[Hashable, list[int]] = {}
     for index, item in enumerate(items):
@@ -97,13 +97,13 @@ def _videos_of(sample: Sample) -> tuple[Hashable, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preparer:
-    """Decodes the videos of a unit and lays its items out. Holds no model, so that threads may run it ahead.
+    """Decode the videos of a unit, and lay out its items. It has no model, so threads can run it ahead.
 
     Attributes:
-        processor: Of the model that will reply.
-        benchmark: Writes prompts that depend on the frames that are seen.
-        items: Of the run.
-        reserve: Tokens to keep free for a reply.
+        processor: Processor of the model.
+        benchmark: Writes prompts that depend on the selected frames.
+        items: Items of the run.
+        reserve: Tokens to reserve for a reply.
         score: How items with options are scored.
     """
 
@@ -114,16 +114,16 @@ class Preparer:
     score: Score
 
     def __call__(self, unit: Unit) -> list[VideoGroup]:
-        """Prepare a unit; videos that cannot be read become failures.
+        """Prepare a unit. Videos that cannot be read become failures.
 
         Raises:
-            DataError: An item does not fit the LLM's context, or its text cannot be laid out: a mistake of the
-                configuration, not of the model.
+            DataError: An item does not fit into the LLM's context, or its text cannot be laid out; these are errors of
+                the configuration.
         """
         return [group for indices in unit for group in self._groups(indices)]
 
     def _groups(self, indices: tuple[int, ...]) -> list[VideoGroup]:
-        """Prepare items about the same videos: one group, unless a sampler gave way to the text of some of them."""
+        """Prepare items about the same videos: one group, unless a sampler reduced the frames of some items."""
         videos = self.items[indices[0]].sample.videos
         name = _name_of(videos[0]) if videos else ""
         try:
@@ -143,7 +143,7 @@ class Preparer:
         return groups
 
     def _written(self, index: int) -> tuple[tuple[str, ...], list["PromptLayout"]]:
-        """Return the options that are to be compared, if any, and the prompt, or the prompt with each of them."""
+        """Return the options to compare, if any, and the layouts: the prompt, or the prompt with each option."""
         item = self.items[index]
         sample = self._sample(item)
         if self.score == "reply" or not item.options:
@@ -152,13 +152,13 @@ class Preparer:
         written = [self._lay_out(sample, item.prefix + text) for text in texts.values()]
         if len({one.layout.indices for one in written}) > 1:
             raise DataError(
-                f"item '{item.id}': its options do not leave room for the same frames; lower the frames of the "
-                "sampler, or use sampler.overflow=refuse"
+                f"item '{item.id}': its options do not leave room for the same frames; lower the number of frames of "
+                "the sampler, or use sampler.overflow=refuse"
             )
         return tuple(texts), written
 
     def _sample(self, item: Item) -> Sample:
-        """Return the sample of an item, its prompt written once it is known which frames are seen."""
+        """Return the sample of an item. Its prompt may depend on the selected frames."""
         if not isinstance(self.benchmark, ReadsTimes):
             return item.sample
         layout = self.processor.plan(item.sample)
@@ -167,13 +167,13 @@ class Preparer:
         style = self.processor.template.frame
         if any(video.subtitles for video in sample.videos) and not style.shows_subtitles:
             raise ConfigError(
-                f"benchmark '{self.benchmark.name}' puts subtitles between frames, and template.frame={style.style!r} "
-                "leaves them out; add {subtitle} to it, or choose another benchmark.prompt_style"
+                f"benchmark '{self.benchmark.name}' puts subtitles between frames, but template.frame={style.style!r} "
+                "omits them; add {subtitle} to it, or choose another benchmark.prompt_style"
             )
         return sample
 
     def _lay_out(self, sample: Sample, begun: str, reserve: int = 0) -> "PromptLayout":
-        """Lay a prompt out with how its reply begins, with room for the rest of it."""
+        """Lay out a prompt with the beginning of its reply, and reserve tokens for the rest."""
         if begun:
             sample = replace(sample, messages=[*sample.messages, Message("assistant", begun)])
         return PromptLayout(sample, begun, reserve, self.processor.plan(sample, reserve=reserve))
@@ -182,11 +182,11 @@ class Preparer:
         examples, spans = zip(*map(self._example, written), strict=True)
         if options:
             return PreparedItem(index, examples, options, spans)
-        # The end marker that the template put behind how the reply begins is for the model to write.
+        # Drop the end marker after the beginning of the reply; the model writes it.
         return PreparedItem(index, tuple(_cut(example, end) for example, (_, end) in zip(examples, spans, strict=True)))
 
     def _example(self, written: "PromptLayout") -> tuple[Example, tuple[int, int]]:
-        """Return a layout as an example without frames, and where the tokens of its beginning reply are."""
+        """Return a layout as an example without frames, and the span of the beginning of its reply."""
         layout = written.layout
         example = layout.without_videos(written.sample.id)
         if not written.begun:
@@ -195,7 +195,7 @@ class Preparer:
         return example, (start, start + self._count(layout.input_ids[start:].tolist(), written.begun))
 
     def _count(self, ids: list[int], text: str) -> int:
-        """Return how many tokens write a text, of ids that go on with the end marker."""
+        """Return how many of the first ids encode a text; the end marker follows them."""
         for count in range(1, len(ids)):
             if self.processor.tokenizer.decode(ids[:count]).strip() == text.strip():
                 return count
@@ -204,7 +204,7 @@ class Preparer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptLayout:
-    """A sample with how its reply begins, laid out so that ``reserve`` tokens stay free."""
+    """The layout of a sample with the beginning of its reply, and with ``reserve`` tokens left free."""
 
     sample: Sample
     begun: str
@@ -213,14 +213,14 @@ class PromptLayout:
 
 
 def _name_of(video: Video) -> str:
-    """Return a video with its bounds: what two items must agree in to share a decode."""
+    """Return the name of a video with its bounds; items with the same name share a decode."""
     bounds = "" if video.start is None and video.end is None else f"#{video.start}-{video.end}"
     rate = "" if video.fps is None else f"@{video.fps:g}"
     return f"{video}{bounds}{rate}"
 
 
 def _cut(example: Example, end: int) -> Example:
-    """Return a prompt without what stands behind its first ``end`` tokens, and with nothing to learn."""
+    """Return the first ``end`` tokens of an example, without labels."""
     ids = example.input_ids[:end]
     return replace(
         example, input_ids=ids, labels=torch.full_like(ids, IGNORE_INDEX), video_mask=example.video_mask[:end]
@@ -228,9 +228,9 @@ def _cut(example: Example, end: int) -> Example:
 
 
 def ahead(work: Callable[[Unit], T], units: Sequence[Unit], workers: int) -> Iterator[T]:
-    """Yield what ``work`` makes of each unit, in order, ``workers`` threads a few units ahead.
+    """Yield the results of ``work`` on units, in order, computed ahead by ``workers`` threads.
 
-    Threads rather than processes: decoding and resizing leave Python's lock, and frames need not be copied.
+    Threads suffice, because decoding and resizing release the GIL, and they do not copy frames.
     """
     if workers < 1:
         yield from map(work, units)

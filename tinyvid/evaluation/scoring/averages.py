@@ -1,6 +1,6 @@
-"""Averages of outcomes and how sure they are: micro and macro means, Wilson's and bootstrap intervals.
+"""Averages of outcomes and their uncertainty: micro and macro means, Wilson and bootstrap intervals.
 
-Every function takes the values as they stand; what is left out of a denominator is decided by who calls.
+All functions use every given value; the caller decides what to exclude.
 """
 
 import math
@@ -16,24 +16,24 @@ RESAMPLES = 10_000
 
 
 def graded(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes whose benchmark states an answer."""
+    """Return the outcomes of items that have an answer."""
     return [outcome for outcome in outcomes if outcome.value is not None]
 
 
 def micro(outcomes: Sequence[Outcome]) -> float:
-    """Return the mean value over the graded outcomes; failures count 0, and of none it is NaN."""
+    """Return the mean value of the graded outcomes, or NaN without any. Failures count as 0."""
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
     return sum(values) / len(values) if values else math.nan
 
 
 def macro(outcomes: Sequence[Outcome], kind: str) -> float:
-    """Return the mean over the groups of a kind, each counted once whatever its size."""
+    """Return the mean of the groups' means for a kind of groups. Every group has the same weight."""
     groups = by_group(graded(outcomes), kind)
     return sum(map(micro, groups.values())) / len(groups) if groups else math.nan
 
 
 def by_group(outcomes: Sequence[Outcome], kind: str) -> dict[str, list[Outcome]]:
-    """Return the outcomes of each group of a kind, groups in the order in which they come first."""
+    """Return the outcomes of each group of a kind, with groups in order of first appearance."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if kind in outcome.groups:
@@ -42,12 +42,12 @@ def by_group(outcomes: Sequence[Outcome], kind: str) -> dict[str, list[Outcome]]
 
 
 def kinds_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the kinds of groups, in the order in which they come first."""
+    """Return the kinds of groups, in order of first appearance."""
     return list(dict.fromkeys(kind for outcome in outcomes for kind in outcome.groups))
 
 
 def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a share (Wilson 1927), which stays in [0, 1] and is sane for small ``n``.
+    """Return Wilson's score interval of a proportion (Wilson 1927), which is in [0, 1] and valid for small ``n``.
 
     Example:
         >>> [round(bound, 4) for bound in wilson(8, 10)]
@@ -63,7 +63,7 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the interval of a mean: Wilson's where every value is 0 or 1, else the bootstrap's."""
+    """Return the interval of a mean: Wilson's if every value is 0 or 1, otherwise the bootstrap interval."""
     if all(value in (0, 1) for value in values):
         return wilson(sum(values), len(values))
     return bootstrap(values, range(len(values)))
@@ -72,10 +72,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def bootstrap(
     values: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Return the percentile interval of a mean; the same numbers every time.
-
-    Whole clusters are resampled, because items of one video are not independent.
-    """
+    """Return the percentile interval of a mean by resampling whole clusters. The result is deterministic."""
     if len(values) == 0:
         return math.nan, math.nan
     number = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
@@ -84,7 +81,7 @@ def bootstrap(
     counts = np.bincount(of)
     rng = np.random.default_rng(0)
     means = []
-    for _ in range(RESAMPLES // 100):  # in portions, for memory
+    for _ in range(RESAMPLES // 100):  # in chunks, to limit memory
         drawn = rng.integers(len(sums), size=(100, len(sums)))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -92,7 +89,11 @@ def bootstrap(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test: of ``n`` disagreements, so many or more to one side.
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Args:
+        only_first: Number of items that only the first run answers correctly.
+        only_second: Number of items that only the second run answers correctly.
 
     Example:
         >>> round(mcnemar(4, 12), 4)
@@ -104,7 +105,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def mean_points(outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-    """Return the mean of each mark that a judge gave, over the outcomes that have it."""
+    """Return the mean of each mark of a judge, over the outcomes that have it."""
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.points)
     marks = {name: [o.points[name] for o in outcomes if name in o.points] for name in names}
     return {name: sum(given) / len(given) for name, given in marks.items()}

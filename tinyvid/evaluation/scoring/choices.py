@@ -1,14 +1,14 @@
-"""The letter in a reply to a multiple-choice question: one deterministic reader for every benchmark.
+"""Extract the letter from a reply to a multiple-choice question, by the same rules for every benchmark.
 
-Read in this order, and only letters of the row count:
+The first rule that applies decides. Only letters of the item's options count:
 
-1. The reply, without its thinking, is a letter and nothing else.
-2. The last statement of an answer ("the answer is C", "Answer: (C)", "C is correct", "答案是 C"), or a last line that
-   is a letter: what a reply ends with beats what it begins with.
+1. The reply, without thinking, is a letter and nothing else.
+2. The reply states an answer ("the answer is C", "Answer: (C)", "C is correct", "答案是 C"), or its last line is a
+   letter. The last statement decides.
 3. The reply begins with a marked letter (``C.``, ``C)``, ``(C)``, ``C:``) and does not just list the options.
 4. The reply is the text of an option.
 
-Anything else is unparsed, to be counted as wrong and listed: there is no guess, no default and no exception.
+Any other reply is unparsed, which counts as wrong and is reported. Nothing is guessed.
 """
 
 import re
@@ -17,9 +17,9 @@ from typing import cast
 
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
-_WORD = "A-Za-z\u00c0-\u024f0-9_'"  # what a letter that stands alone has no neighbor of
+_WORD = "A-Za-z\u00c0-\u024f0-9_'"  # characters that are not next to a separate letter
 LETTER = rf"(?<![{_WORD}])([A-Za-z])(?![{_WORD}])"
-_OPEN, _CLOSE = r"""[\s(\[{<"“]{0,4}""", r"""[)\]}>"”]{0,4}"""  # bounded, as all repeats here: time stays linear
+_OPEN, _CLOSE = r"""[\s(\[{<"“]{0,4}""", r"""[)\]}>"”]{0,4}"""  # bounded, as all repetitions here, so time is linear
 
 _IS = (
     r"(?:is|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|seems\s+to\s+be|appears\s+to\s+be)\b\s*:?"
@@ -67,7 +67,7 @@ _NAMED = re.compile(
     rf"{LETTER}\W*$",
     re.IGNORECASE,
 )
-# Words that take a statement back when they stand before it in the same clause.
+# Words that negate a statement if they precede it in the same clause.
 _DENIED = re.compile(
     r"\b(?:not|never|neither|nor|no|cannot|hardly|doubt|unlikely|whether|if|unless)\b|n't\b", re.IGNORECASE
 )
@@ -90,15 +90,15 @@ _ABOUT = {
     "would",
     "has",
 }
-_UNCERTAIN = ""  # a statement that names several letters: it is the answer, and cannot be read
+_UNCERTAIN = ""  # a statement with several letters, which makes the reply unparsed
 
 
 def extract_choice(reply: str | None, options: Mapping[str, str]) -> str | None:
-    """Return the letter that a reply chooses, or ``None`` if it cannot be read.
+    """Return the letter that a reply chooses, or ``None`` if it cannot be parsed.
 
     Args:
-        reply: What the model wrote.
-        options: The options of the row: letter to text.
+        reply: The model's reply.
+        options: The options of the item: letter to text.
 
     Example:
         >>> extract_choice("A is tempting, but the answer is (B).", {"A": "a cat", "B": "a dog"})
@@ -120,19 +120,19 @@ def extract_choice(reply: str | None, options: Mapping[str, str]) -> str | None:
 
 
 def _texts(options: Mapping[str, str]) -> dict[str, str]:
-    """Return the options by their wording; wordings that two options share are left out."""
+    """Return the options by their wording, without wordings that two options share."""
     wordings = [wording(text) for text in options.values()]
     return {words: key for key, words in zip(options, wordings, strict=True) if words and wordings.count(words) == 1}
 
 
 def _only_letter(text: str) -> str | None:
-    """Return the letter of a text that holds no other letter or digit."""
+    """Return the letter of a text that contains no other letter or digit."""
     found = [character for character in text if character.isalnum()][:2]
     return found[0] if len(found) == 1 and found[0].isascii() and found[0].isalpha() else None
 
 
 def _last_statement(text: str, letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
-    """Return the letter of the last statement; empty if it names several, ``None`` without a statement."""
+    """Return the letter of the last statement; empty if it contains several, ``None`` without a statement."""
     best: tuple[int, str] | None = None
     for pattern in (STATEMENT, _PICK, _SO, _CORRECT):
         for match in pattern.finditer(text):
@@ -147,7 +147,7 @@ def _last_statement(text: str, letters: Mapping[str, str], texts: Mapping[str, s
 
 
 def _last_line(lines: list[str], letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
-    """Return the letter of a last line that says nothing else: ``C``, ``Option C``, or ``C. the dog``."""
+    """Return the letter of a last line that contains nothing else: ``C``, ``Option C``, or ``C. the dog``."""
     named = _NAMED.match(lines[-1]) if lines else None
     if named or len(lines) < 2:
         return named[1] if named else None
@@ -174,7 +174,7 @@ def _is_denied(before: str) -> bool:
 
 
 def _stated(content: str, letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
-    """Return the letter that follows "the answer is"; empty if several do, ``None`` if no letter and no option does."""
+    """Return the letter after "the answer is"; empty if there are several, ``None`` if there is no letter or option."""
     match = re.match(rf"({_OPEN}){LETTER}({_CLOSE})", content)
     if match:
         opening, letter, closing = match.groups()
@@ -193,7 +193,7 @@ def _stated(content: str, letters: Mapping[str, str], texts: Mapping[str, str]) 
 
 
 def _goes_on_to_others(letter: str, rest: str, letters: Mapping[str, str]) -> bool:
-    """Return whether another letter of the row is named in the same breath: "A or B", "A, C"."""
+    """Return whether another letter of the options follows directly: "A or B", "A, C"."""
     match = re.match(
         rf"\s*(?:,?\s*(?:or|and|and/or)\b|[,/&|+]|或|和)\s*(?:option\s+)?([(\[]?){LETTER}(?!\s+[a-z])", rest
     )
@@ -201,12 +201,12 @@ def _goes_on_to_others(letter: str, rest: str, letters: Mapping[str, str]) -> bo
 
 
 def _ends(letter: str, rest: str) -> bool:
-    """Return whether a letter is meant as one, judging by what follows: the article "a" is not."""
+    """Return whether a letter stands for an option, judging by what follows. The article "a" does not."""
     if not rest.strip() or re.match(r"\s*[)\].,;:!?\-–—](?![A-Za-z0-9])", rest) or rest.lstrip().startswith("\n"):
         return True
     following = re.match(r"\s+([^\W\d_][\w']*)", rest)
     if not following:
-        return not rest[:1].isspace() or not rest.lstrip()[:1].isalnum()  # another script, or a sign
+        return not rest[:1].isspace() or not rest.lstrip()[:1].isalnum()  # another script, or punctuation
     word = following[1].lower()
     if word in _ABOUT:
         return False
@@ -214,7 +214,7 @@ def _ends(letter: str, rest: str) -> bool:
 
 
 def _marked(text: str) -> list[tuple[str, int]]:
-    """Return the letters that are marked as those of options, and where what follows them begins."""
+    """Return the letters that are marked like option letters, and the end of each mark."""
     found = re.finditer(r"(?:^|(?<=\s))(?:\(([A-Za-z])\)|([A-Za-z])[.):])(?=\s|$)", text)
     return [(match[1] or match[2], match.end()) for match in found]
 
@@ -256,6 +256,6 @@ def _letter_with_text(line: str, texts: Mapping[str, str], letters: Mapping[str,
 
 
 def _yes_or_no(text: str, texts: Mapping[str, str]) -> str | None:
-    """Return the option of a reply that begins with yes or no, where these are options."""
+    """Return the option of a reply that begins with yes or no, if that is an option."""
     match = re.match(r"\s*(yes|no)\s*[,.;:!\n]", text, re.IGNORECASE)
     return texts.get(cast(str, match[1]).lower()) if match else None

@@ -1,9 +1,9 @@
-"""What a reply says in the end: its text without thinking, answer tags, boxes and markup."""
+"""Extract the final part of a reply: its text without thinking, answer tags, boxes and markup."""
 
 import re
 import unicodedata
 
-LONGEST = 200_000  # characters of a reply that are read: its end, where the answer is
+LONGEST = 200_000  # most characters of a reply that are read, from its end
 _OPEN_THINK = re.compile(r"<(?:think|thinking|thought|reasoning|scratchpad)>", re.IGNORECASE)
 _CLOSE_THINK = re.compile(r"</(?:think|thinking|thought|reasoning|scratchpad)>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>", re.IGNORECASE)
@@ -15,9 +15,9 @@ _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
 
 
 def final_part(reply: str) -> str:
-    """Return what a reply says when it has thought: the content of its last answer tag or box, if it has one.
+    """Return a reply without thinking, or the content of its last answer tag or box if it has one.
 
-    Thinking that never ends leaves nothing.
+    If the thinking never ends, nothing of it is left.
     """
     text = unicodedata.normalize("NFKC", reply[-LONGEST:])
     text = _without_thinking(text)
@@ -29,7 +29,7 @@ def final_part(reply: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text without markup (emphasis, headings, code, formulas, HTML tags) and without runs of white space."""
+    """Return a text without markup (emphasis, headings, code, formulas, HTML tags) and repeated white space."""
     text = _TEXT.sub(r"\1", text.replace("\\(", "").replace("\\)", "").replace("’", "'"))
     lines = [_HEADING.sub("", " ".join(line.split())) for line in _TAG.sub("", text).splitlines()]
     text = re.sub(r"[*`$~]+", "", "\n".join(line for line in lines if line))
@@ -37,7 +37,7 @@ def plain(text: str) -> str:
 
 
 def wording(text: str) -> str:
-    """Return a text for comparing: lower case, single spaces, no outer punctuation, no leading article."""
+    """Normalize a text for comparison: lower case, single spaces, no outer punctuation, no leading article."""
     text = " ".join(plain(unicodedata.normalize("NFKC", text)).casefold().split())
     first = next((i for i, sign in enumerate(text) if sign.isalnum() or sign in "+-%"), len(text))
     last = next((i for i in range(len(text), first, -1) if text[i - 1].isalnum() or text[i - 1] == "%"), first)
@@ -56,7 +56,7 @@ def _without_thinking(text: str) -> str:
 
 
 def _last_box(text: str) -> str | None:
-    r"""Return the content of the last ``\boxed{...}``, which may hold braces itself."""
+    r"""Return the content of the last ``\boxed{...}``, which may contain braces."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None

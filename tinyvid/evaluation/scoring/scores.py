@@ -1,21 +1,21 @@
-"""From a reply to a value in [0, 1], by named rules. Every rule reads the end of the reply, and none guesses.
+"""Score replies with values in [0, 1], by named rules. Every rule reads the final part of the reply and never guesses.
 
 ``choice``
-    The letter of ``extract_choice``.
+    The letter from ``extract_choice``.
 ``label``
-    One of the options by its text: the whole reply, or what is stated as the answer, or the only option that is named.
+    An option by its text: the whole reply, the stated answer, or the only option in the reply.
 ``number``
-    Mean relative accuracy (VSI-Bench, arXiv:2412.14171): the share of thresholds t in 0.50, 0.55, ... 0.95 for which
-    ``|predicted - right| / |right| <= 1 - t``, ties included.
+    Mean relative accuracy (VSI-Bench, arXiv:2412.14171): the fraction of thresholds t in 0.50, 0.55, ... 0.95 for which
+    ``|predicted - correct| / |correct| <= 1 - t``, including ties.
 ``yes_no``
-    The first word, or what is stated as the answer, or the only one of both words; "know" is not "no".
+    The first word, the stated answer, or the only one of the two words in the reply; "know" is not "no".
 ``contains``
-    Strict containment: the words of the right answer stand in the reply in one piece, as whole words. Not the other
-    way round, so that an empty or a one-letter reply is never right.
+    The reply contains the correct answer as a sequence of whole words. The reverse does not count, so an empty or
+    one-letter reply is never correct.
 ``exact``
-    Equal up to case, outer punctuation and a leading article.
+    The reply equals the answer, ignoring case, outer punctuation and a leading article.
 ``judge``
-    Left to a judge; see ``tinyvid.evaluation.judging.judge``.
+    A judge decides; see ``tinyvid.evaluation.judging.judge``.
 """
 
 import re
@@ -27,7 +27,7 @@ from tinyvid.evaluation.items import Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
-THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]  # 0.50 to 0.95 by 0.05, exact where floats are not
+THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]  # 0.50 to 0.95 in steps of 0.05, without rounding errors
 NUMBER = re.compile(
     r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?(?!\d)", re.IGNORECASE
 )
@@ -41,12 +41,12 @@ _SPELLED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a rule makes of a reply.
+    """The result of scoring a reply by a rule.
 
     Attributes:
-        prediction: What was read; ``None`` if nothing can be.
-        value: In [0, 1]; ``None`` if the item states no answer, or a judge decides.
-        exact: The reply is the answer and nothing else.
+        prediction: What was parsed; ``None`` if the reply cannot be parsed.
+        value: Value in [0, 1]; ``None`` if the item has no answer, or if a judge decides.
+        exact: Whether the reply is the answer and nothing else.
     """
 
     prediction: str | None
@@ -55,7 +55,7 @@ class Reading:
 
 
 def read(item: Item, reply: str) -> Reading:
-    """Score a reply by the item's rule. Deterministic; what cannot be read has the value 0."""
+    """Score a reply by the item's rule. A reply that cannot be parsed has the value 0."""
     prediction = predict(item, reply)
     if item.answer is None or item.rule == "judge":
         return Reading(prediction, None)
@@ -66,7 +66,7 @@ def read(item: Item, reply: str) -> Reading:
 
 
 def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome:
-    """Return a row with what its reply is worth; of a judge's item, by the verdict on it."""
+    """Return a row with the score of its reply, or with the score of the verdict if a judge decides."""
     row = replace(row, answer=item.answer, groups=dict(item.groups))
     if row.status == "media_failed":
         return replace(row, value=None if item.answer is None else 0.0)
@@ -86,12 +86,12 @@ def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome
 
 
 def is_judged(item: Item) -> bool:
-    """Return whether a judge decides what a reply to an item is worth."""
+    """Return whether a judge scores the replies to an item."""
     return item.rule == "judge" and item.answer is not None
 
 
 def predict(item: Item, reply: str) -> str | None:
-    """Return what is read from a reply, or ``None``."""
+    """Return what is parsed from a reply, or ``None``."""
     if item.rule == "choice":
         return extract_choice(reply, item.options)
     if item.rule == "label":
@@ -116,10 +116,10 @@ def _value(item: Item, prediction: str, answer: str) -> float:
 
 
 def extract_label(reply: str, options: Mapping[str, str]) -> str | None:
-    """Return the key of the option whose text a reply gives, or ``None``.
+    """Return the key of the option in a reply, or ``None``.
 
-    Of several options that are named, none is taken, unless one of them is stated as the answer. "Road Accident" does
-    not name "Accident".
+    If a reply contains several options, one of them must be stated as the answer. "Road Accident" does not count as
+    "Accident".
     """
     text = plain(final_part(reply))
     keys = {wording(label): key for key, label in options.items() if wording(label)}
@@ -134,12 +134,12 @@ def extract_label(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def _stated(text: str) -> list[str]:
-    """Return what stands after each "the answer is", up to the end of the line."""
+    """Return the text after each "the answer is", up to the end of the line."""
     return [text[match.end() :].lstrip().partition("\n")[0] for match in STATEMENT.finditer(text)]
 
 
 def _named(text: str, labels: Mapping[str, str]) -> list[str]:
-    """Return the labels that stand in a text as whole words, longer ones before what they contain."""
+    """Return the labels that a text contains as whole words. Longer labels take precedence over labels inside them."""
     found = []
     for label in sorted(labels, key=len, reverse=True):
         pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
@@ -150,9 +150,9 @@ def _named(text: str, labels: Mapping[str, str]) -> list[str]:
 
 
 def extract_number(reply: str) -> Fraction | None:
-    """Return the number that a reply gives: the first one after the last "answer:", or the only one of its last line.
+    """Return the number in a reply: the first one after the last "answer:", or the only one in its last line.
 
-    Digits with commas and decimals, and words up to ninety-nine.
+    It may be written in digits, with commas and decimals, or in words up to ninety-nine.
     """
     text = plain(final_part(reply))
     for piece in reversed(_stated(text)):
@@ -178,7 +178,7 @@ def _spelled(ten: str | None, one: str | None, small: str | None) -> int:
 
 
 def mean_relative_accuracy(predicted: Fraction, right: Fraction) -> float:
-    """Return the share of thresholds that a number meets; of a right answer of zero, whether it is zero."""
+    """Return the fraction of thresholds that a number meets; for a correct answer of 0, whether the number is 0."""
     if right == 0:
         return float(predicted == 0)
     error = abs(predicted - right) / abs(right)
@@ -186,17 +186,17 @@ def mean_relative_accuracy(predicted: Fraction, right: Fraction) -> float:
 
 
 def extract_yes_no(reply: str) -> str | None:
-    """Return ``yes`` or ``no``, or ``None``."""
+    """Return ``yes`` or ``no`` from a reply, or ``None``."""
     text = plain(final_part(reply))
     for piece in (*reversed(_stated(text)), text, text.split("\n")[-1]):
         first = re.match(r"\W*(yes|no)(?!\w)(?!\s+(?:one|idea|doubt|matter)\b)", piece, re.IGNORECASE)
         if first:
             return first[1].lower()
     words = {word.lower() for word in re.findall(r"(?<!\w)(?:yes|no)(?!\w)", text, re.IGNORECASE)}
-    return words.pop() if words == {"yes"} else None  # "no" inside a sentence negates whatever it likes
+    return words.pop() if words == {"yes"} else None  # "no" inside a sentence can negate anything
 
 
 def contains(reply: str, answer: str) -> bool:
-    """Return whether the words of ``answer`` stand in ``reply`` in one piece, as whole words."""
+    """Return whether ``reply`` contains ``answer`` as a sequence of whole words."""
     words = wording(answer)
     return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", wording(reply)) is not None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.models.connectors.blocks import translation
+from tinyvid.models.connectors.blocks import projection
 from tinyvid.protocols import TextDecoder
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
@@ -28,9 +28,9 @@ class LlamaVid(nn.Module):
     grow with the number of frames. Source: Li et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
-        text_decoder: Fulfills ``protocols.TextDecoder``.
-        content: ``mean`` (one token), ``grid`` (``grid`` x ``grid`` tokens), ``none`` (no pooling: every patch a token)
-            or ``drop`` (no content token: the context token alone).
+        text_decoder: Implements ``protocols.TextDecoder``.
+        content: ``mean`` (one token), ``grid`` (``grid`` x ``grid`` tokens), ``none`` (no pooling: one token per patch)
+            or ``drop`` (no content tokens, only the context token).
         grid: K, side of the grid of content tokens, with ``content=grid``.
         legacy_grid: Pool grids as LLaMA-VID does, which may skip patches and return more than K x K tokens.
         depth: Linear layers that project content tokens, with GELU between them.
@@ -188,12 +188,11 @@ class ContentTokens(nn.Module):
     """Pool the patches of a frame, and project them to the LLM's width.
 
     Args:
-        kind: ``mean``: one token; ``grid``: ``grid`` x ``grid`` tokens; ``none``: no pooling, every patch a token, as
-            LLaMA-VID's ``compress_type`` of that name; ``drop``: no content token at all.
+        kind: ``content`` of ``LlamaVid``; ``none`` is the ``compress_type`` of that name in LLaMA-VID.
         grid: K, with ``kind=grid``.
         legacy: Pool as LLaMA-VID does: squares of side // K patches, so that the last rows and columns may be left out
             and the tokens may be more than K x K.
-        depth: Linear layers of the translation, with GELU between them.
+        depth: Linear layers of the projection, with GELU between them.
 
     Attributes:
         num_tokens: Content tokens of a frame.
@@ -219,7 +218,7 @@ class ContentTokens(nn.Module):
         self.num_tokens = {"none": features.num_patches, "mean": 1, "grid": sides or grid * grid, "drop": 0}[kind]
         finest = 0 if legacy else {"none": min(features.grid or (0,)), "grid": grid}.get(kind, 0)
         self.smaller = tuple(side**2 for side in range(finest, 0, -1) if side**2 < self.num_tokens)
-        self.layers = nn.Sequential() if kind == "drop" else translation(features.dim, llm_dim, depth)
+        self.layers = nn.Sequential() if kind == "drop" else projection(features.dim, llm_dim, depth)
 
     def forward(self, patches: Tensor, num_tokens: int | None = None) -> Tensor:
         """Map patches (T, P, Dv) to content tokens (T, n, D), grids row by row; n may be one of ``smaller``."""

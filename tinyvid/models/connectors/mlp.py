@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.connectors.blocks import init_linear, translation
+from tinyvid.models.connectors.blocks import init_linear, projection
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         self.grid = features.grid
         self.pool = pool
         self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
-        self.layers = translation(features.dim, llm_dim, depth)
+        self.layers = projection(features.dim, llm_dim, depth)
         self.apply(init_linear)
 
     @property

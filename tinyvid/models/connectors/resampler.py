@@ -73,7 +73,7 @@ class NaiveResampler(_Resampler):
     """Summarize a whole video with learned queries that attend to all patches.
 
     Args:
-        num_queries: Video tokens of a clip.
+        num_queries: Video tokens per clip.
         depth: Perceiver blocks.
     """
 
@@ -99,8 +99,8 @@ class GroupResampler(_Resampler):
     encodes motion, direction and order in the tokens themselves, where a small LLM can use them.
 
     Args:
-        num_queries: Video tokens of a clip, divisible by ``num_groups``.
-        num_groups: Groups of a clip.
+        num_queries: Video tokens per clip, divisible by ``num_groups``.
+        num_groups: Groups per clip.
         depth: Perceiver blocks.
         heads: Attention heads of a block and of a mixer layer.
         head_dim: Dh, width of a head.

@@ -19,10 +19,10 @@ class QFormer(nn.Module):
     et al., LLaMA-VID, arXiv:2311.17043.
 
     Args:
-        path: Weights to start from: a file of InstructBLIP (``model`` at the top), or a file or folder of LLaMA-VID,
-            in safetensors or as a pickle of tensors; ``null`` for new weights.
-        tokenizer: Directory or hub id of its tokenizer.
-        num_queries: M, rows.
+        path: Weights to start from: a file of InstructBLIP (with the key ``model``), or a file or folder of
+            LLaMA-VID, as safetensors or as a pickle of tensors; ``null`` for new weights.
+        tokenizer: Directory or hub id of the tokenizer.
+        num_queries: M, number of rows.
         dim: R, width of a row.
         num_layers: Layers; only the first layers of the weights are used if they have more.
         num_heads: Heads of each attention.

@@ -18,8 +18,8 @@ class SiglipText(nn.Module):
     in the same way, and the rows of the padding are dropped. Source: Zhai et al., arXiv:2303.15343.
 
     Args:
-        path: SigLIP to start from, whole or its text half, a directory or a hub id; ``null`` for new weights.
-        tokenizer: Directory or hub id of its tokenizer.
+        path: SigLIP to start from, whole or its text tower, a directory or a hub id; ``null`` for new weights.
+        tokenizer: Directory or hub id of the tokenizer.
         dim: R, width of a row.
         num_layers: Layers.
         num_heads: Heads of each attention.
