@@ -310,9 +310,7 @@ def test_a_slow_endpoint_does_not_hang_the_run(endpoint, fault):
 
 def test_a_lasting_fault_stops_the_run_and_says_what_is_kept(endpoint):
     endpoint.script += [MISBEHAVIORS["500"]] * 9
-    with pytest.raises(
-        ConfigError, match="did not respond in 3 attempts; the last failure was: HTTP 500: oops. Replies and verdicts"
-    ):
+    with pytest.raises(ConfigError, match="did not respond in 3 attempts; .*HTTP 500: oops. Replies and verdicts"):
         openai(endpoint)([CASE])
     assert len(endpoint.requests) == 3
 
