@@ -1,1 +1,1 @@
-"""What can be told before a run: faults of a data set, lengths, memory, and whether a card holds it."""
+"""Check a run before it starts: faults of the data set, sequence lengths, and GPU memory."""

@@ -49,16 +49,16 @@ class ExactJudge:
 
 
 class _ModelJudge:
-    """A judge that is a model: it can be asked for any marks, and asked again."""
+    """Base of the judges that are models."""
 
     attempts: int
 
     def supports(self, rubric: Rubric) -> bool:
-        """Return ``True``: a model can be asked for any marks."""
+        """Return ``True``; a model can give any marks."""
         return True
 
     def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Judge cases, asking again where a verdict is malformed."""
+        """Return the verdicts on cases. Malformed verdicts are requested again."""
         return by_chat(self.chat, cases, attempts=self.attempts)
 
     def chat(self, talks: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
@@ -181,7 +181,7 @@ class OpenAIJudge(_ModelJudge):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What its verdicts depend on."""
+        """The settings that its verdicts depend on."""
         settings = ("url", "model", "max_new_tokens", "attempts")
         return {"name": "openai", **{name: getattr(self, name) for name in settings}}
 

@@ -146,10 +146,8 @@ def _mvbench(item: Item) -> dict[str, Any]:
 
 def _mlvu(item: Item) -> dict[str, Any]:
     task = item.groups["task"]
-    return {
-        "task_type": "needle" if task == "findNeedle" else task,
-        **_worded(item),
-    }  # VLMEvalKit uses the name of the file
+    # VLMEvalKit calls this task by the name of its file.
+    return {"task_type": "needle" if task == "findNeedle" else task, **_worded(item)}
 
 
 def _longvideobench(item: Item) -> dict[str, Any]:
