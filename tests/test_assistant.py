@@ -1,4 +1,4 @@
-"""The four verbs, from Python: ask, answer, stream, save."""
+"""The Assistant in Python: ask, answer, stream and save."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_ask_an_array_several_and_none(assistant):
 
 
 def test_options_of_decoding_reach_ask_answer_and_stream(assistant):
-    """Sampled, another seed gives another reply, and all three ways of asking give the same one."""
+    """Another seed gives another sampled reply, and all three methods return the same reply."""
     sample = Sample([Message("user", "What?")], video=array())
     options = {"max_new_tokens": 8, "temperature": 2.0, "top_p": 0.95}
     replies = [assistant.ask(array(), "What?", **options, seed=seed) for seed in (0, 1)]
@@ -86,12 +86,12 @@ def test_a_device_of_another_type(device):
 
 
 @pytest.mark.parametrize(("path", "message"), [("", "is empty"), ("x" * 400, "no directory"), ("a\0b", "no directory")])
-def test_a_path_that_is_no_directory(path, message):
+def test_a_path_that_is_not_a_directory(path, message):
     with pytest.raises(CheckpointError, match=message):
         Assistant.from_pretrained(path)
 
 
-def test_default_is_the_model_that_comes_with_tinyvid(tmp_path, monkeypatch):
+def test_default_is_the_included_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "default").mkdir()
     named = Assistant.from_pretrained("default", device="meta")

@@ -1,4 +1,4 @@
-"""What the pages point to exists: files, headings, and on the page of ten questions the names in the files."""
+"""Links of the documentation are valid: files, headings, and the names on the page of ten questions."""
 
 import ast
 import re
@@ -13,13 +13,13 @@ QUESTIONS = (ROOT / "docs/where_do_i_look.md").read_text(encoding="utf-8")
 
 
 def headings(page):
-    """The anchors of a page, as GitHub makes them."""
+    """Return the anchors of a page as GitHub generates them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_are_valid(page):
     links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8"))
     for path, anchor in links:
         target = page.parent / path if path else page
@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page):
 
 
 def names_in(path):
-    """The functions, classes and methods that a file defines."""
+    """Return the functions, classes and methods that a file defines."""
     names = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -1,4 +1,4 @@
-"""``python eval.py``: the real command on real footage, awkward values, help, and what a mistake prints."""
+"""``python eval.py``: the command on real videos, unusual values, help, and error messages."""
 
 import os
 import re
@@ -26,12 +26,12 @@ run = partial(python, ROOT / "eval.py")
 
 
 def run_alone(*arguments):
-    """Run the program in a process of its own, where libraries are loaded anew, and say what they have to say."""
+    """Run the program in a new process, where libraries are imported again and print their messages."""
     command = [sys.executable, str(ROOT / "eval.py"), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_asks_a_checkpoint_about_real_footage(tmp_path):
+def test_asks_a_checkpoint_about_a_real_video(tmp_path):
     bikes = footage("bikes.mp4")
     done = run(f"ckpt={CKPT}", f"video={bikes}", "question=What moves?", "max_new_tokens=8", "device=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -41,8 +41,8 @@ def test_asks_a_checkpoint_about_real_footage(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_first_answer_stands_alone():
-    """In a clean environment, the first command prints the five lines of the README, and no other library a word."""
+def test_the_first_command_prints_only_the_answer():
+    """In a clean environment, the first command prints only the five lines of the README."""
     kept = ("PATH", "HOME", "PYTHONPATH", "SYSTEMROOT")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     command = [sys.executable, str(ROOT / "eval.py")]
@@ -75,7 +75,7 @@ AWKWARD = (
 
 
 @pytest.mark.parametrize("question", AWKWARD)
-def test_a_question_reaches_the_model_as_it_stands(question, monkeypatch):
+def test_a_question_reaches_the_model_unchanged(question, monkeypatch):
     script = load_script()
     line = CommandLine.parse(
         [f"question={question}", "sampler.num_frames=4", "video=my clip (1), a=b.mp4"], free_text=script.FREE_TEXT
@@ -207,8 +207,8 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is not available"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_status_2(arguments, message, monkeypatch, capsys):
-    """In this process, because starting one takes longer than the mistake."""
+def test_a_mistake_prints_one_line_and_exits_with_2(arguments, message, monkeypatch, capsys):
+    """Runs in this process, because starting a new one is slow."""
     monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         load_script().main()

@@ -1,4 +1,4 @@
-"""Every command and every Python snippet of the README, run as it stands."""
+"""Every command and every Python snippet of the README runs unchanged."""
 
 import json
 import re
@@ -29,7 +29,7 @@ COMMANDS = [
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python" and ELSEWHERE not in block]
 
 
-def test_the_two_set_up_commands_are_there():
+def test_the_two_setup_commands_are_present():
     assert "pip install -e . && python eval.py\n" in README
     assert 'pip install -e ".[dev]" && pytest' in README
 
@@ -41,8 +41,8 @@ def test_the_citation_is_of_this_version():
     assert f"title   = {{{citation['title']}}}" in README
 
 
-def test_results_are_those_of_the_report():
-    """Numbers of the table about the default model, against what its recipe measured."""
+def test_results_match_the_report():
+    """The table about the default model matches the results of its recipe."""
     report = json.loads((DEFAULT_MODEL / "report.json").read_text())
     for name, text in (("overall", "{:.1f} % of {:,} right"), ("captions", "{:.1f} % of {:,}")):
         row = report["test"][name]

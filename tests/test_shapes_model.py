@@ -1,4 +1,4 @@
-"""The model that comes with tinyvid: it is the one of its report, and it is right about the shapes world."""
+"""The model that is included in tinyvid: it matches its report, and answers questions about the shapes world."""
 
 import importlib.util
 import json
@@ -24,18 +24,18 @@ def report():
     return json.loads((DEFAULT_MODEL / "report.json").read_text())
 
 
-def test_weights_are_those_of_the_report(report):
+def test_weights_match_the_report(report):
     assert digest(DEFAULT_MODEL) == report["sha256"]
     assert report["sha256"] in (DEFAULT_MODEL / "README.md").read_text()
 
 
-def test_report_says_how_to_make_it_again(report):
+def test_the_report_explains_how_to_reproduce_it(report):
     assert report["command"].startswith("python -m recipes.shapes ")
     assert {"seed", "versions", "precision", "seconds", "parameters", "test"} <= report.keys()
     assert {"torch", "transformers", "tinyvid"} <= report["versions"].keys()
 
 
-def test_it_is_small_and_comes_with_the_package():
+def test_it_is_small_and_included_in_the_package():
     files = [path for path in DEFAULT_MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
@@ -56,7 +56,7 @@ def test_it_is_composed_from_the_registries():
 
 
 def test_forty_questions_about_ten_clips(shipped, tmp_path):
-    """The replies are generated, as a user gets them."""
+    """Replies are generated as for users."""
     asked, wrong = 0, []
     for index in range(10):
         plan = plan_clip(CLIPS, index)
@@ -74,7 +74,7 @@ def test_forty_questions_about_ten_clips(shipped, tmp_path):
 
 @pytest.mark.slow
 def test_it_looks_at_the_video(shipped):
-    """Shown another clip, it is far worse: what it says does not come from the question."""
+    """With another clip, accuracy is much lower, so replies depend on the video."""
     seeing = measure(shipped, CLIPS, clips=24)["overall"]["accuracy"]
     blind = measure(shipped, CLIPS, clips=24, blind=True)["overall"]["accuracy"]
     assert seeing >= 0.85
@@ -116,6 +116,6 @@ def test_eval_asks_the_default_model_about_any_file(monkeypatch, capsys, tmp_pat
     assert shown.err.count("only knows moving colored shapes") == 1
 
 
-def test_foreign_footage_and_words_get_some_answer(shipped, tmp_path):
+def test_unrelated_videos_and_questions_get_an_answer(shipped, tmp_path):
     path = write_clip(tmp_path / "numbers.mp4", num_frames=30)
     assert isinstance(shipped.ask(str(path), "Which year was it, Señor? ☃", max_new_tokens=8), str)

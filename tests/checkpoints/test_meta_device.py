@@ -1,4 +1,4 @@
-"""``device="meta"``: the same model by shape, the same Processor, no weight read; every part and every layout."""
+"""``device="meta"``: the same shapes and Processor without reading weights, for every part and layout."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_tinyvid(tmp_path):
     assert_alike(Assistant.from_pretrained(tmp_path / "saved", device="meta"), whole)
 
 
-def test_shapes_that_do_not_fit_are_still_refused(tmp_path):
+def test_wrong_shapes_are_still_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
     Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu").save_pretrained(tmp_path / "saved")

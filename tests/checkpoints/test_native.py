@@ -1,4 +1,4 @@
-"""tinyvid's own layout: round trips, whole or not at all, and what a damaged or foreign directory says."""
+"""The native layout: round trips, atomic writes, and errors about damaged or foreign directories."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def test_round_trip_is_bit_equal(models, tmp_path, connector):
     assert torch.equal(again.model(batch).logits, assistant.model(batch).logits)
 
 
-def test_what_was_not_trained_is_a_reference(saved):
+def test_frozen_parts_are_stored_as_references(saved):
     assert sorted(entry.name for entry in saved.iterdir()) == [
         "README.md",
         "connector.safetensors",
@@ -88,7 +88,7 @@ def test_an_interrupted_save_leaves_nothing(assistant, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_where_nothing_can_be_written(assistant, tmp_path, monkeypatch):
+def test_an_unwritable_path_is_an_error(assistant, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file" / "below", tmp_path / ("x" * 400), "nul\0"):
         with pytest.raises(CheckpointError, match="cannot be written"):
@@ -139,7 +139,7 @@ def test_a_manifest_that_is_not_plain_data_is_refused(saved, text):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-def test_an_absent_plugin_is_named(saved):
+def test_a_missing_plugin_is_reported(saved):
     edit(saved, connector={"name": "qpool", "num_queries": 4}, plugins={"connector": "some-plugin 0.2"})
     with pytest.raises(PluginError, match="connector 'qpool' is not installed; .* of the package 'some-plugin 0.2'"):
         Assistant.from_pretrained(saved, device="cpu")
@@ -190,13 +190,13 @@ def test_sizes_are_compared_before_they_take_memory(saved, monkeypatch, num_quer
         ({"sampler": {"name": "uniform", "num_frames": 10**12}}, "num_frames=1000000000000 must be at most 1,000,000"),
     ],
 )
-def test_a_manifest_that_would_keep_us_busy(saved, changes, message):
+def test_a_manifest_with_huge_numbers_is_refused(saved, changes, message):
     edit(saved, changes)
     with pytest.raises(ConfigError, match=message):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-def test_a_connector_that_no_memory_holds(models):
+def test_a_connector_larger_than_memory_is_an_error(models):
     config = compose([*tiny_overrides(models), f"connector.num_queries={10**14}"])
     with pytest.raises(ConfigError, match="num_queries=100000000000000 must be at most 1,000,000"):
         Assistant.from_config(config, device="cpu")
@@ -216,7 +216,7 @@ def test_a_truncated_weight_file(saved):
         Assistant.from_pretrained(saved, device="cpu")
 
 
-def test_paths_that_are_no_checkpoint(tmp_path, saved):
+def test_paths_that_are_not_checkpoints(tmp_path, saved):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CheckpointError, match="it contains nothing; expected tinyvid.yaml"):
@@ -234,7 +234,7 @@ def test_paths_that_are_no_checkpoint(tmp_path, saved):
 EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Thing: pass\n"
 
 
-def test_code_beside_a_tokenizer_is_not_run(saved):
+def test_code_next_to_a_tokenizer_does_not_run(saved):
     folder = saved / "tokenizer"
     (folder / "evil.py").write_text(EVIL)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -245,7 +245,7 @@ def test_code_beside_a_tokenizer_is_not_run(saved):
     assert not (folder / "ran").exists()
 
 
-def test_code_beside_an_llm_is_not_run(models, tmp_path):
+def test_code_next_to_an_llm_does_not_run(models, tmp_path):
     llm = tmp_path / "llm"
     shutil.copytree(models / "llm_qwen2", llm)
     (llm / "evil.py").write_text(EVIL)
@@ -263,7 +263,7 @@ def test_a_base_model_of_another_family(models):
         Assistant.from_config(compose(overrides), device="cpu")
 
 
-def test_a_base_model_that_cannot_be_reached(models):
+def test_a_base_model_that_cannot_be_downloaded(models):
     overrides = [*tiny_overrides(models), "llm.path=nobody/nothing"]
     with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded; it is not a local directory"):
         Assistant.from_config(compose(overrides), device="cpu")

@@ -1,4 +1,4 @@
-"""TinyLLaVA-Video's checkpoints: every recorded number reproduced, in all three layouts, and every fault named."""
+"""TinyLLaVA-Video's checkpoints: all three layouts reproduce the recorded outputs, and faults are reported."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def load(path, **kwargs):
 
 
 def expected(name):
-    """Return the recorded tensors and conversation; layouts of one model share what their folder does not repeat."""
+    """Return the recorded tensors and conversation; layouts of one model share files."""
     tensors = load_file(TINYLLAVA_VIDEO / "group_qwen2" / "expected.safetensors") if "group_qwen2" in name else {}
     own = TINYLLAVA_VIDEO / name / "expected.safetensors"
     tensors |= load_file(own) if own.is_file() else {}
@@ -269,7 +269,7 @@ def test_no_weights(copy):
 
 
 class Evil:
-    """Runs code when it is unpickled."""
+    """An object whose pickle runs code."""
 
     def __reduce__(self):
         return (print, ("unpickled",))

@@ -1,4 +1,4 @@
-"""``recipes/check_data.py``: every kind of fault is planted in a file and found with its line, on real tiny clips."""
+"""``recipes/check_data.py`` finds every kind of fault with its line, on real tiny clips."""
 
 import importlib.util
 import json
@@ -85,7 +85,7 @@ def folder(tmp_path_factory):
 
 
 def _noise(clip, target):
-    """Copy a clip, all pictures after the first key frame's overwritten: its table of frames is whole."""
+    """Copy a clip, and overwrite all frames after the first key frame; its frame index stays intact."""
     import av
 
     data = bytearray(clip.read_bytes())
@@ -112,7 +112,7 @@ def script():
 
 @pytest.fixture
 def check(script, overrides, tmp_path, capsys, monkeypatch):
-    """Return a function that runs the program here and returns its status, its output and its faults."""
+    """Return a function that runs the program and returns its status, output and faults."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
     def run(*more, parts=overrides):
@@ -192,7 +192,7 @@ def test_workers_and_mixtures_find_the_same(check, folder):
     assert (status, faults) == (1, alone)
 
 
-def test_a_check_can_be_carried(folder, processor):
+def test_a_check_can_be_pickled(folder, processor):
     checks = pickle.loads(pickle.dumps(RowChecks(RowDataset(path=f"{folder}/good.json"), processor)))
     assert checks[0].video == 16
 
@@ -219,13 +219,13 @@ def test_ctrl_c_keeps_what_was_found(check, script, folder, monkeypatch):
     assert f"Interrupted after {len(GOOD) + 2} of {len(GOOD) + len(BAD)} rows" in out
 
 
-def test_a_long_list_of_faults_is_cut_and_says_so(check, folder):
+def test_a_long_list_of_faults_is_truncated(check, folder):
     _, out, faults = check(f"data.path={folder}/rows.jsonl", "max_shown=3")
     assert f"{len(faults) - 3} more faults are in faults.jsonl" in out
 
 
 @pytest.mark.slow
-def test_colors_where_a_terminal_has_them(check, folder, monkeypatch):
+def test_colors_on_a_terminal(check, folder, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = check(f"data.path={folder}/good.json", "show=1")[1]
     assert "\x1b[32m" in out
@@ -236,7 +236,7 @@ def test_colors_where_a_terminal_has_them(check, folder, monkeypatch):
     assert "{+" in out
 
 
-def test_a_row_cannot_command_the_terminal(check, folder):
+def test_a_row_cannot_control_the_terminal(check, folder):
     (folder / "hostile.jsonl").write_text(json.dumps({"conversations": turns("\x1b[2J[red]A?", "a")}))
     out = check(f"data.path={folder}/hostile.jsonl", "show=1")[1]
     assert "\x1b" not in out

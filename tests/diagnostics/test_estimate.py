@@ -1,4 +1,4 @@
-"""``recipes/estimate.py``: counts equal those of a model that is really built, and the advice makes a run fit."""
+"""``recipes/estimate.py``: counts match a real model, and the advice makes a run fit."""
 
 import json
 
@@ -30,7 +30,7 @@ def tiny(models, *overrides, **kwargs):
 
 
 def really(models, *overrides, quant="none", **kwargs):
-    """Build and adapt the same model, weights and all."""
+    """Build and prepare the same model with weights."""
     config = tiny(models, *overrides, **kwargs)
     options, parts = read_recipe(config["recipe"])
     assistant = Assistant.from_config(config, device="cpu", dtype=config["dtype"], quant=quant)
@@ -125,7 +125,7 @@ def test_an_unknown_model_of_the_hub_is_an_error():
 
 
 @pytest.mark.slow
-def test_figures_of_the_model_for_one_card():
+def test_numbers_of_the_model_on_one_gpu():
     found = estimate(settings("model=tinyvid_3_6b", "dtype=bfloat16"))
     assert (found.tokens.frames, found.tokens.video, found.tokens.length) == (16, 512, 662)
     assert found.parts[0].trainable == 29_933_568
@@ -178,8 +178,8 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
     assert estimate(settings("recipe.gradient_checkpointing=false")).memory.activations == one.activations_kept
 
 
-def test_activations_of_a_layer_follow_the_stated_rule(models):
-    """A frozen LLM of two layers under a trained connector: outputs of the linear layers, and norms in float32."""
+def test_activations_of_a_layer_follow_the_documented_rule(models):
+    """With a trained connector, a frozen LLM keeps the outputs of linear layers, and norm inputs in float32."""
     model, _ = really(models, "recipe=align")
     frozen = {part: PartOptions() for part in PARTS} | {"llm": PartOptions(train="full", from_layer=1)}
     apply(model, frozen, PeftOptions(), lr=1e-3)  # one layer trains, and nothing below it
@@ -223,7 +223,7 @@ def test_a_run_that_fits_needs_no_change():
         ),
     ],
 )
-def test_advice_is_the_shortest_that_fits_and_spares_the_model(overrides, card_gb, expected):
+def test_advice_is_the_smallest_change_that_fits(overrides, card_gb, expected):
     config = settings(*overrides, "dtype=bfloat16")
     assert estimate(config).memory.total > card_gb * 10**9
     advice = advise(config, int(card_gb * 10**9))
@@ -233,7 +233,7 @@ def test_advice_is_the_shortest_that_fits_and_spares_the_model(overrides, card_g
     assert advice.changes == expected
 
 
-def test_what_fits_nowhere_is_said_so():
+def test_a_run_that_never_fits_is_reported():
     advice = advise(settings("model=tinyvid_3_6b"), 10**9)
     assert not advice.fits
     assert advice.changes["llm"] == "qwen2_5_0_5b"
@@ -249,12 +249,12 @@ def test_what_fits_nowhere_is_said_so():
         ("card_gb=-1", "card_gb=-1 must be a positive number"),
     ],
 )
-def test_a_sample_that_cannot_be_is_refused(override, message):
+def test_an_impossible_sample_is_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         program.check_sample(settings(override))
 
 
-def test_text_says_what_counts():
+def test_the_text_has_the_main_numbers():
     config = settings("text_tokens=4000", "card_gb=24")
     result = estimate(config)
     text = program.as_text(result, config, advise(config, 24 * 10**9))
@@ -262,7 +262,7 @@ def test_text_says_what_counts():
         assert words in text, words
 
 
-def test_the_command_prints_json_alone():
+def test_the_command_prints_only_json():
     overrides = ("quant=nf4", "peft.rank=16", "recipe=lora", "card_gb=24", "json=true")
     done = python("recipes/estimate.py", "model=tinyvid_3_6b", *overrides)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What benchmark classes share, and that their option files list every option."""
+"""Helpers of benchmark classes, and their option files."""
 
 import inspect
 

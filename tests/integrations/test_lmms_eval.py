@@ -1,4 +1,4 @@
-"""The model of lmms-eval: what it makes of messages and options; with lmms-eval installed, its replies and ours."""
+"""The model for lmms-eval: conversion of messages and options, and, with lmms-eval installed, replies."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ def text(value):
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-def test_media_stand_in_front_of_their_message():
+def test_media_precede_their_message():
     messages = [
         {"role": "system", "content": "Be brief."},
         *user({"type": "video", "url": "a.mp4", "start_time": 1.0, "end_time": 2.5}, text("What "), text("moves?")),
@@ -63,7 +63,7 @@ def test_text_alone_has_no_video():
 
 
 def test_bounds_in_a_mapping():
-    """How lmms-eval hands over what a task's doc_to_visual returns."""
+    """Convert the output of a task's doc_to_visual as lmms-eval does."""
     part = {"type": "video", "url": {"type": "video", "url": "a.mp4", "video_start": 3, "video_end": 4}}
     (video,) = sample_of(user(part, text("?")), name="t").videos
     assert (video.source, video.start, video.end) == ("a.mp4", 3, 4)
@@ -91,7 +91,7 @@ def test_other_media_are_refused(part, message):
         sample_of(user(part, text("?")), name="t/1")
 
 
-def test_media_behind_a_text_are_refused():
+def test_media_after_text_are_refused():
     with pytest.raises(DataError, match="'image' after the text 'First:'; move the images and videos"):
         sample_of(user(text("First:"), {"type": "image", "url": "a.png"}), name="t")
 
@@ -119,7 +119,7 @@ def test_sampled_options_are_taken():
     assert generation_of({"do_sample": True}, task="t").decoding == Decoding(temperature=1.0)
 
 
-def test_repeats_of_a_document_have_names_of_their_own():
+def test_repeats_of_a_document_have_different_names():
     assert names_of([("a", 1), ("b", 1), ("a", 1), ("a", 2), ("a", 1)]) == ["a/1", "b/1", "a/1#1", "a/2", "a/1#2"]
 
 
@@ -142,13 +142,13 @@ def test_other_options_are_refused(options, message):
         generation_of(options, task="mmvu")
 
 
-def test_every_known_option_is_decided_on():
+def test_every_known_option_is_handled():
     assert len(set(KNOWN)) == len(KNOWN)
     for key in KNOWN:
         generation_of({key: None}, task="t")
 
 
-def test_a_reply_ends_at_the_first_of_its_ends():
+def test_a_reply_ends_at_the_first_end_text():
     generation = Generation(Decoding(), ("Q:", "END"))
     assert generation.cut("a cat END Q: more") == "a cat"
     assert generation.cut("no end") == "no end"
@@ -239,7 +239,7 @@ def test_each_request_has_its_own_length(checkpoint):
 
 
 @needs_lmms_eval
-def test_frames_are_chosen_as_asked(checkpoint):
+def test_frames_follow_the_options(checkpoint):
     options = {"sampler": "{name: fps, fps: 2.5}"}, {"sampler": "midpoint", "num_frames": 8}, {"num_frames": 8}
     groups = [wrapped(checkpoint, [], **each)[0].assistant.config["sampler"] for each in options]
     assert [(group["name"], group.get("fps"), group.get("num_frames")) for group in groups] == [
@@ -282,7 +282,7 @@ def test_unreadable_videos(checkpoint, clip, tmp_path, caplog):
 
 
 @needs_lmms_eval
-def test_what_it_does_not_do(checkpoint):
+def test_unsupported_requests(checkpoint):
     model, requests = wrapped(checkpoint, [user(text("Hello?"))])
     with pytest.raises(NotImplementedError, match="score=likelihood"):
         model.loglikelihood(requests)
@@ -307,7 +307,7 @@ def test_lmms_eval_finds_the_model_by_its_entry_point():
 
 @needs_lmms_eval
 @pytest.mark.slow
-def test_replies_are_those_of_our_own_runner(tmp_path, checkpoint):
+def test_replies_equal_those_of_the_runner(tmp_path, checkpoint):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     for program in ("draw.py", "compare.py"):
         more = ["--ckpt", str(checkpoint), "--device", "cpu"] if program == "compare.py" else ["--clips", "3"]
@@ -319,7 +319,7 @@ def test_replies_are_those_of_our_own_runner(tmp_path, checkpoint):
     assert "11 of 11 replies are equal" in done.stdout
 
 
-def test_the_example_draws_rows_that_both_read(tmp_path):
+def test_the_example_writes_rows_that_both_read(tmp_path):
     spec = importlib.util.spec_from_file_location("draw", EXAMPLE / "draw.py")
     spec.loader.exec_module(draw := importlib.util.module_from_spec(spec))
     assert draw.draw(tmp_path, clips=1, questions=2) == 4

@@ -1,4 +1,4 @@
-"""Adapters: round trips, merged = unmerged, loadable by peft alone, and a stranger's configuration runs nothing."""
+"""Adapters: round trips, merging, loading with peft alone, and untrusted configurations."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_a_stored_base_is_written_without_its_adapter(tmp_path):
     assert torch.equal(again.model(batch).logits, assistant.model(batch).logits)
 
 
-def test_an_adapter_goes_on_a_quantized_base(models, tmp_path):
+def test_an_adapter_loads_into_a_quantized_llm(models, tmp_path):
     adapted(tiny_assistant(models), "llm").save_pretrained(tmp_path / "a")
     again = Assistant.from_pretrained(tmp_path / "a", device="cpu", quant="nf4")
     assert is_adapted(again.model.llm)
@@ -107,7 +107,7 @@ def test_an_adapter_goes_on_a_quantized_base(models, tmp_path):
         ({"target_modules": ["no_such_layer"]}, "does not match the llm"),
     ],
 )
-def test_a_strange_adapter_is_refused(models, tmp_path, changes, message):
+def test_an_unsupported_adapter_is_refused(models, tmp_path, changes, message):
     adapted(tiny_assistant(models), "llm").save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -125,7 +125,7 @@ def test_adapter_weights_must_fit(models, tmp_path):
         Assistant.from_pretrained(tmp_path / "a", device="cpu")
 
 
-def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(models):
+def test_trained_weights_are_float32_and_frozen_weights_keep_their_dtype(models):
     assistant = tiny_assistant(models, dtype="bfloat16")
     reports = apply(assistant.model, options(llm="lora", connector="full"), PeftOptions(rank=4), lr=1e-3)
     for parameter in assistant.model.parameters():
@@ -138,7 +138,7 @@ def test_what_trains_is_float32_and_the_rest_keeps_its_dtype(models):
     assert all(word in text for word in ("llm", "lora", "connector", "full", "frozen", "bfloat16", "0.001", "total"))
 
 
-def test_quantized_parameters_are_counted_for_what_they_stand_for(models):
+def test_quantized_parameters_are_counted_unpacked(models):
     plain = tiny_assistant(models)
     number = sum(p.numel() for p in plain.model.llm.parameters())
     quantized = tiny_assistant(models, quant="nf4")
@@ -183,7 +183,7 @@ def test_a_module_that_stays_frozen_gets_no_adapter(models, tmp_path, freeze, tr
     assert [name for name, p in again.model.named_parameters() if p.requires_grad] == trained, "it can go on training"
 
 
-def test_parameter_groups_have_their_own_rate_and_spare_vectors_the_decay(assistant):
+def test_parameter_groups_have_their_own_rate_and_no_decay_of_vectors(assistant):
     how = options(llm="lora") | {"connector": PartOptions(train="full", lr=5e-4)}
     apply(assistant.model, how, PeftOptions(rank=4), lr=1e-4)
     groups = {g["name"]: g for g in parameter_groups(assistant.model, how, lr=1e-4, weight_decay=0.1)}
@@ -221,7 +221,7 @@ def test_adapters_that_cannot_be_added_are_refused(assistant, how, message):
         apply(assistant.model, options() | {"connector": PartOptions(**how)}, PeftOptions(rank=4), lr=1e-3)
 
 
-def test_an_adapted_part_cannot_train_in_full(models):
+def test_a_part_with_an_adapter_cannot_be_fully_trained(models):
     assistant = adapted(tiny_assistant(models), "llm")
     with pytest.raises(ConfigError, match="has a LoRA adapter; merge it first"):
         apply(assistant.model, options(llm="full"), PeftOptions(), lr=1e-3)

@@ -1,4 +1,4 @@
-"""Attention maps: the numbers of the context attention, drawn where they belong."""
+"""Attention maps: the weights of the context attention, drawn over the right patches."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class SixFrames:
     num_frames, fps, duration = 6, 1.0, 6.0
 
 
-def test_every_turn_has_a_map_of_its_own(assistant):
+def test_every_turn_has_a_separate_map(assistant):
     talk = [Message("user", "Where is the dog?"), Message("assistant", "Here."), Message("user", "And the cat?")]
     maps = attention_maps(assistant.model, assistant.processor, Sample(talk, video=frames()))
     assert [one.question for one in maps] == ["Where is the dog?", "And the cat?"]
@@ -52,7 +52,7 @@ def test_the_frames_are_those_that_the_tower_sees(assistant):
     assert np.abs(found.frames.astype(int) - plain).max() <= 1
 
 
-def test_the_brightest_patch_is_where_the_weight_is(tmp_path):
+def test_the_brightest_patch_has_the_largest_weight(tmp_path):
     weights = np.zeros((2, 4, 4), np.float32)
     weights[0, 0, 3] = weights[1, 2, 1] = 1.0
     drawn = AttentionMap("Q?", weights, np.full((2, 56, 56, 3), 250, np.uint8), np.arange(2.0))
@@ -65,7 +65,7 @@ def test_the_brightest_patch_is_where_the_weight_is(tmp_path):
     assert (second == 250).sum() == 14 * 14
 
 
-def test_a_long_video_is_drawn_in_part_and_says_so(tmp_path):
+def test_a_long_video_is_drawn_in_part(tmp_path):
     count = 500
     long = AttentionMap("Q?", np.ones((count, 2, 2)), np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) / 2)
     drawn = long.save(tmp_path / "map.png", side=16)
@@ -73,7 +73,7 @@ def test_a_long_video_is_drawn_in_part_and_says_so(tmp_path):
     assert (drawn[0], drawn[-1]) == (0, count - 1)
 
 
-def test_what_cannot_be_drawn_is_said(models, assistant, tmp_path):
+def test_what_cannot_be_drawn_is_an_error(models, assistant, tmp_path):
     blind = tiny_assistant(models)
     with pytest.raises(ConfigError, match="use connector=llamavid"):
         blind.attention_map(frames(), "Q?")

@@ -67,8 +67,8 @@ def test_blind_connectors_ignore_the_question(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_calls_leave_no_trace(name):
-    """Clips of other lengths and of inference mode in between change nothing; nothing but parameters is saved."""
+def test_calls_do_not_change_state(name):
+    """Calls with other lengths or in inference mode change nothing, and only parameters are saved."""
     connector = build(name)
     before = connector(random_features(2), QUESTION)
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_group_equals_a_loop_over_its_groups(num_frames):
         (30, [1365] * 16),
     ],
 )
-def test_group_cuts_as_the_original(num_frames, lengths):
+def test_group_divides_like_the_original(num_frames, lengths):
     connector = GroupResampler(features=FeatureSpec(4, 728, None), llm_dim=2, num_queries=16, depth=1)
     rows = torch.arange(num_frames * 728).repeat(2, 1).T  # (N, D)
     parts = [group for part in connector._cut(rows) for group in part]
@@ -135,7 +135,7 @@ def test_group_cuts_as_the_original(num_frames, lengths):
 
 
 def test_group_keeps_frames_apart():
-    """With as many groups as frames, a frame changes its own tokens only."""
+    """With as many groups as frames, a frame changes only its own tokens."""
     connector = build("group")
     features = random_features(4)
     changed = features.clone()

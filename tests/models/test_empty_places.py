@@ -1,4 +1,4 @@
-"""A connector whose tokens fill only some of their places: the rest of the library does not notice."""
+"""Connectors whose tokens fill only some of their places work with the rest of the library."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ FRAMES = torch.randint(0, 255, (6, 56, 56, 3), generator=torch.Generator().manua
 
 
 class Sparse(torch.nn.Module):
-    """Keeps the tokens of an inner connector that lie in ``kept`` places of a clip."""
+    """A connector that keeps the tokens of an inner connector in the ``kept`` places of a clip."""
 
     def __init__(self, inner, kept, tokens):
         super().__init__()
@@ -60,7 +60,7 @@ def test_tokens_in_every_place_change_nothing(assistant, sparse):
 
 
 @torch.no_grad()
-def test_removed_places_with_kept_positions_are_as_good_as_masked_ones(assistant, sparse):
+def test_removing_places_with_kept_positions_equals_masking_them(assistant, sparse):
     batch = batch_of(assistant)
     whole = assistant.model.embed(batch)
     model = sparse(lambda place: place % 3 == 1, kept_positions=True)
@@ -74,7 +74,7 @@ def test_removed_places_with_kept_positions_are_as_good_as_masked_ones(assistant
 
 
 @torch.no_grad()
-def test_closed_gaps_read_as_a_shorter_sequence(assistant, sparse):
+def test_closed_gaps_equal_a_shorter_sequence(assistant, sparse):
     batch = batch_of(assistant)
     model = sparse(lambda place: place % 3 == 1)
     embeddings, small = model.fill(batch)
@@ -91,7 +91,7 @@ def test_replies_do_not_depend_on_the_batch(assistant, sparse, keep):
     assert together[0].tolist()[: alone.shape[1]] == alone[0].tolist()
 
 
-def test_lengths_are_checked_against_the_tokens_that_are_filled_at_most(assistant):
+def test_lengths_are_checked_against_the_most_tokens_that_fill_places(assistant):
     processor = assistant.processor
     sample = Sample([Message("user", "What?")], video=FRAMES)
     places = processor.plan(sample).num_video

@@ -1,4 +1,4 @@
-"""LLaMA-VID's connector: the formula by hand, what a question may change, and how many tokens there are."""
+"""LLaMA-VID's connector: the formula computed by hand, the effect of the question, and token counts."""
 
 import math
 
@@ -18,7 +18,7 @@ COUNTS = [16, 1, 0, 9]
 
 
 def identity_attention(**options):
-    """A context attention of width 2 whose layers change nothing."""
+    """Return a context attention of width 2 with identity layers."""
     attention = ContextAttention(dim=2, row_dim=2, llm_dim=2, **options)
     for layer in (attention.query, attention.key, attention.value, attention.out):
         if isinstance(layer, torch.nn.Linear):
@@ -64,7 +64,7 @@ def random_attention():
     return ContextAttention(dim=24, row_dim=8, llm_dim=D), torch.randn(3, 5, 8), random_features(3)
 
 
-def test_zero_queries_look_at_everything_alike():
+def test_zero_queries_attend_uniformly():
     attention, rows, patches = random_attention()
     torch.nn.init.zeros_(attention.query.bias)
     mask = torch.ones(5, dtype=torch.bool)
@@ -72,7 +72,7 @@ def test_zero_queries_look_at_everything_alike():
     torch.testing.assert_close(attention(torch.zeros_like(rows), mask, patches), expected, atol=1e-6, rtol=0)
 
 
-def test_so_does_a_question_without_a_word():
+def test_an_empty_question_attends_uniformly():
     attention, rows, patches = random_attention()
     expected = attention.out(patches.mean(1))
     for none, mask in ((rows[:, :0], torch.ones(0)), (rows, torch.zeros(5))):
@@ -80,7 +80,7 @@ def test_so_does_a_question_without_a_word():
 
 
 def test_projecting_commutes_with_the_mean_over_rows():
-    """The original projects the mean of the attended patches; projecting each row's first is the same."""
+    """Projecting the mean of the attended patches, as the original does, equals averaging projected rows."""
     attention, rows, patches = random_attention()
     scores = (attention.query(rows) @ attention.key(patches).transpose(1, 2) / math.sqrt(24)).softmax(-1)
     expected = attention.out(scores @ patches).mean(1)
@@ -137,7 +137,7 @@ def test_legacy_grids_have_the_original_sides(side, grid, found):
     assert pooled(patches, side, grid, legacy=True).shape[1] == found * found
 
 
-def test_legacy_grids_leave_patches_out_as_the_original():
+def test_legacy_grids_skip_patches_like_the_original():
     patches = torch.randn(1, 27 * 27, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(pooled(patches, 27, 2, legacy=True).sum(), patches)
     assert gradient.view(27, 27)[26].eq(0).all()
@@ -149,7 +149,7 @@ def test_legacy_grids_leave_patches_out_as_the_original():
 
 @pytest.mark.parametrize(("pool", "count"), list(zip(POOLS, COUNTS, strict=True)), ids=POOL_IDS)
 @pytest.mark.parametrize("num_frames", [1, 2, 17])
-def test_tokens_are_as_many_as_planned(num_frames, pool, count):
+def test_the_number_of_tokens_matches_the_budget(num_frames, pool, count):
     connector = make(**pool)
     assert connector.tokens.budget(num_frames) == num_frames * (1 + count)
     assert connector(random_features(num_frames), ask()).shape == (num_frames * (1 + count), D)
@@ -157,7 +157,7 @@ def test_tokens_are_as_many_as_planned(num_frames, pool, count):
 
 @pytest.mark.parametrize("pool", POOLS, ids=POOL_IDS)
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_another_question_changes_the_context_token_alone(decoder, pool):
+def test_another_question_changes_only_the_context_token(decoder, pool):
     connector = make(decoder, **pool)
     features = random_features(3)
     one, other = (connector(features, ask(seed)).unflatten(0, (3, -1)) for seed in (1, 2))
@@ -212,7 +212,7 @@ def test_padding_of_the_question_changes_nothing(decoder, count):
     torch.testing.assert_close(connector(features, padded(ask(1), count)), expected, atol=1e-6, rtol=0)
 
 
-def test_a_tower_without_class_row_and_an_odd_number_of_patches_loses_none():
+def test_no_patch_is_lost_without_a_class_token_or_with_an_odd_number():
     spec = FeatureSpec(dim=24, num_patches=27 * 27, grid=(27, 27))
     connector = make(spec=spec)
     features = random_features(2, spec).requires_grad_()
@@ -223,7 +223,7 @@ def test_a_tower_without_class_row_and_an_odd_number_of_patches_loses_none():
     assert gradient.abs().sum(-1).gt(0).all()
 
 
-def test_an_empty_question_looks_at_everything_alike():
+def test_an_empty_question_gives_uniform_attention():
     connector = make()
     empty = Question("", torch.zeros(0, dtype=torch.long), torch.zeros(0, D))
     weights = connector.attention(random_features(2), empty)
@@ -247,7 +247,7 @@ def test_a_frozen_text_decoder_has_no_gradient_and_no_dropout():
 
 
 def test_a_frozen_text_decoder_keeps_no_graph():
-    """What a backward pass would keep of the decoder is what filled the memory of the original's LoRA run."""
+    """Activations of the frozen decoder would otherwise fill the GPU memory."""
     connector = make("qformer")
     connector.text_decoder.requires_grad_(False)
     rows, _ = connector.read(random_features(2), ask())
@@ -255,7 +255,7 @@ def test_a_frozen_text_decoder_keeps_no_graph():
 
 
 def test_a_text_decoder_in_another_dtype_works():
-    """Frozen weights stay in bfloat16 while those that train are float32."""
+    """Frozen weights stay in bfloat16 while trained weights are float32."""
     connector = make("bert")
     connector.text_decoder.to(torch.bfloat16)
     tokens = connector(random_features(2), ask())

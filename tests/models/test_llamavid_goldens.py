@@ -1,4 +1,4 @@
-"""The original LLaMA-VID's numbers from its own weights, and its files read strictly."""
+"""LLaMA-VID's weights reproduce the original's outputs, and its files are read strictly."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_equals_the_original_program(name, layout, tmp_path):
             torch.testing.assert_close(connector(patches, question), tokens, atol=1e-6, rtol=0)
 
 
-def test_describe_reads_options_off_the_weights(tmp_path):
+def test_describe_reads_options_from_the_weights(tmp_path):
     for name in ("qformer_mean", "raw_grid2"):
         (tmp_path / name).mkdir()
     qformer = write_weights(golden("qformer_mean")[1], tmp_path / "qformer_mean", "adapter.bin")
@@ -63,7 +63,7 @@ def test_describe_reads_options_off_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["grid", "grid:0", "gird:2", "mean:2"])
-def test_an_unknown_compression_is_refused_and_not_read_as_none(kind, tmp_path):
+def test_an_unknown_compression_is_refused(kind, tmp_path):
     path = write_weights(golden("raw_grid2")[1], tmp_path, "adapter.bin")
     with pytest.raises(CheckpointError, match=f"compress_type='{kind}' is unknown. Available: mean, grid:K, null"):
         llama_vid.describe(path, {"bert_type": "raw", "compress_type": kind})
@@ -96,7 +96,7 @@ def test_weights_that_do_not_fit_are_refused(change, message, tmp_path):
     assert torch.equal(connector.context.out.weight, before)
 
 
-def test_files_of_something_else_are_refused(tmp_path):
+def test_files_of_other_models_are_refused(tmp_path):
     torch.save({"model.layers.0.weight": torch.zeros(1)}, tmp_path / "x.bin")
     with pytest.raises(CheckpointError, match=r"contains no LLaMA-VID connector; expected weights named vlm_att_\*"):
         llama_vid.read_connector(tmp_path / "x.bin")
@@ -107,7 +107,7 @@ def test_files_of_something_else_are_refused(tmp_path):
         llama_vid.describe(path, {"bert_type": "qformer_pretrain"})
 
 
-def test_a_whole_model_of_llama_vid_says_what_can_be_used(tmp_path):
+def test_a_full_llama_vid_model_explains_what_can_be_loaded(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "bert_type": "qformer_pretrain"}))
     with pytest.raises(CheckpointError, match="is a LLaMA-VID model, and only its connector can be loaded"):
         Assistant.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""LLaMA-VID's connector in a whole model: every turn its own question, batches, checkpoints, what trains."""
+"""LLaMA-VID's connector in a whole model: questions of turns, batches, checkpoints and training."""
 
 import json
 
@@ -90,7 +90,7 @@ def test_training_and_inference_lay_out_the_same_question(models):
     assert assistant.processor.tokenizer.decode(reply) == " A dog.<|endoftext|>"
 
 
-def test_choices_guide_the_connector_only_if_they_are_to(models):
+def test_choices_are_read_only_with_the_option(models):
     text = "What moves?\nA. a dog\nB. a cat"
     full, stem = make(models), make(models, "llm_embed", "connector.choices=false")
     with_choices, without = (one.processor(Sample(talk(text), video=frames())) for one in (full, stem))
@@ -113,7 +113,7 @@ def test_a_batch_equals_its_samples_alone(models):
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=0)
 
 
-def test_another_question_about_the_same_frames_is_answered_from_other_tokens(models):
+def test_another_question_about_the_same_frames_gets_other_tokens(models):
     assistant = make(models)
     first, second = (tokens_of(assistant, Sample(talk(text), video=frames())) for text in ("Who?", "Where to?"))
     context, content = torch.arange(0, 8, 2), torch.arange(1, 8, 2)
@@ -143,7 +143,7 @@ def test_a_checkpoint_needs_no_second_model(models, decoder, tmp_path):
     assert (tmp_path / "b" / "tinyvid.yaml").read_text() == (tmp_path / "a" / "tinyvid.yaml").read_text()
 
 
-def test_a_strangers_checkpoint_cannot_make_us_read_elsewhere(models, tmp_path):
+def test_an_untrusted_checkpoint_cannot_read_other_paths(models, tmp_path):
     make(models, "qformer").save_pretrained(tmp_path / "a")
     file = tmp_path / "a" / "tinyvid.yaml"
     manifest = yaml.safe_load(file.read_text())
@@ -196,7 +196,7 @@ def adapted(assistant, **how):
 
 
 def trainable(assistant):
-    """Return the modules of the connector that train, down to the children of the text decoder."""
+    """Return the trained modules of the connector, including the children of the text decoder."""
     names = [name for name, p in assistant.model.connector.named_parameters() if p.requires_grad]
     return {name.split(".")[0] for name in names}
 
@@ -270,7 +270,7 @@ def test_lora_of_the_connector_leaves_the_text_decoder_alone(models, tmp_path):
         ),
     ],
 )
-def test_wrong_wishes_are_refused(models, how, message):
+def test_wrong_training_options_are_refused(models, how, message):
     with pytest.raises(ConfigError, match=message):
         adapted(make(models, "qformer"), **how)
 
@@ -278,7 +278,7 @@ def test_wrong_wishes_are_refused(models, how, message):
 # --- configuration ----------------------------------------------------------------------------------------------
 
 
-def test_the_choice_of_the_connector_brings_its_text_decoder():
+def test_choosing_the_connector_adds_its_text_decoder():
     assert compose(["connector=llamavid"]).text_decoder.name == "llm_embed"
     config = compose(["connector=llamavid", "text_decoder=qformer", "text_decoder.path=x.pth"], config="train")
     assert (config.text_decoder.name, config.text_decoder.path) == ("qformer", "x.pth")
@@ -289,7 +289,7 @@ def test_the_choice_of_the_connector_brings_its_text_decoder():
         compose(["connector=llamavid", "text_decoder=brt"])
 
 
-def test_a_tokenizer_of_its_own_is_needed(models):
+def test_a_separate_tokenizer_is_needed(models):
     with pytest.raises(ConfigError, match="text_decoder 'bert' needs text_decoder.tokenizer"):
         make(models, "bert", "text_decoder.tokenizer=null")
     with pytest.raises(ConfigError, match="has 63 tokens, the text decoder knows text_decoder.vocab_size=50"):
@@ -305,8 +305,8 @@ def test_groups_survive_json(models):
 
 
 @pytest.mark.slow
-def test_a_run_trains_it_and_its_result_answers(models, tmp_path):
-    """Frozen weights, those of the text decoder too, may be bfloat16; what trains is float32."""
+def test_a_trained_model_answers(models, tmp_path):
+    """Frozen weights, including the text decoder's, may be bfloat16; trained weights are float32."""
     program = load_program("train")
     rows = write_rows(tmp_path / "data")
     run = [f"data.path={rows}", "run_dir=unused", "recipe.max_steps=2", "dtype=bfloat16", "connector.chunk=3"]

@@ -1,4 +1,4 @@
-"""The temporal mixer: off by default, and when on, what happens in one group is known in all."""
+"""The temporal mixer: off by default; when on, every group affects the tokens of all groups."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_off_is_the_published_connector():
     torch.testing.assert_close(with_mixer(features(4)), with_mixer.mixer(out.view(4, 2, D)).view(8, D))
 
 
-def test_a_change_in_one_group_is_seen_in_all():
+def test_a_change_in_one_group_affects_all_groups():
     seen, changed = features(4), features(4)
     changed[2] += 1
     for layers, groups in ((0, [False, False, True, False]), (1, [True] * 4)):

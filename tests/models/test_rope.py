@@ -1,4 +1,4 @@
-"""Scaled positions: only when asked for, recorded with the checkpoint, and refused where two records differ."""
+"""Scaled positions: explicit, recorded with the checkpoint, and refused if two records differ."""
 
 import json
 
@@ -19,7 +19,7 @@ def frequencies(assistant):
 
 
 def state(models, **scaling):
-    """Write the scaling into the configuration of the tiny LLM, as others do by hand."""
+    """Write the scaling into the configuration of the tiny LLM, as users do by hand."""
     path = models / "llm_qwen2" / "config.json"
     config = json.loads(path.read_text())
     config["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "default", **scaling}
@@ -79,7 +79,7 @@ def test_stored_weights_agree_with_the_record(models, tmp_path):
         Assistant.from_pretrained(tmp_path / "saved", device="cpu")
 
 
-def test_scaling_in_an_llms_own_configuration_must_be_stated(tmp_path):
+def test_scaling_in_the_configuration_of_an_llm_must_be_repeated(tmp_path):
     build(tmp_path)
     state(tmp_path, rope_type="linear", factor=16.0)
     with pytest.raises(ConfigError, match=r"scales positions by linear x 16, which differs from llm.rope_scaling=none"):

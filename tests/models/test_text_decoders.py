@@ -1,4 +1,4 @@
-"""Text decoders: one contract for all, and weights that come from elsewhere."""
+"""Text decoders: the shared contract, and weights of other projects."""
 
 import json
 
@@ -77,8 +77,8 @@ def test_gradients_reach_every_parameter_of_the_small_one():
 # --- the Q-Former -----------------------------------------------------------------------------------------------
 
 
-def test_words_of_the_q_former_do_not_look_at_the_frame():
-    """Only queries have cross attention: with a first layer alone, words can tell queries nothing of the frame."""
+def test_words_of_the_q_former_do_not_attend_to_the_frame():
+    """Only queries have cross-attention, so with one layer, words carry no information about the frame."""
     decoder = make("qformer", num_layers=1)
     out = decoder.model(
         input_ids=ask().ids[None].expand(2, -1),
@@ -97,7 +97,7 @@ def original_options():
 
 
 def as_instruct_blip(tensors):
-    """Rename the original's weights as InstructBLIP's files have them, among others that are not read."""
+    """Rename the original's weights as in InstructBLIP's files, and add weights that are not read."""
     names = {
         "model.vlm_att_encoder.": "Qformer.",
         "model.vlm_att_query": "query_tokens",
@@ -112,7 +112,7 @@ def as_instruct_blip(tensors):
 
 
 def write_weights(tensors, folder, layout):
-    """Write weights in one of the layouts that are found in the wild, and return what ``path`` names."""
+    """Write weights in one of the published layouts, and return the value of ``path``."""
     ours = {key: value.contiguous() for key, value in tensors.items() if key.startswith("model.")}
     if layout == "instructblip.pth":
         torch.save({"model": as_instruct_blip(tensors)}, folder / layout)
@@ -156,7 +156,7 @@ def test_q_former_weights_load_from_every_layout(tmp_path, layout):
     assert torch.equal(found, tensors[f"model.vlm_att_encoder.bert.{last}"])
 
 
-def test_a_q_former_may_take_the_first_layers_only(tmp_path, caplog):
+def test_a_q_former_may_use_only_the_first_layers(tmp_path, caplog):
     options, tensors = original_options()
     path = str(write_weights(tensors, tmp_path, "adapter.bin"))
     with caplog.at_level("INFO"):
@@ -202,7 +202,7 @@ class Evil:
         return (print, ("code ran",))
 
 
-def test_a_pickle_of_more_than_tensors_is_refused(tmp_path, capsys):
+def test_a_pickle_with_more_than_tensors_is_refused(tmp_path, capsys):
     torch.save({"model": {"query_tokens": Evil()}}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="pickle that contains more than tensors"):
         make("qformer", path=str(tmp_path / "x.pth"))
@@ -272,7 +272,7 @@ def test_a_bert_of_other_sizes_is_refused(tmp_path, options, message):
         make("bert", path=str(tmp_path), **options)
 
 
-def test_a_path_that_leads_nowhere_is_refused():
+def test_a_missing_path_is_an_error():
     with pytest.raises(CheckpointError, match="text_decoder in '/nowhere/bert' cannot be loaded"):
         make("bert", path="/nowhere/bert")
     with pytest.raises(CheckpointError, match="/nowhere/q.pth cannot be read"):
@@ -294,7 +294,7 @@ def test_wrong_options_are_refused(name, options, message):
         make(name, **options)
 
 
-def test_the_q_former_says_what_it_starts_from():
+def test_the_q_former_requires_a_path():
     with pytest.raises(ConfigError, match="needs text_decoder.path"):
         TEXT_DECODERS.check({"name": "qformer"})
     assert TEXT_DECODERS.check({"name": "qformer", "path": None})["num_queries"] == 32

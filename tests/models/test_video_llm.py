@@ -1,4 +1,4 @@
-"""The model: batch = single, left pad = right pad, and a head that sees label positions only."""
+"""The model: a batch equals single samples, left padding equals right padding, and the head sees only labels."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def sample(question, reply=None, count=6, video=True):
 
 
 def mixed(assistant):
-    """A video, a text-only row and a longer video, as examples."""
+    """Return examples of a video, a text-only row and a longer video."""
     rows = [
         sample("What moves?", "A dog, to the left."),
         sample("Hello there, who is it?", "Me.", video=False),
@@ -127,7 +127,7 @@ def test_gradients_reach_connector_through_a_frozen_llm(assistant):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in assistant.model.connector.parameters())
 
 
-def test_a_connector_that_breaks_its_budget_is_named(assistant):
+def test_a_connector_that_breaks_its_budget_is_an_error(assistant):
     assistant.processor.tokens = TokenSpec(TokenBudget(fixed=15))
     batch = assistant.processor.collate([assistant.processor(sample("Q?"))])
     with pytest.raises(DataError, match="returned 16 video tokens for 15 places"):
@@ -151,8 +151,8 @@ def test_quantized_llm_learns_and_answers(models, quant):
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
-def test_a_checkpointed_llm_keeps_less_also_where_it_is_frozen(models, frozen):
-    """A connector learns through a frozen LLM, whose activations are as many as if it trained."""
+def test_checkpointing_saves_activations_of_a_frozen_llm(models, frozen):
+    """A connector is trained through a frozen LLM, which needs as many activations as a trained one."""
     assistant = tiny_assistant(models, connector="mlp")
     model = assistant.model
     model.llm.requires_grad_(not frozen)

@@ -36,7 +36,7 @@ def random_pixels(size: int, count: int = 3) -> torch.Tensor:
 
 
 def record_blocks(tower: nn.Module) -> list[torch.Tensor]:
-    """Return a list that every later forward fills with the outputs of the blocks it runs, in order."""
+    """Return a list to which forward passes append the outputs of their blocks, in order."""
     model = tower.model
     owner = getattr(model, "trunk", getattr(model, "transformer", getattr(model, "vision_model", model)))
     blocks = next(getattr(owner, n) for n in ("blocks", "resblocks", "encoder") if hasattr(owner, n))
@@ -51,7 +51,7 @@ def record_blocks(tower: nn.Module) -> list[torch.Tensor]:
 
 @pytest.fixture(params=NAMES)
 def saved(request, tmp_path):
-    """A registered name and the folder of a tiny tower that it can load."""
+    """Return a registered name and the folder of a tiny tower."""
     return request.param, TOWERS[request.param](tmp_path / "tower")
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_file(saved):
 
 
 class Evil:
-    """Pickles into a call."""
+    """An object whose pickle runs code."""
 
     def __reduce__(self):
         return (Path.touch, (Path("pwned"),))
@@ -196,7 +196,7 @@ def test_absent_package(name, package, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Callable[[Path], str]:
-    """Put a folder into an otherwise empty cache of the hub, from which everything loads offline."""
+    """Put a folder into an empty cache of the hub, to load it offline."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
     def add(folder: Path) -> str:
@@ -293,7 +293,7 @@ def test_siglip_without_preprocessor_uses_its_own_training(tmp_path, caplog):
     ({"rescale_factor": 1.0}, "rescale_factor is not supported"),
     ({"resample": 0}, "resample=0 is neither"),
 ])  # fmt: skip
-def test_siglip_preprocessor_that_cannot_be_followed(settings, message, tmp_path):
+def test_siglip_preprocessor_that_is_not_supported(settings, message, tmp_path):
     save_siglip(tmp_path)
     write_preprocessor(tmp_path, **settings)
     with pytest.raises(CheckpointError, match=message):
@@ -310,7 +310,7 @@ def test_siglip_refuses_another_model(tmp_path):
 
 
 def test_timm_equals_siglip_with_the_same_weights(tmp_path):
-    """One SigLIP, loaded through transformers and through timm, gives the same features."""
+    """The same SigLIP weights give the same features through transformers and through timm."""
     import timm
     from timm.models import save_for_hf
 
@@ -357,7 +357,7 @@ def test_timm_families(architecture, tmp_path):
     assert torch.equal(build("timm", tmp_path / "b")(random_pixels(size)), features)
 
 
-def test_timm_image_spec_is_timms_own(tmp_path):
+def test_timm_image_spec_equals_timms(tmp_path):
     import timm
 
     folder = save_timm(tmp_path)
@@ -425,7 +425,7 @@ def test_open_clip_vision_transformers(vision, tmp_path):
 
 
 def test_open_clip_towers_of_timm(tmp_path):
-    """As open_clip's SigLIP: the image tower is a model of timm."""
+    """The image tower is a timm model, as in open_clip's SigLIP."""
     folder = save_open_clip(
         tmp_path / "a", image_size=160, timm_model_name="test_vit", timm_pool="", timm_proj="linear"
     )
@@ -440,7 +440,7 @@ def test_open_clip_towers_of_timm(tmp_path):
 
 
 @pytest.mark.parametrize("text", [True, False], ids=["whole", "image tower only"])
-def test_open_clip_keeps_the_image_tower_only(text, tmp_path):
+def test_open_clip_keeps_only_the_image_tower(text, tmp_path):
     tower = build("open_clip", save_open_clip(tmp_path / "a", text=text))
     tower.save(tmp_path / "b")
     stored = load_file(tmp_path / "b" / "open_clip_model.safetensors")
@@ -495,7 +495,7 @@ def test_open_clip_refuses_a_damaged_configuration(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["siglip", "timm", "open_clip"])
-def test_a_configuration_of_endless_layers_is_refused_at_once(name, tmp_path):
+def test_a_configuration_with_too_many_layers_is_refused_immediately(name, tmp_path):
     folder = TOWERS[name](tmp_path / "tower")
     file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
     settings = json.loads(file.read_text())

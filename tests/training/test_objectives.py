@@ -1,4 +1,4 @@
-"""The seam between the trainer and what it learns: neutral with the default objective, and really used."""
+"""Objectives: the default changes nothing, and another objective is used for examples and losses."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ class DoubledNo(NextTokenObjective):
 
 
 class OnlyNo:
-    """Rows whose replies are all "no"."""
+    """Return rows whose replies are all "no"."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -48,7 +48,7 @@ class OnlyNo:
 
 
 def train(models, path, run_dir, change=lambda rows: rows, **options):
-    """Train as the program does, and return the losses, and that of an evaluation before the first step."""
+    """Train as the program does, and return the losses, including an evaluation before the first step."""
     composed = settings(models, path, "recipe.lr=0.01")
     run = program.Settings.read(composed)
     program.set_seed(run.options.seed)

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: the same result as one with twice the accumulation, and nobody waits for ever."""
+"""Two processes on the CPU: the same result as one with twice the accumulation, and no deadlocks."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, lau
 
 
 def shard(models, rows, run_dir, *overrides):
-    """Train in two processes of FSDP2, and return the last checkpoint."""
+    """Train in two processes with FSDP2, and return the last checkpoint."""
     launcher = accelerate("fsdp2")
     steps = ["recipe.accumulate=1", "recipe.save_every=4", "recipe.keep=9", f"eval_path={rows}"]
     done = launch(models, rows, run_dir, *steps, *overrides, launcher=launcher, program="tests/fsdp_on_cpu.py")
@@ -58,7 +58,7 @@ def shard(models, rows, run_dir, *overrides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["lora", "full"])
-def test_shards_learn_what_whole_weights_do(models, tmp_path, how):
+def test_sharded_training_equals_unsharded_training(models, tmp_path, how):
     rows = write_rows(tmp_path / "data", count=7)
     last = shard(models, rows, tmp_path / "shards", f"recipe.llm.train={how}")
     configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"recipe.llm.train={how}")
@@ -91,7 +91,7 @@ FSDP2 = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
         ("fsdp", FSDP2, "a quantized LLM cannot be sharded; use quant=none with FSDP"),
     ],
 )
-def test_ways_to_shard_that_end_in_no_checkpoint_are_refused(plugin, options, message):
+def test_unsupported_sharding_is_refused(plugin, options, message):
     state = SimpleNamespace(**{f"{plugin}_plugin": SimpleNamespace(**options)})
     model = SimpleNamespace(llm=SimpleNamespace(is_quantized=True))
     with pytest.raises(ConfigError, match=message):
@@ -107,7 +107,7 @@ def assert_same_weights(first, second):
 
 
 @pytest.mark.slow
-def test_a_row_that_one_process_skips_stops_nobody(models, tmp_path):
+def test_a_row_that_one_process_skips_does_not_block_the_others(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=6)
     (rows.parent / "bad.mp4").write_bytes(b"no video at all, only text that is long enough to look at")
     bad = {"video": "bad.mp4", "conversations": turns("Q?", "A.")}
@@ -118,7 +118,7 @@ def test_a_row_that_one_process_skips_stops_nobody(models, tmp_path):
     assert {json.loads(line)["where"].rpartition(":")[2] for line in skipped} == {"1"}
 
 
-def test_several_processes_need_a_folder_of_their_own_choice(models, tmp_path):
+def test_several_processes_need_an_explicit_folder(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=2)
     done = python("recipes/train.py", *tiny_overrides(models), f"data.path={rows}", WORLD_SIZE="2")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Training: it learns, cutting steps differently changes nothing, a kill costs nothing, and every fault is named."""
+"""Training: it learns, accumulation changes nothing, killed runs resume exactly, and faults are reported."""
 
 import json
 import multiprocessing
@@ -79,7 +79,7 @@ def test_the_result_loads_and_answers_as_it_was_trained(models, rows, tmp_path):
     assert isinstance(assistant.ask(str(rows.parent / "clip_0.mp4"), "What is it?", max_new_tokens=4), str)
 
 
-def test_a_run_leaves_its_records(models, rows, tmp_path):
+def test_a_run_writes_its_metrics(models, rows, tmp_path):
     program.train(settings(models, rows, f"eval_path={rows}"), tmp_path / "run")
     run = tmp_path / "run"
     assert {"config.yaml", "metrics.jsonl", "metrics.csv", "loss.png", "model"} <= {p.name for p in run.iterdir()}
@@ -128,7 +128,7 @@ def test_accumulating_eight_batches_of_one_equals_one_batch_of_eight(models, row
 
 
 @pytest.mark.parametrize("cached", ["frames", "features"])
-def test_a_cache_changes_no_result_and_serves_the_second_run(models, rows, tmp_path, monkeypatch, cached):
+def test_a_cache_does_not_change_results_and_is_reused(models, rows, tmp_path, monkeypatch, cached):
     steps = ["recipe.batch_size=1", "recipe.epochs=2", "recipe.max_steps=null", "recipe.save_every=100"]
     program.train(settings(models, rows, *steps), tmp_path / "plain")
     cache = f"cache.{cached}={tmp_path / 'cache'}"
@@ -143,7 +143,7 @@ def test_a_cache_changes_no_result_and_serves_the_second_run(models, rows, tmp_p
     assert all(torch.equal(plain[key], cold[key]) and torch.equal(cold[key], warm[key]) for key in plain)
 
 
-def test_a_feature_cache_of_a_tower_that_trains_is_refused(models, rows, tmp_path):
+def test_a_feature_cache_of_a_trained_tower_is_refused(models, rows, tmp_path):
     with pytest.raises(ConfigError, match="cache.features"):
         program.train(
             settings(models, rows, "recipe.vision_tower.train=full", f"cache.features={tmp_path / 'c'}"),
@@ -155,7 +155,7 @@ def test_a_feature_cache_of_a_tower_that_trains_is_refused(models, rows, tmp_pat
 
 
 def killed(configuration, run_dir, ready):
-    """Train in a child process, and kill it as soon as ``ready`` says so."""
+    """Train in a child process, and kill it as soon as ``ready`` returns true."""
     child = multiprocessing.get_context("fork").Process(target=program.train, args=(configuration, run_dir))
     child.start()
     while child.is_alive() and not ready():
@@ -206,7 +206,7 @@ def test_a_run_keeps_the_template_and_frames_of_its_checkpoint(models, rows, tmp
     assert (config["sampler"]["name"], config["sampler"]["num_frames"]) == ("uniform", 2)
 
 
-def test_a_folder_with_a_run_is_not_trained_in_again(models, rows, tmp_path):
+def test_a_folder_with_a_run_is_refused(models, rows, tmp_path):
     program.train(settings(models, rows), tmp_path / "run")
     with pytest.raises(ConfigError, match="holds a finished model; choose another run_dir"):
         program.train(settings(models, rows), tmp_path / "run")
@@ -222,7 +222,7 @@ def test_a_folder_with_a_run_is_not_trained_in_again(models, rows, tmp_path):
 # --- where training starts ----------------------------------------------------------------------------------------
 
 
-def test_goes_on_from_a_checkpoint_that_stays_a_reference(models, rows, tmp_path):
+def test_trains_from_a_checkpoint_that_stays_a_reference(models, rows, tmp_path):
     whole = tmp_path / "converted"
     Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu").save_pretrained(whole)
     result = program.train(settings(models, rows, f"ckpt={whole}", "quant=nf4"), tmp_path / "run")
@@ -242,7 +242,7 @@ def test_a_checkpoint_in_another_layout_is_stored_or_refused(models, rows, tmp_p
 
 
 def test_stages_differ_only_in_yaml(models, rows, tmp_path):
-    """Align a connector on captions, then fine-tune with LoRA from there."""
+    """Align a connector on captions, then fine-tune the result with LoRA."""
     align = ["recipe.llm.train=frozen", "template=plain"]
     first = program.train(settings(models, rows, *align), tmp_path / "align")
     before = load_file(first / "connector.safetensors")
@@ -266,14 +266,14 @@ def append(rows, target, *extra):
 
 @pytest.fixture
 def broken(rows, tmp_path):
-    """Eight good rows, and a ninth whose video cannot be decoded."""
+    """Return eight good rows, and a ninth whose video cannot be decoded."""
     path = append(rows, tmp_path / "data" / "rows.jsonl", {"video": "bad.mp4", "conversations": turns("Q?", "A.")})
     (path.parent / "bad.mp4").write_bytes(b"no video at all, only text that is long enough to look at")
     return path
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_undecodable_medium_stops_the_run_and_is_named(models, broken, tmp_path, workers):
+def test_an_undecodable_medium_stops_the_run(models, broken, tmp_path, workers):
     with pytest.raises(VideoError, match=r"rows.jsonl:9: .*bad.mp4") as caught:
         program.train(settings(models, broken, f"recipe.workers={workers}", "recipe.epochs=3"), tmp_path / "run")
     assert "Traceback" not in str(caught.value)
@@ -315,13 +315,13 @@ def test_too_many_skipped_rows_stop_the_run(models, broken, tmp_path):
         ("not json", "rows.jsonl:9: the row is not JSON"),
     ],
 )
-def test_a_row_that_cannot_be_learned_is_named(models, rows, tmp_path, row, message):
+def test_a_row_that_cannot_be_learned_is_reported(models, rows, tmp_path, row, message):
     path = append(rows, tmp_path / "data" / "rows.jsonl", row)
     with pytest.raises((DataError, VideoError), match=message):
         program.train(settings(models, path, "recipe.max_steps=null"), tmp_path / "run")
 
 
-def test_a_loss_that_is_not_a_number_names_the_samples(models, rows, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_reports_the_samples(models, rows, tmp_path, monkeypatch):
     load = program.load
 
     def poisoned(configuration):
@@ -397,7 +397,7 @@ def test_similar_lengths_come_together():
     assert spread(grouped) < 0.2 * spread(list(order(num_rows=400)))
 
 
-def test_settings_hold_no_path_of_this_test(models, rows):
+def test_settings_contain_no_path_of_this_test(models, rows):
     assert Path(settings(models, rows)["data"]["path"]) == rows
 
 

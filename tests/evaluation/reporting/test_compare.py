@@ -1,4 +1,4 @@
-"""Comparing runs: common items, values worked out by hand, repeats, classes, and what cannot be compared."""
+"""Comparing runs: common items, values computed by hand, repeats, classes, and errors."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from tinyvid.evaluation.reporting.report import write_report
 
 
 class Made:
-    """As much of a benchmark as a report needs."""
+    """The minimal benchmark for a report."""
 
     prompt_style = "official"
 
@@ -50,7 +50,7 @@ def write_run(folder, values, *, answer="A", name="made", rule="choice", setting
 
 
 def test_the_study_of_frames_per_second(tmp_path):
-    """Of 242 common items both are right on 146, only one run on 4, only the other on 12: p = 0.077, as published."""
+    """A published comparison: 242 items, 146 correct in both runs, 4 and 12 in only one; p = 0.077."""
     first = {f"i{n:03d}": float(n < 150) for n in range(257)}
     second = {f"i{n:03d}": float(n < 146 or 150 <= n < 162) for n in range(242)}
     runs = load_runs([write_run(tmp_path / "fps1", first), write_run(tmp_path / "fps6", second)])
@@ -64,7 +64,7 @@ def test_the_study_of_frames_per_second(tmp_path):
     assert pair["low"] < pair["difference"] < pair["high"]
 
 
-def test_repeats_are_spread_and_their_first_is_tested(tmp_path):
+def test_repeats_have_a_spread_and_the_first_is_tested(tmp_path):
     folders = [
         write_run(tmp_path / str(number), {f"i{n}": float(n < right) for n in range(10)})
         for number, right in enumerate((5, 6, 7, 9))
@@ -96,7 +96,7 @@ def test_groups_and_classes_state_their_size(tmp_path):
     assert "McNemar" in text
 
 
-def test_runs_are_named_by_what_differs(tmp_path):
+def test_runs_are_named_by_their_differences(tmp_path):
     one = write_run(tmp_path / "one", {"a": 1.0}, settings={"sampler": {"fps": 1}, "ckpt": "c"})
     two = write_run(tmp_path / "two", {"a": 1.0}, settings={"sampler": {"fps": 6}, "ckpt": "c"})
     assert [run.name for run in load_runs([one, two])] == ["sampler.fps=1", "sampler.fps=6"]

@@ -1,4 +1,4 @@
-"""Tables for VLMEvalKit's scorers: their columns, what they would misread, and what is refused."""
+"""Exports for VLMEvalKit's scorers: columns, values that they would misread, and errors."""
 
 import ast
 import csv
@@ -68,7 +68,7 @@ def longvideobench(root):
 
 
 def write_run(folder, options, replies, **changes):
-    """Write the folder of a finished run in which the model replied ``replies``; ``None`` where a video failed."""
+    """Write the folder of a finished run with these replies; ``None`` for a failed video."""
     benchmark = build(**options)
     items = [benchmark[index] for index in range(len(replies))]
     outcomes = [
@@ -132,7 +132,7 @@ def test_mvbench_states_answers_as_texts(tmp_path):
 
 
 def counts_as_right(reply, answer):
-    """The rule of VLMEvalKit for MVBench and an answer such as "(A) a dog", before a judge is asked."""
+    """Return how VLMEvalKit scores MVBench for an answer such as "(A) a dog", before asking a judge."""
     said, right = reply.lower().split(" ")[0], answer.lower().split(" ")[0]
     return said.replace(".", "") in right or right in said
 
@@ -205,7 +205,7 @@ def test_other_benchmarks_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openpyxl") is not None, reason="openpyxl is installed")
-def test_mlvu_names_the_package_that_it_needs(tmp_path):
+def test_mlvu_reports_the_missing_package(tmp_path):
     mlvu(tmp_path)
     run = write_run(tmp_path / "run", {"name": "mlvu", "root": tmp_path}, ["B"] * 7)
     with pytest.raises(ConfigError, match="pip install openpyxl"):

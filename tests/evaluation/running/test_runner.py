@@ -1,4 +1,4 @@
-"""Running a benchmark in one process: what is asked, shared, counted, refused and reported."""
+"""Running a benchmark in one process: prompts, sharing, counts, errors and reports."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ def benchmark(questions):
 
 
 class Fixed:
-    """A benchmark of items that a test made."""
+    """A benchmark of given items."""
 
     name, prompt_style, source = "fixed", "official", "a test"
 
@@ -105,13 +105,13 @@ def test_a_connector_without_the_question_runs_once_per_video(assistant, benchma
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-def test_the_batch_size_changes_no_reply(assistant, benchmark, tmp_path, batch_size):
+def test_the_batch_size_does_not_change_replies(assistant, benchmark, tmp_path, batch_size):
     evaluate(assistant, benchmark, run_dir=tmp_path / "a", options=replace(SHORT, batch_size=batch_size))
     evaluate(assistant, benchmark, run_dir=tmp_path / "b", options=replace(SHORT, batch_size=4, workers=3))
     assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
 
 
-def test_units_hold_whole_videos():
+def test_units_contain_whole_videos():
     items = [ask(f"{video}{i}", video) for video, n in (("a", 3), ("b", 2), ("c", 5), ("d", 1)) for i in range(n)]
     items += [ask("text 1"), ask("text 2"), ask("late", "a"), ask("cut", Video("a", start=1))]
     units = plan_units(items, 4)
@@ -130,7 +130,7 @@ def test_a_limit_is_spread_over_the_benchmark(assistant, tmp_path):
     assert (report.data["n_total"], report.data["n_of_benchmark"]) == (4, 10)
 
 
-def test_a_prefix_is_what_the_reply_begins_with(assistant, questions, tmp_path):
+def test_the_reply_begins_with_the_prefix(assistant, questions, tmp_path):
     benchmark = build_benchmark({"name": "custom", "root": str(questions), "prompt_style": "bracketed"})
     item = benchmark[1]
     assert item.sample.messages[-1].text == (
@@ -148,7 +148,7 @@ def test_a_prefix_is_what_the_reply_begins_with(assistant, questions, tmp_path):
     assert [reply] == replies(model, processor, batch, Decoding(4))
 
 
-def test_prompts_may_depend_on_the_frames_that_are_seen(assistant, tmp_path):
+def test_prompts_may_depend_on_the_selected_frames(assistant, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=50, fps=25)
 
     class Timed(Fixed):
@@ -189,7 +189,7 @@ def test_features_of_a_cache_give_the_same_replies(assistant, benchmark, tmp_pat
 
 @torch.no_grad()
 def log_prob(assistant, sample, text):
-    """Return the mean log-probability of a reply's tokens, without its end marker, in one pass for it alone."""
+    """Return the mean log-probability of a reply's tokens, without its end marker, from a separate pass."""
     answered = replace(sample, messages=[*sample.messages, Message("assistant", text)])
     example = assistant.processor(answered)
     output = assistant.model(assistant.processor.collate([example]))
@@ -223,7 +223,7 @@ def test_likelihoods_of_labels_count_all_of_their_tokens(assistant, tmp_path):
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
-def test_videos_that_cannot_be_read_count_as_wrong_by_name(assistant, tmp_path):
+def test_unreadable_videos_count_as_wrong_and_are_listed(assistant, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=10)
     (tmp_path / "bad.mp4").write_bytes(b"no video, but long enough to look at it closely")
     items = [ask("fine", clip), ask("bad", tmp_path / "bad.mp4"), ask("late", Video(clip, start=9.0))]
@@ -249,7 +249,7 @@ def test_missing_videos_are_listed_before_anything_is_asked(assistant, tmp_path)
     assert (report.data["n_total"], report.data["n_media_failed"]) == (13, 12)
 
 
-def test_media_that_failed_get_another_chance(assistant, tmp_path):
+def test_failed_media_are_retried(assistant, tmp_path):
     items = [ask("a", tmp_path / "a.mp4"), ask("b", write_clip(tmp_path / "b.mp4", num_frames=5))]
     options = replace(SHORT, missing="count")
     assert evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=options).data["n_media_failed"] == 1
@@ -258,12 +258,12 @@ def test_media_that_failed_get_another_chance(assistant, tmp_path):
     assert [row["id"] for row in read_rows(tmp_path / "run")] == ["a", "b"]
 
 
-def test_an_item_that_does_not_fit_stops_the_run_and_names_it(assistant, tmp_path):
+def test_an_item_that_is_too_long_stops_the_run(assistant, tmp_path):
     with pytest.raises(DataError, match="sample 'word word.*exceed the limit"):
         evaluate(assistant, Fixed([ask("word " * 2000)]), run_dir=tmp_path, options=SHORT)
 
 
-def test_what_can_be_refused_is_refused_before_a_model_is_asked(assistant, tmp_path):
+def test_errors_are_raised_before_the_model_is_asked(assistant, tmp_path):
     with pytest.raises(DataError, match="benchmark 'fixed' has no items"):
         evaluate(assistant, Fixed([]), run_dir=tmp_path / "run", options=SHORT)
     with pytest.raises(DataError, match="two items of benchmark 'fixed' have the id 'a'"):
@@ -280,7 +280,7 @@ def test_what_can_be_refused_is_refused_before_a_model_is_asked(assistant, tmp_p
         evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path / "other", options=SHORT)
 
 
-def test_a_sampled_run_says_so_and_goes_on_with_the_same_settings_alone(assistant, tmp_path):
+def test_a_sampled_run_continues_only_with_the_same_settings(assistant, tmp_path):
     items = Fixed([ask("a"), ask("b")])
     sampled = replace(SHORT, temperature=1.5, top_p=0.9, seed=3)
     report = evaluate(assistant, items, run_dir=tmp_path, options=sampled)
@@ -319,7 +319,7 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_says_how_it_came_about(assistant, benchmark, tmp_path):
+def test_the_report_contains_the_settings(assistant, benchmark, tmp_path):
     settings = {"ckpt": "mine"}
     report = evaluate(assistant, benchmark, run_dir=tmp_path, options=SHORT, settings=settings)
     data = report.data
@@ -352,7 +352,7 @@ def test_a_task_of_labels_has_a_confusion_matrix(assistant, tmp_path):
     assert (tmp_path / "confusion.png").stat().st_size > 1000
 
 
-def test_a_benchmark_without_public_answers_has_no_accuracy_but_files(assistant, tmp_path):
+def test_a_benchmark_without_public_answers_has_files_but_no_accuracy(assistant, tmp_path):
     class Submitted(Fixed):
         def files(self, outcomes):
             return {"submission.json": json.dumps({outcome.id: outcome.prediction for outcome in outcomes})}
@@ -377,7 +377,7 @@ def test_exact_judging(assistant, tmp_path):
     assert report.data["settings"]["judge"] == {"name": "exact"}
 
 
-def test_a_report_that_is_none_is_refused(tmp_path):
+def test_an_invalid_report_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a report"):
         Report.load(tmp_path)
     (tmp_path / "report.json").write_text("[]")

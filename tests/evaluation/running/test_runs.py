@@ -1,4 +1,4 @@
-"""A benchmark as a program: kills at random moments, several processes, sweeps, training, and what a mistake prints."""
+"""Benchmarks as programs: kills at random times, several processes, sweeps, training, and error messages."""
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ def questions(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program():
-    """The program ``eval.py`` as a module: its own name is that of the package beside it."""
+    """Load ``eval.py`` as a module; the package ``eval`` has the same name."""
     spec = importlib.util.spec_from_file_location("eval_program", ROOT / "eval.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -47,13 +47,13 @@ def run(program, *arguments):
 
 
 def start(*arguments, launcher=()):
-    """Run the program in a process of its own."""
+    """Run the program in a new process."""
     return python(*launcher, ROOT / "eval.py", *FIXED, *arguments, **ENV)
 
 
 @pytest.fixture(scope="module")
 def finished(program, questions, tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(program, f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
     return folder
@@ -67,7 +67,7 @@ def same_result(folder, other):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_reports_the_same(program, questions, finished, tmp_path):
+def test_a_run_that_is_killed_repeatedly_has_the_same_report(program, questions, finished, tmp_path):
     folder, chance = tmp_path / "run", random.Random(0)
     rows = folder / "predictions.jsonl"
     arguments = (f"benchmark.root={questions}", f"run_dir={folder}", "sampler.num_frames=2")
@@ -105,7 +105,7 @@ def test_a_finished_run_is_reported_again_without_asking(program, questions, fin
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does(questions, finished, tmp_path):
+def test_two_processes_have_the_same_report_as_one(questions, finished, tmp_path):
     launcher = (
         "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0",
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_two_processes_report_what_one_does(questions, finished, tmp_path):
     same_result(tmp_path / "two", finished)
 
 
-def test_processes_go_on_where_others_stopped(program, questions, finished, tmp_path):
+def test_processes_continue_where_others_stopped(program, questions, finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "report.json").unlink()
@@ -127,7 +127,7 @@ def test_processes_go_on_where_others_stopped(program, questions, finished, tmp_
     same_result(folder, finished)
 
 
-def test_rows_of_several_processes_are_one(tmp_path):
+def test_rows_of_several_processes_are_merged(tmp_path):
     first, second = Predictions(tmp_path, 0), Predictions(tmp_path, 1)
     first.append([Outcome("a", "answered", 1.0), Outcome("b", "answered", 0.0)])
     second.append([Outcome("c", "answered", 1.0, reply="\ud800 half"), Outcome("a", "unparsed", 0.0)])
@@ -171,12 +171,12 @@ def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys)
         (("benchmark.root=ROOT", "connector=mlp"), "connector is fixed by ckpt="),
     ],
 )
-def test_a_mistake_is_named(program, questions, arguments, message):
+def test_a_mistake_is_one_clear_line(program, questions, arguments, message):
     with pytest.raises((ConfigError, DataError), match=message):
         run(program, *(argument.replace("ROOT", str(questions)) for argument in arguments))
 
 
-def test_several_processes_need_a_folder_of_their_own_choice(program, questions, monkeypatch):
+def test_several_processes_need_an_explicit_folder(program, questions, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="give run_dir="):
         run(program, f"benchmark.root={questions}")
@@ -210,7 +210,7 @@ def test_the_package_and_the_program_share_a_name():
     assert "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl" in done.stdout, done.stderr
 
 
-def test_a_benchmark_is_the_evaluation_of_a_training_run(assistant, questions, tmp_path):
+def test_a_benchmark_evaluates_a_training_run(assistant, questions, tmp_path):
     assistant.model.train()
     benchmark = build_benchmark({"name": "custom", "root": str(questions)})
     options = EvaluationOptions(limit=4, max_new_tokens=2, workers=0)

@@ -1,4 +1,4 @@
-"""Averages against values worked out by hand or by another program."""
+"""Averages, compared with values computed by hand or by another program."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_bootstrap_resamples_videos_not_items():
     assert interval([0.5, 0.7]) == bootstrap([0.5, 0.7], range(2)), "values between 0 and 1 have no Wilson interval"
 
 
-def test_marks_are_averaged_over_what_has_them():
+def test_marks_are_averaged_over_outcomes_that_have_them():
     rows = [Outcome("a", "answered", 1.0, points={"score": 4.0}), Outcome("b", "unparsed", 0.0)]
     rows += [Outcome("c", "answered", 0.0, points={"score": 1.0})]
     assert mean_points(rows) == {"score": 2.5}

@@ -1,4 +1,4 @@
-"""Reading the letter in a reply: what people and models write, and what must not be taken for an answer."""
+"""Extracting the letter from a reply: replies of people and models, and texts that are not answers."""
 
 import time
 
@@ -212,7 +212,7 @@ def test_reads_the_letter_or_nothing(reply, letter):
         (None, ANIMALS, None),
     ],
 )
-def test_reads_only_what_the_row_holds(reply, options, letter):
+def test_reads_only_letters_of_the_options(reply, options, letter):
     assert extract_choice(reply, options) == letter
 
 
@@ -234,7 +234,7 @@ PIECES = st.sampled_from(
     st.one_of(st.text(), st.lists(PIECES).map("".join), st.lists(PIECES).map(" ".join)),
     st.dictionaries(st.sampled_from("ABCDEF") | st.text(), st.text(), max_size=6),
 )
-def test_never_raises_and_never_leaves_the_row(reply, options):
+def test_never_raises_and_returns_only_options(reply, options):
     letter = extract_choice(reply, options)
     assert letter is None or letter in options
     assert letter == extract_choice(reply, options)
@@ -244,7 +244,7 @@ def test_never_raises_and_never_leaves_the_row(reply, options):
     "piece",
     ["a ", "the ", "A. ", "(", "answer is ", "\n", " \n", "<think>", "_", "option ", "A or ", "!", "\\boxed{", "答案"],
 )
-def test_a_reply_that_repeats_itself_for_ever_is_read_in_linear_time(piece):
+def test_a_repetitive_reply_is_read_in_linear_time(piece):
     def seconds(length):
         start = time.process_time()
         extract_choice(piece * (length // len(piece)) + "x", ANIMALS)

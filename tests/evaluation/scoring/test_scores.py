@@ -1,4 +1,4 @@
-"""Rules from a reply to a value."""
+"""Rules that score replies."""
 
 from fractions import Fraction
 
@@ -132,7 +132,7 @@ def test_rules(rule, answer, reply, value, exact):
     assert (reading.value, reading.exact) == (value, exact)
 
 
-def test_a_choice_is_exact_when_it_is_the_letter_and_nothing_else():
+def test_a_choice_is_exact_if_it_is_only_the_letter():
     options = {"A": "a cat", "B": "a dog"}
     assert [read(item("choice", "B", options), reply).exact for reply in ("(b)", "B. a dog", "A")] == [
         True,
@@ -144,7 +144,7 @@ def test_a_choice_is_exact_when_it_is_the_letter_and_nothing_else():
 
 @settings(deadline=None)
 @given(st.text(), st.sampled_from(["label", "number", "yes_no", "contains", "exact"]), st.text())
-def test_no_reply_raises_and_what_cannot_be_read_is_wrong(reply, rule, answer):
+def test_no_reply_raises_and_unparsed_replies_are_wrong(reply, rule, answer):
     reading = read(item(rule, "Arson" if rule == "label" else answer, CLASSES), reply)
     assert 0.0 <= reading.value <= 1.0
     assert reading.prediction is not None or reading.value == 0.0
