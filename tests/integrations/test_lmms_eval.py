@@ -128,7 +128,7 @@ def test_repeats_of_a_document_have_different_names():
     [
         ({"temperature": 0.7, "do_sample": False}, "task 'mmvu': .*do_sample=False contradicts temperature=0.7"),
         ({"temperature": 0, "do_sample": True}, "do_sample=True contradicts temperature=0"),
-        ({"temperature": 0.7, "top_k": 40}, "top_k=40 is not supported .* --gen_kwargs top_k=0 "),
+        ({"temperature": 0.7, "top_k": 40}, "top_k=40 is not supported; .* --gen_kwargs top_k=0 "),
         ({"temperature": -1}, "generation option temperature=-1 must be a number of at least 0"),
         ({"max_new_tokens": "8"}, "generation option max_new_tokens='8' must be a whole number"),
         ({"num_beams": 5}, "num_beams=5 is not supported; .* --gen_kwargs num_beams=1"),

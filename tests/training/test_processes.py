@@ -122,4 +122,4 @@ def test_several_processes_need_an_explicit_folder(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=2)
     done = python("recipes/train.py", *tiny_overrides(models), f"data.path={rows}", WORLD_SIZE="2")
     assert done.returncode == 2
-    assert "give run_dir=" in done.stderr
+    assert "set run_dir=" in done.stderr

@@ -178,7 +178,7 @@ def test_a_mistake_is_one_clear_line(program, questions, arguments, message):
 
 def test_several_processes_need_an_explicit_folder(program, questions, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="give run_dir="):
+    with pytest.raises(ConfigError, match="set run_dir="):
         run(program, f"benchmark.root={questions}")
 
 
