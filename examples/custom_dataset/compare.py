@@ -1,9 +1,9 @@
-"""Ask two models the same questions, and print what has changed from the first to the second.
+"""Ask two models the same questions, and print the change in accuracy.
 
     python examples/custom_dataset/compare.py new.jsonl old.jsonl --before default --after runs/mine/model --out OUT
 
-Each file holds rows with right answers (recipes/README.md) whose media are relative to its folder. OUT keeps all
-replies and reports, and a call that was interrupted goes on there.
+Each file contains rows with correct answers (recipes/README.md) and media paths relative to its folder. OUT stores all
+replies and reports; run the same command again to continue an interrupted run.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tinyvid import Assistant, EvaluationOptions, TinyvidError, build_benchmark,
 
 
 def comparisons(files: list[Path], models: dict[str, str], out: Path) -> Iterator[dict[str, Any]]:
-    """Ask both models the rows of every file, and yield a comparison of each."""
+    """Ask both models the questions in every file, and yield one comparison per file."""
     benchmarks = [
         build_benchmark({"name": "custom", "root": str(file.absolute().parent), "file": file.name}) for file in files
     ]
@@ -32,7 +32,7 @@ def comparisons(files: list[Path], models: dict[str, str], out: Path) -> Iterato
 
 
 def table(files: list[Path], found: list[dict[str, Any]]) -> str:
-    """Return accuracies and their difference as a table in Markdown."""
+    """Format accuracies and their difference as a Markdown table."""
     lines = ["| rows | questions | before | after | difference | 95 % interval |", "|---|---|---|---|---|---|"]
     for file, comparison in zip(files, found, strict=True):
         before, after = (f"{100 * run['value']:.1f} %" for run in comparison["runs"])
@@ -44,12 +44,12 @@ def table(files: list[Path], found: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Compare as the command line says."""
-    parser = argparse.ArgumentParser(description="Ask two models the same questions, and print what has changed.")
-    parser.add_argument("rows", type=Path, nargs="+", help="files of rows that no training saw")
-    parser.add_argument("--before", default="default", help="checkpoint; default is the one that comes with tinyvid")
-    parser.add_argument("--after", required=True, help="checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the replies and reports")
+    """Compare the models given on the command line."""
+    parser = argparse.ArgumentParser(description="Ask two models the same questions, and print the change in accuracy.")
+    parser.add_argument("rows", type=Path, nargs="+", help="files with rows that were not used for training")
+    parser.add_argument("--before", default="default", help="first checkpoint (default: the default model)")
+    parser.add_argument("--after", required=True, help="second checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder for replies and reports")
     arguments = parser.parse_args()
     models = {"before": arguments.before, "after": arguments.after}
     try:

@@ -1,9 +1,9 @@
-"""Draw clips to try the example with. Replace this step by your own: a folder of videos and a CSV of labels.
+"""Generate clips for this example. Replace this step with your own data: a folder of videos and a CSV of labels.
 
     python examples/custom_dataset/make_clips.py OUT
 
-writes OUT/clip_0000.mp4 and so on, in each of which a colored shape bounces, and OUT/labels.csv: how often. To count
-that is a skill that the model which comes with tinyvid was never taught (docs/shapes.md).
+Writes OUT/clip_0000.mp4 and so on, each with one bouncing shape, and OUT/labels.csv with the number of bounces. The
+default model was not trained to count bounces (docs/shapes.md).
 """
 
 import argparse
@@ -20,7 +20,7 @@ MOST = 4  # bounces
 
 
 def plans(total: int, seed: int) -> Iterator[ClipPlan]:
-    """Yield clips, as many with one bounce as with two, three and four."""
+    """Yield clips with equal numbers of one, two, three and four bounces."""
     options = SetOptions(
         seed=seed,
         families=["bounce_count"],
@@ -41,11 +41,13 @@ def plans(total: int, seed: int) -> Iterator[ClipPlan]:
 
 
 def main() -> None:
-    """Draw the clips and list them."""
-    parser = argparse.ArgumentParser(description="Draw clips of a shape that bounces, and a CSV of how often.")
+    """Write the clips and labels.csv."""
+    parser = argparse.ArgumentParser(
+        description="Generate clips of a bouncing shape, labeled with the number of bounces."
+    )
     parser.add_argument("out", type=Path, help="folder for the clips and labels.csv")
-    parser.add_argument("--count", type=int, default=700, help="clips to draw (default: 700)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--count", type=int, default=700, help="number of clips (default: 700)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     labels = arguments.out / "labels.csv"
@@ -56,7 +58,7 @@ def main() -> None:
             name = f"clip_{number:04}.mp4"
             (arguments.out / name).write_bytes(encode(plan))
             writer.writerow((name, plan.questions[0].reply))
-    print(f"{arguments.count} clips are in {arguments.out}, their labels in {labels}")
+    print(f"Wrote {arguments.count} clips to {arguments.out} and their labels to {labels}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Turn a CSV of labels into rows to train on and rows to hold out.
+"""Convert a CSV of labels to training rows and held-out rows.
 
     python examples/custom_dataset/prepare.py CLIPS/labels.csv --question "What happens?"
 
-The CSV lies in the folder of the clips and has the columns ``file`` (relative to that folder) and ``label``, and may
-have ``question``. Every line becomes a multiple choice between the labels that its question has anywhere in the file.
-All faults are reported, by line. ``train.jsonl`` and ``held_out.jsonl`` are written beside the CSV.
+The CSV is in the folder of the clips and has the columns ``file`` (relative to that folder), ``label`` and, optionally,
+``question``. Each line becomes a multiple-choice question whose options are all labels of its question in the file. All
+faults are reported by line. ``train.jsonl`` and ``held_out.jsonl`` are written to the same folder.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class LabeledClip(NamedTuple):
 
 
 class LabelError(Exception):
-    """The CSV is wrong; one line of text per fault."""
+    """The CSV is invalid; the message has one line per fault."""
 
 
 def read_labels(path: Path, question: str) -> list[LabeledClip]:
@@ -37,24 +37,24 @@ def read_labels(path: Path, question: str) -> list[LabeledClip]:
 
     Args:
         path: The CSV, in UTF-8, in the folder that the files are relative to.
-        question: Asked about a clip where the CSV states none.
+        question: Question for lines without one.
 
     Raises:
-        LabelError: The file or a column is missing, a column is unknown, or lines are faulty.
+        LabelError: The file or a column is missing, a column is unknown, or a line is invalid.
     """
     if not path.is_file():
-        raise LabelError(f"there is no file {str(path)!r}")
+        raise LabelError(f"the file {str(path)!r} does not exist")
     found = []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         if not {"file", "label"} <= columns <= COLUMNS:
             raise LabelError(
-                f"{path}:1: the columns are {sorted(columns)}; they must be 'file', 'label' and, if any, 'question'"
+                f"{path}:1: the columns are {sorted(columns)}; they must be 'file', 'label' and, optionally, 'question'"
             )
         for cells in reader:
             if None in cells or None in cells.values():
-                raise LabelError(f"{path}:{reader.line_num}: the line has more or fewer cells than there are columns")
+                raise LabelError(f"{path}:{reader.line_num}: the line must have {len(columns)} cells, one per column")
             values = {key: cell.strip() for key, cell in cells.items()}
             found.append(
                 LabeledClip(reader.line_num, values["file"], values["label"], values.get("question") or question)
@@ -66,21 +66,21 @@ def read_labels(path: Path, question: str) -> list[LabeledClip]:
 
 
 def faulty_lines(found: list[LabeledClip], clips: Path) -> list[tuple[int, str]]:
-    """Return what is wrong with lines of their own, each with its number."""
+    """Return the faults of single lines, with line numbers."""
     faults, first = [], {}
     for clip in found:
         if not clip.file or not clip.label:
             faults.append((clip.line, "'file' and 'label' must not be empty"))
         elif not (clips / clip.file).is_file():
-            faults.append((clip.line, f"there is no file {str(clips / clip.file)!r}"))
+            faults.append((clip.line, f"the file {str(clips / clip.file)!r} does not exist"))
         earlier = first.setdefault((clip.file, clip.question), clip.line)
         if earlier != clip.line:
-            faults.append((clip.line, f"{clip.file!r} stands in line {earlier} already; keep one"))
+            faults.append((clip.line, f"{clip.file!r} is already listed in line {earlier}; keep one"))
     return faults
 
 
 def faulty_choices(found: list[LabeledClip]) -> list[tuple[int, str]]:
-    """Return the questions that give no choice to learn and to test, each with its first line."""
+    """Return the questions whose labels cannot be split into training and held-out rows, with line numbers."""
     faults = []
     for question, labels in by_label(found).items():
         line = min(clip.line for group in labels.values() for clip in group)
@@ -103,7 +103,7 @@ def by_label(found: list[LabeledClip]) -> dict[str, dict[str, list[LabeledClip]]
 
 
 def split(found: list[LabeledClip], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return rows to train on and rows to hold out: of every label the same share, and at least one of each."""
+    """Split into training and held-out rows, with the same share of each label and at least one row of each."""
     rng = random.Random(seed)
     train, held_out = [], []
     for labels in by_label(found).values():
@@ -117,7 +117,7 @@ def split(found: list[LabeledClip], share: float, seed: int) -> tuple[list[dict[
 
 
 def row(clip: LabeledClip, options: list[str], index: int) -> dict[str, Any]:
-    """Return a row that asks for the letter of the right option; tinyvid writes the options below the question."""
+    """Return a row that asks for the letter of the correct option; tinyvid appends the options to the question."""
     turns = [{"from": "human", "value": clip.question}]
     return {
         "id": f"{clip.file}:{clip.line}",
@@ -130,11 +130,13 @@ def row(clip: LabeledClip, options: list[str], index: int) -> dict[str, Any]:
 
 def main() -> int:
     """Write train.jsonl and held_out.jsonl."""
-    parser = argparse.ArgumentParser(description="Turn a CSV of labels into rows for recipes/train.py.")
-    parser.add_argument("labels", type=Path, help="CSV in the folder of the clips: file, label, and maybe question")
-    parser.add_argument("--question", default="What happens in the video?", help="asked where the CSV has no question")
+    parser = argparse.ArgumentParser(description="Convert a CSV of labels to rows for recipes/train.py.")
+    parser.add_argument(
+        "labels", type=Path, help="CSV in the folder of the clips: file, label and, optionally, question"
+    )
+    parser.add_argument("--question", default="What happens in the video?", help="question for lines without one")
     parser.add_argument("--held-out", type=float, default=0.25, help="share of each label to hold out (default: 0.25)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses what is held out (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the split (default: 0)")
     arguments = parser.parse_args()
     try:
         found = read_labels(arguments.labels, arguments.question)
@@ -144,7 +146,7 @@ def main() -> int:
     for name, rows in zip(("train", "held_out"), split(found, arguments.held_out, arguments.seed), strict=True):
         file = arguments.labels.with_name(f"{name}.jsonl")
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        print(f"{len(rows)} rows are in {file}")
+        print(f"Wrote {len(rows)} rows to {file}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
     python examples/lmms_eval/compare.py OUT --ckpt DIR
 
-needs lmms-eval, and in OUT what draw.py writes. Exit status 1 if a reply differs.
+Requires lmms-eval, and the output of draw.py in OUT. The exit status is 1 if any reply differs.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The task is local; without these, packages would ask the hub all the same.
+# The task is local, but packages would still contact the hub without these variables.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 from lmms_eval.evaluator import simple_evaluate
@@ -19,15 +19,15 @@ from lmms_eval.tasks import TaskManager
 
 from tinyvid import Assistant, EvaluationOptions, build_benchmark, evaluate, read_outcomes
 
-TASK, TOKENS = "tinyvid_shapes", 32  # as the task has it
+TASK, TOKENS = "tinyvid_shapes", 32  # must match the task
 
 
 def through_lmms_eval(folder: Path, ckpt: str | None, *, device: str, batch_size: int) -> dict[str, str]:
-    """Return the reply to each row by its id."""
-    named = f"pretrained={ckpt},dtype=float32" if ckpt else "dtype=float32"
+    """Return the replies by row id."""
+    model_args = f"pretrained={ckpt},dtype=float32" if ckpt else "dtype=float32"
     found = simple_evaluate(
         model="tinyvid",
-        model_args=named,
+        model_args=model_args,
         tasks=[TASK],
         batch_size=batch_size,
         device=device,
@@ -39,7 +39,7 @@ def through_lmms_eval(folder: Path, ckpt: str | None, *, device: str, batch_size
 
 
 def through_tinyvid(folder: Path, ckpt: str | None, *, device: str, batch_size: int) -> dict[str, str]:
-    """Return the reply to each row by its id."""
+    """Return the replies by row id."""
     assistant = Assistant.from_pretrained(ckpt, device=device, dtype="float32")
     benchmark = build_benchmark({"name": "custom", "root": str(folder)})
     options = EvaluationOptions(batch_size=batch_size, max_new_tokens=TOKENS)
@@ -50,10 +50,10 @@ def through_tinyvid(folder: Path, ckpt: str | None, *, device: str, batch_size: 
 
 
 def main() -> None:
-    """Compare, and say which replies differ."""
+    """Compare the replies and print the ones that differ."""
     parser = argparse.ArgumentParser(description="Compare the replies through lmms-eval with those through tinyvid.")
-    parser.add_argument("folder", type=Path, help="what draw.py wrote")
-    parser.add_argument("--ckpt", help="checkpoint; the model that comes with tinyvid if not given")
+    parser.add_argument("folder", type=Path, help="folder written by draw.py")
+    parser.add_argument("--ckpt", help="checkpoint (default: the default model)")
     parser.add_argument("--device", default="auto", help="default: auto")
     parser.add_argument("--batch-size", type=int, default=4, help="default: 4")
     given = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
     differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
     for name in differing:
         print(f"{name}: lmms-eval {theirs.get(name)!r}, tinyvid {ours.get(name)!r}")
-    print(f"{len(ours) - len(differing)} of {len(ours)} replies are equal, {len(set(ours.values()))} different ones")
+    print(f"{len(ours) - len(differing)} of {len(ours)} replies are equal; {len(set(ours.values()))} are distinct")
     sys.exit(1 if differing else 0)
 
 

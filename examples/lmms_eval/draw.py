@@ -1,9 +1,9 @@
-"""Draw a small task for lmms-eval, which ``benchmark=custom`` reads as well.
+"""Generate a small task for lmms-eval that ``benchmark=custom`` can also read.
 
     python examples/lmms_eval/draw.py OUT
 
-writes into OUT clips of moving shapes, rows.jsonl and the task tinyvid_shapes of lmms-eval: questions about clips,
-about a clip of each, about an image, and one without either.
+Writes clips of moving shapes, rows.jsonl and the lmms-eval task tinyvid_shapes to OUT. The questions are about whole
+videos, second halves of videos, an image, and text only.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TASK = Path(__file__).parent / "task"
 
 
 def draw(out: Path, *, clips: int = 6, questions: int = 3) -> int:
-    """Write the task, and return how many questions it has; the last one of each clip is about its second half."""
+    """Write the task and return its number of questions; the last question about each video shows its second half."""
     out.mkdir(parents=True, exist_ok=True)
     options = SetOptions(seed=7, split="iid", questions=questions)
     rows = []
@@ -38,20 +38,20 @@ def draw(out: Path, *, clips: int = 6, questions: int = 3) -> int:
 
 
 def row(name: str, question: SceneQuestion, **media) -> dict:
-    """Return a row: the conversation for tinyvid, the question alone for lmms-eval; what is absent is left out."""
+    """Return a row with a conversation for tinyvid and the question for lmms-eval, without empty media keys."""
     asked = {"conversations": [{"from": "human", "value": question.text}], "question": question.text}
     return {"id": name, **asked, "answer": question.reply, **{key: value for key, value in media.items() if value}}
 
 
 def main() -> None:
     """Write the task."""
-    parser = argparse.ArgumentParser(description="Draw a small task for lmms-eval and benchmark=custom.")
+    parser = argparse.ArgumentParser(description="Generate a small task for lmms-eval and benchmark=custom.")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--clips", type=int, default=6, help="clips to draw (default: 6)")
+    parser.add_argument("--clips", type=int, default=6, help="number of clips (default: 6)")
     parser.add_argument("--questions", type=int, default=3, help="questions about each clip (default: 3)")
     given = parser.parse_args()
     count = draw(given.out, clips=given.clips, questions=given.questions)
-    print(f"wrote {count} questions and the task tinyvid_shapes: lmms-eval --include_path {given.out}")
+    print(f"Wrote {count} questions and the task tinyvid_shapes; run lmms-eval with --include_path {given.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The LLM's attention while it learns: faster on a CPU in bfloat16, and shown where to look."""
+"""The LLM's attention during training: faster on a CPU in bfloat16, with an auxiliary loss on where to attend."""
 
 from typing import Any
 
@@ -9,16 +9,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tinyvid.processing.batch import Batch
 from tinyvid.types import IGNORE_INDEX
 
-GUIDED_LAYERS = (-3, -1)  # counted from the last one: words must come together first, and shapes come before options
+GUIDED_LAYERS = (
+    -3,
+    -1,
+)  # relative to the last layer: earlier layers combine words, and shapes are needed before options
 GUIDED_HEADS = 2
 USUAL = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
-    """Return what ``sdpa`` of transformers does, for (B, H, L, Dh), as (B, L, H, Dh).
+    """Compute the attention of transformers' ``sdpa``: (B, H, L, Dh) to (B, L, H, Dh).
 
-    While training, three products and a softmax: on a CPU, torch's own kernel takes twice as long with a mask. The
-    weights of the guided layers are kept.
+    In training, uses explicit products and a softmax, because torch's kernel with a mask is half as fast on a CPU.
+    Stores the weights of the guided layers.
     """
     if mask is None or not torch.is_grad_enabled():
         return USUAL(module, query, key, value, mask, **options)
@@ -29,7 +32,7 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
     hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -1e9)  # (B, 1, L, L)
     hidden = hidden.expand(*shape[:2], length, length).reshape(-1, length, length)
     scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=shape[3] ** -0.5)  # (B * H, L, L)
-    with torch.autocast(query.device.type, enabled=False):  # which would take the softmax in float32
+    with torch.autocast(query.device.type, enabled=False):  # autocast would compute the softmax in float32
         weights = scores.softmax(-1)
     if module.layer_idx - module.config.num_hidden_layers in GUIDED_LAYERS:
         module.weights = weights.view(*shape[:2], length, length)  # (B, H, L, L)
@@ -37,7 +40,7 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
 
 
 def install() -> None:
-    """Let the models of this process attend so."""
+    """Make all models of this process use ``attend``."""
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
 
 
@@ -49,11 +52,11 @@ def guidance(llm: Any, batch: Batch, asked: Tensor, described: Tensor, options: 
     describe, and that a letter stands for the words behind it; where to look is known, and says so at once.
 
     Args:
-        llm: Has just seen the batch.
+        llm: The LLM after its forward pass on the batch.
         batch: Packed questions.
-        asked: bool (B, Q, N), which shapes the k-th question of a clip is about; none where that is not clear.
-        described: (B, K), the shape that a video token describes, -1 for none.
-        options: bool (B, L), the words of right options.
+        asked: bool (B, Q, N), which shapes the k-th question of a clip is about; all false if unclear.
+        described: (B, K), the shape that each video token describes, -1 for none.
+        options: bool (B, L), the tokens of correct options.
     """
     learned = batch.labels != IGNORE_INDEX
     row, place = (learned[:, 1:] & ~learned[:, :-1]).nonzero(as_tuple=True)  # the last token of each prompt

@@ -1,6 +1,6 @@
-"""The clips that the recipe trains on: real H.264 files, read back by tinyvid's own Processor, and what they show.
+"""Generate the training clips: H.264 files, read back as the Processor does, and the facts about them.
 
-Frames and targets are kept as arrays, so that no stage decodes a file twice.
+Stores frames and targets as arrays, so files are decoded only once.
 """
 
 import functools
@@ -23,12 +23,12 @@ from tinyvid.video.open_video import open_video
 from tinyvid.video.pixels import resize
 from tinyvid.worlds.shapes import COLORS, HELD_OUT, Scene, render, sample_scene, sampled_times
 
-SIDE = 64  # pixels of a frame that the tower sees
+SIDE = 64  # side of the vision tower's frames in pixels
 SPEC = ImageSpec(size=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
-BUSY_SHARE = 0.4  # of the clips have at least two events, beyond those that have them by chance
-COLLIDING_SHARE = 0.1  # of the clips have a collision, beyond those that have one by chance
-TRIES = 200  # one scene in nine or so has a collision
-# Width, height, frames and share of the files: mostly small ones, which are cheap to write.
+BUSY_SHARE = 0.4  # fraction of clips drawn to have at least two events
+COLLIDING_SHARE = 0.1  # fraction of clips drawn to have a collision
+TRIES = 200  # about one scene in nine has a collision
+# Width, height, frames and fraction of the files: mostly small ones, which are fast to write.
 FORMATS = (
     (64, 64, 16, 0.5),
     (64, 64, 24, 0.1),
@@ -43,7 +43,7 @@ RATES = (4, 5, 8, 10, 12, 15, 24, 25, 30)
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """How a clip is written."""
+    """Size, length and compression of a clip's file."""
 
     width: int
     height: int
@@ -58,12 +58,12 @@ class File:
 
     @property
     def moments(self) -> np.ndarray:
-        """When the frames are that the model sees, from 0 to 1."""
+        """Times of the frames that the model sees, from 0 to 1."""
         return sampled_times(self.num_frames, NUM_FRAMES)
 
 
 def draw_clip(seed: int, index: int, hold_out: bool = False) -> tuple[Scene, File]:
-    """Draw a scene, perhaps without the held-out pairs, and the file that shows it; the same arguments, same clip."""
+    """Draw a scene, optionally without the held-out pairs, and its file format; deterministic in the arguments."""
     rng = np.random.default_rng([seed, index])
     shape = rng.choice(len(FORMATS), p=[share for *_, share in FORMATS])
     width, height, num_frames, _ = FORMATS[shape]
@@ -96,7 +96,7 @@ def _road() -> tuple[Any, Any]:
 
 
 def read_frames(path: Path) -> np.ndarray:
-    """Return what the Processor's sampler, reader and resize make of a file: uint8 (T, S, S, 3)."""
+    """Read a file with the Processor's sampler, reader and resize: uint8 (T, S, S, 3)."""
     reader, sampler = _road()
     footage = open_video(Video(str(path)), reader)
     indices = sampler(footage.meta)
@@ -104,11 +104,11 @@ def read_frames(path: Path) -> np.ndarray:
 
 
 def describe(scene: Scene, file: File) -> dict[str, np.ndarray]:
-    """Return what a clip shows, as arrays over ``NUM_FRAMES`` frames and ``MAX_SHAPES`` places for shapes.
+    """Return the facts about a clip as arrays over T = ``NUM_FRAMES`` frames and N = ``MAX_SHAPES`` shapes.
 
     Returns:
-        ``visible`` (T, N), ``color`` (T, N) as indices, ``center`` (T, N, 2) of the picture, ``radius`` (T, N, 2) of
-        the picture's width and height, and what ``facts`` returns.
+        ``visible`` (T, N), ``color`` (T, N) as indices, ``center`` (T, N, 2) and ``radius`` (T, N, 2) relative to the
+        width and height of the frame, and the arrays of ``facts``.
     """
     tracks = scene.track(file.moments, aspect=file.width / file.height)
     count = len(scene.shapes)
@@ -145,7 +145,7 @@ ARRAYS = {
 
 
 def _make(job: tuple[str, int, bool, int, int]) -> int:
-    """Write some clips as files, read them back, and put them into the arrays."""
+    """Write some clips as files, read them back, and store them in the arrays."""
     folder, seed, hold_out, first, last = job
     arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
     with tempfile.TemporaryDirectory() as scratch:
@@ -161,7 +161,7 @@ def _make(job: tuple[str, int, bool, int, int]) -> int:
 
 
 def make_clips(folder: Path, *, seed: int, count: int, hold_out: bool = False, processes: int = 2) -> None:
-    """Make the clips ``0 .. count - 1`` of a seed, perhaps without the held-out pairs, in a folder of arrays."""
+    """Generate the clips ``0 .. count - 1`` of a seed, optionally without the held-out pairs, as a folder of arrays."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (dtype, shape) in ARRAYS.items():
         open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()

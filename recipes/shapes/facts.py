@@ -1,4 +1,4 @@
-"""What is true of every shape of a clip as numbers: the targets that video tokens are taught to tell."""
+"""Compute the facts about every shape of a clip as numbers, the targets of matched supervision."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from tinyvid.worlds.shapes import COLORS, KINDS, MOTIONS, Scene, Shape
 from tinyvid.worlds.shapes.wording import life_events
 
 EVENTS = ("nothing", "appear", "disappear", "recolor")
-NONE = -1  # a target that a shape does not have
+NONE = -1  # missing target
 
-# Numbers of answers, of facts that are one of several.
+# Categorical facts with their number of classes.
 CHOICES = {
     "first_color": len(COLORS),
     "last_color": len(COLORS),
@@ -18,9 +18,9 @@ CHOICES = {
     "second_motion": len(MOTIONS),
     "has_second": 2,
     "event": len(EVENTS),
-    "rank": 4,  # of its event among all events: none, first, second, third
-    "frame": NUM_FRAMES + 1,  # the first of the frames that the event is seen in; the last number is none
-    "passes_color": len(COLORS),  # of the shape that it passes, and so on
+    "rank": 4,  # rank of its event among all events: none, first, second, third
+    "frame": NUM_FRAMES + 1,  # first frame after the event; the last class is none
+    "passes_color": len(COLORS),  # color of the shape that it passes
     "passes_kind": len(KINDS),
     "passes": 2,
     "is_passed": 2,
@@ -35,7 +35,7 @@ CHOICES = {
     "start_visible": 2,
     "end_visible": 2,
 }
-# Widths of facts that are numbers; not a number where a shape does not have them.
+# Real-valued facts with their width; NaN if missing.
 NUMBERS = {"time": 1, "start_center": 2, "end_center": 2}
 
 
@@ -43,9 +43,9 @@ def facts(scene: Scene, aspect: float, moments: np.ndarray) -> dict[str, np.ndar
     """Return every fact of ``CHOICES`` as int8 (N,), of ``NUMBERS`` as float32 (N, width); N is ``MAX_SHAPES``.
 
     Args:
-        scene: What is described.
-        aspect: Width of the picture by its height.
-        moments: When the frames are that the model sees, from 0 to 1.
+        scene: The scene.
+        aspect: Width of the frames divided by their height.
+        moments: Times of the frames that the model sees, from 0 to 1.
     """
     found = {name: np.full(MAX_SHAPES, NONE, dtype="int8") for name in CHOICES}
     found |= {name: np.full((MAX_SHAPES, width), np.nan, dtype="float32") for name, width in NUMBERS.items()}

@@ -1,4 +1,4 @@
-"""The training loop of all stages: Muon for matrices, AdamW for the rest, one replica of the model per core."""
+"""The training loop of all stages: Muon for matrices, AdamW for other weights, one replica of the model per core."""
 
 import copy
 import math
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from recipes.shapes.progress import progress
 
 WARMUP = 50  # steps
-CLIP = 1.0  # largest norm of the gradient
-TABLES = ("embed", "latents", "position")  # matrices that are no maps: rows of a table
+CLIP = 1.0  # maximum gradient norm
+TABLES = ("embed", "latents", "position")  # 2-D weights that are lookup tables, not linear maps
 Metrics = dict[str, float]
 
 
 class Engine:
     """Run shares of a batch on replicas that share their weights, one per core, and add up the gradients.
 
-    Small operations leave a second core idle when each is split over both; two halves of a batch do not. On a GPU
+    Splitting small operations over two cores leaves them idle; running half of the batch on each does not. On a GPU
     there is one replica.
 
     Args:
-        module: What trains, on its device.
+        module: The module to train, on its device.
         bf16: Multiply matrices in bfloat16.
-        replicas: Shares that a batch has.
+        replicas: Number of shares of a batch.
     """
 
     def __init__(self, module: nn.Module, *, bf16: bool, replicas: int) -> None:
@@ -60,7 +60,7 @@ def optimizers(
 ) -> list[Any]:
     """Return Muon (K. Jordan et al. 2024) for matrices, in ``shares``, and AdamW for vectors, tables and convolutions.
 
-    A group holds its share of the learning rate as ``scale``.
+    ``scale`` of a parameter group is its fraction of the learning rate.
     """
 
     def group(name: str, parameter: nn.Parameter) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def optimizers(
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate at a step: a linear warm-up, then a cosine to a fiftieth."""
+    """Return the learning rate factor at a step: linear warm-up, then cosine decay to 0.02."""
     warmup = min(WARMUP, steps // 10 + 1)
     if step < warmup:
         return (step + 1) / warmup
@@ -103,14 +103,14 @@ def fit(
     """Train for a number of steps.
 
     Args:
-        name: For the progress bar.
-        engine: Holds what trains.
-        compute: From a replica and a share of a batch to the loss and what to show.
-        shares_of: From the step to the shares of its batch.
-        steps: Optimizer steps.
-        lr: Highest learning rate.
-        weight_decay: Of matrices.
-        slow: Words in the names of weights that learn at a share of the learning rate.
+        name: Label of the progress bar.
+        engine: Engine with the module to train.
+        compute: Maps a replica and a share of a batch to the loss and metrics.
+        shares_of: Maps a step to the shares of its batch.
+        steps: Number of optimizer steps.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of matrices.
+        slow: Learning rate factors of weights whose name contains the key.
         after: Called after each step with its number, from 1, and its metrics.
     """
     used = optimizers(engine.parameters, weight_decay=weight_decay, slow=slow, shares=len(engine.replicas))

@@ -1,4 +1,4 @@
-"""The stages after the tower: the connector learns to describe shapes, then its mixer and the LLM learn to answer."""
+"""Train the connector to describe shapes, then its mixer and the LLM to answer questions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,17 +17,17 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch, Output
 from tinyvid.worlds.shapes import SceneQuestion
 
-TOKEN_WEIGHT = 0.1  # of the matched supervision while questions are learned
-GUIDE_WEIGHT = 0.1  # of where to look
-CONNECTOR_RATE = 0.3  # of the learning rate then: an LLM that knows nothing must not undo what the tokens tell
+TOKEN_WEIGHT = 0.1  # weight of matched supervision while training on questions
+GUIDE_WEIGHT = 0.1  # weight of the attention guidance
+CONNECTOR_RATE = 0.3  # learning rate factor, so that gradients of an untrained LLM do not destroy the tokens
 
 
 class Student(nn.Module):
-    """A model and the heads that its video tokens are supervised through.
+    """A model with the heads that supervise its video tokens.
 
     Args:
-        model: Its vision tower does not train.
-        tokenizer: Of the LLM.
+        model: The model; its vision tower does not train.
+        tokenizer: Tokenizer of the LLM.
     """
 
     def __init__(self, model: VideoLLM, tokenizer: Any) -> None:
@@ -36,15 +36,15 @@ class Student(nn.Module):
         self.heads = TokenHeads(model.llm.config.hidden_size, tokenizer)
 
     def says(self, tokens: Tensor, num_frames: int) -> dict[str, Tensor]:
-        """Map the video tokens of clips (B, K, D) to what they say of every fact."""
+        """Map the video tokens of clips (B, K, D) to predictions of every fact."""
         words = self.model.llm.get_input_embeddings().weight
         return self.heads(tokens.unflatten(1, (num_frames, -1)), words)
 
 
 def resample(connector: Any, features: Tensor) -> Tensor:
-    """Return what the group connector makes of several clips in front of its mixer, (B, T, P, Dv) to (B, K, D).
+    """Compute the group connector's tokens of several clips before its mixer, (B, T, P, Dv) to (B, K, D).
 
-    With ``mix`` behind it, equal to one call of the connector for each clip. T is a multiple of the groups.
+    Followed by ``mix``, this equals one call of the connector per clip. T must be a multiple of the number of groups.
     """
     count, groups = len(features), connector.num_groups
     media = connector.linear(features).reshape(count * groups, -1, connector.latents.shape[1])
@@ -54,12 +54,12 @@ def resample(connector: Any, features: Tensor) -> Tensor:
 
 
 def mix(connector: Any, tokens: Tensor) -> Tensor:
-    """Return the video tokens (B, K, D) of clips, from what ``resample`` returns."""
+    """Apply the mixer to the result of ``resample``; return the video tokens (B, K, D)."""
     return connector.mixer(tokens.unflatten(1, (connector.num_groups, -1))).flatten(1, 2)
 
 
 def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
-    """Run the model with video tokens (B, K, D) that are known already."""
+    """Run the model with given video tokens (B, K, D)."""
     known = tokens.flatten(0, 1), torch.ones(tokens.shape[0] * tokens.shape[1], dtype=torch.bool)
     model.slot_tokens = lambda batch: known  # type: ignore[method-assign]
     try:
@@ -69,13 +69,13 @@ def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
 
 
 class Trainer:
-    """What the stages share: the facts of the clips, what has been computed of them, and an engine for the student.
+    """Train a student on precomputed features or tokens of the clips.
 
     Args:
-        clips: Their facts.
-        known: Features (clips, T, P, Dv), or the tokens in front of the mixer (clips, K, D).
-        engine: Holds the student.
-        seed: Of the order of the clips.
+        clips: Arrays of the facts about all clips.
+        known: Features (clips, T, P, Dv), or the tokens before the mixer (clips, K, D).
+        engine: Engine with the student.
+        seed: Seed of the order of the clips.
     """
 
     def __init__(self, clips: Mapping[str, np.ndarray], known: np.ndarray, engine: Engine, seed: int) -> None:
@@ -88,15 +88,15 @@ class Trainer:
         self, make: Callable[[Any, Tensor], Tensor], *, name: str, count: int, batch_size: int, steps: int, lr: float,
         after: Callable[[int, Metrics], None],
     ) -> None:  # fmt: skip
-        """Teach the video tokens to describe the shapes of their frame, without the LLM.
+        """Train the video tokens to describe the shapes of their frame, without the LLM.
 
         Args:
-            make: From the connector and what is known of clips to their video tokens.
-            name: Of the stage.
-            count: Clips.
-            batch_size: Of a step.
-            steps: Of the optimizer.
-            lr: Highest learning rate.
+            make: Maps the connector and features or tokens of clips to their video tokens.
+            name: Name of the stage.
+            count: Number of clips.
+            batch_size: Clips per step.
+            steps: Number of optimizer steps.
+            lr: Peak learning rate.
             after: Called after each step.
         """
         replicas = len(self.engine.replicas)
@@ -114,7 +114,7 @@ class Trainer:
         fit(name, self.engine, compute, shares, steps=steps, lr=lr, after=after)
 
     def answer(self, shares: Iterable[Share], *, steps: int, lr: float, after: Callable[[int, Metrics], None]) -> None:
-        """Teach mixer and LLM to answer packed questions."""
+        """Train the mixer and the LLM on packed questions."""
         waiting = iter(shares)
 
         def next_shares(_: int) -> list[tuple[Share, Tensor, dict[str, Tensor]]]:
@@ -140,12 +140,12 @@ class Trainer:
 
 
 def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dict[str, float]:
-    """Return the share of right replies, overall (captions apart), by family and by format.
+    """Return the accuracy overall (without captions), by family and by format.
 
     Args:
-        engine: Holds the student; each replica answers a part of the shares.
-        shares: Packed questions, with the questions.
-        tokens: What is known of the clips in front of the mixer, (clips, K, D).
+        engine: Engine with the student; each replica answers a part of the shares.
+        shares: Packed questions, including the questions.
+        tokens: Tokens of the clips before the mixer, (clips, K, D).
     """
     count = len(engine.replicas)
     parts = [shares[number::count] for number in range(count)]
@@ -159,9 +159,9 @@ def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dic
     return {name: sum(rights) / len(rights) for name, rights in sorted(found.items())}
 
 
-@torch.no_grad()  # of the thread that answers
+@torch.no_grad()  # grad mode is per thread
 def _answered(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray) -> list[tuple[SceneQuestion, bool]]:
-    """Return the questions of shares, each with whether the model would write the right reply."""
+    """Return the questions of shares, and whether the model would generate the correct reply to each."""
     found: list[tuple[SceneQuestion, bool]] = []
     for share in shares:
         known = torch.from_numpy(tokens[share.clips]).to(model.device).float()

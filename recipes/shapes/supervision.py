@@ -1,10 +1,10 @@
-"""Matched supervision: every video token must describe one shape of its frame, and what becomes of that shape.
+"""Matched supervision: every video token must describe one shape of its frame and what happens to it in the clip.
 
-A frame has as many tokens as a scene can have shapes. In each frame, tokens and visible shapes are paired so that
-what the tokens already say fits best; then each paired token is taught what it shows now (color, shape, place) and
-what only a look at the other frames can tell (motion, event, its time and rank, partners, numbers). The second kind
-is what makes the temporal mixer compute such things before an LLM asks for them. Names of colors, shapes and motions
-are said in the embeddings of the LLM's own words, so that the LLM finds the words of a question in the tokens.
+A frame has as many tokens as a scene can have shapes. In each frame, tokens are matched to visible shapes at the lowest
+cost. Each matched token is then trained to predict what the frame shows (color, shape, position) and what only other
+frames show (motion, event, its time and rank, partners, counts), which trains the temporal mixer before the LLM needs
+it. Predictions of colors, shapes and motions use the embeddings of the LLM's words as classifier weights, so the LLM
+can match the words of a question to tokens.
 """
 
 import itertools
@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "motion": tuple(f" {motion}" for motion in MOTIONS),
     "event": tuple(VERBS[event] for event in EVENTS),
 }
-# Facts that are said in words; the two that make up a name are said as they are, the others through a map of their own.
+# Facts predicted as words. The two facts of a shape's name use the token directly, all others a linear map.
 SAID = {
     "first_color": "color",
     "kind": "kind",
@@ -50,7 +50,7 @@ NUMBER_WEIGHT = 3.0
 
 
 class TokenHeads(nn.Module):
-    """Read from video tokens what they say. For training only.
+    """Predict facts from video tokens. For training only.
 
     Args:
         dim: D, width of the tokens.
@@ -67,7 +67,7 @@ class TokenHeads(nn.Module):
         self.present = nn.Linear(dim, 1)
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
-        """Map tokens (..., D) to what they say of every fact; ``embeddings`` (V, D) are those of the LLM's words."""
+        """Map tokens (..., D) to predictions of every fact; ``embeddings`` (V, D) are those of the LLM."""
         tokens = F.rms_norm(tokens.float(), tokens.shape[-1:])
         said = {}
         for name, kind in SAID.items():
@@ -85,7 +85,7 @@ def targets_of(clips: Mapping[str, np.ndarray], chosen: np.ndarray, device: torc
 
 @torch.no_grad()
 def match(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-    """Pair the tokens of each frame with the shapes: (B, T, q), the number of the shape that each token describes."""
+    """Match the tokens of each frame to shapes; return (B, T, q), the index of the shape that each token describes."""
     num_frames = targets["visible"].shape[1]
     cost = torch.zeros(*said["present"].shape, MAX_SHAPES, device=said["present"].device)  # (B, T, q, N)
     for name in ("color", "kind"):
@@ -142,5 +142,5 @@ def token_loss(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tup
 def _single(tokenizer: Any, word: str) -> int:
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        raise ValueError(f"the word {word!r} is {len(ids)} tokens; it must be one")
+        raise ValueError(f"the tokenizer splits {word!r} into {len(ids)} tokens; train it with this word as one token")
     return int(ids[0])

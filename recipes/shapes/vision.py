@@ -1,4 +1,4 @@
-"""Stage 1: the vision tower learns, patch by patch, what it looks at. Stage 2: its features of all clips are kept."""
+"""Train the vision tower to classify patches, and store its features of all clips."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +15,13 @@ from recipes.shapes.progress import progress
 from tinyvid.models.vision_towers.siglip import SiglipTower
 from tinyvid.worlds.shapes import COLORS, KINDS
 
-FRAMES = 128  # of a step
-BACKGROUND = 0.15  # weight of a patch that shows no shape
-INSIDE = 0.8  # of the radius: how near to a center the middle of a patch must be to show the shape
+FRAMES = 128  # per step
+BACKGROUND = 0.15  # loss weight of patches without a shape
+INSIDE = 0.8  # a patch shows a shape if its center is within this fraction of the radius
 
 
 class PatchHeads(nn.Module):
-    """What is under a patch: which color, which shape, and where is its center? For training only.
+    """Predict color, shape and the shape's center for each patch. For training only.
 
     Args:
         tower: The vision tower.
@@ -43,12 +43,12 @@ class PatchHeads(nn.Module):
 
 
 def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
-    """Turn frames uint8 (N, S, S, 3) into what the tower sees, (N, 3, S, S)."""
+    """Convert frames uint8 (N, S, S, 3) to the pixels of the vision tower, (N, 3, S, S)."""
     return (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
 def patch_targets(clips: dict[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int) -> tuple[Tensor, ...]:
-    """Return what patches show: color and kind (N, P), the last number for nothing, and the center (N, P, 2)."""
+    """Return the targets of patches: color and kind (N, P), the last class for background, and center (N, P, 2)."""
     center, radius = clips["center"][clip, frame], clips["radius"][clip, frame]  # (N, S, 2)
     middle = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(middle, middle), -1).reshape(1, -1, 1, 2)  # (1, P, 1, 2) of x, y, row by row
@@ -72,7 +72,7 @@ def train_tower(
     seed: int,
     after: Callable[[int, Metrics], None],
 ) -> None:
-    """Teach the tower to name color and shape under each patch, and to say where the shape's center is."""
+    """Train the tower to predict color, shape and the shape's center for each patch."""
     heads = PatchHeads(tower).to(next(tower.parameters()).device)
     engine = engine_of(heads)
     assert tower.features.grid is not None  # SigLIP's patches fill a square
@@ -91,19 +91,20 @@ def train_tower(
 
     def compute(module: PatchHeads, share: tuple[Tensor, ...]) -> tuple[Tensor, Metrics]:
         pixels, color, kind, center = share
-        said_color, said_kind, said_center = module(pixels)
+        color_logits, kind_logits, predicted_center = module(pixels)
         shown = color < len(COLORS)
         weight = torch.where(shown, 1.0, BACKGROUND).flatten()
         losses = [
-            (F.cross_entropy(said.flatten(0, 1).float(), right.flatten().long(), reduction="none") * weight).sum()
+            (F.cross_entropy(logits.flatten(0, 1).float(), target.flatten().long(), reduction="none") * weight).sum()
             / weight.sum()
-            for said, right in ((said_color, color), (said_kind, kind))
+            for logits, target in ((color_logits, color), (kind_logits, kind))
         ]
-        off = (said_center.float() - center)[shown].abs().mean()
-        right = (said_kind.argmax(-1) == kind)[shown].float().mean()
-        same = (said_color.argmax(-1) == color)[shown].float().mean()
-        loss = losses[0] + losses[1] + 4 * off
-        return loss, {"loss": loss.item(), "color": same.item(), "shape": right.item(), "center": off.item()}
+        error = (predicted_center.float() - center)[shown].abs().mean()
+        kind_accuracy = (kind_logits.argmax(-1) == kind)[shown].float().mean()
+        color_accuracy = (color_logits.argmax(-1) == color)[shown].float().mean()
+        loss = losses[0] + losses[1] + 4 * error
+        metrics = {"color": color_accuracy.item(), "shape": kind_accuracy.item(), "center": error.item()}
+        return loss, {"loss": loss.item(), **metrics}
 
     fit("vision", engine, compute, shares, steps=steps, lr=2e-3, after=after)
 

@@ -119,11 +119,11 @@ GOOD = ["a.mp4,left", "b.mp4,left", "c.mp4,right", "d.mp4,right"]
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([*GOOD, "x.mp4,left"], r"labels.csv:6: there is no file '.*x.mp4'"),
+        ([*GOOD, "x.mp4,left"], r"labels.csv:6: the file '.*x.mp4' does not exist"),
         ([*GOOD, "e.mp4,"], "labels.csv:6: 'file' and 'label' must not be empty"),
-        ([*GOOD, "a.mp4,right"], "labels.csv:6: 'a.mp4' stands in line 2 already"),
+        ([*GOOD, "a.mp4,right"], "labels.csv:6: 'a.mp4' is already listed in line 2"),
         ([*GOOD, "e.mp4,up"], "labels.csv:6: only this clip has the label 'up'"),
-        ([*GOOD, "e.mp4,left,up"], "labels.csv:6: the line has more or fewer cells"),
+        ([*GOOD, "e.mp4,left,up"], "labels.csv:6: the line must have 2 cells"),
         (GOOD[:2], "labels.csv:2: 'Where to\\?' has 1 different labels"),
         ([], "lists no clips"),
     ],

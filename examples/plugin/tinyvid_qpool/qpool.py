@@ -12,11 +12,11 @@ class QueryPool(nn.Module):
     Args:
         features: What the vision tower returns.
         llm_dim: D, width of the LLM.
-        num_queries: Video tokens of a frame.
+        num_queries: Video tokens per frame.
     """
 
-    text_decoder = None  # it reads no question, so that there is none to read it with
-    attention = None  # and no patches that a question chose
+    text_decoder = None  # this connector does not read the question
+    attention = None  # so it has no attention map of the question
 
     def __init__(self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 4) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class QueryPool(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What features must be cast to."""
+        """Data type that features must have."""
         return self.queries.dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
