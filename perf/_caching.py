@@ -45,7 +45,7 @@ def epochs(folder: Path, sizes: dict[str, Any], repeats: int) -> dict[str, Any]:
             for way in caches:
                 spent = step(way, chosen)
                 best[way, number] = min(spent, best.get((way, number), spent), key=sum)
-    assert cache.statistics.hits > 0
+    assert cache.store.statistics.hits > 0
     for way in caches:
         stages = [sum(times) for times in zip(*(best[way, i] for i in range(len(batches))), strict=True)]
         result[way] = dict(zip(("processor", "tower", "step"), stages, strict=True))

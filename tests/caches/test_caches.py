@@ -90,7 +90,7 @@ def test_jpeg_is_close_and_smaller_and_equal_on_hit_and_miss(assistant, clips, t
     plain = assistant.processor(row(clips[0]))
     processor = use(assistant, frames=str(tmp_path / "jpeg"), format="jpeg")
     cold, warm = processor(row(clips[0])), processor(row(clips[0]))
-    assert processor.frames.statistics.hits == 1
+    assert processor.frames.store.statistics.hits == 1
     assert torch.equal(cold.videos[0].pixels, warm.videos[0].pixels)
     assert 0 < (cold.videos[0].pixels - plain.videos[0].pixels).abs().mean() * 127.5 < 3
     use(assistant, frames=str(tmp_path / "uint8"))(row(clips[0]))
@@ -155,7 +155,7 @@ def test_generation_reads_the_cache(assistant, clips, tmp_path):
     processor = use(assistant, features=str(tmp_path), frames=str(tmp_path))
     assistant.model.fill_features(processor.collate([processor(question)]), processor.features)
     assert assistant.answer([question], max_new_tokens=6) == expected
-    assert processor.features.statistics.hits == 1
+    assert processor.features.store.statistics.hits == 1
 
 
 def test_workers_read_the_cache(assistant, clips, tmp_path):
@@ -183,7 +183,7 @@ def test_images_and_folders_are_cached(assistant, tmp_path):
     moving = replace(moving, video=[replace(moving.videos[0], source=pictures, fps=1.0)])
     for sample in (single, moving):
         assert torch.equal(processor(sample).videos[0].pixels, processor(sample).videos[0].pixels)
-    assert processor.frames.statistics.hits == 2
+    assert processor.frames.store.statistics.hits == 2
     assert len(entries(tmp_path / "cache")) == 2
 
 
@@ -238,7 +238,7 @@ def test_start_and_end_count_as_frame_numbers(assistant, clips, tmp_path):
     clip = str(clips[0])
     early = processor(Sample([Message("user", "Q")], video=clip, end=0.2)).videos[0].pixels
     late = processor(Sample([Message("user", "Q")], video=clip, start=0.2)).videos[0].pixels
-    assert processor.frames.statistics.misses == 2
+    assert processor.frames.store.statistics.misses == 2
     assert not torch.equal(early, late)
 
 
@@ -370,7 +370,7 @@ def test_damaged_entries_are_computed_again(assistant, clips, tmp_path):
     for _ in range(2):
         for clip, expected in zip(clips, plain, strict=True):
             assert torch.equal(processor(row(clip)).videos[0].pixels, expected)
-    assert processor.frames.statistics.rebuilds >= 3
+    assert processor.frames.store.statistics.rebuilds >= 3
 
 
 def test_a_damaged_feature_is_computed_again(assistant, clips, tmp_path):

@@ -45,7 +45,7 @@ def talk(*texts):
 def tokens_of(assistant, *samples):
     batch = assistant.processor.collate([assistant.processor(sample) for sample in samples])
     with torch.inference_mode():
-        return assistant.model.video_tokens(batch)
+        return assistant.model.slot_tokens(batch)[0]
 
 
 # --- questions --------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_the_kth_place_is_filled_by_the_kth_question(models):
     assert [slot.question for slot in example.slots] == ["What moves?", "Who?"]
     batch = assistant.processor.collate([example])
     with torch.inference_mode():
-        embedded, tokens = assistant.model.embed(batch), assistant.model.video_tokens(batch)
+        embedded, tokens = assistant.model.embed(batch), assistant.model.slot_tokens(batch)[0]
     torch.testing.assert_close(embedded[0][example.video_mask], tokens)
     starts = torch.diff(example.video_mask.int(), prepend=torch.zeros(1, dtype=torch.int)).eq(1).nonzero().flatten()
     runs = [embedded[0][start : start + 8] for start in starts]  # 4 frames, 2 tokens each
@@ -292,7 +292,7 @@ def test_choosing_the_connector_adds_its_text_decoder():
 def test_a_separate_tokenizer_is_needed(models):
     with pytest.raises(ConfigError, match="text_decoder 'bert' needs text_decoder.tokenizer"):
         make(models, "bert", "text_decoder.tokenizer=null")
-    with pytest.raises(ConfigError, match="has 63 tokens, the text decoder knows text_decoder.vocab_size=50"):
+    with pytest.raises(ConfigError, match="has 63 tokens, but the text decoder has text_decoder.vocab_size=50"):
         make(models, "bert", "text_decoder.vocab_size=50")
 
 

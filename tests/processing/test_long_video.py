@@ -182,7 +182,7 @@ def test_counts_agree_between_plan_layout_and_model(models, content, num_frames,
     assert int(layout.video_mask.sum()) == turns * num_frames * per_frame
     batch = assistant.processor.collate([assistant.processor(Sample(messages, video=array(num_frames)))])
     with torch.no_grad():
-        assert len(assistant.model.video_tokens(batch)) == turns * num_frames * per_frame
+        assert len(assistant.model.slot_tokens(batch)[0]) == turns * num_frames * per_frame
 
 
 def too_long(assistant, count=80, reserve=0):
@@ -229,12 +229,12 @@ def test_fewer_tokens_keeps_every_frame_and_the_model_agrees(models):
     assert [slot.per_frame for slot in example.slots] == [5, 5]
     assert [video.num_frames for video in example.videos] == [40]
     with torch.no_grad():
-        tokens = assistant.model.video_tokens(assistant.processor.collate([example]))
+        tokens = assistant.model.slot_tokens(assistant.processor.collate([example]))[0]
     coarse = build(models, "connector.content=grid", "connector.grid=2")
     coarse.model.load_state_dict(assistant.model.state_dict())
     small = coarse.processor.collate([coarse.processor(Sample(chat("One?", "a", "Two?"), video=array(40)))])
     with torch.no_grad():
-        torch.testing.assert_close(tokens, coarse.model.video_tokens(small))
+        torch.testing.assert_close(tokens, coarse.model.slot_tokens(small)[0])
 
 
 def test_fewer_tokens_refuses_if_the_fewest_are_too_many(models):
@@ -313,7 +313,7 @@ def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, connector, mon
     assert (batch.videos[0].start, batch.videos[0].end) == (3, 39)
     assert torch.equal(batch.input_ids, held.input_ids)
     with torch.inference_mode():
-        torch.testing.assert_close(model.video_tokens(batch), model.video_tokens(held), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.slot_tokens(batch)[0], model.slot_tokens(held)[0], atol=1e-5, rtol=1e-5)
         short = Decoding(4)
         assert torch.equal(generate(model, processor, batch, short), generate(model, processor, held, short))
 
@@ -334,4 +334,4 @@ def test_features_of_streams_are_not_cached(models, monkeypatch):
     filled = assistant.model.fill_features(batch)
     assert [video.features is not None for video in filled.videos] == [True, False]
     with torch.no_grad():
-        torch.testing.assert_close(assistant.model.video_tokens(filled), assistant.model.video_tokens(batch))
+        torch.testing.assert_close(assistant.model.slot_tokens(filled)[0], assistant.model.slot_tokens(batch)[0])

@@ -13,6 +13,5 @@ computed again, and an entry that cannot be written is skipped.
 from tinyvid.caches.features import FeatureCache, check_frozen, tower_key
 from tinyvid.caches.frames import FrameCache
 from tinyvid.caches.options import CacheOptions, attach
-from tinyvid.caches.store import Statistics
 
-__all__ = ["CacheOptions", "FeatureCache", "FrameCache", "Statistics", "attach", "check_frozen", "tower_key"]
+__all__ = ["CacheOptions", "FeatureCache", "FrameCache", "attach", "check_frozen", "tower_key"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tinyvid.caches.digests import Digests
 from tinyvid.caches.frames import FrameCache, key_of
-from tinyvid.caches.store import Statistics, Store
+from tinyvid.caches.store import Store
 from tinyvid.errors import ConfigError
 from tinyvid.types import ImageSpec, VideoSource
 
@@ -38,11 +38,6 @@ class FeatureCache:
         self.tower_key = tower_key
         self.store = Store(folder, max_gib=max_gib, name="cache.features")
         self.digests = Digests(self.store.folder / "cache.digests")
-
-    @property
-    def statistics(self) -> Statistics:
-        """Hits, misses and other counts of this process."""
-        return self.store.statistics
 
     def key(
         self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str, *, frames: FrameCache | None

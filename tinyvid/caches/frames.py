@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tinyvid.caches.digests import Digests
-from tinyvid.caches.store import Statistics, Store
+from tinyvid.caches.store import Store
 from tinyvid.errors import ConfigError, suggest
 from tinyvid.types import ImageSpec, VideoSource
 
@@ -42,11 +42,6 @@ class FrameCache:
         self.format = format
         self.store = Store(folder, max_gib=max_gib, name="cache.frames")
         self.digests = Digests(self.store.folder / "cache.digests")
-
-    @property
-    def statistics(self) -> Statistics:
-        """Hits, misses and other counts of this process."""
-        return self.store.statistics
 
     def key(self, source: VideoSource, numbers: Sequence[int], image: ImageSpec, reader: str) -> str | None:
         """Return the key of frames ``numbers`` of a source, resized for ``image``; ``None`` if it cannot be cached.

@@ -128,10 +128,6 @@ class VideoLLM(nn.Module):
         """Return the input embeddings (B, L, D) of a batch with its video tokens. Errors are those of ``fill``."""
         return self.fill(batch)[0]
 
-    def video_tokens(self, batch: Batch) -> Tensor:
-        """Return the video tokens of all slots of a batch, concatenated: (sum of K, D)."""
-        return self.slot_tokens(batch)[0]
-
     def slot_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the video tokens of all slots, concatenated, and a mask of the places that they fill.
 

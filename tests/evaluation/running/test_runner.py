@@ -181,7 +181,7 @@ def test_features_of_a_cache_give_the_same_replies(assistant, benchmark, tmp_pat
     for run in ("filling", "reading"):
         evaluate(assistant, benchmark, run_dir=tmp_path / run, options=SHORT)
         assert read_rows(tmp_path / run) == read_rows(tmp_path / "without")
-    assert assistant.processor.features.statistics.hits == 3
+    assert assistant.processor.features.store.statistics.hits == 3
 
 
 # --- likelihood -------------------------------------------------------------------------------------------------------
