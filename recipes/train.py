@@ -1,7 +1,7 @@
-"""Fine-tune a video-language model: ``python recipes/train.py --help`` lists what can be chosen.
+"""Fine-tune a video-language model: ``python recipes/train.py --help`` lists the options.
 
-Every stage is this program; stages differ only in YAML. The folder of a run holds the composed configuration, the log,
-the metrics and a loss curve, checkpoints that ``Assistant.from_pretrained`` reads, and in ``model`` the result.
+All training stages use this program and differ only in YAML. The folder of a run contains the composed configuration,
+the log, metrics, a loss curve, checkpoints that ``Assistant.from_pretrained`` reads, and the final model in ``model``.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from tinyvid.training.trainer import PARTIAL
 logger = logging.getLogger("tinyvid.train")
 
 FREE_TEXT = ("ckpt",)
-# Keys that a resumed run may change, because they do not change what is learned.
+# Keys that a resumed run may change, because they do not affect the result.
 FREE_ON_RESUME = (
     "resume",
     "device",
@@ -51,7 +51,7 @@ FREE_ON_RESUME = (
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
-    """Train as the command line says, in the folder that Hydra made for the run."""
+    """Train with the settings of the command line, in the run folder created by Hydra."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     settings["ckpt"] = line.checkpoint(config)
@@ -59,18 +59,20 @@ def main(config: DictConfig, line: CommandLine) -> None:
         groups = line.checkpoint_groups(config, allow=("experiment",))
         settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps the checkpoint's
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.chosen("run_dir"):
-        raise ConfigError("several processes need one folder: give run_dir=, which they would name after the time each")
+        raise ConfigError(
+            "run_dir is not set, and its default contains the time, which differs between processes; set run_dir="
+        )
     if settings["resume"] and HydraConfig.get().mode == RunMode.MULTIRUN:
         if (run_dir / "model").exists():
-            logger.info("%s is finished already", run_dir)
+            logger.info("The run in %s is already finished.", run_dir)
             return
-        settings["resume"] = (run_dir / "config.yaml").exists()  # a job that the sweep had not begun starts now
+        settings["resume"] = (run_dir / "config.yaml").exists()  # start jobs that the interrupted sweep did not reach
     train(settings, run_dir)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The composed configuration, checked."""
+    """The checked configuration."""
 
     options: TrainOptions
     parts: dict[str, trainable.PartOptions]
@@ -82,10 +84,10 @@ class Settings:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> "Settings":
-        """Check everything that a run needs, and look where the rows begin; no weight is loaded.
+        """Check all settings and index the rows, without loading weights.
 
         Raises:
-            ConfigError: Something in ``settings`` is wrong.
+            ConfigError: A setting is invalid.
             DataError: The rows cannot be read.
         """
         options, parts = read_recipe(settings["recipe"])
@@ -95,7 +97,8 @@ class Settings:
         policy = {key: data.pop(key) for key in ("on_error", "max_skip")}
         if ":" in settings["device"]:
             raise ConfigError(
-                f"device={settings['device']}: choose a GPU for training with CUDA_VISIBLE_DEVICES, and device=cuda"
+                f"device={settings['device']}: training does not accept a device index; set device=cuda and "
+                "CUDA_VISIBLE_DEVICES"
             )
         if settings["ckpt"] is None:
             check(settings)
@@ -109,17 +112,17 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
 
     Args:
         settings: The composed configuration, as plain data.
-        run_dir: Where everything is written.
+        run_dir: Folder for all outputs.
 
     Raises:
-        ConfigError: Something in ``settings`` is wrong; no weight was loaded.
+        ConfigError: A setting is invalid; no weights were loaded.
     """
     run = Settings.read(settings)
     newest = prepare(settings, run_dir)
     set_seed(run.options.seed)
     loaded = load(settings)
     reports = trainable.apply(loaded.model, run.parts, run.peft, lr=run.options.lr)
-    logger.info("what trains:\n%s", trainable.table(reports))
+    logger.info("Trainable parameters:\n%s", trainable.table(reports))
     attach(run.cache, loaded.model, loaded.processor, loaded.groups)
     speed_up(loaded, run.options)
     trainer = VideoTrainer(
@@ -136,15 +139,15 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
     result = run_dir / "model"
     trainer.save_result(result)
     if trainer.is_world_process_zero():
-        logger.info("the model is in %s; %s rows were skipped", result, len(trainer.skipped))
+        logger.info("Saved the model to %s. Skipped %s rows.", result, len(trainer.skipped))
     return result
 
 
 def prepare(settings: Mapping[str, Any], run_dir: Path) -> str | None:
-    """Make the run's folder, record the configuration, and return the checkpoint to continue, if any.
+    """Create the run folder, record the configuration, and return the checkpoint to resume from, if any.
 
     Raises:
-        ConfigError: The folder holds a run already, or ``resume`` finds another configuration or nothing to continue.
+        ConfigError: The folder already contains a run, or ``resume`` finds no run or one with other settings.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     record = run_dir / "config.yaml"
@@ -152,17 +155,17 @@ def prepare(settings: Mapping[str, Any], run_dir: Path) -> str | None:
     if int(os.environ.get("RANK", "0")) > 0:
         return newest  # the first process checks and records for all
     for partial in run_dir.glob(f"{PARTIAL}*"):
-        shutil.rmtree(partial)  # a checkpoint that a kill left unfinished
+        shutil.rmtree(partial)  # an incomplete checkpoint of an interrupted run
     if (run_dir / "model").exists():
-        raise ConfigError(f"run_dir={str(run_dir)!r} holds a finished model; choose another run_dir")
+        raise ConfigError(f"run_dir={str(run_dir)!r} contains a finished model; choose another run_dir")
     if record.exists() and not settings["resume"]:
         raise ConfigError(
-            f"run_dir={str(run_dir)!r} holds a run already; continue it with resume=true, or choose another"
+            f"run_dir={str(run_dir)!r} already contains a run; continue it with resume=true, or choose another run_dir"
         )
     if settings["resume"]:
         if not record.exists():
             raise ConfigError(
-                f"resume=true, but run_dir={str(run_dir)!r} holds no run; give the run_dir of the first call"
+                f"resume=true, but run_dir={str(run_dir)!r} contains no run; set the run_dir of the run to resume"
             )
         refuse_changes(settings, OmegaConf.to_container(OmegaConf.load(record)), run_dir)
     OmegaConf.save(OmegaConf.create(dict(settings)), record)
@@ -170,7 +173,7 @@ def prepare(settings: Mapping[str, Any], run_dir: Path) -> str | None:
 
 
 def refuse_changes(new: Mapping[str, Any], old: Any, run_dir: Path) -> None:
-    """Refuse to continue a run with settings that would change what it learns."""
+    """Raise ConfigError if a resumed run has settings that would affect its result."""
     before, after = flat(old), flat(new)
     changed = [
         key
@@ -191,7 +194,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load(settings: Mapping[str, Any]) -> Loaded:
-    """Load the checkpoint to start from, with the run's own sampler, template and reader if any, or build the parts."""
+    """Load the initial checkpoint, with the run's sampler, template and video reader if set, or build the parts."""
     choices = {"device": settings["device"], "dtype": settings["dtype"], "quant": settings["quant"]}
     if settings["ckpt"] is None:
         return Assistant.from_config(settings, **choices).loaded
@@ -200,7 +203,7 @@ def load(settings: Mapping[str, Any]) -> Loaded:
 
 
 def speed_up(loaded: Loaded, options: TrainOptions) -> None:
-    """Switch on what the recipe trades time and memory with."""
+    """Enable activation checkpointing and compilation if the recipe says so."""
     llm = loaded.model.llm
     if options.gradient_checkpointing:
         llm.activation_checkpointing_enable()
@@ -210,24 +213,24 @@ def speed_up(loaded: Loaded, options: TrainOptions) -> None:
 
 
 def packed(rows: Any, options: TrainOptions, loaded: Loaded) -> Any:
-    """Return the rows, those about the same videos together if the recipe says so.
+    """Return the rows, packed by video if the recipe says so.
 
     Raises:
-        ConfigError: The connector makes other video tokens for every question.
+        ConfigError: The video tokens of the connector depend on the question.
     """
     if options.pack == 1:
         return rows
     if loaded.processor.tokens.reads_question:
         name = loaded.groups["connector"]["name"]
         raise ConfigError(
-            f"recipe.pack={options.pack}, but connector '{name}' makes other video tokens for every question; "
+            f"recipe.pack={options.pack}, but the video tokens of connector '{name}' depend on the question; "
             "set recipe.pack=1"
         )
     return PackedRows(rows, options.pack)
 
 
 def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> TrainingBenchmark | None:
-    """Return the benchmark that the run is evaluated on, and how much of it."""
+    """Return the benchmark to evaluate during training, with its options."""
     if benchmark is None:
         return None
     chosen = {"limit": settings["limit"], "batch_size": settings["recipe"]["batch_size"]}
@@ -236,7 +239,7 @@ def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> Trainin
 
 
 def held_out(settings: Mapping[str, Any], loaded: Loaded, policy: DataPolicy) -> TrainingData | None:
-    """Return the rows to evaluate on."""
+    """Return the evaluation rows."""
     if settings["eval_path"] is None:
         return None
     media_root = settings["data"].get("media_root")
@@ -245,11 +248,11 @@ def held_out(settings: Mapping[str, Any], loaded: Loaded, policy: DataPolicy) ->
 
 
 def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:
-    """Return the folder name of one job of a sweep: what differs between the jobs, in characters that need no quotes.
+    """Return the folder name of a sweep job: the overrides that differ between jobs, without special characters.
 
     Args:
-        overrides: Of the job.
-        given: On the command line.
+        overrides: Overrides of the job.
+        given: Overrides on the command line.
     """
     parsed = OverridesParser.create().parse_overrides(list(given))
     swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}

@@ -208,14 +208,14 @@ def test_a_run_keeps_the_template_and_frames_of_its_checkpoint(models, rows, tmp
 
 def test_a_folder_with_a_run_is_refused(models, rows, tmp_path):
     program.train(settings(models, rows), tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds a finished model; choose another run_dir"):
+    with pytest.raises(ConfigError, match="contains a finished model; choose another run_dir"):
         program.train(settings(models, rows), tmp_path / "run")
     (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="holds a run already; continue it with resume=true"):
+    with pytest.raises(ConfigError, match="already contains a run; continue it with resume=true"):
         program.train(settings(models, rows), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"settings differ .*recipe.lr: 0.001 -> 0.5"):
         program.train(settings(models, rows, "resume=true", "recipe.lr=0.5"), tmp_path / "run")
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="contains no run"):
         program.train(settings(models, rows, "resume=true"), tmp_path / "other")
 
 
@@ -350,7 +350,7 @@ def test_no_rows(models, tmp_path):
         ({"peft": {"rank": 0}}, "peft.rank=0 must be at least 1"),
         ({"data": {"on_error": "ignore"}}, "data.on_error='ignore' is not allowed"),
         ({"cache": {"max_gib": 0}}, "cache.max_gib"),
-        ({"device": "cuda:1"}, "choose a GPU for training with CUDA_VISIBLE_DEVICES"),
+        ({"device": "cuda:1"}, "set device=cuda and CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_loaded(models, rows, tmp_path, change, message):
