@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
-# A line that needs the hub, a GPU or another project's data says so with this comment.
+# This comment marks lines that need the hub, a GPU or another project's data.
 ELSEWHERE = "# needs"
 COMMANDS = [
     line

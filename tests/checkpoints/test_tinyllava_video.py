@@ -12,7 +12,7 @@ from tinyvid import Assistant, CheckpointError, Message, Sample
 from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.weights import read_weights
 
-# The recordings hold float32 sums; the tolerances are those a faithful reimplementation reaches on another machine.
+# The recordings are float32; the tolerances are what an exact reimplementation reaches on another machine.
 FEATURES, LOGITS, PIXELS = 1e-4, 1e-5, 1e-6
 LAYOUTS = ("group_qwen2", "naive_qwen2", "group_phi", "group_qwen2_folders", "group_qwen2_lora")
 VIDEO_ID = -200

@@ -39,7 +39,7 @@ GOOD = [
     {"id": "folder", "video": "frames", "fps": 2, "conversations": TALK},
     {"id": "choice", "video": "a.mp4", "conversations": turns("Which?"), "options": ["a", "b"], "answer_index": 1},
 ]
-BAD = [  # what stands in the file, and the kinds of fault to find
+BAD = [  # lines of the file, and the expected kinds of fault
     ("{not json}", ["json"]),
     ("[1, 2]", ["json"]),
     ({"conversations": [{"from": "humn", "value": "?"}, {"from": "gpt"}]}, ["turns", "turns"]),

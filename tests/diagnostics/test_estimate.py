@@ -98,7 +98,7 @@ def test_every_kind_of_tower_is_measured_without_weights(models, tmp_path, tower
     assert estimate(config).parts[1].parameters == sum(p.numel() for p in real.parameters())
 
 
-SIZES = {  # parameters, as the models' own cards and papers state them
+SIZES = {  # parameters according to the models' cards and papers
     "qwen2_5_0_5b": 494_032_768,
     "qwen2_5_1_5b_instruct": 1_543_714_304,
     "qwen2_5_3b": 3_085_938_688,
@@ -112,7 +112,7 @@ SIZES = {  # parameters, as the models' own cards and papers state them
 @pytest.mark.parametrize("group", ["llm", "vision_tower"])
 def test_every_shipped_option_is_known_offline(group):
     for file in sorted((CONF_DIR / group).glob("*.yaml")):
-        if file.stem != "auto" and "tiny" not in file.stem:  # the default model's parts come with tinyvid
+        if file.stem != "auto" and "tiny" not in file.stem:  # the default model's parts are included in tinyvid
             found = estimate(settings(f"{group}={file.stem}", "recipe=align"))
             number = found.parts[PARTS.index(group)].parameters
             assert number == SIZES.get(file.stem, number), file.stem

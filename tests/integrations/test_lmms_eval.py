@@ -71,7 +71,7 @@ def test_bounds_in_a_mapping():
 
 def test_decoded_images():
     picture = Image.new("LA", (6, 4), (200, 255))
-    picture.getexif()[0x0112] = 6  # to be turned by 90 degrees
+    picture.getexif()[0x0112] = 6  # to be rotated by 90 degrees
     (video,) = sample_of(user({"type": "image", "url": picture}, text("?")), name="t").videos
     assert video.source.shape == (1, 6, 4, 3)
     assert video.source.dtype == np.uint8

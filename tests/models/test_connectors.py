@@ -110,7 +110,7 @@ def test_equals_the_original_program(name):
 def test_group_equals_a_loop_over_its_groups(num_frames):
     connector = build("group", NO_GRID)
     media = connector.linear(random_features(num_frames, NO_GRID).flatten(0, 1))
-    groups = media.tensor_split(4)  # the first ones are the longer
+    groups = media.tensor_split(4)  # the first groups are longer
     tokens = torch.cat([refine(connector.layers, connector.latents[None], group[None])[0] for group in groups])
     expected = connector.norm(tokens) + sinusoid_table(8, D).float()
     torch.testing.assert_close(connector(random_features(num_frames, NO_GRID)), expected, atol=1e-6, rtol=1e-5)

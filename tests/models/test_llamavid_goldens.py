@@ -35,7 +35,7 @@ def test_equals_the_original_program(name, layout, tmp_path):
     for number, rows in enumerate(clips):
         patches = rows[:, 1:]  # row 0 is the class row
         question = Question("", tensors[f"prompt_ids.{number}"])
-        # The original shows its Q-Former the class row too; BERT and the attention see patches alone.
+        # In the original, the Q-Former also sees the class row; BERT and the attention see only patches.
         read = connector.read(rows if name == "qformer_mean" else patches, question)
         tokens = connector.combine(patches, *read).flatten(0, 1)
         torch.testing.assert_close(tokens, tensors[f"output.{number}"][0], atol=1e-5, rtol=0)

@@ -67,7 +67,7 @@ def test_frames_do_not_see_each_other(name):
 def test_gradients_reach_every_parameter_of_the_small_one():
     decoder = make("llm_embed")
     decoder(random_features(3), ask(0, 24))[0].square().sum().backward()
-    # The norm at the end fixes the mean of squares, so the sum of squares moves with the weights of that norm alone.
+    # The final norm fixes the mean of squares, so the sum of squares depends only on the weights of that norm.
     rows, _ = decoder(random_features(3), ask(0, 24))
     decoder.zero_grad()
     (rows * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
@@ -250,7 +250,7 @@ def test_siglip_text_starts_from_a_whole_siglip_and_equals_it(tmp_path):
     ).eval()
     whole.save_pretrained(tmp_path)
     decoder = make("siglip_text", path=str(tmp_path))
-    ids = torch.cat([ask().ids, torch.ones(18, dtype=torch.long)])  # as SigLIP is trained: padded, padding in sight
+    ids = torch.cat([ask().ids, torch.ones(18, dtype=torch.long)])  # as in SigLIP's training: padded, without a mask
     expected = whole.text_model(input_ids=ids[None]).last_hidden_state[:, :6]
     rows, _ = decoder(random_features(2), ask())
     torch.testing.assert_close(rows, expected.expand(2, -1, -1), atol=1e-6, rtol=0)

@@ -23,7 +23,7 @@ from tinyvid.types import FeatureSpec, ImageSpec
 NAMES = [name for name in VISION_TOWERS.names() if VISION_TOWERS.provider(name) is None]
 HALF = (0.5, 0.5, 0.5)
 COMMIT = "a" * 40
-# The weights of the shapes preset are made by a recipe, not fetched.
+# A recipe creates the weights of the shapes preset; they are not downloaded.
 PRESETS = sorted(p for p in (CONF_DIR / "vision_tower").glob("*.yaml") if p.stem != "shapes")
 
 

@@ -35,7 +35,7 @@ def launch(models, rows, run_dir, *overrides, launcher=TORCHRUN, program=TRAIN):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
 def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, launcher):
-    rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has a row more than the other
+    rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has one row more
     done = launch(models, rows, tmp_path / "two", "recipe.accumulate=1", f"eval_path={rows}", launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"eval_path={rows}")

@@ -199,7 +199,7 @@ def test_a_resumed_run_ends_with_the_same_weights(models, rows, tmp_path):
 
 def test_a_run_keeps_the_template_and_frames_of_its_checkpoint(models, rows, tmp_path):
     first = program.train(settings(models, rows, "recipe.llm.train=frozen", "template=chatml"), tmp_path / "first")
-    kept = {"sampler": {"num_frames": 2}, "template": None, "video_reader": None}  # as the command line leaves them
+    kept = {"sampler": {"num_frames": 2}, "template": None, "video_reader": None}  # as they come from the command line
     second = program.train(settings(models, rows, f"ckpt={first}") | kept, tmp_path / "second")
     config = Assistant.from_pretrained(second, device="cpu").config
     assert config["template"]["end"] == "<|im_end|>"

@@ -242,7 +242,7 @@ def drips(handler):
             handler.wfile.flush()
             time.sleep(0.1)
     except OSError:
-        pass  # the judge has hung up
+        pass  # the judge closed the connection
 
 
 def cut_off(handler):

@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_repeatedly_has_the_same_report(program, questions,
         child.kill()
         child.join()
         if (folder / "report.json").exists():
-            break  # nothing is written any more that a kill could cut
+            break  # all rows are written, so a kill cannot truncate one
         if kills < 6 and chance.random() < 0.5 and size():
             rows.write_bytes(rows.read_bytes()[: -chance.randrange(1, 60)])
     assert kills > 2
@@ -194,7 +194,7 @@ def test_keys_of_a_benchmark_need_one(program, key):
 def test_the_package_and_the_program_share_a_name():
     package = importlib.import_module("eval")
     assert [Path(path) for path in package.__path__] == [ROOT / "eval"]
-    # From anywhere else the package is found by its place.
+    # From another directory, the package is found by its file.
     code = (
         "import importlib.util, sys\n"
         f"spec = importlib.util.spec_from_file_location('tinyvid', {str(ROOT / 'tinyvid' / '__init__.py')!r})\n"

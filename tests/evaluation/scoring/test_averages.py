@@ -22,7 +22,7 @@ def test_micro_counts_items_and_macro_counts_groups():
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
-    [  # worked out from Wilson's formula with z = 1.959964
+    [  # computed from Wilson's formula with z = 1.959964
         (8, 10, 0.4902, 0.9433),
         (0, 10, 0.0, 0.2775),
         (10, 10, 0.7225, 1.0),

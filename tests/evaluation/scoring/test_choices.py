@@ -127,7 +127,7 @@ REPLIES = [
     ("Cevap: C", "C"),
     ("Jawabannya adalah C", "C"),
     ("الإجابة هي C", "C"),
-    # unparsed: nothing said, several things said, or a letter that is none
+    # unparsed: no statement, several statements, or a letter that is not an option
     ("", None),
     (" \n\t", None),
     ("?", None),
@@ -168,7 +168,7 @@ REPLIES = [
     ("At 9 A.M. the dog runs", None),
     ("Vitamin C. It is healthy", None),
     ("C'est la vie", None),
-    ("Ответ: В", None),  # a Cyrillic letter that only looks like one of the row
+    ("Ответ: В", None),  # a Cyrillic letter that looks like an option
     ("The cat and the dog", None),
 ]
 

@@ -56,7 +56,7 @@ def test_reads_a_number(reply, number):
     [
         (10, 10, 1.0),
         (9, 10, 0.9),  # an error of 0.1 meets 0.50 to 0.90: nine of ten
-        (8, 10, 0.7),  # ties count exactly, where floats lose one
+        (8, 10, 0.7),  # ties count; floats would miss one
         (5, 10, 0.1),
         (4, 10, 0.0),
         (21, 10, 0.0),
