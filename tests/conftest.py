@@ -1,6 +1,6 @@
-"""Every test runs offline and on one thread. What many tests share lies here: tiny models, and the shipped one.
+"""Shared fixtures: tiny models and the default model. Every test runs offline and on one thread.
 
-Nothing heavy is imported here, because the process that hands tests to the workers reads this file and runs none.
+This file imports nothing heavy, because the process that distributes tests to the workers also reads it.
 """
 
 import os
@@ -19,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Keep the workers out of each other's way."""
+    """Use one thread, so that workers do not compete for cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -27,13 +27,13 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny LLMs and towers. ``tests.factories`` fills it, and nothing changes it."""
+    """The folder of the tiny LLMs and towers, filled by ``tests.factories``. Tests must not change it."""
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture
 def assistant(models: Path) -> "Assistant":
-    """A tiny model with the connector ``group``, which the test may change."""
+    """A tiny model with the connector ``group``. The test may change it."""
     from tests.factories import tiny_assistant
 
     return tiny_assistant(models)
@@ -47,7 +47,7 @@ def processor(assistant: "Assistant") -> "Processor":
 
 @pytest.fixture(scope="session")
 def shipped() -> "Assistant":
-    """The model that comes with tinyvid, which no test changes."""
+    """The default model. Tests must not change it."""
     from tinyvid import Assistant
 
     return Assistant.from_pretrained(device="cpu")
@@ -55,7 +55,7 @@ def shipped() -> "Assistant":
 
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ten questions about three clips, which no test changes."""
+    """The folder of ten questions about three clips. Tests must not change it."""
     from tests.questions import write_questions
 
     return write_questions(tmp_path_factory.mktemp("questions"))

@@ -1,4 +1,4 @@
-"""Tiny random models on disk, and the configuration that composes them."""
+"""Tiny random models on disk, and configurations that compose them."""
 
 from copy import deepcopy
 from functools import cache
@@ -28,7 +28,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
-    "initializer_range": 0.1,  # with the usual 0.02 so narrow a model says the same whatever it sees
+    "initializer_range": 0.1,  # with the default 0.02, such a narrow model gives the same reply to every video
 }
 
 
@@ -48,7 +48,7 @@ def save_llm(folder: Path, family: str = "qwen2", seed: int = 0) -> Path:
 
 
 def tiny_overrides(folder: Path, *, connector: str = "group", family: str = "qwen2") -> list[str]:
-    """Write a tiny LLM and a tiny SigLIP below ``folder``, and return the overrides that compose them."""
+    """Write a tiny LLM and a tiny SigLIP to ``folder``, and return the overrides that compose them."""
     llm, tower = folder / f"llm_{family}", folder / "tower"
     if not llm.exists():
         save_llm(llm, family)
@@ -80,12 +80,12 @@ def tiny_config(folder: Path, **kwargs: str) -> DictConfig:
 def tiny_assistant(
     folder: Path, *overrides: str, connector: str = "group", family: str = "qwen2", **how: str
 ) -> Assistant:
-    """Return a tiny model, which the test may change; see ``build_once``."""
+    """Return a tiny model that the test may change; see ``build_once``."""
     return build_once(*tiny_overrides(folder, connector=connector, family=family), *overrides, **how)
 
 
 def build_once(*overrides: str, **how: str) -> Assistant:
-    """Return the model of these overrides, of seed 0: built by the first call, and copied by every call."""
+    """Return a copy of the model of these overrides with seed 0; only the first call builds it."""
     assistant = deepcopy(_build(overrides, **how))
     torch.manual_seed(0)
     return assistant

@@ -1,4 +1,4 @@
-"""``recipes/train.py`` with FSDP on CPU processes: torch can do that, accelerate's choice of a backend rules it out."""
+"""Run ``recipes/train.py`` with FSDP on CPU processes, which accelerate's choice of a backend prevents."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""What the tests of LLaMA-VID's connector share: its goldens, tiny text decoders, and tokenizers for them."""
+"""Shared helpers for the tests of LLaMA-VID's connector: goldens, tiny text decoders and their tokenizers."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def ask(seed: int = 0, length: int = 6) -> Question:
 
 
 def padded(question: Question, count: int) -> Question:
-    """Return a question with ``count`` tokens of garbage behind it, masked."""
+    """Return a question followed by ``count`` masked random tokens."""
     garbage = ask(99, count)
     mask = torch.arange(len(question.ids) + count) < len(question.ids)
     return Question(
@@ -69,5 +69,5 @@ def random_features(num_frames: int, spec: FeatureSpec = SPEC) -> torch.Tensor:
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the options and the tensors of a recorded run of the original program."""
+    """Return the options and tensors of a recorded run of the original code."""
     return json.loads((GOLDENS / f"{name}.json").read_text()), load_file(GOLDENS / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""Small sets of questions for the benchmark ``custom``: rows and clips on disk."""
+"""Small question sets for the benchmark ``custom``: rows and clips on disk."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ OPTIONS = ["a cat", "a dog", "a cow"]
 
 
 def write_questions(folder: Path, *, clips: int = 3, per_clip: int = 3) -> Path:
-    """Write multiple-choice questions about clips, and one without a video, and return the folder."""
+    """Write multiple-choice questions about clips and one question without a video, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for clip in range(clips):
@@ -32,7 +32,7 @@ def write_questions(folder: Path, *, clips: int = 3, per_clip: int = 3) -> Path:
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows as the benchmark ``custom`` reads them, and return the folder."""
+    """Write rows in the format of the benchmark ``custom``, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -1,4 +1,4 @@
-"""Programs, in this process or in a fork of it, and small training runs: rows and media on disk."""
+"""Run programs in this process or in a fork, and write rows and media for small training runs."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ from tests.factories import tiny_overrides
 from tinyvid import compose
 
 ROOT = Path(__file__).parents[1]
-# No dropout, so that runs which cut their steps differently can be compared.
+# No dropout, so that runs with different batch sizes are comparable.
 PLAIN = ["device=cpu", "dtype=float32", "recipe=smoke", "peft.dropout=0", "peft.rank=4", "recipe.group_by_length=false"]
 
 
@@ -35,10 +35,10 @@ def load_program(name: str) -> Any:
 
 
 def python(*arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run what ``python *arguments`` would, a file, ``-m module`` or ``-c code``, and return what it printed.
+    """Run ``python *arguments`` (a file, ``-m module`` or ``-c code``) in a fork, and return its output.
 
-    It runs in a fork of this process, where torch and transformers are imported already: a process of its own takes
-    seconds for that alone. CUDA does not survive a fork, so a machine with a GPU starts a process.
+    This process has already imported torch and transformers, which takes seconds in a new process. CUDA does not
+    survive a fork, so on a machine with a GPU, the program runs in a new process.
     """
     given = [str(argument) for argument in arguments]
     if torch.cuda.is_available():
@@ -55,7 +55,7 @@ def python(*arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.Compl
 
 
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], stdout: IO[str], stderr: IO[str]) -> None:
-    """Run a program in this process, as if it were a new one."""
+    """Run a program in this process as in a new process."""
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
@@ -81,7 +81,7 @@ def turns(question: str, reply: str | None = None) -> list[dict[str, str]]:
 
 
 def write_rows(folder: Path, count: int = 8, name: str = "rows.jsonl") -> Path:
-    """Write ``count`` rows over three clips, an image, text alone and a multiple choice, and return the file."""
+    """Write ``count`` rows (three clips, an image, text only, multiple choice), and return the file."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(3):
         if not (folder / f"clip_{i}.mp4").exists():

@@ -24,7 +24,7 @@ def test_ask_a_file(assistant):
     assert reply == assistant.ask("examples/clip.mp4", "What moves?", max_new_tokens=8)
 
 
-def test_ask_an_array_several_and_none(assistant):
+def test_ask_about_an_array_several_videos_and_none(assistant):
     assert isinstance(assistant.ask(array(), "What?", max_new_tokens=4), str)
     assert isinstance(assistant.ask([array(3), Video("examples/clip.mp4", end=1.0)], "Same?", max_new_tokens=4), str)
     assert isinstance(assistant.ask(None, "Hello?", max_new_tokens=4), str)

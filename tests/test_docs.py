@@ -57,5 +57,5 @@ def test_the_map_shows_every_package_and_the_layers_as_they_are_checked():
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_newcomers_are_sent_to_the_ten_questions(page):
+def test_the_ten_questions_are_linked(page):
     assert "(docs/where_do_i_look.md)" in (ROOT / page).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.clips import footage
+from tests.clips import real_video
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
 from tinyvid import Assistant
@@ -32,7 +32,7 @@ def run_alone(*arguments):
 
 
 def test_asks_a_checkpoint_about_a_real_video(tmp_path):
-    bikes = footage("bikes.mp4")
+    bikes = real_video("bikes.mp4")
     done = run(f"ckpt={CKPT}", f"video={bikes}", "question=What moves?", "max_new_tokens=8", "device=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = Assistant.from_pretrained(CKPT, device="cpu").ask(bikes, "What moves?", max_new_tokens=8)
@@ -53,7 +53,7 @@ def test_the_first_command_prints_only_the_answer():
 
 
 @pytest.mark.slow
-def test_writing_a_model_and_a_tokenizer_that_wants_clean_spaces_are_quiet_too(tmp_path):
+def test_saving_a_model_and_cleaning_up_spaces_print_nothing(tmp_path):
     source, out = TINYLLAVA_VIDEO / "group_phi", tmp_path / "converted"
     written = run_alone(f"ckpt={source}", f"convert_to={out}")
     answered = run_alone(f"ckpt={out}", "question=Q", "max_new_tokens=2", "device=cpu")
@@ -216,14 +216,14 @@ def test_a_mistake_prints_one_line_and_exits_with_2(arguments, message, monkeypa
     assert message in capsys.readouterr().err
 
 
-def test_a_mistake_is_one_line_on_the_terminal():
+def test_a_user_error_prints_one_line_on_the_terminal():
     done = run("question=Q", f"ckpt={CKPT}", "device=cuda:9")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith("ConfigError: device='cuda:9' is not available")
     assert "Traceback" not in done.stderr
 
 
-def test_a_mistake_about_the_video_does_not_wait_for_the_model(monkeypatch, capsys):
+def test_an_error_in_the_video_is_reported_before_the_model_loads(monkeypatch, capsys):
     script = load_script()
     monkeypatch.setattr(script, "load", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setattr(sys, "argv", ["eval.py", "question=Q", f"ckpt={CKPT}", f"video={CLIP}", "start=100"])

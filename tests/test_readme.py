@@ -34,7 +34,7 @@ def test_the_two_setup_commands_are_present():
     assert 'pip install -e ".[dev]" && pytest' in README
 
 
-def test_the_citation_is_of_this_version():
+def test_the_citation_has_the_current_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__
     assert f"version = {{{__version__}}}" in README

@@ -1,4 +1,4 @@
-"""Tiny random vision towers, written to a directory in the layout of their own library."""
+"""Tiny random vision towers, written to a directory in the format of their library."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True) -> Path:
-    """A SigLIP of 3 blocks, width 24, 4 x 4 patches of 14 pixels; the whole model, or its vision half."""
+    """Write SigLIP or its vision encoder, with 3 blocks, width 24, and 4 x 4 patches of 14 pixels."""
     from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
     vision = {
@@ -41,12 +41,12 @@ def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True)
 
 
 def write_preprocessor(folder: Path, **settings: object) -> None:
-    """The image processor settings that lie beside a model of transformers."""
+    """Write the image processor settings of a transformers model."""
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 def save_timm(folder: Path, architecture: str = "vit_tiny_patch16_224", **options: object) -> Path:
-    """A vision transformer of timm of 3 blocks, width 24, 4 x 4 patches, with a class token."""
+    """Write a timm vision transformer with 3 blocks, width 24, 4 x 4 patches and a class token."""
     import timm
     from timm.models import save_for_hf
 
@@ -59,7 +59,7 @@ def save_timm(folder: Path, architecture: str = "vit_tiny_patch16_224", **option
 
 
 def save_open_clip(folder: Path, *, text: bool = True, **vision: object) -> Path:
-    """A CLIP of open_clip whose image tower has 3 blocks, width 64, 4 x 4 patches, and a class token."""
+    """Write an open_clip CLIP whose image tower has 3 blocks, width 64, 4 x 4 patches and a class token."""
     import open_clip
     from safetensors.torch import save_file
 

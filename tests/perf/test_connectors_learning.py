@@ -61,7 +61,7 @@ def compared(*arguments, status=0):
     return done
 
 
-def test_the_table_has_the_mean_of_the_seeds_of_the_last_evaluation(tmp_path):
+def test_the_table_shows_the_mean_over_seeds_of_the_last_evaluation(tmp_path):
     write_run(tmp_path / "runs" / "a", "mlp", 0, {100: 0.9, 20: 0.2})
     write_run(tmp_path / "runs" / "b", "mlp", 1, {100: 0.7, 20: 0.1})
     write_run(tmp_path / "runs" / "c", "group", 0, {100: 0.95}, mixer_layers=2)

@@ -1,4 +1,4 @@
-"""The converters: labels from file names, ids that no listing changes, times that are kept, rows to train on."""
+"""The converters: labels from file names, ids that do not depend on other files, times, and training rows."""
 
 import importlib.util
 import json
@@ -44,7 +44,7 @@ def place(folder, names, order=1):
 
 
 def run(tmp_path, *arguments, name="rows.jsonl"):
-    """Convert, and return the report, the rows, and the samples that training reads of them."""
+    """Convert, and return the report, the rows, and the samples that training reads from them."""
     out = tmp_path / name
     args = convert.parse([*arguments, "--videos", str(tmp_path / "videos"), "--out", str(out)])
     report = convert.convert(args)
@@ -90,7 +90,7 @@ def test_the_official_test_list_splits_the_videos(crimes):
     assert not any(name.startswith("left out") for name in report)
 
 
-def test_a_label_is_asked_for_with_its_categories_and_learned(crimes):
+def test_a_row_asks_for_a_label_and_lists_the_categories(crimes):
     _, rows, samples = crime(crimes)
     question, reply = samples[0].messages
     assert reply.text == rows[0]["label"] == "Abuse"
@@ -126,7 +126,7 @@ def test_rows_do_not_depend_on_the_order_of_files_or_on_other_files(tmp_path):
     assert results[0] == results[1] == results[2]
 
 
-def test_what_is_missing_is_refused_or_counted(crimes):
+def test_missing_videos_raise_or_are_counted(crimes):
     (crimes / "videos" / CRIMES[0]).unlink()
     with pytest.raises(DataError, match="1 test videos that are not in the folder: Abuse028_x264; --allow-missing"):
         crime(crimes, "--split", "test")
@@ -135,7 +135,7 @@ def test_what_is_missing_is_refused_or_counted(crimes):
     assert len(rows) == report["left out: test videos that are not in the folder"] == 1
 
 
-def test_long_videos_are_left_out_when_asked(tmp_path):
+def test_long_videos_are_skipped_with_max_seconds(tmp_path):
     (tmp_path / "videos").mkdir()
     write_clip(tmp_path / "videos" / "Abuse001.mp4", num_frames=30, fps=10)
     write_clip(tmp_path / "videos" / "Arson001.mp4", num_frames=60, fps=10)
@@ -157,7 +157,7 @@ def test_wrong_arguments_of_ucf_crime(crimes):
 # --- Animal Kingdom ---------------------------------------------------------------------------------------------
 
 
-def test_descriptions_join_the_sentences_in_order_each_once(animals):
+def test_descriptions_join_unique_sentences_in_order(animals):
     _, rows, samples = animal(animals)
     assert [row["id"] for row in rows] == ["animal_kingdom:AAXMQGLL", "animal_kingdom:BBQ", "animal_kingdom:CCR"]
     assert samples[0].messages[-1].text == "The bird is flying. The bird is eating."
@@ -198,13 +198,13 @@ def test_choices_show_the_moment_and_draw_wrong_options_from_other_videos(animal
         ("AAX 3.0 2.0##Hi", "train.txt:1: end=2 s must come after start=3 s"),
     ],
 )
-def test_broken_lines_are_named(animals, line, message):
+def test_broken_lines_are_reported(animals, line, message):
     (animals / "train.txt").write_text(line + "\n")
     with pytest.raises(DataError, match=message):
         animal(animals)
 
 
-def test_codes_without_a_video_are_refused_or_counted(animals):
+def test_codes_without_a_video_raise_or_are_counted(animals):
     (animals / "videos" / "BBQ.mp4").unlink()
     with pytest.raises(DataError, match="1 videos that are not in the folder: BBQ; --allow-missing leaves them out"):
         animal(animals)

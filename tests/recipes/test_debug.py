@@ -1,4 +1,4 @@
-"""``debug=``: the training program is tried in seconds, without data, weights of the hub or a GPU."""
+"""``debug=`` tries the training program in seconds, without data, downloads or a GPU."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_one_batch_is_learned_without_data_or_downloads(tmp_path):
     assert Assistant.from_pretrained(tmp_path / "run" / "model", device="meta").config["connector"]["mixer_layers"] == 3
 
 
-def test_two_steps_of_a_run_of_ones_own(tmp_path):
+def test_two_steps_of_your_own_run(tmp_path):
     rows = write_rows(tmp_path / "data", count=4)
     own = [*tiny_overrides(tmp_path / "models"), *PLAIN, f"data.path={rows}", f"eval_path={rows}"]
     done = python("recipes/train.py", "debug=two_steps", "recipe.keep=9", f"run_dir={tmp_path / 'run'}", *own)

@@ -1,4 +1,4 @@
-"""``recipes/export.py``: merged = unmerged, nothing else needed, whole or not at all, and what the model card says."""
+"""``recipes/export.py``: merged equals unmerged, self-contained and atomic output, and the model card."""
 
 import shutil
 
@@ -22,7 +22,7 @@ program = load_program("export")
 
 
 def adapted(folder, *parts, dtype="float32", quant="none", **peft):
-    """A model whose adapters change what it says, saved as training would."""
+    """A model whose adapters change its replies, saved as in training."""
     assistant = tiny_assistant(folder, dtype=dtype, quant=quant)
     how = {part: PartOptions(train="lora" if part in parts else "frozen") for part in PARTS}
     apply(assistant.model, how, PeftOptions(rank=4, **peft), lr=1e-3)
@@ -73,7 +73,7 @@ def test_peft_alone_loads_the_unmerged_adapter(tmp_path):
     torch.testing.assert_close(connector(clip), assistant.model.connector(clip), atol=1e-6, rtol=0)
 
 
-def test_an_adapter_of_a_quantized_base_merges_onto_the_full_one(tmp_path):
+def test_an_adapter_of_a_quantized_base_merges_into_the_full_weights(tmp_path):
     quantized = adapted(tmp_path / "models", "llm", quant="nf4")
     with pytest.raises(CheckpointError, match="the LLM is quantized"):
         program.standing_alone(quantized.loaded, {})
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_tinyllava_video_is_exported(tmp_path, name):
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_weights_are_written_as_stored_or_as_asked(tmp_path, dtype):
+def test_weights_keep_their_dtype_or_get_the_given_one(tmp_path, dtype):
     from safetensors.torch import load_file
 
     adapted(tmp_path / "models", "llm").save_pretrained(tmp_path / "ckpt")
@@ -111,7 +111,7 @@ def test_a_part_keeps_the_dtype_it_is_stored_in(tmp_path):
     assert found == {"llm": torch.float32, "vision_tower": torch.float32, "connector": torch.bfloat16}
 
 
-def test_nothing_is_written_where_something_is(tmp_path):
+def test_existing_output_is_an_error(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     with pytest.raises(CheckpointError, match="already exists and is not empty"):
@@ -120,7 +120,7 @@ def test_nothing_is_written_where_something_is(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
@@ -135,7 +135,7 @@ def test_an_unknown_dtype_is_refused():
         program.export("nowhere", ROOT / "nowhere", dtype="bf16")
 
 
-def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
+def test_the_card_of_a_run_describes_the_model(tmp_path):
     rows = write_rows(tmp_path / "data", 4)
     options = settings(tmp_path / "models", rows, "recipe.max_steps=2", f"eval_path={rows}")
     load_program("train").train(options, tmp_path / "run")
@@ -151,7 +151,7 @@ def test_the_card_of_a_run_says_what_the_model_is(tmp_path):
         assert words in card, words
 
 
-def test_the_card_names_base_models_of_the_hub(tmp_path):
+def test_the_card_lists_base_models_of_the_hub(tmp_path):
     groups = {
         "llm": {"name": "qwen2_5", "path": "Qwen/Qwen2.5-3B"},
         "vision_tower": {"name": "siglip", "path": "google/siglip-so400m-patch14-384"},
@@ -178,7 +178,7 @@ def test_the_command_exports_what_eval_reads(tmp_path):
     assert Assistant.from_pretrained(out, device="cpu").ask(None, "Q?", max_new_tokens=2) is not None
 
 
-def test_a_mistake_ends_in_one_line_and_status_2():
+def test_a_user_error_prints_one_line_and_exits_with_2():
     done = python("recipes/export.py", "ckpt=nowhere", "out=x", "quant=nf4")
     assert done.returncode == 2
     assert "quant" in done.stderr
@@ -193,7 +193,7 @@ def test_a_mistake_ends_in_one_line_and_status_2():
         (("ckpt=nowhere", "out=x"), "there is no directory 'nowhere'"),
     ],
 )
-def test_what_is_missing_is_named(arguments, message):
+def test_missing_arguments_are_reported(arguments, message):
     line = CommandLine.parse(arguments, free_text=("ckpt", "out"))
     with pytest.raises((ConfigError, CheckpointError), match=message):
         program.main(compose(config="export"), line)

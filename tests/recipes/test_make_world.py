@@ -1,4 +1,4 @@
-"""Sets of the shapes world: real files with rows to train on, whole or not there, the same however they are made."""
+"""Sets of the shapes world: real video files with training rows, written atomically and reproducibly."""
 
 import json
 import os
@@ -50,10 +50,10 @@ def small(tmp_path_factory):
     return out
 
 
-# --- what is in a set -------------------------------------------------------------------------------------------
+# --- contents of a set ------------------------------------------------------------------------------------------
 
 
-def test_a_set_holds_files_rows_scenes_and_a_manifest(small):
+def test_a_set_contains_files_rows_scenes_and_a_manifest(small):
     assert {path.name for path in small.iterdir()} == {"clips", "rows.jsonl", "scenes.jsonl", "manifest.json"}
     assert len(list((small / "clips" / "000").glob("*.mp4"))) == 12
     manifest = json.loads((small / "manifest.json").read_text())
@@ -66,7 +66,7 @@ def test_a_set_holds_files_rows_scenes_and_a_manifest(small):
     assert set(manifest["versions"]) == {"python", "numpy", "tinyvid", "av"}
 
 
-def test_the_rows_have_no_fault_and_the_scenes_say_what_the_files_show(small, tmp_path):
+def test_rows_have_no_faults_and_scenes_match_the_files(small, tmp_path):
     processor = Assistant.from_config(compose(tiny_overrides(tmp_path)), device="meta").processor
     checks = RowChecks(RowDataset(path=str(small / "rows.jsonl")), processor, decode="all")
     assert [fault for index in range(len(checks)) for fault in checks[index].faults] == []
@@ -83,7 +83,7 @@ def test_the_rows_have_no_fault_and_the_scenes_say_what_the_files_show(small, tm
         assert [event["kind"] for event in record["events"]] == [event.kind for event in scene.events]
 
 
-def test_a_row_becomes_a_sample_with_all_that_is_known(small):
+def test_a_row_becomes_a_sample_with_all_fields(small):
     rows = RowDataset(path=str(small / "rows.jsonl"))
     scenes = {record["video"]: record for record in lines(small / "scenes.jsonl")}
     for index in range(len(rows)):
@@ -107,7 +107,7 @@ def test_a_row_becomes_a_sample_with_all_that_is_known(small):
                     assert box[1] < shape.y * record["height"] < box[3]
 
 
-def test_splits_differ_and_unseen_shows_what_was_held_out():
+def test_splits_differ_and_unseen_shows_held_out_pairs():
     def pairs(split, **options):
         plans = [plan_clip(replace(SMALL, split=split, **options), index) for index in range(60)]
         return [{(c, s.kind) for s in plan.scene.shapes for c in s.colors} for plan in plans]
@@ -121,7 +121,7 @@ def test_splits_differ_and_unseen_shows_what_was_held_out():
 
 
 @pytest.mark.parametrize(("codec", "ending"), [("h264", "mp4"), ("mpeg4", "mp4"), ("vp9", "webm")])
-def test_every_codec_gives_a_file_that_the_readers_read(tmp_path, codec, ending):
+def test_readers_read_every_codec(tmp_path, codec, ending):
     options = replace(SMALL, sizes=["96x54"], fps=[12.5], seconds=[2.0])
     write_set(options, tmp_path / "set", clips=1, crf=[20], codecs=[codec])
     (record,) = lines(tmp_path / "set" / "scenes.jsonl")
@@ -135,10 +135,10 @@ def test_every_codec_gives_a_file_that_the_readers_read(tmp_path, codec, ending)
         assert np.abs(reader.read(path, range(25)).frames - drawn).mean() < 5
 
 
-# --- the same set -----------------------------------------------------------------------------------------------
+# --- reproducibility --------------------------------------------------------------------------------------------
 
 
-def test_a_clip_depends_on_its_number_only(small, tmp_path):
+def test_a_clip_depends_only_on_its_number(small, tmp_path):
     write_set(SMALL, tmp_path / "workers", clips=12, workers=2, **FILES)
     assert content(tmp_path / "workers") == content(small)
     write_set(SMALL, tmp_path / "fewer", clips=3, **FILES)
@@ -149,20 +149,20 @@ def test_a_clip_depends_on_its_number_only(small, tmp_path):
     assert content(tmp_path / "seed")["rows.jsonl"] != fewer["rows.jsonl"]
 
 
-def test_a_crowded_scene_is_looked_for_until_it_is_found():
-    """Clip 1000 of these needs more than 60 tries."""
+def test_a_crowded_scene_is_retried_until_it_fits():
+    """Clip 1000 of these options needs more than 60 attempts."""
     options = SetOptions(seconds=[2.0, 3.0, 4.0, 6.0], fps=[8.0], sizes=["64x64"])
     assert len(plan_clip(options, 1000).scene.shapes) == 4
 
 
-def test_files_are_the_same_bytes_each_time():
+def test_files_are_reproducible_to_the_byte():
     plan = plan_clip(SMALL, 5)
     for codec in ("h264", "mpeg4", "vp9"):
         assert len({encode(plan, codec=codec) for _ in range(4)}) == 1, codec
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_set_and_goes_on(small, tmp_path):
+def test_a_killed_run_leaves_no_set_and_resumes(small, tmp_path):
     out = tmp_path / "set"
     program = (
         "import sys; from pathlib import Path; from tinyvid.worlds.shapes import SetOptions, write_set\n"
@@ -207,7 +207,7 @@ def test_a_full_disk_is_reported_and_leaves_no_set(small, tmp_path):
     assert content(tmp_path / "set") == content(small)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_impossible_clips_are_refused(options, message):
         replace(SMALL, **options)
 
 
-def test_questions_that_no_scene_has_are_named(tmp_path):
+def test_impossible_questions_are_listed(tmp_path):
     options = replace(SMALL, num_shapes=1, families=["order_between", "collision"], questions=1)
     with pytest.raises(
         DataError, match="clip 0: none of 40 scenes allows questions=1 of the families order_between, c"
@@ -262,7 +262,7 @@ def test_impossible_files_are_refused_before_anything_is_written(tmp_path, files
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_never_written_over(small, tmp_path):
+def test_existing_output_is_never_overwritten(small, tmp_path):
     before = content(small)
     with pytest.raises(ConfigError, match=r"out='.*small' already exists; remove it, or choose another folder"):
         write_set(SMALL, small, clips=12, **FILES)
@@ -308,7 +308,7 @@ def test_the_program_lists_every_option_with_its_default():
     assert (config.clips, config.workers, list(config.codecs)) == (2000, 0, ["h264"])
 
 
-def test_the_program_writes_a_set_and_tells_what_is_in_it(tmp_path):
+def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
     out = tmp_path / "my set, [1]"
     overrides = ["clips=2", "questions=3", "seconds=[2]"]
     done = python("recipes/make_world.py", f"out={out}", *overrides)

@@ -1,4 +1,4 @@
-"""The moving picture of the README shows what the default model says, and nothing else."""
+"""The moving picture of the README shows real replies of the default model."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def said(shipped, tmp_path_factory):
-    """What the model says about each clip: question, reply, whether it is right."""
+    """The question, the reply, and whether it is right, for each clip."""
     talks = []
     for clip, numbers in SHOWN:
         plan = plan_clip(OPTIONS, clip)
@@ -31,7 +31,7 @@ def turns_of(path):
     return json.loads(Image.open(path).getexif()[DESCRIPTION])
 
 
-def test_the_picture_of_the_readme_holds_what_the_model_says_today(said):
+def test_the_picture_of_the_readme_shows_the_current_replies(said):
     assert turns_of(PICTURE) == [turn for talk in said for turn in talk]
     assert PICTURE.stat().st_size <= 2**20
 
@@ -46,7 +46,7 @@ def test_the_program_asks_the_model(said, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("{} {}\n".format(*said[0][0]))
 
 
-def test_a_reply_is_what_is_drawn_and_a_wrong_one_looks_wrong():
+def test_replies_are_drawn_and_wrong_ones_are_marked():
     frames = [Image.new("RGB", (8, 8))] * 10
     pictures = [draw(Talk(frames, [("Q?", *end)]), 19) for end in (("up", True), ("down", True), ("up", False))]
     assert all(ImageChops.difference(pictures[0], other).getbbox() for other in pictures[1:])

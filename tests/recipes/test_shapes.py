@@ -1,4 +1,4 @@
-"""The recipe of the default model: its parts one by one, and a run of it at the smallest size."""
+"""The recipe of the default model: its stages, and a run at the smallest size."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def assistant(folder):
 # --- clips --------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_depends_on_its_number_only():
+def test_a_clip_depends_only_on_its_number():
     assert draw_clip(0, 5) == draw_clip(0, 5)
     assert draw_clip(0, 5) != draw_clip(0, 6)
     assert draw_clip(0, 5) != draw_clip(1, 5)
@@ -77,7 +77,7 @@ def test_a_fifth_of_the_clips_have_a_collision_and_most_have_two_events():
     assert np.mean([len(scene.events) > 1 for scene in scenes]) > 0.6
 
 
-def test_held_out_pairs_are_neither_shown_nor_named():
+def test_held_out_pairs_are_neither_shown_nor_mentioned():
     shown, named = set(), set()
     for index in range(150):
         scene, file = draw_clip(0, index, hold_out=True)
@@ -99,7 +99,7 @@ def test_frames_are_those_of_the_file(tmp_path):
     assert np.abs(read_frames(tmp_path / "clip.mp4").astype(int) - shown).mean() < 4
 
 
-def test_facts_agree_with_the_scene():
+def test_facts_match_the_scene():
     for index in range(20):
         scene, file = draw_clip(0, index)
         found = facts(scene, 1.0, file.moments)
@@ -119,7 +119,7 @@ def test_facts_agree_with_the_scene():
         assert (found["kind"][len(scene.shapes) :] == -1).all()
 
 
-def test_patch_targets_name_what_is_there(clips):
+def test_patch_targets_match_the_scene(clips):
     clip, frame = np.arange(12), np.full(12, 8)
     color, kind, _ = patch_targets(clips, clip, frame, 8)
     for row in range(12):
@@ -222,7 +222,7 @@ def test_replicas_give_the_gradient_of_the_whole_batch():
         torch.testing.assert_close(gradient, parameter.grad)
 
 
-def test_fitting_learns_and_repeats_itself():
+def test_fitting_learns_and_is_reproducible():
     def run() -> list[float]:
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -243,7 +243,7 @@ def test_fitting_learns_and_repeats_itself():
     assert losses == run()
 
 
-def test_rate_rises_and_falls():
+def test_learning_rate_rises_and_falls():
     rates = [rate(step, 1000) for step in range(1000)]
     assert rates[0] < rates[49] == pytest.approx(1, abs=1e-3)
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
@@ -274,7 +274,7 @@ def test_a_reply_is_right_if_all_of_it_is(assistant):
     assert right_replies(logits, share.batch) == [False] + [True] * (len(share.questions) - 1)
 
 
-def test_accuracy_is_high_where_the_model_is_good_and_does_not_depend_on_the_cores(clips):
+def test_accuracy_of_the_default_model_is_high_and_does_not_depend_on_cores(clips):
     shipped = Assistant.from_pretrained(device="cpu", dtype="float32")
     model = shipped.model.requires_grad_(False)
     with torch.no_grad():
@@ -359,7 +359,7 @@ def test_right_options_are_found_in_the_prompt(assistant):
 
 
 def test_smoke_run_beats_its_blind_baseline(tmp_path):
-    """About two minutes on two quiet cores."""
+    """Takes about two minutes on two idle cores."""
     command = [sys.executable, "-m", "recipes.shapes", "--size", "smoke", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -371,7 +371,7 @@ def test_smoke_run_beats_its_blind_baseline(tmp_path):
     assert Assistant.from_pretrained(tmp_path / "run" / "model", device="cpu").config["connector"]["mixer_layers"]
 
 
-def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
+def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
     write_clip(tmp_path / "noise.mp4", num_frames=20, fps=10)
     done = tmp_path / "run"
     done.mkdir()
@@ -399,7 +399,7 @@ def test_a_shipped_model_says_what_it_sees_in_footage_without_shapes(tmp_path):
         (["--ship", "{folder}/new", "--footage", "clip.mp4"], "these files do not exist: clip.mp4"),
     ],
 )
-def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, told):
+def test_wrong_ship_options_are_refused_before_the_run(tmp_path, options, told):
     (tmp_path / "thesis.tex").touch()
     options = [option.format(folder=tmp_path) for option in options]
     done = python("-m", "recipes.shapes", "--out", tmp_path / "run", *options)
@@ -409,7 +409,7 @@ def test_what_cannot_be_shipped_is_refused_before_the_run(tmp_path, options, tol
     assert not (tmp_path / "run").exists()
 
 
-def test_stages_that_are_done_are_not_repeated(tmp_path):
+def test_finished_stages_are_not_repeated(tmp_path):
     run = RecipeRun(tmp_path, TINY, 0, "cpu", False, 1)
     for _, result in STAGES.values():
         (tmp_path / result).touch()

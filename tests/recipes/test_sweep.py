@@ -1,4 +1,4 @@
-"""``recipes/train.py -m``: one run per combination, in folders whose names say what differs."""
+"""``recipes/train.py -m``: one run per combination, in folders named after the differences."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -27,7 +27,7 @@ def test_a_sweep_trains_each_combination_and_resumes(tmp_path):
     config = OmegaConf.load(jobs["connector-naive"].parent / "config.yaml")
     assert (config.connector.name, config.peft.rank) == ("naive", 2)
 
-    # As if the first job had been killed after its last step, and the second had not begun.
+    # Simulate that the first job was killed after its last step, and that the second did not start.
     killed, missing = (tmp_path / "sweep" / name for name in ("connector-group", "connector-naive"))
     missing.rename(tmp_path / "elsewhere")
     (killed / "model").rename(tmp_path / "lost")
@@ -37,7 +37,7 @@ def test_a_sweep_trains_each_combination_and_resumes(tmp_path):
     assert (killed / "model" / "connector.safetensors").read_bytes() == weights
 
 
-def test_a_folder_name_holds_what_differs_and_nothing_odd():
+def test_a_folder_name_lists_differences_without_special_characters():
     given = ["llm=phi2", "recipe.lr=1e-4,1e-3", "data.path='/my data/a.jsonl','/my data/b.jsonl'", "+a=1"]
     job = ["llm=phi2", "recipe.lr=0.001", "data.path='/my data/b.jsonl'", "+a=1"]
     assert job_folder(job, given) == "recipe.lr-0.001_data.path-my-data-b.jsonl"
@@ -45,7 +45,7 @@ def test_a_folder_name_holds_what_differs_and_nothing_odd():
     assert job_folder(["llm=phi2"], ["llm=phi2"]) == "only"
 
 
-def test_a_long_folder_name_is_cut_and_stays_distinct():
+def test_a_long_folder_name_is_truncated_and_unique():
     given = ["data.path=a,b"]
     first, second = (job_folder([f"data.path={'x' * 300}{end}"], given) for end in "ab")
     assert len(first) < 160

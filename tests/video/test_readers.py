@@ -141,7 +141,7 @@ def test_any_selection_returns_exactly_these_frames(reader, clip, name):
 
 @pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
 def test_real_video_is_the_same_with_every_reader(reader, name):
-    path = clips.footage(name)
+    path = clips.real_video(name)
     meta = reader.probe(path)
     assert (meta.num_frames, meta.fps) == ((250, 25.0) if name == "bikes.mp4" else (132, 25.0))
     numbers = [0, 1, 60, meta.num_frames - 1]
