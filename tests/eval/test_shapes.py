@@ -81,7 +81,7 @@ def test_a_set_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [({"codecs": ["av1"]}, "codecs: 'av1' is unknown"), ({"sizes": ["65x64"]}, "must be written as 128x72"),
+    [({"codecs": ["av1"]}, "codecs: 'av1' is unknown"), ({"sizes": ["65x64"]}, "must have the form 128x72"),
      ({"blind": "blue"}, "blind='blue' is not allowed"), ({"clips": 0}, "clips=0 must be at least 1")],
 )  # fmt: skip
 def test_impossible_sets_leave_nothing_behind(tmp_path, wrong, told):
