@@ -223,5 +223,5 @@ def test_eval_py_asks_the_default_model(tmp_path, monkeypatch, capsys):
     assert "Overall" in shown.out
     assert "only knows moving colored shapes" in shown.err
     assert (tmp_path / "my set" / "manifest.json").is_file()
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["ckpt"] is None
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["ckpt"] == "default"
     assert DEFAULT_MODEL.is_dir()
