@@ -203,11 +203,7 @@ class Assistant:
     ) -> list[AttentionMap]:
         """Return the attention of the question over the patches of each frame, for connectors with a context token.
 
-        Args:
-            video: As for ``ask``.
-            question: Any text.
-            start: Start of the clip in the video, in seconds.
-            end: End of the clip in the video, in seconds.
+        Arguments as for ``ask``.
 
         Returns:
             One map per video; ``AttentionMap.save`` draws it.

@@ -89,14 +89,7 @@ def _save(loaded: Loaded, path: Path) -> None:
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
-    """Read a checkpoint directory that ``save`` wrote.
-
-    Args:
-        path: The directory.
-        device: See ``build.build``.
-        dtype: See ``build.build``.
-        quant: See ``build.build``.
-        overrides: Component groups that replace the checkpoint's: sampler, template and video_reader.
+    """Read a checkpoint directory that ``save`` wrote. Options as in ``build.build``; ``overrides`` replace its groups.
 
     Raises:
         CheckpointError: The manifest is damaged or has a newer format, or weights do not match.

@@ -38,14 +38,10 @@ class AttentionMap:
     times: np.ndarray
 
     def save(self, path: str | Path, *, columns: int = 8, side: int = 224) -> list[int]:
-        """Draw the map over its frames, and write a contact sheet as PNG.
+        """Draw the map over its frames, and write a contact sheet as PNG, which replaces an existing file.
 
-        Patches with low weights are darkened; the patch with the highest weight in each frame is unchanged.
-
-        Args:
-            path: The PNG file; an existing file is replaced.
-            columns: Frames per row.
-            side: Side of a drawn frame, in pixels.
+        Patches with low weights are darkened; the patch with the highest weight in each frame is unchanged. A row has
+        ``columns`` frames of ``side`` pixels.
 
         Returns:
             Indices of the drawn frames: all, or 64 evenly spaced ones.

@@ -77,12 +77,7 @@ def pieces_of(
 ) -> list[Piece]:
     """Tokenize the segments of a conversation; a video is split where there is text between its frames.
 
-    Args:
-        segments: The segments from the template.
-        slots: One slot per video segment, in order.
-        runs: For each video, its frames with the text between them.
-        plans: For each video, its plan.
-        tokenize: Converts texts to token ids.
+    There is one slot per video segment, in order, and one plan and one list of runs per video.
     """
     pieces: list[Piece] = []
     waiting = iter(slots)

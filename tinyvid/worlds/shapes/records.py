@@ -60,12 +60,7 @@ def scene_from_dict(record: Mapping[str, Any]) -> Scene:
 def question_row(clip: ClipPlan, number: int, video: str, *, split: str, frames: int) -> dict[str, Any]:
     """Return a row for ``data=jsonl``: one question about a clip, with its metadata.
 
-    Args:
-        clip: The clip.
-        number: Number of the question.
-        video: The clip's file, relative to the set.
-        split: First part of the row's id.
-        frames: Number of frames with boxes, chosen as by the sampler ``uniform``.
+    The path of ``video`` is relative to the set. ``frames`` frames have boxes, chosen as by the sampler ``uniform``.
     """
     question = clip.questions[number]
     return {
