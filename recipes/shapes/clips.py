@@ -98,9 +98,9 @@ def _road() -> tuple[Any, Any]:
 def read_frames(path: Path) -> np.ndarray:
     """Read a file with the Processor's sampler, reader and resize: uint8 (T, S, S, 3)."""
     reader, sampler = _road()
-    footage = open_video(Video(str(path)), reader)
-    indices = sampler(footage.meta)
-    return resize(footage.read(indices).frames, SPEC)
+    clip = open_video(Video(str(path)), reader)
+    indices = sampler(clip.meta)
+    return resize(clip.read(indices).frames, SPEC)
 
 
 def describe(scene: Scene, file: File) -> dict[str, np.ndarray]:

@@ -93,9 +93,9 @@ def draw_clips(run: Path, path: Path) -> None:
     reader = VIDEO_READERS.build({"name": "pyav"})
     panels = figure.subplots(len(chosen), FRAMES + 1, width_ratios=[1.0] * FRAMES + [3.2])
     for row, outcome in zip(panels, chosen, strict=True):
-        footage = open_video(Video(outcome.video), reader)
-        frames = [round(place * (footage.meta.num_frames - 1) / (FRAMES - 1)) for place in range(FRAMES)]
-        for axes, frame in zip(row, footage.read(frames).frames, strict=False):
+        clip = open_video(Video(outcome.video), reader)
+        frames = [round(place * (clip.meta.num_frames - 1) / (FRAMES - 1)) for place in range(FRAMES)]
+        for axes, frame in zip(row, clip.read(frames).frames, strict=False):
             axes.imshow(frame)
         for axes in row:
             axes.axis("off")

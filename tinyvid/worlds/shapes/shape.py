@@ -11,7 +11,7 @@ from tinyvid.worlds.shapes.palette import Motion
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of a path with one motion.
+    """A part of a path with one motion.
 
     Attributes:
         motion: ``left``, ``right``, ``up``, ``down``, ``still`` or ``bounce``.
