@@ -89,7 +89,9 @@ def _save(loaded: Loaded, path: Path) -> None:
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
-    """Read a checkpoint directory that ``save`` wrote. Options as in ``build.build``; ``overrides`` replace its groups.
+    """Read a checkpoint directory that ``save`` wrote; ``overrides`` replace some of its groups.
+
+    Options as in ``build.build``.
 
     Raises:
         CheckpointError: The manifest is damaged or has a newer format, or weights do not match.
