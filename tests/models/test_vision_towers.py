@@ -23,8 +23,8 @@ from tinyvid.types import FeatureSpec, ImageSpec
 NAMES = [name for name in VISION_TOWERS.names() if VISION_TOWERS.provider(name) is None]
 HALF = (0.5, 0.5, 0.5)
 COMMIT = "a" * 40
-# A recipe creates the weights of the shapes preset; they are not downloaded.
-PRESETS = sorted(p for p in (CONF_DIR / "vision_tower").glob("*.yaml") if p.stem != "shapes")
+# A recipe creates the weights of the tiny preset; they are not downloaded.
+PRESETS = sorted(p for p in (CONF_DIR / "vision_tower").glob("*.yaml") if p.stem != "siglip_tiny_64")
 
 
 def build(name: str, path: object, dtype: torch.dtype = torch.float32, **options: object):
