@@ -41,9 +41,9 @@ def told(found: Findings) -> str:
     low, high = wilson(found["yes"], found["asked"])
     pairs, clips = len(COLORS) * len(KINDS), found["clips"]
     return (
-        f"Of real footage it says what it has words for. Asked of {clips} clips without any such shape whether each of "
-        f"its {pairs}\ncolored shapes is in the video, it said yes {found['yes']} of {found['asked']} times "
-        f"({100 * low:.0f} - {100 * high:.0f} %, where 0 is right), and asked for the\nnumber of objects it said "
+        f"It describes real videos in the only words it knows. In {clips} clips without such shapes, it was asked about "
+        f"each of the\n{pairs} colored shapes, and it said yes {found['yes']} of {found['asked']} times "
+        f"({100 * low:.0f} - {100 * high:.0f} %; 0 is right). Asked how many objects there are,\nit said "
         f"{', '.join(found['counted'])}.\n"
     )
 

@@ -113,13 +113,13 @@ pipeline_tag: video-text-to-text
 
 # The default model of tinyvid
 
-{report["parameters"] / 1e6:.1f} M parameters, made from nothing by `{report["command"]}`: a SigLIP-style tower, the
+{report["parameters"] / 1e6:.1f} M parameters, trained from scratch by `{report["command"]}`: a SigLIP-style tower, the
 `group` connector with a temporal mixer, and a Qwen2.5-style LLM with a tokenizer of its own.
 
-**It knows one thing: clips of the world `shapes`** - one to four colored shapes that move, appear, disappear, change
-color, pass each other and collide (docs/shapes.md). Asked about anything else, in other words, or about other
-footage, it answers all the same, and its answers mean nothing. It shows that everything works, and lets connectors,
-samplers and training be compared on understanding. It is of no use for real videos.
+**It only knows clips of the shapes world**: one to four colored shapes that move, appear, disappear, change color, pass
+each other and collide (docs/shapes.md). It also answers other questions, questions in other words, and questions about
+real videos, but those answers mean nothing. It shows that the whole library works, and it makes connectors, samplers
+and training recipes comparable. It is not useful for real videos.
 
 ```python
 from tinyvid import Assistant
@@ -127,10 +127,10 @@ from tinyvid import Assistant
 print(Assistant.from_pretrained().ask("clip.mp4", "{question.text}"))  # {question.reply}
 ```
 
-Replies that are right word for word, on clips that no training saw (H.264 files, sizes and rates mixed); shown the
-frames of another clip, it is right about {blind:.1f} % of the questions. `overall` leaves captions out.
+A reply counts as right if it matches word for word. The test clips were not seen in training (H.264 files of mixed sizes
+and frame rates). With the frames of another clip, {blind:.1f} % of the replies are right. `overall` excludes captions.
 
-| questions | right, % | number |
+| questions | accuracy, % | number |
 |---|---|---|
 {rows}
 
