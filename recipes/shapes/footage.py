@@ -41,8 +41,8 @@ def told(found: Findings) -> str:
     low, high = wilson(found["yes"], found["asked"])
     pairs, clips = len(COLORS) * len(KINDS), found["clips"]
     return (
-        f"It describes real videos in the only words it knows. In {clips} clips without such shapes, it was asked about "
-        f"each of the\n{pairs} colored shapes, and it said yes {found['yes']} of {found['asked']} times "
+        f"It describes real videos in the only words it knows. In {clips} clips without such shapes, it was asked "
+        f"about each of the\n{pairs} colored shapes, and it said yes {found['yes']} of {found['asked']} times "
         f"({100 * low:.0f} - {100 * high:.0f} %; 0 is right). Asked how many objects there are,\nit said "
         f"{', '.join(found['counted'])}.\n"
     )

@@ -127,8 +127,8 @@ from tinyvid import Assistant
 print(Assistant.from_pretrained().ask("clip.mp4", "{question.text}"))  # {question.reply}
 ```
 
-A reply counts as right if it matches word for word. The test clips were not seen in training (H.264 files of mixed sizes
-and frame rates). With the frames of another clip, {blind:.1f} % of the replies are right. `overall` excludes captions.
+A reply counts as right if it matches word for word. The test clips were not seen in training (H.264 files of mixed
+sizes and frame rates). With the frames of another clip, {blind:.1f} % of the replies are right. `overall` excludes captions.
 
 | questions | accuracy, % | number |
 |---|---|---|
