@@ -128,7 +128,8 @@ print(Assistant.from_pretrained().ask("clip.mp4", "{question.text}"))  # {questi
 ```
 
 A reply counts as right if it matches word for word. The test clips were not seen in training (H.264 files of mixed
-sizes and frame rates). With the frames of another clip, {blind:.1f} % of the replies are right. `overall` excludes captions.
+sizes and frame rates). With the frames of another clip, {blind:.1f} % of the replies are right.
+`overall` excludes captions.
 
 | questions | accuracy, % | number |
 |---|---|---|
