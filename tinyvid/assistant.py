@@ -11,6 +11,7 @@ from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.files import refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
@@ -128,7 +129,8 @@ class Assistant:
             if fixed:  # includes scaled positions, which change what the LLM computes at every length
                 raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; only llm.max_length can be changed")
         folder = local_folder(DEFAULT if path is None else str(path), revision)
-        if (folder / native.MANIFEST).is_file():
+        refuse_links(folder)
+        if (folder / native.MANIFEST).exists():
             load = native.load
         elif tinyllava_video.recognizes(folder):
             load = tinyllava_video.load

@@ -5,6 +5,7 @@ contains the configurations of the hub repositories in ``conf/``, so an estimate
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tinyvid.build import build_connector
 from tinyvid.errors import ConfigError
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.models.weights import building_on, explain
+from tinyvid.models.weights import building_on, explain, read_config
 from tinyvid.registry import VISION_TOWERS
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -64,13 +65,13 @@ def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtyp
 
 
 def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig  # heavy: only to build a model
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig  # heavy: only to build a model
 
     path, revision = group["path"], group["revision"]
     settings = _known(path, revision)
     if settings is None:
-        settings = explain("llm", path, PretrainedConfig.get_config_dict, path, revision=revision)[0]
-    config = explain("llm", path, AutoConfig.for_model, **settings)
+        settings = read_config("llm", path, revision=revision)
+    config = explain("llm", path, partial(AutoConfig.for_model, **settings))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
             f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "

@@ -5,13 +5,13 @@ expressions for layer names. Only the options that change the computation are re
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
+from tinyvid.files import read_json
 from tinyvid.models.weights import few, read_tensors
 
 NAMES = ("target_modules", "exclude_modules")  # lists of layer names; peft treats a string as a regular expression
@@ -97,10 +97,7 @@ def _options(file: Path) -> dict[str, Any]:
     """Return the options of an adapter's configuration that are passed to peft."""
     from peft import LoraConfig
 
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    config = read_json(file)
     defaults = LoraConfig().to_dict()
     strange = [k for k, v in config.items() if k not in (*OPTIONS, *NOTES) and v not in (defaults.get(k), [], {}, None)]
     if config.get("peft_type") != "LORA" or strange:

@@ -4,7 +4,6 @@ Safetensors contain no code. Pickles are opened with ``weights_only=True``, whic
 plain containers. File names in an index must stay inside their folder. Keys and shapes must match exactly.
 """
 
-import json
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
+from tinyvid.files import refuse_special
+from tinyvid.models.folders import CONFIG, WEIGHTS, opened, settings_in, weight_files
 
 MAX_LAYERS = 1000  # of any part; an untrusted configuration must not make us build layers forever
 
@@ -26,40 +27,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         CheckpointError: There are no weights, a file cannot be read, or an index points outside the folder.
     """
     tensors: dict[str, Tensor] = {}
-    for file in weight_files(folder, "model.safetensors", "pytorch_model.bin"):
+    for file in weight_files(folder, *WEIGHTS):
         tensors |= read_tensors(file)
     return tensors
-
-
-def weight_files(folder: Path, *names: str, wanted: Callable[[str], bool] = lambda key: True) -> list[Path]:
-    """Return the first file with one of these names, or its shards that contain a wanted key.
-
-    Raises:
-        CheckpointError: There is no such file, or an index points outside the folder.
-    """
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (index := folder / f"{name}.index.json").is_file():
-            return [folder / shard for shard in shard_names(index, wanted)]
-    raise CheckpointError(f"{folder} contains no weights; expected {' or '.join(names)}, or shards of one of them")
-
-
-def shard_names(index: Path, wanted: Callable[[str], bool] = lambda key: True) -> list[str]:
-    """Return the shard files in an index that contain a wanted key, sorted.
-
-    Raises:
-        CheckpointError: The index is malformed, or a file name points outside the folder.
-    """
-    try:
-        shards = json.loads(index.read_text())["weight_map"]
-        names = sorted(set(shards.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not an index of weights: {error}") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{index} lists the file {name!r}, which is not a plain name inside its folder")
-    return sorted({shard for key, shard in shards.items() if wanted(key)})
 
 
 def building_on(device: str) -> AbstractContextManager[Any]:
@@ -100,6 +70,7 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
     from safetensors import safe_open
     from safetensors.torch import load_file
 
+    refuse_special(path, CheckpointError)
     try:
         if path.suffix == ".safetensors" and without_weights():
             with safe_open(path, framework="pt") as file:
@@ -138,13 +109,14 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, 
         module.load_state_dict(dict(tensors))
 
 
-def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> Any:
+def load_pretrained(part: str, where: str, model_class: Any, *, revision: str | None = None, **kwargs: Any) -> Any:
     """Call ``from_pretrained`` of a class of transformers, and check that keys and shapes match.
 
     Args:
         part: Name of the part, for messages.
         where: Directory or hub id. It is not read when ``state_dict`` is given.
         model_class: A model class; not an ``Auto`` class, which looks for code next to the weights.
+        revision: Commit, branch or tag of a hub id.
         **kwargs: Arguments of ``from_pretrained``.
 
     Raises:
@@ -152,21 +124,24 @@ def load_pretrained(part: str, where: str, model_class: Any, **kwargs: Any) -> A
     """
     if without_weights():
         return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
-    path = None if kwargs.get("state_dict") is not None else where
-    try:
-        with without_bars():
-            model, info = explain(part, where, model_class.from_pretrained, path, output_loading_info=True, **kwargs)
-    except CheckpointError as error:
-        if "ignore_mismatched_sizes" in str(error):  # transformers lists them on the terminal only
-            with building_on("meta"):
-                tensors = read_weights(Path(where)) if path else kwargs["state_dict"]
-                own, prefix = model_class(kwargs["config"]).state_dict(), f"{model_class.base_model_prefix}."
-                pair = (
-                    {key.removeprefix(prefix): value for key, value in weights.items()} for weights in (tensors, own)
+    given: Any = kwargs.get("state_dict")
+    opening = opened(part, where, [CONFIG], WEIGHTS, revision=revision) if given is None else nullcontext()
+    with opening as folder:
+        try:
+            with without_bars():
+                model, info = explain(
+                    part, where, model_class.from_pretrained, folder, output_loading_info=True, **kwargs
                 )
-                _refuse_other_shapes(part, where, *pair)
-        raise
+        except CheckpointError as error:
+            if "ignore_mismatched_sizes" in str(error):  # transformers lists them on the terminal only
+                with building_on("meta"):
+                    tensors = given if folder is None else read_weights(folder)
+                    own, prefix = model_class(kwargs["config"]).state_dict(), f"{model_class.base_model_prefix}."
+                    pair = ({k.removeprefix(prefix): v for k, v in weights.items()} for weights in (tensors, own))
+                    _refuse_other_shapes(part, where, *pair)
+            raise
     refuse_key_mismatch(part, where, info["missing_keys"], info["unexpected_keys"])
+    model.name_or_path = model.config.name_or_path = where  # not the temporary folder
     return model
 
 
@@ -191,14 +166,13 @@ def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwarg
 
 
 def read_config(part: str, where: str, *, revision: str | None = None) -> dict[str, Any]:
-    """Return the ``config.json`` of a directory or hub id in the layout of transformers.
+    """Return the ``config.json`` of a directory or hub id, without what ``folders.cleaned`` removes.
 
     Raises:
         CheckpointError: It cannot be found or read, or specifies too many layers.
     """
-    from transformers import PretrainedConfig  # heavy: only when a model is loaded
-
-    stored, _ = explain(part, where, PretrainedConfig.get_config_dict, where, revision=revision)
+    with opened(part, where, [CONFIG], revision=revision) as folder:
+        stored = settings_in(folder, CONFIG)
     refuse_endless(part, where, stored)
     return stored
 

@@ -5,7 +5,6 @@ or pickles of tensors. Its LLM (7B and larger) and its vision tower (EVA-G) are 
 same widths, or load only the text decoder with ``text_decoder=qformer text_decoder.path=``.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
+from tinyvid.files import read_json
 from tinyvid.models.text_decoders.qformer_weights import PREFIXES, read_selected, rename
 from tinyvid.models.weights import load_strict
 
@@ -32,10 +32,9 @@ _GRID = re.compile(r"grid:([1-9][0-9]{0,2})")
 def recognizes(path: Path) -> bool:
     """Return whether a directory contains a LLaMA-VID model."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return "bert_type" in read_json(path / "config.json")
+    except CheckpointError:
         return False
-    return isinstance(config, dict) and "bert_type" in config
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> NoReturn:

@@ -6,7 +6,6 @@ checkpoint alone provides configuration and weights. The format does not store t
 of the LLM family are used and logged.
 """
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from tinyvid.build import assemble, check, make_connector, resolve_device, resol
 from tinyvid.checkpoints.native import Loaded, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
+from tinyvid.files import read_json
+from tinyvid.models.folders import cleaned
 from tinyvid.models.llms.loading import from_weights, load_tokenizer
 from tinyvid.models.llms.rope import Rope, scale_positions
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
@@ -52,12 +53,12 @@ PLAIN_LORA: dict[str, tuple[Any, ...]] = {
 def recognizes(path: Path) -> bool:
     """Return whether a directory contains a TinyLLaVA-Video checkpoint."""
     config = path / "config.json"
-    return config.is_file() and _json(config).get("model_type") == "tinyllava"
+    return config.exists() and read_json(config).get("model_type") == "tinyllava"
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
     """Read a checkpoint of TinyLLaVA-Video. Arguments and errors are those of ``native.load``."""
-    config = _json(path / "config.json")
+    config = read_json(path / "config.json")
     groups = check(apply_overrides(_groups(config), overrides))
     _report_guesses(path, groups, overrides)
     weights = _read_parts(path)
@@ -87,7 +88,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
 def stored_dtype(path: str) -> str:
     """Return the dtype of the weights according to a local checkpoint's configuration; ``auto`` if it has none."""
     file = Path(path) / "config.json"
-    return str(_json(file).get("torch_dtype", "auto")) if file.is_file() else "auto"
+    return str(read_json(file).get("torch_dtype", "auto")) if file.is_file() else "auto"
 
 
 def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -172,7 +173,7 @@ def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     # The stored weights are not quantized, even if the training run quantized them in memory.
-    text = {key: value for key, value in config["text_config"].items() if key != "quantization_config"}
+    text = cleaned(config["text_config"])
     refuse_endless("llm", path, text)
     return explain("llm", str(path), partial(AutoConfig.for_model, **text))
 
@@ -183,7 +184,7 @@ def _vision_tower(
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     section = _section(config, "vision_config")
-    vision = {k: v for k, v in section.items() if k not in ("model_name_or_path", "model_name_or_path2")}
+    vision = {k: v for k, v in cleaned(section).items() if k not in ("model_name_or_path", "model_name_or_path2")}
     kind = vision.pop("model_type", "siglip_vision_model")
     if kind != "siglip_vision_model":
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
@@ -203,7 +204,7 @@ def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
         }
     else:
         tensors = read_weights(path)
-    if (path / "adapter_config.json").is_file():
+    if (path / "adapter_config.json").exists():
         _merge_adapter(path, tensors)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
     unexpected = []
@@ -223,7 +224,7 @@ def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
 
     peft is not used, because its reader imports a module that the adapter's configuration may specify.
     """
-    config = _json(path / "adapter_config.json")
+    config = read_json(path / "adapter_config.json")
     for option, allowed in PLAIN_LORA.items():
         if config.get(option) not in allowed:
             raise CheckpointError(
@@ -250,13 +251,3 @@ def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:
         tensors[name] = (weight.float() + scale * (up.float() @ down)).to(weight.dtype)
     if adapter:
         raise CheckpointError(f"{path}: the adapter contains weights that are not LoRA: {few(adapter)}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not contain a JSON object")
-    return content

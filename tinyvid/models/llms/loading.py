@@ -5,12 +5,14 @@ runs, and the vocabulary is never resized.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, suggest
+from tinyvid.models.folders import CONFIG, TOKENIZER, opened
 from tinyvid.models.llms.rope import Rope, Scaling, check_positions, scale_positions
 from tinyvid.models.weights import explain, load_pretrained, read_config
 from tinyvid.protocols import LanguageModel
@@ -56,8 +58,7 @@ def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
     """
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
-    read_config("llm", path, revision=revision)
-    config = explain("llm", path, AutoConfig.from_pretrained, path, revision=revision, **NO_CODE)
+    config = explain("llm", path, partial(AutoConfig.for_model, **read_config("llm", path, revision=revision)))
     if model_type is not None and config.model_type != model_type:
         raise ConfigError(
             f"llm.path={path!r} contains a model of type '{config.model_type}', but this llm needs '{model_type}'; "
@@ -125,8 +126,11 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
     """
     from transformers import AutoTokenizer
 
-    extra = {} if config is None else {"config": config}
-    tokenizer = explain("tokenizer", path, AutoTokenizer.from_pretrained, path, revision=revision, **NO_CODE, **extra)
+    names, extra = (TOKENIZER, {"config": config}) if config is not None else ((CONFIG, *TOKENIZER), {})
+    with opened("tokenizer", path, names, revision=revision) as folder:
+        load = partial(AutoTokenizer.from_pretrained, folder, **NO_CODE, **extra)
+        tokenizer = explain("tokenizer", path, load)
+    tokenizer.name_or_path = path  # not the temporary folder
     tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
     return tokenizer
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
-from tinyvid.models.weights import load_strict, read_tensors, weight_files
+from tinyvid.models.folders import weight_files
+from tinyvid.models.weights import load_strict, read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
+from tinyvid.models.folders import opened, settings_in, weight_files
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
 from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
 from tinyvid.models.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
@@ -47,13 +48,15 @@ def open_clip(
             "vision_tower 'open_clip' needs the package open_clip; run pip install open_clip_torch"
         ) from error
 
-    if Path(path.removeprefix(LOCAL)).is_dir() or path.startswith(HUB):
-        config_file, weights = _locate(path, revision)
-        config = _read_config(config_file)
-        features = _probe(config, layer, path)
-        model = _build(config, path)
-        tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(weights).items() if k.startswith(_VISUAL)}
-        load_strict(model, tensors, part="vision_tower", where=weights)
+    place = path.removeprefix(LOCAL).removeprefix(HUB)
+    if Path(place).is_dir() or path.startswith(HUB):
+        with opened("vision_tower", place, [CONFIG], WEIGHTS, revision=revision) as folder:
+            config = _read_config(folder, path)
+            features = _probe(config, layer, path)
+            model = _build(config, path)
+            (file,) = weight_files(folder, *WEIGHTS)
+            tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(file).items() if k.startswith(_VISUAL)}
+            load_strict(model, tensors, part="vision_tower", where=file)
     else:
         architecture, tag = _architecture_and_tag(path, revision)
         config = {"model_cfg": open_clip.get_model_config(architecture)}
@@ -96,28 +99,20 @@ class OpenClipTower(IntermediateTower):
         save_file(tensors, directory / WEIGHTS[0])
 
 
-def _locate(path: str, revision: str | None) -> tuple[Path, Path]:
-    """Return the configuration file and the weights file of a directory or a hub id."""
-    folder = Path(path.removeprefix(LOCAL))
-    if folder.is_dir():
-        weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-        if not weights or not (folder / CONFIG).is_file():
-            raise CheckpointError(f"vision_tower.path={path!r} must contain {CONFIG} and one of {', '.join(WEIGHTS)}")
-        return folder / CONFIG, weights[0]
-    from open_clip.pretrained import download_pretrained_from_hf as download
-
-    name = path.removeprefix(HUB)
-    config = explain("vision_tower", path, download, name, filename=CONFIG, revision=revision)
-    return Path(config), Path(explain("vision_tower", path, download, name, revision=revision))
-
-
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_config(folder: Path, path: str) -> dict[str, Any]:
+    config, where = settings_in(folder, CONFIG), f"{CONFIG} of vision_tower.path={path!r}"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config["model_cfg"]["vision_cfg"]["timm_model_pretrained"] = False  # the weights are next to the file
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is not a configuration of open_clip: {error!r}") from error
-    refuse_endless("vision_tower", file, config)
+        vision = config["model_cfg"]["vision_cfg"]
+        vision["timm_model_pretrained"] = False  # the weights are next to the file
+        architecture = vision.get("timm_model_name")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is not a configuration of open_clip: {error!r}") from error
+    if architecture is not None:  # timm would also accept a hub id or another folder
+        import timm
+
+        if not isinstance(architecture, str) or not timm.is_model(architecture):
+            raise CheckpointError(f"{where}: timm_model_name={architecture!r} is not an architecture of timm")
+    refuse_endless("vision_tower", path, config)
     return config
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.files import read_json
+from tinyvid.models.folders import opened
 from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized
 from tinyvid.models.weights import load_pretrained, read_config
 from tinyvid.registry import VISION_TOWERS
@@ -116,13 +118,11 @@ def default_image_spec(config: Any) -> ImageSpec:
 
 
 def _read_image_spec(path: str, revision: str | None, config: Any) -> ImageSpec:
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
-    except OSError:  # the weights could be read, so only this file is missing
-        logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
-        return default_image_spec(config)
+    with opened("vision_tower", path, [PREPROCESSOR], revision=revision) as folder:
+        if not (folder / PREPROCESSOR).is_file():
+            logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
+            return default_image_spec(config)
+        processor = read_json(folder / PREPROCESSOR)
     return _from_processor(processor, config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
 
 

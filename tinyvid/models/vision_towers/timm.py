@@ -1,14 +1,14 @@
 """Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT, and others that return patch tokens."""
 
 import difflib
-import json
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinyvid.errors import ConfigError
+from tinyvid.models.folders import CONFIG, WEIGHTS, opened, settings_in
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
 from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
 from tinyvid.models.weights import explain, load_strict, read_weights, refuse_endless, without_weights
@@ -38,18 +38,22 @@ def timm(
     except ImportError as error:
         raise ConfigError("vision_tower 'timm' needs the package timm; run pip install timm") from error
 
-    name = _source(path, revision)
-    with torch.device("meta"):  # check shapes before reading weights
-        model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
-    data = timm.data.resolve_model_data_config(model)
-    side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
-    features = TimmTower.probe(model, side, layer, path)
+    place = _place(path, revision)
+    weights = () if without_weights() else WEIGHTS
+    opening = nullcontext() if place is None else opened("vision_tower", place, [CONFIG], weights, revision=revision)
+    with opening as folder:
+        name = path if folder is None else f"{LOCAL}{folder}"
+        if folder is not None:
+            refuse_endless("vision_tower", path, settings_in(folder, CONFIG))
+        with torch.device("meta"):  # check shapes before reading weights
+            model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
+        data = timm.data.resolve_model_data_config(model)
+        side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
+        features = TimmTower.probe(model, side, layer, path)
 
-    stored_elsewhere = not name.startswith(LOCAL) and not without_weights()
-    model = explain("vision_tower", path, timm.create_model, name, pretrained=stored_elsewhere)
-    if name.startswith(LOCAL):
-        folder = Path(name.removeprefix(LOCAL))
-        load_strict(model, read_weights(folder), part="vision_tower", where=folder)
+        model = explain("vision_tower", path, timm.create_model, name, pretrained=folder is None and bool(weights))
+        if folder is not None and weights:
+            load_strict(model, read_weights(folder), part="vision_tower", where=place)
     model.reset_classifier(0)
     crop = {"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop")
     image = resized(image_spec(data, side, path, resize=crop, crop_pct=data["crop_pct"]), resize)
@@ -74,18 +78,16 @@ class TimmTower(IntermediateTower):
         save_for_hf(self.model, str(directory), model_args={"num_classes": 0}, safe_serialization=True)
 
 
-def _source(path: str, revision: str | None) -> str:
-    """Return the name to pass to ``timm.create_model`` for ``path``."""
-    folder = Path(path.removeprefix(LOCAL))
-    if folder.is_dir():
-        with suppress(OSError, ValueError):  # timm reports what is wrong with the file
-            refuse_endless("vision_tower", path, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        return f"{LOCAL}{folder}"
+def _place(path: str, revision: str | None) -> str | None:
+    """Return the directory or hub id in ``path``; ``None`` for an architecture of timm."""
+    folder = path.removeprefix(LOCAL)
+    if Path(folder).is_dir():
+        return folder
     if path.startswith(HUB):
-        return f"{path}@{revision}" if revision else path
+        return path.removeprefix(HUB)
     check_architecture(path, revision, example="the name of a timm architecture")
     _check_weights(path)
-    return path
+    return None
 
 
 def _check_weights(path: str) -> None:

@@ -1,0 +1,326 @@
+"""What SECURITY.md promises: files that others made run nothing, leave no folder, and reach no network."""
+
+import json
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.factories import save_llm
+from tests.goldens import TINYLLAVA_VIDEO
+from tests.towers import TOWERS
+from tinyvid import Assistant
+from tinyvid.errors import CheckpointError, TinyvidError
+from tinyvid.registry import LLMS, VISION_TOWERS
+
+NATIVE = Path(__file__).parent / "data" / "native_checkpoints"
+CHECKPOINTS = {
+    "native": NATIVE / "group",
+    "native_lora": NATIVE / "llamavid_lora",
+    "tinyllava_video": TINYLLAVA_VIDEO / "group_qwen2",
+    "tinyllava_video_folders": TINYLLAVA_VIDEO / "group_qwen2_folders",
+    "tinyllava_video_lora": TINYLLAVA_VIDEO / "group_qwen2_lora",
+}
+PARTS = {"llm": save_llm, **TOWERS}
+NESTED = ("text_config", "vision_config", "model_cfg", "pretrained_cfg", "model_args")
+CANARY = "import pathlib\npathlib.Path(r'{mark}').touch()\nclass Thing: pass\n"
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "a/b"}
+
+
+class Unpickled:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.mark),))
+
+
+def add_adapter(folder, **options):
+    """Add an adapter, except where the layout has one."""
+    if not (folder / "adapter_config.json").exists():
+        (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | options))
+        config = folder / "config.json"
+        dim = json.loads(config.read_text()).get("hidden_size", 64) if config.is_file() else 64
+        key = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+        shapes = {"A": (2, dim), "B": (dim, 2)}
+        tensors = {key.format(n, half): torch.ones(shape) for n in range(2) for half, shape in shapes.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def edit_configs(folder, **settings):
+    """Add settings to every JSON file of the folder that has an object at its top."""
+    for file in folder.glob("*.json"):
+        content = json.loads(file.read_text())
+        if file.name in ("tokenizer.json", "vocab.json", "adapter_config.json") or not isinstance(content, dict):
+            continue
+        nested = {key: value | settings for key, value in content.items() if key in NESTED}
+        file.write_text(json.dumps(content | settings | nested))
+
+
+def add_adapter_that_imports(folder, mark):
+    add_adapter(folder, megatron_config={"tensor_model_parallel_size": 1}, megatron_core="megatron.canary")
+
+
+def add_adapter_that_changes(folder, mark):
+    add_adapter(folder)
+
+
+def add_adapter_that_hangs(folder, mark):
+    add_adapter(folder, target_modules="(([a-z_.0-9]+)+)+X")
+
+
+def add_modules(folder, mark):
+    for name in ("modeling_canary", "tokenization_canary", "configuration_canary", "torch", "sitecustomize"):
+        (folder / f"{name}.py").write_text(CANARY.format(mark=mark))
+    (folder / "custom_generate").mkdir(exist_ok=True)
+    (folder / "custom_generate" / "generate.py").write_text(CANARY.format(mark=mark))
+    classes = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoImageProcessor")
+    names = dict.fromkeys(classes, "modeling_canary.Thing") | {"AutoTokenizer": ["modeling_canary.Thing"] * 2}
+    edit_configs(folder, auto_map=names, custom_generate="custom_generate", trust_remote_code=True)
+
+
+def add_pickles(folder, mark):
+    names = ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "vocab.pkl", "x.ckpt")
+    for name in names:
+        if not (folder / name).exists():
+            torch.save({"x": Unpickled(mark)}, folder / name)
+
+
+def add_templates(folder, mark):
+    template = "{{ cycler.__init__.__globals__.os.system('touch " + str(mark) + "') }}"
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "additional_chat_templates").mkdir(exist_ok=True)
+    (folder / "additional_chat_templates" / "default.jinja").write_text(template)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    edit_configs(folder, chat_template=template)
+
+
+def add_generation(folder, mark):
+    settings = {"temperature": 9.0, "do_sample": True, "num_beams": 50, "assistant_model": "a/b", "eos_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Thing"}))
+
+
+def choose_load_options(folder, mark):
+    edit_configs(
+        folder,
+        attn_implementation="flex_attention",
+        _attn_implementation="canary/kernel",
+        _attn_implementation_internal="canary/kernel",
+        experts_implementation="canary/kernel",
+        quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
+        compression_config={"quant_method": "compressed-tensors"},
+        use_kernels=True,
+        attribute_map={"canary": "quantization_config"},
+        canary={"quant_method": "bitsandbytes", "load_in_8bit": True},
+    )
+
+
+def name_other_files(folder, mark):
+    outside = folder.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    save_file({"x": torch.ones(1)}, outside / "model.safetensors")
+    (outside / "tokenizer.1.0.0.json").write_text("{}")
+    edit_configs(
+        folder,
+        transformers_weights="../outside/model.safetensors",
+        gguf_file="../outside/x.gguf",
+        tokenizer_file=str(outside / "tokenizer.1.0.0.json"),
+        vocab_file=str(outside / "tokenizer.1.0.0.json"),
+        fast_tokenizer_files=["../outside/tokenizer.1.0.0.json"],
+        _name_or_path="owner/elsewhere",
+        tokenizer_name="owner/elsewhere",
+    )
+
+
+PLANTED = (
+    add_adapter_that_imports,
+    add_adapter_that_changes,
+    add_adapter_that_hangs,
+    add_modules,
+    add_pickles,
+    add_templates,
+    add_generation,
+    choose_load_options,
+    name_other_files,
+)
+
+
+def load(name, folder):
+    """Return the modules of a layout, and its tokenizer's files."""
+    if name in CHECKPOINTS:
+        model = Assistant.from_pretrained(folder, device="cpu", dtype="float32").model
+        return {"llm": model.llm, "vision_tower": model.vision_tower, "connector": model.connector}
+    if name == "llm":
+        options = {"name": "auto", "path": str(folder), "max_length": 64}
+        return {"llm": LLMS.build(options, dtype=torch.float32, quant="none", device="cpu").model}
+    options = {"name": name, "path": str(folder)}
+    return {"vision_tower": VISION_TOWERS.build(options, dtype=torch.float32)}
+
+
+watching: list[list[tuple[str, str]]] = []
+
+
+def _audit(event, args):
+    if watching and event in ("open", "import", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.exec"):
+        watching[-1].append((event, str(args[0] if event != "socket.connect" else args[1])))
+
+
+@contextmanager
+def watched():
+    """Record what Python opens, imports, starts and connects to."""
+    if not hasattr(sys, "tinyvid_audit"):
+        sys.tinyvid_audit = True
+        sys.addaudithook(_audit)  # cannot be removed
+    watching.append([])
+    try:
+        yield watching[-1]
+    finally:
+        watching.pop()
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """The file that appears when planted code runs; a module that any program could import is planted, too."""
+    package = tmp_path / "path" / "megatron"  # the only package that peft lets an adapter name
+    package.mkdir(parents=True)
+    for name in ("__init__", "canary"):
+        (package / f"{name}.py").write_text(CANARY.format(mark=tmp_path / "ran"))
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    yield tmp_path / "ran"
+    for name in ("megatron", "megatron.canary"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("layout", [*CHECKPOINTS, *PARTS])
+def test_planted_files_do_nothing(layout, plant, canary, tmp_path):
+    folder = tmp_path / "folder"
+    if layout in CHECKPOINTS:
+        shutil.copytree(CHECKPOINTS[layout], folder)
+    else:
+        PARTS[layout](folder)
+    before = load(layout, folder)
+    for part in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        plant(part, canary)
+    refused, after = "", None
+    with watched() as events:
+        try:
+            after = load(layout, folder)
+        except TinyvidError as error:
+            refused = str(error)
+    assert not canary.exists()
+    outside = str(tmp_path / "outside")
+    assert not [
+        event for event in events if event[0].startswith(("socket", "subprocess", "os.")) or outside in event[1]
+    ]
+    if after is None:  # all else is left unread
+        assert "adapter" in refused or layout in ("timm", "open_clip"), refused
+        return
+    for part, module in before.items():
+        assert same(module, after[part]), f"{part} was changed"
+
+
+def same(one, other):
+    states = one.state_dict(), other.state_dict()
+    if states[0].keys() != states[1].keys() or [*map(str, one.modules())][1:] != [*map(str, other.modules())][1:]:
+        return False
+    settings = [getattr(getattr(model, "config", None), "_attn_implementation", None) for model in (one, other)]
+    return settings[0] == settings[1] and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def hub_cache(tmp_path, monkeypatch, source, name):
+    """Put a folder into a cache of the hub, in which files are links to blobs."""
+    root = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    snapshot, commit = root / "snapshots", "0" * 40
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    (root / "blobs").mkdir()
+    for number, file in enumerate(path for path in sorted(source.rglob("*")) if path.is_file()):
+        shutil.copy(file, root / "blobs" / str(number))
+        place = snapshot / commit / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(root / "blobs" / str(number))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("layout", PARTS)
+def test_a_reference_to_the_hub_follows_the_same_rule(layout, canary, tmp_path, monkeypatch):
+    PARTS[layout](tmp_path / "folder")
+    before = load(layout, tmp_path / "folder")
+    for plant in (add_modules, add_pickles, add_templates, add_generation):
+        plant(tmp_path / "folder", canary)
+    hub_cache(tmp_path, monkeypatch, tmp_path / "folder", "owner/name")
+    name = "owner/name" if layout in ("llm", "siglip") else "hf-hub:owner/name"
+    if layout not in ("timm", "open_clip"):  # which refuse the keys
+        after = load(layout, name)
+        assert all(same(module, after[part]) for part, module in before.items())
+    add_adapter_that_imports(tmp_path / "folder", canary)
+    shutil.rmtree(tmp_path / "hub")
+    hub_cache(tmp_path, monkeypatch, tmp_path / "folder", "owner/name")
+    with pytest.raises(CheckpointError, match="has adapter_config.json beside its weights; merge the adapter"):
+        load(layout, name)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("layout", CHECKPOINTS)
+def test_a_link_that_leaves_the_checkpoint_is_refused(layout, tmp_path):
+    shutil.copytree(CHECKPOINTS[layout], tmp_path / "folder")
+    weights = next(path for path in sorted((tmp_path / "folder").rglob("*")) if path.suffix in (".safetensors", ".bin"))
+    weights.rename(tmp_path / "outside")
+    weights.symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match=r"is a link to .*outside, outside .*; replace it with a copy"):
+        load(layout, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("layout", PARTS)
+def test_a_link_that_leaves_a_part_is_refused(layout, tmp_path):
+    folder = PARTS[layout](tmp_path / "folder")
+    weights = next(folder.glob("*.safetensors"))
+    weights.rename(tmp_path / "outside")
+    weights.symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match=r"is a link to .*outside, outside .*; replace it with a copy"):
+        load(layout, folder)
+
+
+UNREAD = [("tinyllava_video_folders", "config.json"), ("tinyllava_video_lora", "config.json")]  # of folders
+FILES = [
+    (layout, str(file.relative_to(folder)))
+    for layout, folder in CHECKPOINTS.items()
+    for file in sorted(folder.rglob("*"))
+    if file.is_file() and not file.name.startswith(("expected", "README", "special_tokens", "generation"))
+    if (layout, file.name) not in UNREAD or file.parent == folder
+]
+
+
+@pytest.mark.parametrize(("layout", "file"), FILES)
+def test_a_pipe_in_place_of_a_file_never_blocks(layout, file, tmp_path):
+    shutil.copytree(CHECKPOINTS[layout], tmp_path / "folder")
+    (tmp_path / "folder" / file).unlink()
+    os.mkfifo(tmp_path / "folder" / file)
+    with pytest.raises(CheckpointError, match=r"is not a regular file|is not a known checkpoint"):
+        load(layout, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("layout", ["timm", "open_clip"])
+@pytest.mark.parametrize("name", ["hf-hub:owner/name", "local-dir:{outside}", "hf_hub:owner/name", "{outside}", "../x"])
+def test_an_architecture_outside_its_folder_is_refused(layout, name, tmp_path):
+    folder = PARTS[layout](tmp_path / "folder")
+    name = name.format(outside=PARTS["timm"](tmp_path / "outside"))
+    file = folder / ("config.json" if layout == "timm" else "open_clip_config.json")
+    config = json.loads(file.read_text())
+    if layout == "timm":
+        config["architecture"] = name
+    else:
+        config["model_cfg"]["vision_cfg"]["timm_model_name"] = name
+    file.write_text(json.dumps(config))
+    with watched() as events, pytest.raises(CheckpointError, match=r"is not an architecture of timm|Unknown model"):
+        load(layout, folder)
+    assert not [event for event in events if event[0].startswith("socket") or str(tmp_path / "outside") in event[1]]

@@ -1,0 +1,83 @@
+"""Open files that others made: only regular files, inside their folder, of a bounded size."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from tinyvid.errors import CheckpointError, TinyvidError
+
+MAX_TEXT = 64 << 20  # bytes of a JSON or YAML file; the longest tokenizer has 20 MB
+
+
+def refuse_special(path: str | Path, error: type[TinyvidError]) -> None:
+    """Raise an error of the given type if a path is a pipe, a socket or a device, which could block forever.
+
+    Args:
+        path: A path that may be missing: the code that opens it says so.
+        error: Type of the error.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise error(f"{path} is not a regular file (a pipe, a socket or a device); give a file")
+
+
+def refuse_outside(path: Path, folder: Path) -> None:
+    """Raise an error if a path is a link that leaves a folder. The hub's cache may link to its own files.
+
+    Raises:
+        CheckpointError: The link leaves the folder.
+    """
+    target, root = path.resolve(), folder.resolve()
+    snapshots = next((parent for parent in (root, *root.parents) if parent.parent.name == "snapshots"), None)
+    allowed = [root] if snapshots is None else [root, snapshots.parents[1] / "blobs"]
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path} is a link to {target}, outside {folder}; replace it with a copy of the file")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise an error if a link in a checkpoint, or in one of its folders, leaves it.
+
+    Raises:
+        CheckpointError: A link leaves the checkpoint.
+    """
+    for entry in folder.iterdir():
+        refuse_outside(entry, folder)
+        for below in entry.iterdir() if entry.is_dir() else []:
+            refuse_outside(below, folder)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, not a regular file, too large, or not UTF-8.
+    """
+    refuse_special(path, CheckpointError)
+    try:
+        size = path.stat().st_size
+        if size > MAX_TEXT:
+            raise CheckpointError(f"{path} has {size:,} bytes; at most {MAX_TEXT:,} are read")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: See ``read_text``; or it is not JSON, or not an object.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not contain a JSON object")
+    return content
