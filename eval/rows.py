@@ -14,6 +14,7 @@ from typing import Any
 from tinyvid import ConfigError, DataError
 from tinyvid.data.parsing import is_number
 from tinyvid.data.rows import RowFile
+from tinyvid.files import refuse_special
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file contains anything else.
     """
+    refuse_special(path, DataError)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid import Cue, DataError
+from tinyvid.files import refuse_special
 from tinyvid.text.subtitles import read_subtitles
 
 WIDEST = 1.0  # LongVideoBench widens shorter subtitles to this duration in seconds
@@ -35,6 +36,7 @@ def json_cues(path: Path, *, origin: float, duration: float) -> tuple[Cue, ...]:
     Raises:
         DataError: The file is missing or not JSON, or an entry has neither format.
     """
+    refuse_special(path, DataError)
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

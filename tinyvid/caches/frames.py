@@ -106,4 +106,4 @@ def _decode(kept: Mapping[str, Tensor], format: FrameFormat) -> np.ndarray:
     if format == "uint8":
         return kept["frames"].numpy()
     files = [io.BytesIO(kept[name].numpy().tobytes()) for name in sorted(kept)]
-    return np.stack([np.asarray(Image.open(file)) for file in files])
+    return np.stack([np.asarray(Image.open(file, formats=["JPEG"])) for file in files])

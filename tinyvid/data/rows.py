@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.errors import DataError
+from tinyvid.files import refuse_special
 
 CHUNK = 1 << 22  # bytes to read at a time when indexing an array
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -33,6 +34,7 @@ class RowFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        refuse_special(self.path, DataError)
         if not self.path.is_file():
             raise DataError(f"data file {str(self.path)!r} does not exist; check the path")
         self._starts, self._ends, self._lines = array("q"), array("q"), array("q")

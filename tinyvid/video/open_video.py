@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tinyvid.errors import VideoError
+from tinyvid.files import refuse_special
 from tinyvid.protocols import VideoReader
 from tinyvid.types import Frames, Video, VideoMeta
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow also knows EPS, for which it starts Ghostscript
 PIECE_BYTES = 64 << 20  # maximum size of the decoded frames of a piece
 SMALL = 32  # side of the frames that a sampler looks at, in pixels
 ARRAY_FPS = 1.0  # default frame rate of an array or a single image
@@ -166,6 +168,7 @@ def _path(video: Video, reader: VideoReader) -> _Source:
     if not str(video.source):
         raise VideoError("the path of a video is empty; give a file or a folder, or omit the video")
     path = Path(video.source).expanduser()
+    refuse_special(path, VideoError)
     if os.path.isdir(path):  # unlike Path.is_dir, it returns False for a name that is too long
         return _folder(path, video.fps)
     if not os.path.exists(path):
@@ -227,7 +230,7 @@ def _pictures(files: list[Path], fps: float) -> _Source:
 def _read_image(path: Path) -> np.ndarray:
     """Return an image as uint8 (H, W, 3), rotated according to its EXIF data."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit and image.width * image.height > limit:
                 raise VideoError(f"{path}: {image.width}x{image.height} pixels exceed the limit of {limit}; resize it")

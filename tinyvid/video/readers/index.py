@@ -22,6 +22,7 @@ from tinyvid.types import Frames, VideoMeta
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
 LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
+PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
 _IDR_SLICE = 5  # H.264 NAL unit type; decoding can start here without earlier frames
 
@@ -147,14 +148,23 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
 
     del modified, size
     try:
+        _refuse_playlist(name)
         with av.open(name, options=LOCAL_ONLY, metadata_errors="replace") as container:
             if NOT_VIDEO.intersection(container.format.name.split(",")):
                 raise VideoError(f"{name}: is {container.format.long_name}, not a video; give a video file")
             stream = _video_stream(name, container)
             packets = _collect(name, container, stream)
             return _tabulate(name, container, stream, packets)
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+    except (OSError, av.error.FFmpegError, UnicodeDecodeError) as error:
         raise VideoError(_explain(name, error)) from error
+
+
+def _refuse_playlist(name: str) -> None:
+    """Raise an error for a playlist: FFmpeg would open the files in it while it opens the playlist."""
+    with open(name, "rb") as file:
+        start = file.read(PLAYLIST_BYTES).lstrip()
+    if start.startswith((b"#EXTM3U", b"ffconcat version")) or b"<MPD" in start:
+        raise VideoError(f"{name}: is not a video but a playlist; give a video file")
 
 
 def _explain(name: str, error: Exception) -> str:
