@@ -147,6 +147,7 @@ def test_a_program_runs_once_and_under_its_own_name(program):
     assert done.stdout == "program mlp 128 {'question': 'a, (b) = c'}\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_once_per_combination(program, tmp_path):
     done = program("-m", "connector=group,naive", "max_new_tokens=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
     lines = [line for line in done.stdout.splitlines() if line.startswith("program")]

@@ -34,6 +34,7 @@ def test_model_preset_overrides_defaults_and_experiment_overrides_both():
     assert (config.sampler.name, config.sampler.num_frames) == ("uniform", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "estimate", "check_data"])
 def test_an_experiment_overrides_the_defaults_of_a_program(program):
     config = compose(["experiment=qlora_12gb"], config=program)
@@ -163,6 +164,7 @@ def listed(program: str) -> dict[str, list[str]]:
     return {group: options.split(", ") for group, _, options in (line.partition(": ") for line in lines)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["eval", "train", "check_data", "estimate"])
 def test_help_lists_only_the_groups_of_a_program(program):
     found = listed(program)
@@ -189,6 +191,7 @@ def test_a_program_without_groups_lists_none(program):
     assert "APP_CONFIG_GROUPS" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_compose(name):
     check(compose([f"experiment={name}"], config="train"))

@@ -31,6 +31,7 @@ def run_alone(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_asks_a_checkpoint_about_a_real_video(tmp_path):
     bikes = real_video("bikes.mp4")
     done = run(f"ckpt={CKPT}", f"video={bikes}", "question=What moves?", "max_new_tokens=8", "device=cpu", cwd=tmp_path)
@@ -94,6 +95,7 @@ def load_script():
     return module
 
 
+@pytest.mark.slow
 def test_an_awkward_file_name_and_a_stream_work_end_to_end(tmp_path):
     name = tmp_path / "it's my clip (1), [a]=b ü.mp4"
     name.write_bytes(CLIP.read_bytes())
@@ -178,6 +180,7 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
     assert not [line for line in done.stdout.splitlines() if line.startswith(("recipe:", "peft:", "data:"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

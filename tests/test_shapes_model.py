@@ -55,6 +55,7 @@ def test_it_is_composed_from_the_registries():
     assert manifest["stored"] == ["llm", "vision_tower"]
 
 
+@pytest.mark.slow
 def test_forty_questions_about_ten_clips(shipped, tmp_path):
     """Replies are generated as for users."""
     asked, wrong = 0, []

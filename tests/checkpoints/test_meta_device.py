@@ -57,6 +57,7 @@ def test_wrong_shapes_are_still_refused(tmp_path):
         Assistant.from_pretrained(tmp_path / "saved", device="meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["timm_siglip_base_224", "open_clip_siglip_base_224", "open_clip_vit_b32_224"])
 def test_a_tower_of_real_size_needs_no_hub(option):
     with torch.device("meta"):

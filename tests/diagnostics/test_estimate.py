@@ -18,6 +18,8 @@ from tinyvid.models.video_llm import PARTS
 from tinyvid.training import read_recipe
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
+pytestmark = pytest.mark.slow
+
 program = load_program("estimate")
 
 

@@ -190,7 +190,7 @@ def test_a_run_reports_families_and_formats(assistant, benchmark, folder, tmp_pa
         assert sum(group["n"] for group in report["groups"][kind].values()) == 24
         assert all(group["low"] <= group["value"] <= group["high"] for group in report["groups"][kind].values())
     blind = build("shapes", folder, **OPTIONS, blind="other")
-    with pytest.raises(ConfigError, match="differs.*blind: other"):
+    with pytest.raises(ConfigError, match="other settings.*blind: other"):
         evaluate(assistant, blind, run_dir=tmp_path / "run", options=short)
 
 
@@ -208,6 +208,7 @@ def test_teacher_forcing_finds_the_same(shipped, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_eval_py_asks_the_default_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("eval_script", ROOT / "eval.py")

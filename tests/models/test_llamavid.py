@@ -187,6 +187,7 @@ def test_frames_do_not_see_each_other(decoder):
     torch.testing.assert_close(connector(features[2:3], ask()), blocks[2], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_blocks_of_any_size_give_the_same_numbers_and_gradients(decoder):
     features = random_features(70)

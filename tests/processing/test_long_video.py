@@ -288,6 +288,7 @@ def test_looking_keeps_one_piece_in_memory(monkeypatch):
 # --- streaming --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connector", ["llamavid", "mlp"])
 def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, connector, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=70, fps=1)

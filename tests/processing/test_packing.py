@@ -43,6 +43,7 @@ def gradients(model, batch):
     return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "connector"), [("qwen2", "group"), ("phi", "mlp"), ("gemma", "naive")])
 def test_packed_rows_train_like_single_rows(models, family, connector, attention):

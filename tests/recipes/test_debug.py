@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
+
 from tests.factories import tiny_overrides
 from tests.runs import PLAIN, python, settings, write_rows
 from tinyvid import Assistant
+
+pytestmark = pytest.mark.slow
 
 
 def test_one_batch_is_learned_without_data_or_downloads(tmp_path):

@@ -30,6 +30,7 @@ def segments_of(case):
     return load({"pretrain": "plain"}.get(name, name))(messages, slots=slots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDENS)
 def test_prompt_equals_the_original(case):
     text = "".join("<image>" if s.kind == "video" else s.text for s in segments_of(case))

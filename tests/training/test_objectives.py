@@ -10,6 +10,8 @@ from tinyvid import DataError, Message, Sample
 from tinyvid.training import NextTokenObjective, TrainingData, VideoTrainer
 from tinyvid.training.log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 program = load_program("train")
 
 

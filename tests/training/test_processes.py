@@ -118,6 +118,7 @@ def test_a_row_that_one_process_skips_does_not_block_the_others(models, tmp_path
     assert {json.loads(line)["where"].rpartition(":")[2] for line in skipped} == {"1"}
 
 
+@pytest.mark.slow
 def test_several_processes_need_an_explicit_folder(models, tmp_path):
     rows = write_rows(tmp_path / "data", count=2)
     done = python("recipes/train.py", *tiny_overrides(models), f"data.path={rows}", WORLD_SIZE="2")

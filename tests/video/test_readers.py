@@ -107,6 +107,7 @@ def test_every_reader_can_be_tried(name):
 # --- what every reader does -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_every_frame_has_its_number_and_time(reader, clip, name):
     path, options = clip(name), CLIPS[name]
@@ -125,6 +126,7 @@ def test_every_frame_has_its_number_and_time(reader, clip, name):
     np.testing.assert_allclose(got.times, reader.times(path), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_any_selection_returns_exactly_these_frames(reader, clip, name):
     path, chance = clip(name), random.Random(name)
@@ -139,6 +141,7 @@ def test_any_selection_returns_exactly_these_frames(reader, clip, name):
             assert clips.frame_numbers(got.frames) == numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bikes.mp4", "bigbuckbunny.mp4"])
 def test_real_video_is_the_same_with_every_reader(reader, name):
     path = clips.real_video(name)

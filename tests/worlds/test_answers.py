@@ -420,6 +420,7 @@ def test_pixels_give_the_same_answers():
     assert asked > 350
 
 
+@pytest.mark.slow
 def test_the_checker_can_tell_a_wrong_answer():
     """A checker that agrees with everything would prove nothing."""
     rng = np.random.default_rng(3)

@@ -54,6 +54,7 @@ def test_the_same_seed_draws_the_same_scene_and_another_seed_another():
     assert not any(one == two for one, two in zip(scenes(20), scenes(20, seed=1), strict=True))
 
 
+@pytest.mark.slow
 def test_scenes_are_as_crowded_and_as_busy_as_they_are_meant_to_be(many):
     counts = Counter(len(scene.shapes) for scene in many)
     assert [round(counts[n] / len(many), 1) for n in (1, 2, 3, 4)] == [0.2, 0.3, 0.3, 0.2]
@@ -137,6 +138,7 @@ def test_an_impossible_scene_is_refused(options, message):
         sample_scene(np.random.default_rng(0), **options)
 
 
+@pytest.mark.slow
 def test_the_search_for_a_scene_ends(monkeypatch):
     monkeypatch.setattr(sampling, "RESTARTS", 60)
 

@@ -295,6 +295,7 @@ def test_requests_run_in_parallel_and_keep_their_order(endpoint):
     assert len(verdicts) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISBEHAVIORS)
 def test_a_transient_failure_is_retried(endpoint, name):
     endpoint.script += [MISBEHAVIORS[name]]

@@ -240,6 +240,7 @@ def test_pandas_reads_the_table_as_it_was_written(tmp_path):
     assert list(table["index"]) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_program(tmp_path, capsys, monkeypatch):
     videomme(tmp_path / "data")
     run = write_run(tmp_path / "a run", {"name": "videomme", "root": tmp_path / "data"}, ["C", "C", "A"])

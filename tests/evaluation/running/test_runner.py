@@ -104,6 +104,7 @@ def test_a_connector_without_the_question_runs_once_per_video(assistant, benchma
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_the_batch_size_does_not_change_replies(assistant, benchmark, tmp_path, batch_size):
     evaluate(assistant, benchmark, run_dir=tmp_path / "a", options=replace(SHORT, batch_size=batch_size))
@@ -198,6 +199,7 @@ def log_prob(assistant, sample, text):
     return float(scores[:-1].mean())  # the end marker is one token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["official", "bracketed"])
 def test_likelihoods_of_letters_are_those_of_one_pass_each(assistant, questions, tmp_path, style):
     benchmark = build_benchmark({"name": "custom", "root": str(questions), "prompt_style": style})

@@ -95,6 +95,7 @@ def test_a_run_that_is_killed_repeatedly_has_the_same_report(program, questions,
     same_result(folder, finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_reported_again_without_asking(program, questions, finished, tmp_path, monkeypatch):
     monkeypatch.setattr("tinyvid.evaluation.running.answering.replies", None)
     folder = tmp_path / "run"
@@ -156,6 +157,7 @@ def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys)
     assert {"runs.png", "pairs.png", "by_group.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

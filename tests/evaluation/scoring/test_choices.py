@@ -240,6 +240,7 @@ def test_never_raises_and_returns_only_options(reply, options):
     assert letter == extract_choice(reply, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["a ", "the ", "A. ", "(", "answer is ", "\n", " \n", "<think>", "_", "option ", "A or ", "!", "\\boxed{", "答案"],
