@@ -18,6 +18,7 @@ from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.errors import printable
 from tinyvid.generation.decode import Decoding
 from tinyvid.registry import check_options
 from tinyvid.video.open_video import IMAGES, open_video
@@ -76,10 +77,10 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
         draw(assistant, sample.videos[0], text)
     if config.stream:
         for piece in assistant.stream(sample, **decoding):
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
         print()
     else:
-        print(assistant.answer([sample], **decoding)[0])
+        print(printable(assistant.answer([sample], **decoding)[0]))
 
 
 def demonstrate(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
@@ -130,7 +131,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
         progress=True,
     )
     if int(os.environ.get("RANK", "0")) == 0:
-        print(report.text())
+        print(printable(report.text()))
 
 
 def draw(assistant: Assistant, video: Video, text: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from tinyvid.build import check
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.diagnostics.checks import Fault, RowChecks, RowReport, as_row
 from tinyvid.diagnostics.transcript import transcript
-from tinyvid.errors import ConfigError, suggest
+from tinyvid.errors import ConfigError, printable, suggest
 from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
 
@@ -157,18 +157,13 @@ def show(console: Console, checks: RowChecks, rows: list[int]) -> None:
         console.print(f"The first rows as the model sees them; replies are {marks}", highlight=False, markup=False)
     for index in rows:
         layout = checks.plan(index)
-        console.rule(Text(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens"), align="left")
+        console.rule(Text(printable(f"{checks.rows.where(index)}: {len(layout.input_ids):,} tokens")), align="left")
         text = Text()
         for passage in transcript(layout, checks.processor):
             marked = plain and passage.kind == "reply"
             words = printable(passage.text)
             text.append(f"{{+{words}+}}" if marked else words, style=STYLES[passage.kind])
         console.print(text, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Escape the control characters of ``text`` except line breaks."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _counts(title: str, counts: Counter[str], unit: str = "rows") -> Table:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tinyvid import ConfigError, compare_runs, load_runs
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.errors import printable
 from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 
 FREE_TEXT = ("runs", "names", "out")
@@ -21,7 +22,7 @@ def main(_: DictConfig, line: CommandLine) -> None:
         raise ConfigError("runs= is missing; list run folders as in: python recipes/compare.py runs=runs/a,runs/b")
     names = _list(line.text["names"]) if line.text.get("names") else None
     comparison = compare_runs(load_runs(_folders(line.text["runs"]), names))
-    print(as_text(comparison))
+    print(printable(as_text(comparison)))
     if line.text.get("out"):
         write_comparison(Path(line.text["out"]).expanduser(), comparison)
         print(f"Wrote {line.text['out']}")

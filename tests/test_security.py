@@ -1,8 +1,10 @@
 """What SECURITY.md promises: files that others made run nothing, leave no folder, and reach no network."""
 
 import json
+import logging
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,9 @@ from tests.factories import save_llm
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.towers import TOWERS
 from tinyvid import Assistant
+from tinyvid.command_line import escape_logs
 from tinyvid.data.rows import RowFile
-from tinyvid.errors import CheckpointError, DataError, TinyvidError, VideoError
+from tinyvid.errors import CheckpointError, ConfigError, DataError, PluginError, TinyvidError, VideoError
 from tinyvid.registry import LLMS, VIDEO_READERS, VISION_TOWERS
 from tinyvid.types import Video
 from tinyvid.video.open_video import open_video
@@ -395,3 +398,31 @@ def test_a_pipe_is_not_a_file_of_rows(tmp_path):
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="is not a regular file"):
         RowFile(tmp_path / "rows.jsonl")
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202e"
+
+
+@pytest.mark.parametrize("error", [ConfigError, VideoError, DataError, CheckpointError, PluginError])
+def test_escape_sequences_in_errors_are_escaped(error):
+    assert str(error(f"a{ESCAPE}b\n\té数据👩‍👧")) == r"a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eb" + "\n\té数据👩‍👧"
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(tmp_path):
+    name = f"{ESCAPE}.mp4"
+    (tmp_path / name).write_text("x")
+    command = [sys.executable, "eval.py", f"video={tmp_path / name}", "question=What?"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    assert done.returncode == 2
+    assert r"\x1b]0;owned\x07" in done.stderr
+    assert not set(ESCAPE[0] + ESCAPE[-1] + "\x07\x9b") & set(done.stdout + done.stderr)
+
+
+def test_escape_sequences_in_logs_are_escaped(monkeypatch):
+    before = logging.getLogRecordFactory()
+    try:
+        escape_logs()
+        record = logging.getLogger("tinyvid.x").makeRecord("x", 30, "f", 1, "Sample %s", (ESCAPE,), None)
+        assert logging.Formatter().format(record) == r"Sample \x1b]0;owned\x07\x1b[2J\r\x9b31m\u202e"
+    finally:
+        logging.setLogRecordFactory(before)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose
-from tinyvid.errors import ConfigError, TinyvidError
+from tinyvid.errors import ConfigError, TinyvidError, printable
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
 PRESETS = ("model", "experiment")  # they choose parts; a preset may set the checkpoint of its parts
@@ -135,6 +135,7 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
         free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
     """
     quiet_libraries()
+    escape_logs()
     with readable_errors():
         line = CommandLine.parse(sys.argv[1:], free_text=free_text)
         line.overrides = completed(line.overrides, config=config)
@@ -162,6 +163,16 @@ def quiet_libraries() -> None:
     # On CPUs with AVX512-BF16, bitsandbytes looks for an optional kernel on import.
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(lambda record: "Failed to load CPU gemm_4bit_forward" not in str(record.msg))
+
+
+def escape_logs() -> None:
+    """Escape control characters in log messages, such as those in file names. Only programs call this."""
+
+    class PrintableRecord(logging.LogRecord):
+        def getMessage(self) -> str:
+            return printable(super().getMessage())
+
+    logging.setLogRecordFactory(PrintableRecord)
 
 
 def leave_processes() -> None:

@@ -4,12 +4,24 @@ Every message says what happened (with the value), where (configuration key, fil
 what to do about it (allowed values, nearest name, a command).
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# Control characters other than tabs and line breaks, changes of the writing direction, and half characters.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal or a log: control characters are escaped, except tabs and line breaks."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class TinyvidError(Exception):
     """Catch this to catch every error that tinyvid raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(TinyvidError):
