@@ -128,6 +128,7 @@ def test_an_awkward_file_name_and_a_stream_work_end_to_end(tmp_path):
     assert done.stdout.rstrip("\n") == assistant.ask(name, AWKWARD[0], end=2.5, **sampled)
 
 
+@pytest.mark.slow
 def test_converts_and_asks_the_result(tmp_path):
     out = tmp_path / "converted"
     done = run(f"ckpt={CKPT}", f"convert_to={out}", "sampler.num_frames=4")

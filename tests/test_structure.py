@@ -49,6 +49,7 @@ def test_type_checkers_see_the_public_names():
     assert all(name.asname == name.name for name in imports)  # otherwise type checkers treat it as private
 
 
+@pytest.mark.slow
 def test_class_names_are_unique():
     names: dict[str, list[str]] = {}
     for path in (path for folder in ("tinyvid", "eval", "recipes", "perf") for path in (ROOT / folder).rglob("*.py")):

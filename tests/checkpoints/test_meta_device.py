@@ -34,6 +34,7 @@ def test_a_composed_model(tmp_path, tower, connector):
     assert_alike(Assistant.from_config(config, device="meta"), Assistant.from_config(config, device="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_checkpoint_of_tinyllava_video(layout):
     folder = TINYLLAVA_VIDEO / layout

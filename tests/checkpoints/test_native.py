@@ -130,6 +130,7 @@ def test_a_damaged_manifest(saved, changes, message):
         Assistant.from_pretrained(saved, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["format: !!python/object/apply:os.getcwd []\n", "format: 1\nx: 2024-99-99\n", "[" * 20_000, "format: \0"]
 )

@@ -44,6 +44,7 @@ def case(request):
     return request.param, assistant, tensors, notes, example
 
 
+@pytest.mark.slow
 def test_pixels(case):
     _, _, tensors, _, example = case
     torch.testing.assert_close(example.videos[0].pixels, tensors["pixel_values"], atol=PIXELS, rtol=0)
@@ -179,6 +180,7 @@ def test_shards_are_read(copy):
     load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,6 +214,7 @@ def test_weights_that_do_not_fit(copy, change, message):
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -69,6 +69,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.dictionaries(st.text(max_size=5), VALUES), min_size=1), chunk=st.integers(1, 40))
 def test_any_json_output_is_read_back(tmp_path_factory, values, chunk):

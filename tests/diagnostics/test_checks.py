@@ -132,6 +132,7 @@ def processor(overrides):
     return Assistant.from_config(compose(overrides), device="meta").processor
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found_with_its_line(check, folder, tmp_path):
     status, out, faults = check(f"data.path={folder}/rows.jsonl")
     assert status == 1
@@ -197,6 +198,7 @@ def test_a_check_can_be_pickled(folder, processor):
     assert checks[0].video == 16
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_without_its_weights(check, folder, monkeypatch):
     monkeypatch.setattr("safetensors.torch.load_file", lambda *_: pytest.fail("weights were read"))
     ckpt = TINYLLAVA_VIDEO / "group_qwen2"
@@ -219,6 +221,7 @@ def test_ctrl_c_keeps_what_was_found(check, script, folder, monkeypatch):
     assert f"Interrupted after {len(GOOD) + 2} of {len(GOOD) + len(BAD)} rows" in out
 
 
+@pytest.mark.slow
 def test_a_long_list_of_faults_is_truncated(check, folder):
     _, out, faults = check(f"data.path={folder}/rows.jsonl", "max_shown=3")
     assert f"{len(faults) - 3} more faults are in faults.jsonl" in out

@@ -24,6 +24,7 @@ def run(assistant, benchmark, folder, **options):
     return report, {row["id"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_videomme_with_subtitles(assistant, tmp_path):
     rows = [*ROWS, mme("701", 1, "long")]
     write_parquet(tmp_path / "videomme/test-00000-of-00001.parquet", rows)
@@ -48,6 +49,7 @@ def test_videomme_with_subtitles(assistant, tmp_path):
     assert (report["n_total"], report["n_media_failed"]) == (6, 2)
 
 
+@pytest.mark.slow
 def test_mvbench_reads_every_kind_of_medium(assistant, tmp_path):
     media = tmp_path / "video"
     write_json(tmp_path / "json/action_sequence.json", [bounded("a.mp4", start=0.5, end=1.5)])

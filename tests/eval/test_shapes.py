@@ -181,6 +181,7 @@ def test_a_damaged_set_cannot_be_made_blind(tmp_path):
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_reports_families_and_formats(assistant, benchmark, folder, tmp_path):
     short = EvaluationOptions(max_new_tokens=4, workers=0)
     report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=short).data

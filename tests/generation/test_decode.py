@@ -113,6 +113,7 @@ def test_a_model_without_weights_cannot_reply(models):
 # --- the end of a reply -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", [Decoding(24), Decoding(24, temperature=1.5)])
 @pytest.mark.parametrize("template", ["qwen2_base", "plain", "chatml"])
 def test_streamed_pieces_join_to_the_reply(models, template, decoding):

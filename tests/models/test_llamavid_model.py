@@ -51,6 +51,7 @@ def tokens_of(assistant, *samples):
 # --- questions --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_turn_gets_the_tokens_of_its_own_question(models, decoder):
     assistant = make(models, decoder)

@@ -79,6 +79,7 @@ def test_stored_weights_agree_with_the_record(models, tmp_path):
         Assistant.from_pretrained(tmp_path / "saved", device="cpu")
 
 
+@pytest.mark.slow
 def test_scaling_in_the_configuration_of_an_llm_must_be_repeated(tmp_path):
     build(tmp_path)
     state(tmp_path, rope_type="linear", factor=16.0)

@@ -29,6 +29,7 @@ def mixed(assistant):
     return [assistant.processor(row) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gemma"])
 @pytest.mark.parametrize("connector", CONNECTORS.names())
 def test_batch_equals_single(models, connector, family):

@@ -114,6 +114,7 @@ def test_gradients_reach_the_pixels(saved):
     assert pixels.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_resize_can_be_chosen(saved, resize):
     image = build(*saved, resize=resize).image
@@ -209,6 +210,7 @@ def hub(tmp_path, monkeypatch) -> Callable[[Path], str]:
     return add
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", [None, COMMIT], ids=["newest", "commit"])
 def test_hub_ids_load_from_its_cache(saved, hub, revision):
     name, folder = saved
@@ -341,6 +343,7 @@ def test_timm_equals_siglip_with_the_same_weights(tmp_path):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [
     "vit_base_patch16_siglip_224", "vit_small_patch14_reg4_dinov2", "deit_tiny_distilled_patch16_224",
     "vit_base_patch16_clip_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3",

@@ -170,6 +170,7 @@ def test_videos_with_different_subtitles_are_different():
 # --- reducing frames or tokens ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [1, 2])
 @pytest.mark.parametrize("num_frames", [1, 2, 17])
 @pytest.mark.parametrize("content", ["mean", "grid", "none", "drop"])

@@ -66,6 +66,7 @@ def test_a_set_contains_files_rows_scenes_and_a_manifest(small):
     assert set(manifest["versions"]) == {"python", "numpy", "tinyvid", "av"}
 
 
+@pytest.mark.slow
 def test_rows_have_no_faults_and_scenes_match_the_files(small, tmp_path):
     processor = Assistant.from_config(compose(tiny_overrides(tmp_path)), device="meta").processor
     checks = RowChecks(RowDataset(path=str(small / "rows.jsonl")), processor, decode="all")

@@ -37,6 +37,7 @@ def test_prompt_equals_the_original(case):
     assert text == GOLDENS[case]["prompt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in GOLDENS if not case.startswith("gemma")])
 def test_ids_and_labels_equal_the_original(case, tokenizer):
     ids, labels = [], []

@@ -68,6 +68,7 @@ def test_anything_else_is_a_parse_error(text):
     assert verdict.error.startswith("parse_error: ")
 
 
+@pytest.mark.slow
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x)).map(json.dumps))
 def test_no_text_raises(text):
     assert parse_verdict(text, QA).value in (None, 0.0, 1.0)
@@ -335,6 +336,7 @@ def test_verdicts_before_a_failure_are_kept(endpoint, tmp_path, monkeypatch):
     assert len(endpoint.requests) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, 3, ["a"]])
 def test_a_completion_without_text_is_a_parse_error(endpoint, content):
     endpoint.script += [lambda h: h.answer(200, completion(content))] * 3

@@ -78,6 +78,7 @@ def test_repeats_have_a_spread_and_the_first_is_tested(tmp_path):
     assert found["pairs"][0]["only_second"] == 4, "of 5 and 9 right"
 
 
+@pytest.mark.slow
 def test_groups_and_classes_state_their_size(tmp_path):
     answers = {"a0": "A", "a1": "A", "b0": "B"}
     one = write_run(tmp_path / "one", {"a0": "A", "a1": "B", "b0": "B"}, answer=answers, rule="label")

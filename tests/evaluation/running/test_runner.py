@@ -63,6 +63,7 @@ def ask(text, video=None, **options):
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_replies_are_those_of_the_assistant(assistant, benchmark, tmp_path):
     report = evaluate(assistant, benchmark, run_dir=tmp_path / "run", options=SHORT)
     rows = read_rows(tmp_path / "run")
@@ -174,6 +175,7 @@ def test_prompts_may_depend_on_the_selected_frames(assistant, tmp_path):
         assert row["reply"] == assistant.answer([sample], max_new_tokens=4)[0]
 
 
+@pytest.mark.slow
 def test_features_of_a_cache_give_the_same_replies(assistant, benchmark, tmp_path):
     evaluate(assistant, benchmark, run_dir=tmp_path / "without", options=SHORT)
     assistant.model.vision_tower.requires_grad_(False)
@@ -321,6 +323,7 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_contains_the_settings(assistant, benchmark, tmp_path):
     settings = {"ckpt": "mine"}
     report = evaluate(assistant, benchmark, run_dir=tmp_path, options=SHORT, settings=settings)

@@ -117,6 +117,7 @@ def test_two_processes_have_the_same_report_as_one(questions, finished, tmp_path
     same_result(tmp_path / "two", finished)
 
 
+@pytest.mark.slow
 def test_processes_continue_where_others_stopped(program, questions, finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
