@@ -8,7 +8,8 @@ from typing import Any
 
 from tinyvid.errors import CheckpointError, TinyvidError
 
-MAX_TEXT = 64 << 20  # bytes of a JSON or YAML file; the longest tokenizer has 20 MB
+MAX_TEXT = 64 << 20  # bytes of a text file
+MAX_HEADER = 8 << 20  # bytes of the list of tensors of a safetensors file; a model of 4B parameters needs 0.1 MB
 
 
 def refuse_special(path: str | Path, error: type[TinyvidError]) -> None:
@@ -51,8 +52,23 @@ def refuse_links(folder: Path) -> None:
             refuse_outside(below, folder)
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file of a checkpoint.
+def check_header(path: Path) -> None:
+    """Check the length of the list of tensors in a safetensors file; a million names would take half a minute.
+
+    Raises:
+        CheckpointError: It is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+    except OSError:
+        return  # reported where the file is read
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{path}: its list of tensors has {length:,} bytes; at most {MAX_HEADER:,} are read")
+
+
+def read_text(path: Path, *, limit: int = MAX_TEXT) -> str:
+    """Return the text of a file of a checkpoint, of at most ``limit`` bytes.
 
     Raises:
         CheckpointError: It is missing, not a regular file, too large, or not UTF-8.
@@ -60,8 +76,8 @@ def read_text(path: Path) -> str:
     refuse_special(path, CheckpointError)
     try:
         size = path.stat().st_size
-        if size > MAX_TEXT:
-            raise CheckpointError(f"{path} has {size:,} bytes; at most {MAX_TEXT:,} are read")
+        if size > limit:
+            raise CheckpointError(f"{path} has {size:,} bytes; at most {limit:,} are read")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

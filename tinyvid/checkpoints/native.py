@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from tinyvid.processing.processor import Processor
 
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
+MAX_MANIFEST = 1 << 20  # bytes
+MAX_VALUES = 100_000  # of the manifest, with aliases expanded
 QUESTION_TOKENIZER = "question_tokenizer"
 PARTS = ("llm", "vision_tower")  # parts that may be stored elsewhere; the connector is always stored
 ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
@@ -134,7 +137,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     try:
-        manifest = yaml.safe_load(read_text(file))
+        text = read_text(file, limit=MAX_MANIFEST)
+        _refuse_multiplied(file, yaml.compose(text, yaml.SafeLoader))
+        manifest = yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
@@ -195,6 +200,23 @@ def write(loaded: Loaded, folder: Path) -> None:
     }
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+
+
+def _refuse_multiplied(file: Path, root: yaml.Node | None) -> None:
+    """Raise an error if aliases multiply the values of a YAML document: a few lines can stand for billions."""
+    counts: dict[int, int] = {}
+
+    def count(node: Any) -> int:
+        children = [*chain(*node.value)] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in counts:
+            counts[id(node)] = MAX_VALUES + 1  # of a node that contains itself
+            counts[id(node)] = 1 + sum(map(count, children))
+        return counts[id(node)]
+
+    if root is not None and (values := count(root)) > MAX_VALUES:
+        raise CheckpointError(f"{file} expands to {values:,} values; at most {MAX_VALUES:,} are read")
 
 
 def _stored_folder(path: Path, part: str) -> Path:

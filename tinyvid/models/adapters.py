@@ -75,8 +75,13 @@ def load(part: str, module: nn.Module, folder: Path) -> Any:
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # may import bitsandbytes
 
-    config = LoraConfig(**_options(folder / "adapter_config.json"))
+    options = _options(folder / "adapter_config.json")
     tensors = read_tensors(folder / "adapter_model.safetensors")
+    ranks = {value.shape[:1] for key, value in tensors.items() if ".lora_A." in key}
+    rank = options.get("r", LoraConfig().r)
+    if type(rank) is not int or ranks != {(rank,)}:  # compared before the adapter takes memory
+        raise CheckpointError(f"{folder}: r={rank!r} does not match its weights")
+    config = LoraConfig(**options)
     try:
         adapted = get_peft_model(module, config)
         result = set_peft_model_state_dict(adapted, tensors)

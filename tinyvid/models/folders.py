@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tinyvid.errors import CheckpointError
-from tinyvid.files import read_json, refuse_outside, refuse_special
+from tinyvid.files import check_header, read_json, refuse_outside, refuse_special
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -37,7 +37,7 @@ TOKENIZER = (
 _REMOVED = re.compile(
     r".*(attn|experts)_implementation.*|(quantization|compression|kernel)_config|use_kernels|auto_map|attribute_map"
     r"|custom_generate|trust_remote_code|transformers_weights|gguf_file|fast_tokenizer_files|output_attentions"
-    r"|(tokenizer|vocab|merges|spm)_file"
+    r"|(tokenizer|vocab|merges|spm)_file|num_labels"
 )
 
 
@@ -133,6 +133,8 @@ def _admit(file: Path, place: Path) -> None:
     if file.name.endswith("config.json"):
         place.write_text(json.dumps(cleaned(read_json(file))), encoding="utf-8")
     else:
+        if file.suffix == ".safetensors":
+            check_header(file)
         place.symlink_to(file.resolve())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
-from tinyvid.files import refuse_special
+from tinyvid.files import check_header, refuse_special
 from tinyvid.models.folders import CONFIG, WEIGHTS, opened, settings_in, weight_files
 
 MAX_LAYERS = 1000  # of any part; an untrusted configuration must not make us build layers forever
@@ -71,6 +71,8 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     refuse_special(path, CheckpointError)
+    if path.suffix == ".safetensors":
+        check_header(path)
     try:
         if path.suffix == ".safetensors" and without_weights():
             with safe_open(path, framework="pt") as file:
