@@ -481,3 +481,9 @@ def test_labels_without_end_are_ignored(tmp_path):
     folder = save_llm(tmp_path / "llm")
     edit_configs(folder, num_labels=10**12)
     load("llm", folder)
+
+
+def test_a_link_to_itself_is_refused(copied):
+    (copied / "notes").symlink_to(copied / "notes")
+    with pytest.raises(CheckpointError, match=r"notes cannot be resolved"):
+        load("native_lora", copied)

@@ -33,7 +33,10 @@ def refuse_outside(path: Path, folder: Path) -> None:
     Raises:
         CheckpointError: The link leaves the folder.
     """
-    target, root = path.resolve(), folder.resolve()
+    try:
+        target, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise CheckpointError(f"{path} cannot be resolved: {error}") from error
     snapshots = next((parent for parent in (root, *root.parents) if parent.parent.name == "snapshots"), None)
     allowed = [root] if snapshots is None else [root, snapshots.parents[1] / "blobs"]
     if not any(target.is_relative_to(place) for place in allowed):
