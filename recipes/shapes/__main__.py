@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--hold-out", action="store_true",
                         help="exclude four pairs of color and shape from training, and test on them")  # fmt: skip
     parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
-    parser.add_argument("--footage", type=Path, nargs="+", default=(),
+    parser.add_argument("--real-videos", type=Path, nargs="+", default=(),
                         help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
     parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
     args = parser.parse_args()
@@ -52,10 +52,10 @@ def main() -> None:
         parser.error(
             f"--ship {args.ship} would replace a folder that is not a model of this recipe; choose another folder"
         )
-    if args.footage and not args.ship:
-        parser.error("--footage requires --ship, which writes the model card")
-    if missing := [str(path) for path in args.footage if not path.is_file()]:
-        parser.error(f"--footage: these files do not exist: {', '.join(missing)}")
+    if args.real_videos and not args.ship:
+        parser.error("--real-videos requires --ship, which writes the model card")
+    if missing := [str(path) for path in args.real_videos if not path.is_file()]:
+        parser.error(f"--real-videos: these files do not exist: {', '.join(missing)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,7 +68,7 @@ def main() -> None:
     if not (args.out / "report.json").exists():
         release(run, command=f"python -m recipes.shapes --size {args.size} --seed {args.seed}{held_out}")
     if args.ship:
-        ship(run, args.ship, args.footage)
+        ship(run, args.ship, args.real_videos)
 
 
 def run_stages(run: RecipeRun, *, until: str | None = None) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from recipes.shapes.footage import ask_footage, told
 from recipes.shapes.measure import TEST, Numbers, measure
 from recipes.shapes.plots import read
+from recipes.shapes.real_videos import ask_real_videos, told
 from recipes.shapes.stages import RecipeRun
 from tinyvid import Assistant
 from tinyvid.checkpoints.native import Loaded, save
@@ -75,17 +75,17 @@ def replaceable(folder: Path) -> bool:
     return not folder.exists() or not any(folder.iterdir()) or all((folder / name).is_file() for name in SHIPPED)
 
 
-def ship(run: RecipeRun, folder: Path, footage: Sequence[Path]) -> None:
+def ship(run: RecipeRun, folder: Path, real_videos: Sequence[Path]) -> None:
     """Copy the finished model to a folder, with its report, its card and a demo clip.
 
     Args:
         run: The finished run.
         folder: Folder to write or replace.
-        footage: Real videos without shapes; the card reports the replies about them.
+        real_videos: Real videos without shapes; the card reports the replies about them.
     """
     report = json.loads((run.out / "report.json").read_text(encoding="utf-8"))
-    if footage:
-        report["footage"] = ask_footage(Assistant.from_pretrained(run.out / "model", device="cpu"), footage)
+    if real_videos:
+        report["real_videos"] = ask_real_videos(Assistant.from_pretrained(run.out / "model", device="cpu"), real_videos)
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(run.out / "model", folder)
@@ -135,7 +135,7 @@ sizes and frame rates). With the frames of another clip, {blind:.1f} % of the re
 |---|---|---|
 {rows}
 
-{told(report["footage"]) if "footage" in report else ""}
+{told(report["real_videos"]) if "real_videos" in report else ""}
 Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
 weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
 """

@@ -377,13 +377,13 @@ def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
     done.mkdir()
     shutil.copytree(DEFAULT_MODEL, done / "model")
     report = json.loads((DEFAULT_MODEL / "report.json").read_text())
-    report.pop("footage", None)
+    report.pop("real_videos", None)
     (done / "report.json").write_text(json.dumps(report))
     for _ in range(2):  # the second time over what the first has left
         ship(RecipeRun(done, TINY, 0, "cpu", False, 1), tmp_path / "shipped", [tmp_path / "noise.mp4"])
         assert replaceable(tmp_path / "shipped")
     shipped = json.loads((tmp_path / "shipped" / "report.json").read_text())
-    found = shipped.pop("footage")
+    found = shipped.pop("real_videos")
     assert shipped == report
     assert (found["clips"], found["asked"], len(found["counted"])) == (1, len(COLORS) * len(KINDS), 1)
     card = (tmp_path / "shipped" / "README.md").read_text()
@@ -395,8 +395,8 @@ def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
     ("options", "told"),
     [
         (["--ship", "{folder}"], "would replace a folder that is not a model"),
-        (["--footage", "clip.mp4"], "--footage requires --ship"),
-        (["--ship", "{folder}/new", "--footage", "clip.mp4"], "these files do not exist: clip.mp4"),
+        (["--real-videos", "clip.mp4"], "--real-videos requires --ship"),
+        (["--ship", "{folder}/new", "--real-videos", "clip.mp4"], "these files do not exist: clip.mp4"),
     ],
 )
 def test_wrong_ship_options_are_refused_before_the_run(tmp_path, options, told):

@@ -1,7 +1,7 @@
 """Ask the model about real videos, which contain none of its shapes; the model card reports the replies.
 
-    python -m recipes.shapes.footage bikes.mp4 bigbuckbunny.mp4          # the default model
-    python -m recipes.shapes.footage bikes.mp4 --ckpt runs/shapes/model
+    python -m recipes.shapes.real_videos bikes.mp4 bigbuckbunny.mp4          # the default model
+    python -m recipes.shapes.real_videos bikes.mp4 --ckpt runs/shapes/model
 
 Asks about each clip whether every pair of color and shape is present, where "no" is correct, and how many objects there
 are, where no reply is correct.
@@ -21,12 +21,12 @@ from tinyvid.worlds.shapes.wording import with_article
 Findings = dict[str, Any]
 
 
-def ask_footage(assistant: Assistant, clips: Sequence[Path]) -> Findings:
+def ask_real_videos(assistant: Assistant, clips: Sequence[Path]) -> Findings:
     """Count how often the model reports a shape in clips without shapes, and how many objects it counts."""
     questions = [f"Is there {with_article(f'{color} {kind}')} in the video?" for color in COLORS for kind in KINDS]
     replies: list[str] = []
     counted: list[str] = []
-    with progress("footage", len(clips)) as tick:
+    with progress("real videos", len(clips)) as tick:
         for clip in clips:
             asked = [*questions, "How many objects are there in the video?"]
             found = assistant.answer([Sample([Message("user", text)], video=str(clip)) for text in asked])
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+", help="videos without any of the shapes")
     parser.add_argument("--ckpt", type=Path, help="checkpoint (default: the default model)")
     args = parser.parse_args()
-    print(told(ask_footage(Assistant.from_pretrained(args.ckpt), args.clips)))
+    print(told(ask_real_videos(Assistant.from_pretrained(args.ckpt), args.clips)))
 
 
 if __name__ == "__main__":
