@@ -1,5 +1,6 @@
 """Arguments of programs: what Hydra sees, what a checkpoint fixes, and how user errors are reported."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -216,3 +217,14 @@ def test_a_program_hides_only_messages_of_libraries(tmp_path):
     assert "is_gradient_checkpointing" not in done.stderr
     assert "something else\n" in done.stderr
     assert "FutureWarning: another thing" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_help_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, ROOT / "eval.py", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(writer)
+    assert done.stderr == ""

@@ -5,6 +5,7 @@ never sees the values of a program's free-text keys.
 """
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -146,6 +147,8 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
             task(composed, line)
 
     overrides, flags = line.overrides, {flag.partition("=")[0] for flag in line.flags}
+    if flags.intersection(_SHOW) and hasattr(signal, "SIGPIPE"):  # Windows has none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when the reader has closed the pipe, such as head
     if not flags.intersection(_ELSEWHERE):
         with readable_errors():
             composed = compose(overrides, config=config)  # its error messages suggest the closest key
