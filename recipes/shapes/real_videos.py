@@ -36,7 +36,7 @@ def ask_real_videos(assistant: Assistant, clips: Sequence[Path]) -> Findings:
     return {"clips": len(clips), "asked": len(replies), "yes": replies.count("yes"), "counted": counted}
 
 
-def told(found: Findings) -> str:
+def paragraph(found: Findings) -> str:
     """Return the findings as a paragraph for the card."""
     low, high = wilson(found["yes"], found["asked"])
     pairs, clips = len(COLORS) * len(KINDS), found["clips"]
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+", help="videos without any of the shapes")
     parser.add_argument("--ckpt", type=Path, help="checkpoint (default: the default model)")
     args = parser.parse_args()
-    print(told(ask_real_videos(Assistant.from_pretrained(args.ckpt), args.clips)))
+    print(paragraph(ask_real_videos(Assistant.from_pretrained(args.ckpt), args.clips)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 
 from recipes.shapes.measure import TEST, Numbers, measure
 from recipes.shapes.plots import read
-from recipes.shapes.real_videos import ask_real_videos, told
+from recipes.shapes.real_videos import ask_real_videos, paragraph
 from recipes.shapes.stages import RecipeRun
 from tinyvid import Assistant
 from tinyvid.checkpoints.native import Loaded, save
@@ -135,7 +135,7 @@ sizes and frame rates). With the frames of another clip, {blind:.1f} % of the re
 |---|---|---|
 {rows}
 
-{told(report["real_videos"]) if "real_videos" in report else ""}
+{paragraph(report["real_videos"]) if "real_videos" in report else ""}
 Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
 weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
 """
