@@ -49,6 +49,8 @@ def test_an_experiment_overrides_the_defaults_of_a_program(program):
         (["connector=grup"], r"connector=grup: unknown option. Did you mean 'group'\? Available: .*mlp"),
         (["connector.num_querys=3"], r"unknown key 'connector.num_querys'. Did you mean 'num_queries'\?"),
         (["conector=group"], r"Did you mean 'connector'\?"),
+        (["modle=tinyvid_2b"], r"unknown key 'modle'. Did you mean 'model'\?"),
+        (["benchmrk=shapes"], r"unknown key 'benchmrk'. Did you mean 'benchmark'\?"),
         (["max_new_token=3"], r"unknown key 'max_new_token'. Did you mean 'max_new_tokens'\?"),
         (["connector.group.x=3"], "connector.group"),
         (["connector=mlp", "connector.num_queries=3"], "unknown key 'connector.num_queries'. Available: "),

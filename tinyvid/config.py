@@ -159,7 +159,8 @@ def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     node = OmegaConf.select(known, parent) if parent else known
     if not isinstance(node, DictConfig):
         return f"unknown key '{key}': '{parent}' has no keys. {suggest(parent, map(str, known))}"
-    return f"unknown key '{key}'. {suggest(name, map(str, node))}"
+    groups = set() if parent else _groups(config)  # some have no option chosen, such as benchmark
+    return f"unknown key '{key}'. {suggest(name, groups.union(map(str, node)))}"
 
 
 def _group_options(group: str) -> list[str]:
