@@ -473,7 +473,7 @@ def test_many_names_in_safetensors_are_refused(copied):
         before = file.read_bytes()
         file.write_bytes(content)
         if not file.name.startswith("expected"):
-            refused_soon(copied, r"its list of tensors has [\d,]+ bytes; at most 8,388,608 are read")
+            refused_soon(copied, r"its header claims [\d,]+ bytes, and at most 8,388,608 are read")
         file.write_bytes(before)
 
 

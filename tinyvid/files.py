@@ -67,7 +67,10 @@ def check_header(path: Path) -> None:
     except OSError:
         return  # reported where the file is read
     if length > MAX_HEADER:
-        raise CheckpointError(f"{path}: its list of tensors has {length:,} bytes; at most {MAX_HEADER:,} are read")
+        raise CheckpointError(
+            f"{path} cannot be read: its header claims {length:,} bytes, and at most {MAX_HEADER:,} are read; the file is "
+            "damaged or not a safetensors file"
+        )
 
 
 def read_text(path: Path, *, limit: int = MAX_TEXT) -> str:

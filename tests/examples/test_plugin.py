@@ -53,7 +53,7 @@ def test_a_model_with_a_plugin_builds_saves_loads_and_names_the_plugin(site, tmp
     assert "connector: tinyvid-qpool 0.1.0" in (tmp_path / "saved" / "tinyvid.yaml").read_text()
     from tinyvid import Assistant
 
-    with pytest.raises(PluginError, match="comes from the package 'tinyvid-qpool 0.1.0'"):
+    with pytest.raises(PluginError, match="part of the package 'tinyvid-qpool 0.1.0'"):
         Assistant.from_pretrained(tmp_path / "saved", device="cpu")
 
 
