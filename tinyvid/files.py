@@ -68,8 +68,8 @@ def check_header(path: Path) -> None:
         return  # reported where the file is read
     if length > MAX_HEADER:
         raise CheckpointError(
-            f"{path} cannot be read: its header claims {length:,} bytes, and at most {MAX_HEADER:,} are read; the file is "
-            "damaged or not a safetensors file"
+            f"{path} cannot be read: its header claims {length:,} bytes, and at most {MAX_HEADER:,} are read; the file "
+            "is damaged or not a safetensors file"
         )
 
 
