@@ -18,6 +18,7 @@ def array(count=6):
     return np.random.default_rng(count).integers(0, 255, (count, 30, 40, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_ask_a_file(assistant):
     reply = assistant.ask("examples/clip.mp4", "What moves?", max_new_tokens=8)
     assert isinstance(reply, str)
@@ -48,6 +49,7 @@ def test_bounds_reach_the_reader(assistant):
     assert not torch.equal(assistant.processor(sample).videos[0].pixels, assistant.processor(whole).videos[0].pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -79,6 +81,7 @@ def test_a_group_for_a_checkpoint_is_a_mapping(group):
         Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", sampler=group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [None, ["cpu"], "tpu9"])
 def test_a_device_of_another_type(device):
     with pytest.raises(ConfigError, match="device=.* is unknown"):

@@ -143,6 +143,7 @@ def program(tmp_path):
     return partial(python, path, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_program_runs_once_and_under_its_own_name(program):
     done = program("connector=mlp", "question=a, (b) = c")
     assert done.stdout == "program mlp 128 {'question': 'a, (b) = c'}\n", done.stderr
@@ -155,6 +156,7 @@ def test_a_sweep_runs_once_per_combination(program, tmp_path):
     assert [line.split()[1:3] for line in lines] == [["group", "1"], ["group", "2"], ["naive", "1"], ["naive", "2"]]
 
 
+@pytest.mark.slow
 def test_configurations_of_a_user_are_found(program, tmp_path):
     (tmp_path / "mine" / "connector").mkdir(parents=True)
     (tmp_path / "mine" / "connector" / "own.yaml").write_text("name: group\nnum_queries: 8\n")
@@ -175,6 +177,7 @@ def test_an_experiment_changes_a_checkpoint():
     assert groups["sampler"]["name"] == "fps"
 
 
+@pytest.mark.slow
 def test_a_program_destroys_its_process_group(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(

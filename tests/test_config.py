@@ -43,6 +43,7 @@ def test_an_experiment_overrides_the_defaults_of_a_program(program):
     assert compose(["experiment=lora_24gb"], config=program).dtype == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -106,6 +107,7 @@ def test_the_default_recipe_lists_every_option_with_its_default():
     assert {part: config[part]["train"] for part in parts if config[part]["train"] != "frozen"} == {"connector": "full"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_lists_only_its_changes(path):
     default, recipe = (yaml.safe_load((path.with_stem(stem)).read_text()) for stem in ("default", path.stem))
@@ -121,6 +123,7 @@ def test_every_registered_name_has_an_option_file(kind):
     assert names == set(REGISTRIES[kind].names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_model_presets_compose_and_set_no_values(name):
     check(compose([f"model={name}"]))
@@ -128,6 +131,7 @@ def test_model_presets_compose_and_set_no_values(name):
     assert content.keys() <= {"defaults", "ckpt"}, "a value set by a preset would leak into another choice of the group"
 
 
+@pytest.mark.slow
 def test_the_default_is_the_default_model():
     config = compose()
     assert config == compose(["model=tinyvid_shapes"])
@@ -137,6 +141,7 @@ def test_the_default_is_the_default_model():
     assert Assistant.from_config(config, device="meta").config == loaded.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", ["connector=mlp", "connector.num_queries=256", "llm.path=DIR", "+text_decoder=bert"])
 def test_choosing_a_part_composes_a_new_model(own):
     """The weights of the default model would not fit other parts."""
@@ -144,11 +149,13 @@ def test_choosing_a_part_composes_a_new_model(own):
     assert (config.ckpt, config.vision_tower.path) == (None, "google/siglip-base-patch16-224")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["sampler.num_frames=4", "template=plain", "video_reader=pyav", "llm.max_length=512"])
 def test_an_option_that_a_checkpoint_does_not_fix_keeps_the_default_model(kept):
     assert compose([kept]).ckpt == "default"
 
 
+@pytest.mark.slow
 def test_the_configuration_of_a_checkpoint_is_loaded_and_other_parts_are_refused():
     config = compose(["model=tinyvid_shapes", "sampler.num_frames=4", "llm.max_length=900"])
     assistant = Assistant.from_config(config, device="cpu")
@@ -178,6 +185,7 @@ def test_help_lists_only_the_groups_of_a_program(program):
             compose([f"{group}=x"], config=program)
 
 
+@pytest.mark.slow
 def test_help_lists_the_experiments_of_a_program():
     assert listed("eval")["experiment"] == ["frames_per_second"]
     found = listed("train")["experiment"]
@@ -185,6 +193,7 @@ def test_help_lists_the_experiments_of_a_program():
     assert "connectors/mlp" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["compare", "export", "export_vlmevalkit", "make_world"])
 def test_a_program_without_groups_lists_none(program):
     assert not {path.name for path in CONF_DIR.iterdir() if path.is_dir()} & set(compose(config=program))
@@ -199,6 +208,7 @@ def test_experiments_compose(name):
     check(compose([f"experiment={name}"], config="train"))
 
 
+@pytest.mark.slow
 def test_debugging_overrides_an_experiment():
     config = compose(["debug=two_steps", "experiment=qlora_12gb", "data.path=x"], config="train")
     assert (config.recipe.max_steps, config.recipe.accumulate, config.quant) == (2, 1, "nf4")

@@ -147,12 +147,14 @@ def _png(folder):
     return folder / "a.png"
 
 
+@pytest.mark.slow
 def test_shows_the_composed_configuration():
     done = run("--cfg", "job", "connector=group", "connector.num_queries=256", "question=Is it (a)?")
     assert done.returncode == 0, done.stderr
     assert "num_queries: 256" in done.stdout
 
 
+@pytest.mark.slow
 def test_shows_what_runs():
     done = run("--cfg", "job", "--resolve")
     shown = yaml.safe_load(done.stdout)
@@ -222,6 +224,7 @@ def test_a_mistake_prints_one_line_and_exits_with_2(arguments, message, monkeypa
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_user_error_prints_one_line_on_the_terminal():
     done = run("question=Q", f"ckpt={CKPT}", "device=cuda:9")
     assert (done.returncode, done.stdout) == (2, "")

@@ -27,6 +27,8 @@ from tinyvid.registry import LLMS, VIDEO_READERS, VISION_TOWERS
 from tinyvid.types import Video
 from tinyvid.video.open_video import open_video
 
+pytestmark = pytest.mark.slow
+
 NATIVE = Path(__file__).parent / "data" / "native_checkpoints"
 CHECKPOINTS = {
     "native": NATIVE / "group",

@@ -93,6 +93,7 @@ def run_script(monkeypatch, *arguments):
     script.main()
 
 
+@pytest.mark.slow
 def test_eval_without_arguments_answers_a_question(monkeypatch, capsys):
     run_script(monkeypatch)
     lines = capsys.readouterr().out.splitlines()
@@ -107,6 +108,7 @@ def test_eval_without_arguments_answers_a_question(monkeypatch, capsys):
     assert len(lines) == 5
 
 
+@pytest.mark.slow
 def test_eval_asks_the_default_model_about_any_file(monkeypatch, capsys, tmp_path):
     plan = plan_clip(SetOptions(split="iid", seed=41, families=["shape"], formats=["open"], questions=1), 0)
     path = tmp_path / "mine (1).mp4"

@@ -75,6 +75,7 @@ def test_modules_are_short(path):
             assert node.end_lineno - node.lineno <= 70, node.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_forward_states_its_shapes(path):
     for node in ast.walk(ast.parse(path.read_text())):

@@ -75,6 +75,7 @@ def never(*args, **kwargs):
 # --- hits equal computed values ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_frames_hit_is_bit_equal_and_decodes_nothing(assistant, clips, tmp_path, monkeypatch):
     plain = assistant.processor(row(clips[0]))
     processor = use(assistant, frames=str(tmp_path))
@@ -242,6 +243,7 @@ def test_start_and_end_count_as_frame_numbers(assistant, clips, tmp_path):
     assert not torch.equal(early, late)
 
 
+@pytest.mark.slow
 def test_tower_key_covers_weights_layer_options_settings_and_dtype(models):
     config = tiny_config(models)
 

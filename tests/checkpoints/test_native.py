@@ -37,6 +37,7 @@ def edit(path, changes=None, **named):
     (path / "tinyvid.yaml").write_text(yaml.safe_dump(manifest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connector", CONNECTORS.names())
 def test_round_trip_is_bit_equal(models, tmp_path, connector):
     assistant = tiny_assistant(models, connector=connector)
@@ -57,6 +58,7 @@ def test_frozen_parts_are_stored_as_references(saved):
     assert yaml.safe_load((saved / "tinyvid.yaml").read_text())["stored"] == []
 
 
+@pytest.mark.slow
 def test_dtype_and_quantization_are_chosen_when_loading(saved):
     assert Assistant.from_pretrained(saved, device="cpu", dtype="bfloat16").model.llm.dtype == torch.bfloat16
     quantized = Assistant.from_pretrained(saved, device="cpu", quant="nf4")
@@ -246,6 +248,7 @@ def test_code_next_to_a_tokenizer_does_not_run(saved):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.slow
 def test_code_next_to_an_llm_does_not_run(models, tmp_path):
     llm = tmp_path / "llm"
     shutil.copytree(models / "llm_qwen2", llm)
@@ -270,6 +273,7 @@ def test_a_base_model_that_cannot_be_downloaded(models):
         Assistant.from_config(compose(overrides), device="cpu")
 
 
+@pytest.mark.slow
 def test_a_context_longer_than_the_model(models):
     overrides = [*tiny_overrides(models), "llm.max_length=5000"]
     with pytest.raises(ConfigError, match="llm.max_length=5000 exceeds the 1024 positions"):

@@ -92,6 +92,7 @@ def test_greedy_reply(case):
     assert torch.equal(ids.flatten(), tensors["greedy_ids"].flatten())
 
 
+@pytest.mark.slow
 def test_converted_checkpoint_is_bit_equal(case, tmp_path):
     name, assistant, _, _, example = case
     assistant.save_pretrained(tmp_path / "converted")
@@ -102,6 +103,7 @@ def test_converted_checkpoint_is_bit_equal(case, tmp_path):
     assert again.config["template"] == assistant.config["template"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_CHECKPOINTS)
 def test_template_follows_the_llm(name, caplog):
     assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / name, device="cpu")
@@ -286,6 +288,7 @@ def test_a_pickle_that_would_run_code_is_refused(copy, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [b"", b"\x80\x02.", b"\x80\x02K\x01R.", b"PK\x03\x04broken", {1: torch.ones(1)}, {"a": {"b": torch.ones(1)}}],
@@ -317,6 +320,7 @@ def test_an_adapter_that_is_not_plain_lora_is_refused(copy):
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [None, "x", float("nan"), True])
 def test_an_adapter_without_a_scale_is_refused(copy, alpha):
     folder = copy("group_qwen2_lora")
@@ -326,6 +330,7 @@ def test_an_adapter_without_a_scale_is_refused(copy, alpha):
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [((4, 7), (32, 4)), ((4,), (32, 4)), ((0, 64), (32, 0)), ((4, 64), (1, 4))])
 def test_an_adapter_must_fit_its_weights(copy, shapes):
     folder = copy("group_qwen2_lora")

@@ -151,6 +151,7 @@ def test_every_planted_fault_is_found_with_its_line(check, folder, tmp_path):
     assert [row["video"] for row in lengths[:4]] == [16, 16, 0, 32]
 
 
+@pytest.mark.slow
 def test_good_rows_have_no_faults(check, folder, processor):
     status, out, faults = check(f"data.path={folder}/good.json", "decode=all", "show=4")
     assert (status, faults) == (0, [])
@@ -206,6 +207,7 @@ def test_a_checkpoint_is_read_without_its_weights(check, folder, monkeypatch):
     assert status == 0, out
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_found(check, script, folder, monkeypatch):
     original = RowChecks.__getitem__
 
@@ -239,6 +241,7 @@ def test_colors_on_a_terminal(check, folder, monkeypatch):
     assert "{+" in out
 
 
+@pytest.mark.slow
 def test_a_row_cannot_control_the_terminal(check, folder):
     (folder / "hostile.jsonl").write_text(json.dumps({"conversations": turns("\x1b[2J[red]A?", "a")}))
     out = check(f"data.path={folder}/hostile.jsonl", "show=1")[1]
@@ -246,6 +249,7 @@ def test_a_row_cannot_control_the_terminal(check, folder):
     assert "\\x1b[2J[red]A?" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connector", ["group", "mlp"])
 def test_a_transcript_covers_every_token(folder, connector):
     processor = Assistant.from_config(
@@ -262,6 +266,7 @@ def test_a_transcript_covers_every_token(folder, connector):
         assert "".join(passage.text for passage in passages if passage.kind != "video") == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -80,6 +80,7 @@ def test_longvideobench_writes_its_submission(assistant, tmp_path):
     assert list(submission) == ["t_0", "t_1"]
 
 
+@pytest.mark.slow
 def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_path):
     write_json(tmp_path / "lvb_val.json", [moment("v_0"), moment("v_1", question="And then?")])
     write_json(tmp_path / "subtitles/86CxyhFV9MI_en.json", LISTED)

@@ -41,6 +41,7 @@ def videos(benchmark) -> list[str]:
 # --- the set --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_set_is_what_make_world_writes(benchmark, folder, tmp_path):
     options = {key: value for key, value in OPTIONS.items() if key != "clips"}
     write_set(SetOptions(split="iid", **options), tmp_path / "set", clips=6, crf=[18, 23, 28], codecs=["h264"])
@@ -156,6 +157,7 @@ def test_blind_runs_ask_the_same_of_other_videos(benchmark, folder):
     assert Counter(videos(other)) == Counter(videos(benchmark))  # each clip is shown once
 
 
+@pytest.mark.slow
 def test_black_is_black_and_as_long(benchmark, folder):
     reader = VIDEO_READERS.build({"name": "pyav"})
     black = build("shapes", folder, **OPTIONS, blind="black")

@@ -46,6 +46,7 @@ def test_greedy_equals_generate_of_transformers(assistant):
     assert torch.equal(drawn(assistant, *SAMPLES, decoding=Decoding(12)), expected)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_reply_in_any_batch(assistant):
     together = drawn(assistant, *SAMPLES)
     assert torch.equal(together, drawn(assistant, *SAMPLES))

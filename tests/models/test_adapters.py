@@ -35,6 +35,7 @@ def batch_of(assistant):
     return assistant.processor.collate([example])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
 def test_round_trip_is_bit_equal_for_every_part(models, tmp_path, peft):
     assistant = adapted(tiny_assistant(models), *PARTS, **peft)
@@ -46,6 +47,7 @@ def test_round_trip_is_bit_equal_for_every_part(models, tmp_path, peft):
     assert not torch.equal(plain, assistant.model(batch).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "phi"])
 def test_merged_equals_unmerged(models, family):
     assistant = adapted(tiny_assistant(models, family=family), *PARTS)
@@ -69,6 +71,7 @@ def test_peft_alone_loads_the_adapter_of_the_llm(models, tmp_path):
     torch.testing.assert_close(alone(ids).logits, assistant.model.llm(ids).logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_stored_base_is_written_without_its_adapter(tmp_path):
     assistant = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu")
     before = {
@@ -94,6 +97,7 @@ def test_an_adapter_loads_into_a_quantized_llm(models, tmp_path):
         merged(again.model.llm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -138,6 +142,7 @@ def test_trained_weights_are_float32_and_frozen_weights_keep_their_dtype(models)
     assert all(word in text for word in ("llm", "lora", "connector", "full", "frozen", "bfloat16", "0.001", "total"))
 
 
+@pytest.mark.slow
 def test_quantized_parameters_are_counted_unpacked(models):
     plain = tiny_assistant(models)
     number = sum(p.numel() for p in plain.model.llm.parameters())
@@ -159,6 +164,7 @@ def test_training_from_a_layer_on(models):
             apply(assistant.model, options() | {part: PartOptions(train="full", from_layer=9)}, PeftOptions(), lr=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("freeze", "trains"), [(["mixer"], ("layers", "linear")), (["layers", "linear"], ("mixer",))])
 def test_a_module_that_stays_frozen_gets_no_adapter(models, tmp_path, freeze, trains):
     def fresh():

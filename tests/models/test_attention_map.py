@@ -84,6 +84,7 @@ def test_what_cannot_be_drawn_is_an_error(models, assistant, tmp_path):
         found.save(tmp_path / "absent" / "map.png")
 
 
+@pytest.mark.slow
 def test_eval_draws_it(models, tmp_path):
     target = tmp_path / "what, it = [saw].png"
     arguments = [*tiny_overrides(models, connector="llamavid"), f"video={ROOT / 'examples' / 'clip.mp4'}"]

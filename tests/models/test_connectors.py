@@ -35,6 +35,7 @@ def random_features(num_frames: int, spec: FeatureSpec = GRID) -> torch.Tensor:
 # --- the contract, for every name -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("spec", [GRID, NO_GRID], ids=["grid", "no grid"])
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 16])

@@ -155,6 +155,7 @@ def test_the_number_of_tokens_matches_the_budget(num_frames, pool, count):
     assert connector(random_features(num_frames), ask()).shape == (num_frames * (1 + count), D)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", POOLS, ids=POOL_IDS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_another_question_changes_only_the_context_token(decoder, pool):

@@ -25,6 +25,7 @@ def build(name, path, *, dim=24, llm_dim=40):
     return connector.eval(), config, tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["qformer_mean", "raw_grid2"])
 def test_equals_the_original_program(name, layout, tmp_path):

@@ -125,6 +125,7 @@ def test_another_question_about_the_same_frames_gets_other_tokens(models):
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_checkpoint_needs_no_second_model(models, decoder, tmp_path):
     assistant = make(models, decoder)
@@ -168,6 +169,7 @@ def test_a_checkpoint_without_its_text_decoder_is_refused(models, tmp_path):
         Assistant.from_pretrained(tmp_path / "a", device="cpu")
 
 
+@pytest.mark.slow
 def test_it_can_be_counted_without_weights(models):
     torch.manual_seed(0)
     config = compose(overrides(models, "qformer"))
@@ -178,6 +180,7 @@ def test_it_can_be_counted_without_weights(models):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_a_new_text_decoder_is_announced(models, caplog):
     with caplog.at_level("WARNING"):
         Assistant.from_config(compose(overrides(models, "qformer")), device="cpu")
@@ -279,6 +282,7 @@ def test_wrong_training_options_are_refused(models, how, message):
 # --- configuration ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_choosing_the_connector_adds_its_text_decoder():
     assert compose(["connector=llamavid"]).text_decoder.name == "llm_embed"
     config = compose(["connector=llamavid", "text_decoder=qformer", "text_decoder.path=x.pth"], config="train")
@@ -290,6 +294,7 @@ def test_choosing_the_connector_adds_its_text_decoder():
         compose(["connector=llamavid", "text_decoder=brt"])
 
 
+@pytest.mark.slow
 def test_a_separate_tokenizer_is_needed(models):
     with pytest.raises(ConfigError, match="text_decoder 'bert' needs text_decoder.tokenizer"):
         make(models, "bert", "text_decoder.tokenizer=null")

@@ -26,6 +26,7 @@ def state(models, **scaling):
     path.write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 def test_a_long_limit_alone_scales_nothing_and_is_refused(models):
     with pytest.raises(
         ConfigError, match=r"llm.max_length=3000 exceeds the 1024 positions.*llm.rope_factor=3, which re"
@@ -35,6 +36,7 @@ def test_a_long_limit_alone_scales_nothing_and_is_refused(models):
         build(models, "llm.max_length=3000", "llm.rope_scaling=linear", "llm.rope_factor=2")
 
 
+@pytest.mark.slow
 def test_linear_scaling_divides_positions(models):
     plain, scaled = build(models), build(models, "llm.max_length=4096", "llm.rope_scaling=linear", "llm.rope_factor=4")
     torch.testing.assert_close(frequencies(scaled), frequencies(plain) / 4)
@@ -43,6 +45,7 @@ def test_linear_scaling_divides_positions(models):
     torch.testing.assert_close(frequencies(yarn)[-1], frequencies(plain)[-1] / 4)
 
 
+@pytest.mark.slow
 def test_scaling_and_factor_go_together(models):
     for options in (["llm.rope_factor=4"], ["llm.rope_scaling=linear"]):
         with pytest.raises(ConfigError, match="contradict each other"):
@@ -51,6 +54,7 @@ def test_scaling_and_factor_go_together(models):
         build(models, "llm.rope_scaling=lineer")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_records_the_scaling_and_fixes_it(models, tmp_path):
     assistant = build(models, "llm.max_length=2048", "llm.rope_scaling=linear", "llm.rope_factor=4")
     assistant.save_pretrained(tmp_path / "saved")
@@ -65,6 +69,7 @@ def test_a_checkpoint_records_the_scaling_and_fixes_it(models, tmp_path):
         Assistant.from_pretrained(tmp_path / "saved", device="cpu", llm={"max_length": 5000})
 
 
+@pytest.mark.slow
 def test_stored_weights_agree_with_the_record(models, tmp_path):
     assistant = build(models, "llm.rope_scaling=yarn", "llm.rope_factor=2")
     object.__setattr__(assistant.loaded, "stored", frozenset({"llm"}))

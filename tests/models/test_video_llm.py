@@ -141,6 +141,7 @@ def test_generation_of_a_batch_equals_generation_alone(assistant):
     assert together == [assistant.answer([row], max_new_tokens=12)[0] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
 def test_quantized_llm_learns_and_answers(models, quant):
     assistant = tiny_assistant(models, quant=quant)

@@ -55,6 +55,7 @@ def saved(request, tmp_path):
     return request.param, TOWERS[request.param](tmp_path / "tower")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shape_and_specs(saved, dtype):
     tower = build(*saved, dtype=dtype)
@@ -78,6 +79,7 @@ def test_batch_equals_single(saved):
     torch.testing.assert_close(tower(pixels), singles, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_save_and_load_is_bit_equal(saved, dtype, tmp_path):
     tower = build(*saved, dtype=dtype, layer=-1, resize="pad")
@@ -90,6 +92,7 @@ def test_save_and_load_is_bit_equal(saved, dtype, tmp_path):
     assert not list((tmp_path / "again").glob("*.bin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "blocks"), [(-1, 3), (-2, 2), (-3, 1), (3, 3), (1, 1)])
 def test_layer_counts_as_transformers_does_and_nothing_above_it_runs(saved, layer, blocks):
     tower = build(*saved, layer=layer)
@@ -99,6 +102,7 @@ def test_layer_counts_as_transformers_does_and_nothing_above_it_runs(saved, laye
     assert torch.equal(features, outputs[-1][:, -tower.features.num_patches :])  # a class token would come first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-4, 0, 4, 99])
 def test_layer_out_of_range(saved, layer):
     with pytest.raises(
@@ -107,6 +111,7 @@ def test_layer_out_of_range(saved, layer):
         build(*saved, layer=layer)
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_pixels(saved):
     tower = build(*saved)
     pixels = random_pixels(tower.image.size).requires_grad_()
@@ -162,6 +167,7 @@ class Evil:
         return (Path.touch, (Path("pwned"),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [
     ("siglip", "pytorch_model.bin"), ("timm", "pytorch_model.bin"), ("open_clip", "open_clip_pytorch_model.bin")
 ])  # fmt: skip
@@ -178,6 +184,7 @@ def test_pickled_code_is_refused(name, file, tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "path"), [
     ("siglip", "nobody/nothing"), ("siglip", "./no/such/folder"),
     ("timm", "./no/such/folder"), ("timm", "hf-hub:nobody/nothing"), ("timm", "vit_tiny_patch16_224.augreg_in21k"),
@@ -311,6 +318,7 @@ def test_siglip_refuses_another_model(tmp_path):
 # --- timm -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_timm_equals_siglip_with_the_same_weights(tmp_path):
     """The same SigLIP weights give the same features through transformers and through timm."""
     import timm
@@ -427,6 +435,7 @@ def test_open_clip_vision_transformers(vision, tmp_path):
     torch.testing.assert_close(tower(pixels), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_open_clip_towers_of_timm(tmp_path):
     """The image tower is a timm model, as in open_clip's SigLIP."""
     folder = save_open_clip(

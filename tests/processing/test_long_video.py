@@ -106,6 +106,7 @@ def test_a_subtitle_cannot_end_a_turn(assistant):
         assistant.processor(Sample(chat("What?"), video=film(cues=cues)))
 
 
+@pytest.mark.slow
 def test_a_connector_of_whole_clips_refuses_text_between_frames(models):
     overrides = [item for item in tiny_overrides(models, connector="group") if not item.startswith("sampler.")]
     with pytest.raises(
@@ -118,6 +119,7 @@ def test_a_connector_of_whole_clips_refuses_text_between_frames(models):
     assert processor(Sample(chat("What?"), video=film(cues=()))).video_mask.sum() == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({time}) {subtitle}"])
 def test_training_and_inference_read_the_same(models, frame):
     processor = build(models, f"template.frame='{frame}'").processor
@@ -222,6 +224,7 @@ def test_labels_and_subtitles_count_toward_the_length(models):
     assert f"Frame {len(layout.indices[0])} at 1:19: " in text
 
 
+@pytest.mark.slow
 def test_fewer_tokens_keeps_every_frame_and_the_model_agrees(models):
     options = ["connector.content=grid", "connector.grid=4", "llm.max_length=600", "sampler.overflow=fewer_tokens"]
     assistant = build(models, *options)
@@ -238,6 +241,7 @@ def test_fewer_tokens_keeps_every_frame_and_the_model_agrees(models):
         torch.testing.assert_close(tokens, coarse.model.slot_tokens(small)[0])
 
 
+@pytest.mark.slow
 def test_fewer_tokens_refuses_if_the_fewest_are_too_many(models):
     with pytest.raises(DataError, match=r"160 video .*exceed"):
         too_long(build(models, "llm.max_length=150", "sampler.overflow=fewer_tokens"))
@@ -255,6 +259,7 @@ def test_text_is_never_truncated(models):
 # --- content-based sampling -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sampler_that_looks_finds_the_change_in_a_file(models, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=2)  # 30 s in which all frames differ
     still = Video(np.repeat(array(1), 60, axis=0), fps=2.0)
@@ -320,6 +325,7 @@ def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, connector, mon
         assert torch.equal(generate(model, processor, batch, short), generate(model, processor, held, short))
 
 
+@pytest.mark.slow
 def test_a_connector_of_whole_clips_gets_whole_clips(models, monkeypatch):
     assistant = build(models, connector="group")
     monkeypatch.setattr(assistant.processor, "lazy_bytes", 1)

@@ -24,6 +24,7 @@ def chat(*texts):
     return [Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_labels_decode_to_the_replies_with_their_end(models, template):
     processor = tiny_assistant(models, f"template={template}").processor

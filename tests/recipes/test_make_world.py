@@ -108,6 +108,7 @@ def test_a_row_becomes_a_sample_with_all_fields(small):
                     assert box[1] < shape.y * record["height"] < box[3]
 
 
+@pytest.mark.slow
 def test_splits_differ_and_unseen_shows_held_out_pairs():
     def pairs(split, **options):
         plans = [plan_clip(replace(SMALL, split=split, **options), index) for index in range(60)]
@@ -121,6 +122,7 @@ def test_splits_differ_and_unseen_shows_held_out_pairs():
         assert any(found & set(HELD_OUT) for found in pairs(split))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "ending"), [("h264", "mp4"), ("mpeg4", "mp4"), ("vp9", "webm")])
 def test_readers_read_every_codec(tmp_path, codec, ending):
     options = replace(SMALL, sizes=["96x54"], fps=[12.5], seconds=[2.0])
@@ -139,6 +141,7 @@ def test_readers_read_every_codec(tmp_path, codec, ending):
 # --- reproducibility --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_clip_depends_only_on_its_number(small, tmp_path):
     write_set(SMALL, tmp_path / "workers", clips=12, workers=2, **FILES)
     assert content(tmp_path / "workers") == content(small)
@@ -278,6 +281,7 @@ def test_existing_output_is_never_overwritten(small, tmp_path):
 # --- the data set -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_data_set_streams_the_clips_of_a_set(tmp_path):
     data = DATASETS.build({"name": "shapes", "clips": 3, "questions": 2, "seconds": [2.0, 4.0], "fps": [8, 25]})
     assert len(data) == 6
@@ -309,6 +313,7 @@ def test_the_program_lists_every_option_with_its_default():
     assert (config.clips, config.workers, list(config.codecs)) == (2000, 0, ["h264"])
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
     out = tmp_path / "my set, [1]"
     overrides = ["clips=2", "questions=3", "seconds=[2]"]
@@ -320,6 +325,7 @@ def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
         load_program("make_world").main(compose(overrides, config="make_world"), CommandLine(text={"out": str(out)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -338,6 +344,7 @@ def test_the_program_refuses(tmp_path, overrides, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_documented_commands_compose():
     text = (Path(ROOT) / "docs" / "shapes.md").read_text()
     commands = [line.strip() for line in text.splitlines() if "recipes/make_world.py " in line]

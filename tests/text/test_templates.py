@@ -53,6 +53,7 @@ def test_ids_and_labels_equal_the_original(case, tokenizer):
     assert labels == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
 def test_reply_segments_are_the_replies_with_their_end(name):
     template = load(name)
@@ -61,6 +62,7 @@ def test_reply_segments_are_the_replies_with_their_end(name):
     assert replies == [template.reply_prefix + reply + template.end for reply in ("b", "d e")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
 def test_a_prompt_is_the_beginning_of_its_training_text(name):
     template = load(name)
@@ -95,6 +97,7 @@ def test_plain_drops_the_question():
     assert segments == [Segment("video"), Segment("reply", "A dog.\n")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("messages", "message"),
     [

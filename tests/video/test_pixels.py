@@ -87,6 +87,7 @@ def test_stretch_keeps_the_corners_that_crop_removes():
     assert cropped.max() == 0
 
 
+@pytest.mark.slow
 def test_crop_side_is_robust_to_rounding():
     frames = random_frames(1, 300, 300)
     for side in range(225, 300):

@@ -203,6 +203,7 @@ class Frames(torch.utils.data.Dataset):
         return clips.frame_numbers(self.reader.read(self.path, [i, 30 + i]).frames)
 
 
+@pytest.mark.slow
 def test_readers_work_in_data_loader_workers(reader, clip):
     path = clip("constant.mp4")
     reader.read(path, [0])  # the parent has decoded before its workers are forked
@@ -332,6 +333,7 @@ def test_a_truncated_matroska_file(reader, clip, tmp_path, name):
         reader.probe(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_bit_errors_end_in_frames_or_in_an_error(reader, clip, tmp_path, seed):
     data, chance = bytearray(clip("constant.mp4").read_bytes()), random.Random(seed)

@@ -438,6 +438,7 @@ def test_the_checker_can_tell_a_wrong_answer():
     assert found > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_show_what_a_state_says(kind):
     rng = np.random.default_rng(KINDS.index(kind))

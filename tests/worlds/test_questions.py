@@ -163,6 +163,7 @@ def test_a_scene_that_has_no_answer_is_not_asked():
     assert len(ask(busy, np.random.default_rng(0), num=3, families=["when"], duration=4.0)) == 3
 
 
+@pytest.mark.slow
 def test_frames_are_counted_as_the_model_sees_them():
     for index in range(60):
         rng = np.random.default_rng([4, index])

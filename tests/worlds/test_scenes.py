@@ -105,6 +105,7 @@ def test_shapes_stay_in_the_picture_and_apart(many):
                 assert share.min(initial=9) > (0.5 if frozenset((one, two)) in together else 0.95)
 
 
+@pytest.mark.slow
 def test_options_shape_the_scene():
     assert {len(scene.shapes) for scene in scenes(40, num_shapes=3)} == {3}
     assert all(num_events(scene) >= 2 for scene in scenes(60, min_events=2))
@@ -205,6 +206,7 @@ def test_a_scene_renders_the_same_twice_and_as_asked():
     assert np.array_equal(render_at(scene, frame_times(5)[2:3], width=96, height=54)[0], frames[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (160, 160), (128, 96), (160, 90), (72, 128)])
 @pytest.mark.parametrize("num_frames", [8, 16, 90])
 def test_shapes_are_where_their_boxes_are_at_any_size_and_rate(width, height, num_frames):

@@ -161,6 +161,7 @@ def test_a_truncated_cache_is_read(tmp_path):
 # --- a model on this machine ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_local_model_loads_with_the_first_case(tmp_path):
     folder = save_llm(tmp_path / "llm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -272,6 +273,7 @@ MISBEHAVIORS = {
 }
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_asked_greedily_and_in_order(endpoint, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret")
     endpoint.script += ['{"correct": "no", "score": 1}', GOOD]
@@ -284,6 +286,7 @@ def test_an_endpoint_is_asked_greedily_and_in_order(endpoint, monkeypatch):
     assert "secret" not in json.dumps(judge.identity)
 
 
+@pytest.mark.slow
 def test_requests_run_in_parallel_and_keep_their_order(endpoint):
     def delayed(handler):
         time.sleep(0.4)
@@ -310,6 +313,7 @@ def test_a_slow_endpoint_does_not_hang_the_run(endpoint, fault):
     assert openai(endpoint, timeout=0.5)([CASE])[0].value == 1.0
 
 
+@pytest.mark.slow
 def test_a_permanent_failure_stops_the_run(endpoint):
     endpoint.script += [MISBEHAVIORS["500"]] * 9
     with pytest.raises(ConfigError, match="did not respond in 3 attempts; .*HTTP 500: oops. Replies and verdicts"):
@@ -317,6 +321,7 @@ def test_a_permanent_failure_stops_the_run(endpoint):
     assert len(endpoint.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_rejected_request_is_not_retried(endpoint):
     endpoint.script += [lambda h: h.answer(401, b"no key")]
     with pytest.raises(ConfigError, match="rejected the request with HTTP 401: no key"):
@@ -324,6 +329,7 @@ def test_a_rejected_request_is_not_retried(endpoint):
     assert len(endpoint.requests) == 1
 
 
+@pytest.mark.slow
 def test_verdicts_before_a_failure_are_kept(endpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("tinyvid.evaluation.judging.judge.CHUNK", 2)
     cases = [Case("Q", "A", str(i), "qa") for i in range(6)]

@@ -64,6 +64,7 @@ def test_the_study_of_frames_per_second(tmp_path):
     assert pair["low"] < pair["difference"] < pair["high"]
 
 
+@pytest.mark.slow
 def test_repeats_have_a_spread_and_the_first_is_tested(tmp_path):
     folders = [
         write_run(tmp_path / str(number), {f"i{n}": float(n < right) for n in range(10)})
@@ -97,6 +98,7 @@ def test_groups_and_classes_state_their_size(tmp_path):
     assert "McNemar" in text
 
 
+@pytest.mark.slow
 def test_runs_are_named_by_their_differences(tmp_path):
     one = write_run(tmp_path / "one", {"a": 1.0}, settings={"sampler": {"fps": 1}, "ckpt": "c"})
     two = write_run(tmp_path / "two", {"a": 1.0}, settings={"sampler": {"fps": 6}, "ckpt": "c"})
@@ -105,6 +107,7 @@ def test_runs_are_named_by_their_differences(tmp_path):
     assert [run.name for run in load_runs([one, three])] == ["one", "three"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused(tmp_path):
     one = write_run(tmp_path / "one", {"a": 1.0, "b": 0.0})
     with pytest.raises(ConfigError, match="contains 1 run; give at least two"):

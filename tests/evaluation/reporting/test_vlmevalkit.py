@@ -96,6 +96,7 @@ def read(path):
         return list(csv.DictReader(file, delimiter="\t"))
 
 
+@pytest.mark.slow
 def test_videomme(tmp_path):
     videomme(tmp_path / "data")
     run = write_run(tmp_path / "run", {"name": "videomme", "root": tmp_path / "data"}, ["C", None, "Two\nlines\tC"])
@@ -148,6 +149,7 @@ def test_no_reply_counts_as_wrong(reply):
     assert counts_as_right("", "(C) a cat")  # why an empty text must not be written
 
 
+@pytest.mark.slow
 def test_longvideobench_states_answers_as_numbers(tmp_path):
     longvideobench(tmp_path)
     options = {"name": "longvideobench", "root": tmp_path, "subtitles": False}
@@ -167,6 +169,7 @@ def test_no_reply_is_read_as_a_missing_value(reply):
     assert prediction_of(Outcome("1", "unparsed", 0.0, reply=reply)) not in MISSING
 
 
+@pytest.mark.slow
 def test_what_vlmevalkit_would_misread_is_refused(tmp_path):
     mvbench(tmp_path)
     options = {"name": "mvbench", "root": tmp_path, "tasks": ["moving_count"]}
@@ -179,6 +182,7 @@ def test_what_vlmevalkit_would_misread_is_refused(tmp_path):
         export_run(write_run(tmp_path / "other", options, ["B"]), tmp_path, model="mine")
 
 
+@pytest.mark.slow
 def test_part_of_a_benchmark_is_refused(tmp_path):
     videomme(tmp_path)
     run = write_run(tmp_path / "run", {"name": "videomme", "root": tmp_path}, ["C", "C"])
@@ -186,6 +190,7 @@ def test_part_of_a_benchmark_is_refused(tmp_path):
         export_run(run, tmp_path, model="mine")
 
 
+@pytest.mark.slow
 def test_other_benchmarks_are_refused(tmp_path):
     mlvu(tmp_path)
     options = {"name": "mlvu", "root": tmp_path}
@@ -204,6 +209,7 @@ def test_other_benchmarks_are_refused(tmp_path):
         export_run(run, tmp_path, model="mine")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("openpyxl") is not None, reason="openpyxl is installed")
 def test_mlvu_reports_the_missing_package(tmp_path):
     mlvu(tmp_path)

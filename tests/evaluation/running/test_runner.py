@@ -76,6 +76,7 @@ def test_replies_are_those_of_the_assistant(assistant, benchmark, tmp_path):
     assert rows[0]["duration"] == pytest.approx(0.48)
 
 
+@pytest.mark.slow
 def test_every_video_is_decoded_and_encoded_once(assistant, benchmark, tmp_path, monkeypatch):
     frames, reads = [], []
     encode, read = type(assistant.model.vision_tower).forward, type(assistant.processor.reader).read
@@ -95,6 +96,7 @@ def test_every_video_is_decoded_and_encoded_once(assistant, benchmark, tmp_path,
     assert len(reads) == len(set(reads)) == 3
 
 
+@pytest.mark.slow
 def test_a_connector_without_the_question_runs_once_per_video(assistant, benchmark, tmp_path, monkeypatch):
     calls = []
     forward = type(assistant.model.connector).forward
@@ -150,6 +152,7 @@ def test_the_reply_begins_with_the_prefix(assistant, questions, tmp_path):
     assert [reply] == replies(model, processor, batch, Decoding(4))
 
 
+@pytest.mark.slow
 def test_prompts_may_depend_on_the_selected_frames(assistant, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=50, fps=25)
 

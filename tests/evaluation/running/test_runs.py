@@ -185,6 +185,7 @@ def test_several_processes_need_an_explicit_folder(program, questions, monkeypat
         run(program, f"benchmark.root={questions}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["limit=3", "benchmark.root=x", "judge=exact", "cache.frames=x"])
 def test_keys_of_a_benchmark_need_one(program, key):
     line = CommandLine.parse([f"ckpt={CKPT}", "question=Q", key], free_text=program.FREE_TEXT)
@@ -213,6 +214,7 @@ def test_the_package_and_the_program_share_a_name():
     assert "benchmark.root='nowhere' lacks 1 of 1 files: rows.jsonl" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_benchmark_evaluates_a_training_run(assistant, questions, tmp_path):
     assistant.model.train()
     benchmark = build_benchmark({"name": "custom", "root": str(questions)})
