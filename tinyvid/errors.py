@@ -5,7 +5,8 @@ what to do about it (allowed values, nearest name, a command).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 # Control characters other than tabs and line breaks, changes of the writing direction, and half characters.
@@ -42,6 +43,26 @@ class CheckpointError(TinyvidError):
 
 class PluginError(TinyvidError):
     """An installed plugin cannot be imported, or registers a name that is already taken."""
+
+
+@contextmanager
+def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[None]:
+    """Raise every error of another library as an error of the given type, so that one bad file cannot end a run.
+
+    Put it around the call of a library that reads a file, a row or a checkpoint of others. Errors of tinyvid pass.
+
+    Args:
+        kind: Type of the error.
+        where: The file, row or key, for the message.
+        advice: What to do about it.
+    """
+    try:
+        yield
+    except (TinyvidError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        cause = next(iter(str(error).strip().splitlines()), "") or "no message"
+        raise kind(f"{where}: {type(error).__name__}: {cause}; {advice}") from error
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

@@ -1,0 +1,21 @@
+import pytest
+
+from tinyvid.errors import VideoError, raised_as
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it for a panic in Rust."""
+
+
+@pytest.mark.parametrize("error", [ValueError("bad\nnews"), PanicException("bad"), MemoryError()])
+def test_an_error_of_a_library_gets_the_type_of_the_file(error):
+    with pytest.raises(VideoError, match=rf"x\.mp4: {type(error).__name__}: (bad|no message); encode it again"):
+        with raised_as(VideoError, "x.mp4", "encode it again"):
+            raise error
+
+
+@pytest.mark.parametrize("error", [VideoError("ours"), KeyboardInterrupt(), SystemExit(3)])
+def test_our_errors_and_the_users_wish_to_stop_pass(error):
+    with pytest.raises(type(error)) as caught, raised_as(VideoError, "x.mp4", "encode it again"):
+        raise error
+    assert caught.value is error
