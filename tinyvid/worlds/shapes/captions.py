@@ -10,7 +10,7 @@ from tinyvid.worlds.shapes.scene import Scene
 from tinyvid.worlds.shapes.shape import Shape
 from tinyvid.worlds.shapes.wording import full_name, happens, life_events, with_article
 
-ASIDE = 0.04  # of the picture: shapes that enter together must be this far apart for left and right to be clear
+ASIDE = 0.04  # of the picture: minimum distance at which left and right are clear for shapes that appear together
 
 
 def caption(look: Look) -> list[Asked]:
@@ -32,7 +32,7 @@ def event_list(look: Look) -> list[Asked]:
 
 
 def in_order(scene: Scene) -> list[int] | None:
-    """Return the shapes by when they enter and then from left to right, or ``None`` where that is not clear."""
+    """Return the shapes in order of appearance, then from left to right, or ``None`` if the order is unclear."""
     entered = {}
     for index, shape in enumerate(scene.shapes):
         entered[index] = (shape.start, next(s.x for s in scene.state(shape.start) if s.index == index))
@@ -44,7 +44,7 @@ def in_order(scene: Scene) -> list[int] | None:
 
 
 def described(shape: Shape) -> str:
-    """Return a clause about a shape: what it is, how it enters, moves, changes and leaves."""
+    """Return a clause about a shape: its name, and how it appears, moves, changes and disappears."""
     verbs = ["appears"] if shape.appears is not None else []
     verbs.append(_moves(shape))
     verbs += [f"changes to {shape.recolor[1]}"] if shape.recolor else []

@@ -1,4 +1,4 @@
-"""What a family of questions returns: things that can be asked, and claims that are true or false."""
+"""What a family of questions returns: open questions, and claims that are true or false."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyvid.worlds.shapes.palette import COLORS, RGB
 from tinyvid.worlds.shapes.scene import Scene
 from tinyvid.worlds.shapes.wording import name
 
-NEAR_SHARE = 0.6  # of the wrong claims take a wrong answer that is near
+NEAR_SHARE = 0.6  # fraction of the wrong claims that use a plausible wrong answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class Look:
     """What a question can refer to.
 
     Attributes:
-        scene: What is asked about.
-        rng: Chooses among ways to say the same, and among wrong answers.
-        moments: When the frames that a model sees are shown, (T,) from 0 to 1; questions about frames count them.
-        duration: Of the clip in seconds; ``None`` if it is not known.
+        scene: The scene that the questions are about.
+        rng: Chooses wordings and wrong answers.
+        moments: Times of the frames that a model sees, (T,) from 0 to 1; questions about frames count these.
+        duration: Duration of the clip in seconds, or ``None`` if unknown.
     """
 
     scene: Scene
@@ -36,7 +36,7 @@ class Look:
 
     @property
     def palette(self) -> tuple[str, ...]:
-        """The colors that wrong answers are taken from: the usual ones, or all if the scene has another one."""
+        """The colors of wrong answers: the usual ones, or all if the scene contains another one."""
         used = {color for shape in self.scene.shapes for color in shape.colors}
         return COLORS if used <= set(COLORS) else tuple(RGB)
 
@@ -54,10 +54,10 @@ class Asked:
         text: The question.
         answer: The right answer.
         wrong: Every other answer that can be offered.
-        near: Those of ``wrong`` that something else in the clip suggests.
-        shapes: Numbers of the shapes it is about.
-        times: Moments that decide it, from 0 to 1.
-        listed: The question as it stands above options, where it differs.
+        near: Those of ``wrong`` that are plausible because of something else in the clip.
+        shapes: Numbers of the shapes that it is about.
+        times: Moments that determine the answer, from 0 to 1.
+        listed: The question above a list of options, if it differs.
     """
 
     text: str
@@ -71,14 +71,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A question for yes or no.
+    """A yes-or-no question.
 
     Attributes:
         text: The question.
         truth: Whether the answer is yes.
-        word: What it claims; claims are drawn such that words are equally common.
-        shapes: As of ``Asked``.
-        times: As of ``Asked``.
+        word: What it claims; claims are drawn so that all words are equally common.
+        shapes: As in ``Asked``.
+        times: As in ``Asked``.
     """
 
     text: str
@@ -89,12 +89,12 @@ class Claim:
 
 
 def without(answer: str, choices: Iterable[str]) -> tuple[str, ...]:
-    """Return the choices but for the answer, each once."""
+    """Return the distinct choices without the answer."""
     return tuple(choice for choice in dict.fromkeys(choices) if choice != answer)
 
 
 def claims_of(look: Look, asked: Sequence[Asked], say: Callable[[Asked, str], str]) -> list[Claim]:
-    """Turn each thing asked into a right claim and a wrong one; ``say`` words the claim that an answer is right."""
+    """Turn each question into a true claim and a false one; ``say`` words the claim that an answer is right."""
     claims = []
     for item in asked:
         pool = item.near if item.near and look.rng.random() < NEAR_SHARE else item.wrong

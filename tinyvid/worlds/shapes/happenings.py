@@ -1,4 +1,4 @@
-"""Questions about what happens and when: event, change, order between shapes, seconds, frames."""
+"""Questions about events and their times: event, change, order between shapes, seconds, frames."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tinyvid.worlds.shapes.scene import Event
 from tinyvid.worlds.shapes.wording import LIFE_EVENTS, does_event, happens, kind_is_unique, life_events, listed
 
 NOTHING = "nothing"
-EARLY_LATE = 0.1  # of the clip: how far a moment must be from a limit to be before or after it
-CLEAR_FRAMES = 0.1  # of the distance of two frames: how far from a frame's moment an event must be
-LONGEST_COUNT = 12.0  # seconds: a longer clip's whole seconds are finer than its frames
+EARLY_LATE = 0.1  # of the clip: minimum distance from a limit at which a moment is clearly before or after it
+CLEAR_FRAMES = 0.1  # of the frame distance: minimum distance of an event from the time of a frame
+LONGEST_COUNT = 12.0  # seconds: in longer clips, frames are more than a second apart
 
 
 def event(look: Look) -> list[Asked]:
@@ -45,7 +45,7 @@ def event_claims(look: Look) -> list[Claim]:
 
 
 def change(look: Look) -> list[Asked]:
-    """Ask for the color of a shape that changes it: before, after, at the start, at the end."""
+    """Ask for the color of a shape that changes it: the new color, at the start, at the end."""
     asked = []
     for index, shape in enumerate(look.scene.shapes):
         if shape.recolor is None:
@@ -57,14 +57,14 @@ def change(look: Look) -> list[Asked]:
             wordings.append((f"What color is the {shape.kind} at the end?", late, shape.color))
         for text, answer, other in wordings:
             wrong, near = without(answer, look.palette), without(answer, (other, *look.colors))
-            if text.startswith("What color does"):  # its name says what it was
+            if text.startswith("What color does"):  # its name contains the first color
                 wrong, near = without(other, wrong), without(other, near)
             asked.append(Asked(text, answer, wrong, near, (index,), (time,)))
     return asked
 
 
 def change_claims(look: Look) -> list[Claim]:
-    """Claim that a shape changes into a color, which it does, or into another."""
+    """Claim that a shape changes to its new color, or to another one."""
     asked = [item for item in change(look) if item.text.startswith("What color does")]
     claims = claims_of(look, asked, lambda item, word: f"Does {look.the(item.shapes[0])} change to {word}?")
     for index, shape in enumerate(look.scene.shapes):
@@ -108,7 +108,7 @@ def order_between_claims(look: Look) -> list[Claim]:
 
 
 def when(look: Look) -> list[Asked]:
-    """Ask after how many seconds something happens, to be chosen from options."""
+    """Ask when something happens, with options in seconds."""
     asked = []
     for found in life_events(look.scene) if look.duration else []:
         text = f"{_lasts(look)} When does {look.the(found.shape)} {does_event(found.kind)}?"
@@ -118,7 +118,7 @@ def when(look: Look) -> list[Asked]:
 
 
 def when_open(look: Look) -> list[Asked]:
-    """Ask after how many whole seconds something happens, in clips that are short enough, away from their limits."""
+    """Ask after how many whole seconds something happens, in short clips, if it is clear."""
     asked = []
     for found in life_events(look.scene) if look.duration and look.duration <= LONGEST_COUNT else []:
         seconds = found.time * (look.duration or 0.0)
@@ -143,7 +143,7 @@ def when_claims(look: Look) -> list[Claim]:
 
 
 def which_frame(look: Look) -> list[Asked]:
-    """Ask in which frame something is first seen to have happened, unless it happens close to a frame's moment."""
+    """Ask for the first frame that shows an event, unless the event is close to the time of a frame."""
     asked = []
     total = len(look.moments)
     for found in life_events(look.scene):
@@ -158,7 +158,7 @@ def which_frame(look: Look) -> list[Asked]:
 
 
 def which_frame_claims(look: Look) -> list[Claim]:
-    """Claim that a shape is visible in a frame, for shapes that are not always."""
+    """Claim that a shape is visible in a frame, for shapes that appear or disappear."""
     claims = []
     total = len(look.moments)
     for found in life_events(look.scene):
@@ -182,7 +182,7 @@ def _phrase(look: Look, found: Event) -> str:
 
 
 def _groups(events: list[Event]) -> list[list[Event]]:
-    """Return every two events and, if there are three, all of them, in order of time."""
+    """Return all pairs of events and, if there are three events, the triple, in order of time."""
     pairs = [[one, two] for number, one in enumerate(events) for two in events[number + 1 :]]
     return [*pairs, events] if len(events) == 3 else pairs
 
@@ -192,13 +192,13 @@ def _lasts(look: Look) -> str:
 
 
 def _seconds(look: Look, time: float) -> str:
-    """Return a moment in seconds as it is written: with a tenth in clips of less than 10 s, but for round numbers."""
+    """Return a time in seconds as text, with tenths in clips shorter than 10 s."""
     seconds = time * (look.duration or 0.0)
     return f"{seconds:.1f}" if (look.duration or 0.0) < 10 else str(math.floor(seconds + 0.5))
 
 
 def _moments(look: Look, time: float) -> list[str]:
-    """Return a moment and three others that are clearly different, in words."""
+    """Return the words for a time and for three clearly different ones."""
     moments = [time]
     while len(moments) < 4:
         if len(moments) == 1:

@@ -1,4 +1,4 @@
-"""Questions about what is there: color, shape, count, existence, position."""
+"""Questions about objects: color, shape, count, existence, position."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tinyvid.worlds.shapes.facts import Asked, Claim, Look, claims_of, without
 from tinyvid.worlds.shapes.palette import KINDS, MAX_SHAPES
 from tinyvid.worlds.shapes.wording import color_is_unique, kind_is_unique, with_article
 
-OFF_CENTER = 0.08  # of the picture: nearer to a middle line, a corner is a matter of opinion
-ASIDE = 0.15  # of the picture: how far one shape must be from another to be left of it, or above
-WHEN = {"start": np.array([0.0, 1 / 16]), "end": np.array([15 / 16, 1.0])}  # what a start and an end cover
+OFF_CENTER = 0.08  # of the picture: closer to a middle line, the corner is unclear
+ASIDE = 0.15  # of the picture: minimum distance of a shape that is left of another, or above it
+WHEN = {"start": np.array([0.0, 1 / 16]), "end": np.array([15 / 16, 1.0])}  # extent of the start and the end
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-HARD_SHARE = 0.8  # of the pairs that are said to be there share their color or their kind with one that is
+HARD_SHARE = 0.8  # fraction of wrong pairs that share the color or the kind with an existing one
 
 
 def color(look: Look) -> list[Asked]:
-    """Ask for the color of shapes that keep it, named by their kind."""
+    """Ask for the color of shapes that keep it and have a unique kind."""
     asked = []
     for index, shape in enumerate(look.scene.shapes):
         if kind_is_unique(look.scene, index) and shape.recolor is None:
@@ -31,7 +31,7 @@ def color_claims(look: Look) -> list[Claim]:
 
 
 def shape(look: Look) -> list[Asked]:
-    """Ask for the kind of shapes that alone have their color."""
+    """Ask for the kind of shapes that have a unique color."""
     kinds = tuple(shape.kind for shape in look.scene.shapes)
     asked = []
     for index, shape in enumerate(look.scene.shapes):
@@ -60,10 +60,10 @@ def count(look: Look) -> list[Asked]:
 
 
 def count_claims(look: Look) -> list[Claim]:
-    """Claim numbers: of all objects the right one and its neighbor, of kinds and colors one that some of them have.
+    """Claim counts: for all objects, the right one and a neighbor; for kinds and colors, one that some of them have.
 
-    A number of circles, say, is right for one kind and wrong for another of the same scene, so that a number alone
-    tells nothing.
+    For example, the same number is right for circles and wrong for squares of the same scene, so the number alone is
+    no clue.
     """
     claims = []
     groups: dict[str, list[tuple[str, str, int]]] = {"kind": [], "color": []}
@@ -91,7 +91,7 @@ def _exactly(number: int, what: str, when: str) -> str:
 
 
 def _counted(look: Look) -> list[tuple[str, str, int, list[str]]]:
-    """Return what can be counted, when, how many there are, and which numbers can be answered."""
+    """Return what can be counted, when, how many there are, and the possible answers."""
     scene = look.scene
     some, any_number = [str(n) for n in range(1, MAX_SHAPES + 1)], [str(n) for n in range(MAX_SHAPES + 1)]
     found = [("objects", " in the video", len(scene.shapes), some)]
@@ -110,7 +110,7 @@ def _counted(look: Look) -> list[tuple[str, str, int, list[str]]]:
 
 
 def existence(look: Look) -> list[Asked]:
-    """Ask which of several pairs of color and kind is there; for options only."""
+    """Ask which of several pairs of color and kind exists; only with options."""
     present, absent, similar = _pairs(look)
     return [
         Asked("Which of these is in the video?", with_article(pair), tuple(map(with_article, absent)),
@@ -120,7 +120,7 @@ def existence(look: Look) -> list[Asked]:
 
 
 def existence_claims(look: Look) -> list[Claim]:
-    """Claim that a pair, a kind or a color is there."""
+    """Claim that a pair, a kind or a color exists."""
     present, absent, similar = _pairs(look)
     pool = similar if similar and look.rng.random() < HARD_SHARE else absent
     kinds = {shape.kind for shape in look.scene.shapes}
@@ -131,7 +131,7 @@ def existence_claims(look: Look) -> list[Claim]:
 
 
 def _pairs(look: Look) -> tuple[list[str], list[str], list[str]]:
-    """Return the pairs that are there at some time, that never are, and those of them that share something."""
+    """Return the pairs that exist at some time, those that never do, and those of the latter that are similar."""
     present = {f"{color} {shape.kind}": None for shape in look.scene.shapes for color in shape.colors}
     kinds = {shape.kind for shape in look.scene.shapes}
     absent = [(c, k) for c in look.palette for k in KINDS if f"{c} {k}" not in present]
@@ -157,7 +157,7 @@ def position(look: Look) -> list[Asked]:
 
 
 def position_claims(look: Look) -> list[Claim]:
-    """Claim corners, and sides on which a shape has another."""
+    """Claim corners, and the side of a shape on which another one is."""
 
     def say(item: Asked, word: str) -> str:
         when = "start" if item.times == (0.0,) else "end"

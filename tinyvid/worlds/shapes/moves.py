@@ -10,7 +10,7 @@ BOUNCES = ("1", "2", "3", "4")
 
 
 def motion(look: Look) -> list[Asked]:
-    """Ask how shapes move that move in one way only."""
+    """Ask how shapes with a single motion move."""
     shapes = look.scene.shapes
     asked = []
     for index, shape in enumerate(shapes):
@@ -28,7 +28,7 @@ def motion_claims(look: Look) -> list[Claim]:
 
 
 def order_within(look: Look) -> list[Asked]:
-    """Ask in which order a shape moves that moves in two ways."""
+    """Ask for the order of the two motions of a shape."""
     asked = []
     for index, shape in enumerate(look.scene.shapes):
         first, last = shape.motion, shape.second_motion
@@ -59,7 +59,7 @@ def order_within_claims(look: Look) -> list[Claim]:
 
 
 def passing(look: Look) -> list[Asked]:
-    """Ask which object a shape passes, if it passes one only and all the others clearly not."""
+    """Ask which object a shape passes, if it passes exactly one and clearly no other."""
     scene = look.scene
     asked = []
     for mover in range(len(scene.shapes)):
@@ -85,7 +85,7 @@ def passing_claims(look: Look) -> list[Claim]:
 
 
 def collision(look: Look) -> list[Asked]:
-    """Ask with which object a shape collides."""
+    """Ask which object a shape collides with."""
     return [
         _other(look, f"Which object does {look.the(one)} collide with?", one, two)
         for event in look.scene.collisions
@@ -118,7 +118,7 @@ def bounce_count(look: Look) -> list[Asked]:
 
 
 def bounce_count_claims(look: Look) -> list[Claim]:
-    """Claim numbers of bounces."""
+    """Claim the number of bounces."""
     return claims_of(
         look,
         bounce_count(look),
@@ -127,7 +127,7 @@ def bounce_count_claims(look: Look) -> list[Claim]:
 
 
 def _other(look: Look, text: str, one: int, two: int) -> Asked:
-    """Ask for the name of shape ``two``; the other shapes are near, other pairs of the palette are wrong as well."""
+    """Ask for the name of shape ``two``; other shapes are plausible wrong answers, other colors are further ones."""
     shapes = look.scene.shapes
     near = tuple(full_name(shape) for index, shape in enumerate(shapes) if index not in (one, two))
     present = {f"{color} {shape.kind}" for shape in shapes for color in shape.colors}

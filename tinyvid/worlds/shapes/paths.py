@@ -1,4 +1,4 @@
-"""Random paths: single motions, two in a row, one shape that passes another, two that collide."""
+"""Random paths: one motion, two in sequence, one shape that passes another, two that collide."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tinyvid.worlds.shapes.palette import DIRECTIONS, MOTIONS, OPPOSITE, STEP, M
 from tinyvid.worlds.shapes.rendering import EXTENT
 from tinyvid.worlds.shapes.shape import Phase, Shape
 
-CHECKED = np.linspace(0, 1, 33)  # moments at which shapes must keep apart
-APART = 1.02  # least distance of two centers, in the sum of their radii
+CHECKED = np.linspace(0, 1, 33)  # moments at which shapes must not touch
+APART = 1.02  # minimum distance of two centers, relative to the sum of their radii
 APART_TURNING = 1.25  # the same of a shape that turns back, which would seem to have hit what is next to it
 EDGE = 0.01  # of the stage: what stays free around a shape
 MOTION_SHARES = (0.17, 0.17, 0.17, 0.17, 0.08, 0.24)  # of MOTIONS; shapes that are passed or hit stay still as well
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 @dataclass
 class Draft:
-    """A shape in the making: its path may still change."""
+    """A shape whose path may still change."""
 
     shape: Shape
 
@@ -31,7 +31,7 @@ class Draft:
         self.set_phases(())
 
     def set_phases(self, phases: tuple[Phase, ...]) -> None:
-        """Choose a path, and note where the shape is at the moments checked."""
+        """Set the path, and compute its positions at the checked moments."""
         self.shape = replace(self.shape, phases=phases)
         if phases:
             self.places = self.shape.at(CHECKED)
@@ -41,7 +41,7 @@ class Draft:
 
 
 def too_close(one: Draft, other: Draft) -> bool:
-    """Return whether two shapes touch, or nearly so, at a moment when both are visible."""
+    """Return whether two shapes touch, or nearly touch, while both are visible."""
     both = one.shown & other.shown
     gap = one.places - other.places
     least = max(one.apart, other.apart) * (one.shape.radius + other.shape.radius)
@@ -51,7 +51,7 @@ def too_close(one: Draft, other: Draft) -> bool:
 def draw_path(
     rng: np.random.Generator, draft: Draft, *, bounces: tuple[int, int] = (2, 4), motion: str | None = None
 ) -> bool:
-    """Draw a path within the stage; return whether there was room for it. ``motion`` makes it the only one."""
+    """Draw a path within the stage, and return whether it fits. ``motion`` sets the motion."""
     shape = draft.shape
     chosen: Motion = motion or MOTIONS[np.searchsorted(_UP_TO, rng.random())]  # type: ignore[assignment]
     life = shape.end - shape.start
@@ -75,7 +75,7 @@ def draw_path(
 
 
 def _draw_bounce(rng: np.random.Generator, draft: Draft, bounces: tuple[int, int]) -> bool:
-    """Draw a bouncing path; sixteen frames show four bounces of a whole clip, and of a part accordingly fewer."""
+    """Draw a bouncing path. Sixteen frames can show four bounces in a whole clip, and fewer in a part of it."""
     shape = draft.shape
     life = shape.end - shape.start
     most = min(bounces[1], max(int(4.5 * life), 1)) if life < 1 else bounces[1]
@@ -105,7 +105,7 @@ def _draw_two_phases(rng: np.random.Generator, draft: Draft, first: Motion, seco
 
 
 def draw_pass(rng: np.random.Generator, mover: Draft, still: Draft) -> bool:
-    """Let one shape pass another that stays still, at a distance; return whether there was room."""
+    """Let one shape pass a still one at a distance, and return whether it fits."""
     direction = DIRECTIONS[rng.integers(4)]
     axis = 0 if STEP[direction][0] else 1
     gap = 1.05 * (mover.shape.radius + still.shape.radius)
@@ -121,10 +121,10 @@ def draw_pass(rng: np.random.Generator, mover: Draft, still: Draft) -> bool:
 
 
 def draw_collision(rng: np.random.Generator, first: Draft, second: Draft) -> float | None:
-    """Let two shapes meet and turn back, or one turn back from another that stays; return when they touch.
+    """Let two shapes meet and turn back, or one turn back from a still one; return the time of contact.
 
     Returns:
-        The moment, or ``None`` if there was no room.
+        The time from 0 to 1, or ``None`` if the paths do not fit.
     """
     direction = DIRECTIONS[rng.integers(4)]
     time = float(rng.uniform(0.38, 0.62))
@@ -133,7 +133,7 @@ def draw_collision(rng: np.random.Generator, first: Draft, second: Draft) -> flo
     both_move = rng.random() < 0.5
     lengths = rng.uniform(0.2, 0.3, 4) if both_move else rng.uniform(0.28, 0.4, 4)
     step = STEP[direction]
-    # Offsets from the place of the first shape when they touch.
+    # Offsets from the position of the first shape at contact.
     contact = (step[0] * reach, step[1] * reach)
     ends_first = [(-step[0] * length, -step[1] * length) for length in lengths[:2]]
     ends_second = [_moved(contact, (step[0] * length, step[1] * length)) for length in lengths[2:]]
@@ -164,13 +164,13 @@ def _there_and_back(direction: Motion, time: float, touch: Point, before: Point,
 
 
 def _reach(kind: str, direction: str) -> float:
-    """Return how far a shape reaches from its center toward a direction, in radii."""
+    """Return the extent of a shape from its center in a direction, in radii."""
     side = {"left": 0, "up": 1, "right": 2, "down": 3}[direction]
     return abs(EXTENT[kind][side])
 
 
 def _room(rng: np.random.Generator, radius: float, *offsets: Point) -> Point | None:
-    """Draw a center such that the shape is within the stage there and at every offset from there."""
+    """Draw a center at which the shape is within the stage, also at every offset."""
     place = []
     for axis in (0, 1):
         ways = [0.0] + [offset[axis] for offset in offsets]

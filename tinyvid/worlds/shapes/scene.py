@@ -1,8 +1,8 @@
-"""A scene: shapes as functions of time, and what a camera makes of them. No randomness, no pixels.
+"""A scene: shapes as functions of time, and the camera that films them. It contains no randomness and no pixels.
 
 Time runs from 0 to 1 over the clip, whatever its length in seconds. The stage is the unit square, x to the right and
 y downwards. A picture shows the stage in the middle of its largest square; a wider or taller picture shows more
-background at the sides, so that shapes are never distorted and what touches in one picture touches in all.
+background at the sides, so shapes are never distorted, and shapes that touch in one picture touch in all.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 from tinyvid.worlds.shapes.palette import DIRECTIONS, STEP, EventKind
 from tinyvid.worlds.shapes.shape import Shape
 
-CLEAR = 0.06  # of the stage: how far beyond a shape another one must get to have passed it
+CLEAR = 0.06  # of the stage: minimum distance beyond a shape at which another one has passed it
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What is behind the shapes.
+    """The background behind the shapes.
 
     Attributes:
         top: RGB at the upper edge of the picture.
-        bottom: RGB at the lower edge; between them, it changes evenly.
-        noise: Standard deviation of a noise that is the same in every frame, in levels of 0-255.
-        texture: Amplitude of a chequered pattern that is fixed to the stage, in levels of 0-255.
+        bottom: RGB at the lower edge; the color in between is interpolated linearly.
+        noise: Standard deviation of the noise, in levels of 0-255; the noise is the same in every frame.
+        texture: Amplitude of a checkered pattern that is fixed to the stage, in levels of 0-255.
     """
 
     top: tuple[float, float, float]
@@ -40,11 +40,11 @@ class Shot:
     """How the camera looks at the stage until the next shot begins.
 
     Attributes:
-        start: When it begins.
-        background: What is behind the shapes.
-        zoom: Size of the stage in the picture; below 1, the stage has room to move.
-        shift: Place on the stage that the camera looks at when the shot begins, from the center.
-        pan: How far the camera travels over the stage until the shot ends, evenly.
+        start: Time at which it begins.
+        background: The background behind the shapes.
+        zoom: Size of the stage in the picture; below 1, the camera has room to pan.
+        shift: Point on the stage at which the camera looks when the shot begins, relative to the center.
+        pan: Distance that the camera travels over the stage until the shot ends, at constant speed.
     """
 
     start: float
@@ -60,12 +60,12 @@ class ShapeState:
 
     Attributes:
         index: Number of the shape in the scene.
-        visible: Whether it is in the picture.
+        visible: Whether it is present.
         color: Its color at this moment.
-        kind: What shape it is.
+        kind: ``circle``, ``square``, ``triangle`` or ``cross``.
         x: Center in the picture, 0 at the left edge and 1 at the right.
         y: Center in the picture, 0 at the upper edge and 1 at the lower.
-        radius: Of the shorter side of the picture.
+        radius: Radius, as a fraction of the shorter side of the picture.
     """
 
     index: int
@@ -82,9 +82,9 @@ class Event:
     """Something that happens at one moment.
 
     Attributes:
-        time: When.
+        time: Time of the event.
         kind: ``appear``, ``disappear``, ``recolor``, ``pass`` or ``collide``.
-        shape: Number of the shape that it happens to; of the one that moves.
+        shape: Number of the shape to which it happens, or that moves.
         other: Number of the shape that is passed or hit.
     """
 
@@ -101,9 +101,9 @@ class Tracks:
     Attributes:
         times: float (T,).
         visible: bool (T, N).
-        recolored: bool (T, N), whether a shape has changed its color by then.
+        recolored: bool (T, N), whether a shape has already changed its color.
         center: float (T, N, 2), x and y in the picture, each from 0 to 1.
-        radius: float (T, N), of the shorter side of the picture.
+        radius: float (T, N), as a fraction of the shorter side of the picture.
     """
 
     times: np.ndarray
@@ -115,13 +115,13 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything there is to know about a clip, but its length, rate and size.
+    """Everything about a clip except its duration, frame rate and size.
 
     Attributes:
-        shapes: One to four, in the order in which they are painted.
-        shots: How the camera sees them; one, or two with a cut between.
+        shapes: One to four shapes, in drawing order.
+        shots: One shot, or two with a cut in between.
         collisions: Events of kind ``collide``.
-        seed: Draws the noise of the background.
+        seed: Seed of the background noise.
     """
 
     shapes: tuple[Shape, ...]
@@ -130,7 +130,7 @@ class Scene:
     seed: int = 0
 
     def track(self, times: np.ndarray, *, aspect: float = 1.0) -> Tracks:
-        """Return where everything is at ``times`` (T,), from 0 to 1; ``aspect`` is width by height of the picture."""
+        """Return all positions at ``times`` (T,), from 0 to 1; ``aspect`` is width / height of the picture."""
         times = np.asarray(times, dtype=np.float64)
         stage = np.stack([shape.at(times) for shape in self.shapes], 1)  # (T, N, 2)
         visible = np.stack([shape.visible(times) for shape in self.shapes], 1)
@@ -143,7 +143,7 @@ class Scene:
         return Tracks(times, visible, times[:, None] >= changes, center + 0.5, radius)
 
     def camera(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the camera looks, (T, 2) from the center of the stage, and its zoom (T,)."""
+        """Return the point at which the camera looks, (T, 2) relative to the center of the stage, and its zoom (T,)."""
         look, zoom = np.zeros((len(times), 2)), np.ones(len(times))
         ends = [shot.start for shot in self.shots[1:]] + [1.0]
         for shot, end in zip(self.shots, ends, strict=True):
@@ -154,7 +154,7 @@ class Scene:
         return look, zoom
 
     def state(self, time: float, *, aspect: float = 1.0) -> list[ShapeState]:
-        """Return every shape at a moment, hidden ones too, in the order of ``shapes``; see ``track``."""
+        """Return every shape at a moment, including hidden ones, in the order of ``shapes``; see ``track``."""
         tracks = self.track(np.array([time]), aspect=aspect)
         return [
             ShapeState(
@@ -171,7 +171,7 @@ class Scene:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """Everything that happens, in order of time."""
+        """All events, in order of time."""
         found = list(self.collisions)
         for index, shape in enumerate(self.shapes):
             if shape.appears is not None:
@@ -187,7 +187,7 @@ class Scene:
         return tuple(sorted(found, key=lambda event: (event.time, event.shape)))
 
     def passing_time(self, mover: int, other: int) -> float | None:
-        """Return when ``mover`` is level with ``other``, or ``None`` unless it clearly passes it; see ``passing``."""
+        """Return the time at which ``mover`` is level with ``other``, or ``None`` if it does not clearly pass it."""
         if not self.passing(mover, other):
             return None
         phase, axis = self.shapes[mover].phases[0], _axis(self.shapes[mover].motion)
@@ -196,10 +196,10 @@ class Scene:
         return phase.start + share * (phase.end - phase.start)
 
     def passing(self, mover: int, other: int) -> bool | None:
-        """Return whether one shape passes another, or ``None`` where that is a matter of opinion.
+        """Return whether one shape passes another, or ``None`` if that is unclear.
 
-        A shape that moves in one direction passes a still one if, while both are visible, it gets from clearly one
-        side of it to clearly the other along its direction. A still shape passes nothing.
+        A shape that moves in one direction passes a still one if, while both are visible, it moves from clearly one
+        side of it to clearly the other side. A still shape passes nothing.
         """
         first, second = self.shapes[mover], self.shapes[other]
         if mover == other or len(first.phases) > 1 or len(second.phases) > 1:
@@ -219,12 +219,12 @@ class Scene:
 
 
 def frame_times(num_frames: int) -> np.ndarray:
-    """Return the moments that the frames of a clip show: frame i of T shows (i + 0.5) / T."""
+    """Return the times of the frames of a clip, from 0 to 1: frame i of T shows (i + 0.5) / T."""
     return (np.arange(num_frames) + 0.5) / num_frames
 
 
 def sampled_times(num_frames: int, num_sampled: int) -> np.ndarray:
-    """Return the moments of the ``num_sampled`` frames that the sampler ``uniform`` takes of a file."""
+    """Return the times of the ``num_sampled`` frames that the sampler ``uniform`` chooses from a file."""
     return frame_times(num_frames)[np.linspace(0, num_frames - 1, num_sampled, dtype=int)]
 
 

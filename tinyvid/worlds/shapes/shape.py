@@ -18,9 +18,9 @@ class Phase:
         start: When it begins; before that, the shape is at ``origin``.
         end: When it ends; from then on, the shape is at ``target``.
         origin: Center at the start, as (x, y) on the stage.
-        target: Center at the end. Movement in between is straight and steady.
-        bounces: How often a bouncing shape leaves the ground.
-        height: How high it rises, of the stage.
+        target: Center at the end. The movement in between is straight, at constant speed.
+        bounces: Number of bounces.
+        height: Height of a bounce, as a fraction of the stage.
     """
 
     motion: Motion
@@ -44,17 +44,17 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape and its life.
+    """One shape with its path and lifetime.
 
     Attributes:
-        color: At the start of its life; its name, with ``kind``, throughout.
+        color: Color at the start of its lifetime; together with ``kind``, its name throughout.
         kind: ``circle``, ``square``, ``triangle`` or ``cross``.
-        radius: Of the stage.
-        phases: Its path: one phase, or two that follow each other.
-        appears: When it enters, or ``None`` if it is there from the beginning.
-        disappears: When it leaves, or ``None`` if it stays to the end.
-        recolor: When it changes, and into which color; or ``None``.
-        shade: How its paint differs from the palette: three offsets of RGB, and a factor.
+        radius: Radius, as a fraction of the stage.
+        phases: Its path: one phase, or two in sequence.
+        appears: Time at which it appears, or ``None`` if it is present from the beginning.
+        disappears: Time at which it disappears, or ``None`` if it stays to the end.
+        recolor: Time of its color change and the new color, or ``None``.
+        shade: How its color differs from the palette: three RGB offsets and a factor.
     """
 
     color: str
@@ -68,41 +68,41 @@ class Shape:
 
     @property
     def motion(self) -> Motion:
-        """How it moves, or moves first."""
+        """Its only motion, or the first of two."""
         return self.phases[0].motion
 
     @property
     def second_motion(self) -> Motion | None:
-        """How it moves last, or ``None`` if it moves in one way only."""
+        """The second of two motions, or ``None`` if it has only one."""
         return self.phases[1].motion if len(self.phases) > 1 else None
 
     @property
     def bounces(self) -> int:
-        """How often it bounces."""
+        """Number of bounces."""
         return self.phases[0].bounces
 
     @property
     def start(self) -> float:
-        """When its life begins."""
+        """Start of its lifetime, from 0 to 1."""
         return 0.0 if self.appears is None else self.appears
 
     @property
     def end(self) -> float:
-        """When its life ends."""
+        """End of its lifetime, from 0 to 1."""
         return 1.0 if self.disappears is None else self.disappears
 
     @property
     def last_color(self) -> str:
-        """Its color at the end of its life."""
+        """Its color at the end of its lifetime."""
         return self.recolor[1] if self.recolor else self.color
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Every color it has, in order."""
+        """All of its colors, in order."""
         return (self.color, self.recolor[1]) if self.recolor else (self.color,)
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Return the center (T, 2) on the stage at ``times`` (T,), whether visible then or not."""
+        """Return the center (T, 2) on the stage at ``times`` (T,), even while it is hidden."""
         places = self.phases[0].at(times)
         for phase in self.phases[1:]:
             later = times >= phase.start
@@ -110,5 +110,5 @@ class Shape:
         return places
 
     def visible(self, times: np.ndarray) -> np.ndarray:
-        """Return whether the shape is there, bool (T,), at ``times`` (T,)."""
+        """Return whether the shape is present at ``times`` (T,), as bool (T,)."""
         return (times >= self.start) & (times < self.end if self.disappears is not None else times <= 1.0)
