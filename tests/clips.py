@@ -53,7 +53,9 @@ def write_clip(
     gop: int = 12,
     bframes: int = 2,
     rotation: int = 0,
+    mirrored: bool = False,
     audio: bool = False,
+    width: int = WIDTH,
     container: str | None = None,
     muxer: dict[str, str] | None = None,
     encoder: dict[str, str] | None = None,
@@ -69,7 +71,9 @@ def write_clip(
         gop: Number of frames from one key frame to the next.
         bframes: Maximum number of consecutive B-frames.
         rotation: Degrees counterclockwise by which a player must rotate the picture.
+        mirrored: A player must swap left and right after the rotation.
         audio: Add one second of silence.
+        width: Of the picture, in pixels.
         container: Name of the muxer.
         muxer: Options of the container.
         encoder: More options of the codec.
@@ -79,16 +83,18 @@ def write_clip(
     """
     with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         stream = out.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, HEIGHT, "yuv420p"
         stream.codec_context.gop_size = gop
         stream.options = {"bf": str(bframes), **(encoder or {})}
         if times is not None:
             stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
         sound = out.add_stream("aac", rate=16000) if audio else None
         for i in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(_turned(numbered_frame(i), rotation), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                _turned(numbered_frame(i, width=width), rotation, mirrored), format="rgb24"
+            )
             frame.pts = i if times is None else times[i]
             frame.time_base = 1 / Fraction(fps) if times is None else Fraction(1, TICKS)
             out.mux(stream.encode(frame))
@@ -96,6 +102,12 @@ def write_clip(
         if sound is not None:
             _write_silence(out, sound)
     return path
+
+
+def is_upright(frame: np.ndarray) -> bool:
+    """Return whether the red part of a frame (H, W, 3) is at the bottom. ``frame_number`` tells left from right."""
+    red = frame[..., 0].astype(int) - frame[..., 1] > 90  # (H, W)
+    return bool(red[-3:].all()) and not red[: len(red) // 2].any()
 
 
 def write_audio(path: Path) -> Path:
@@ -118,12 +130,12 @@ def real_video(name: str) -> Path:
     return Path(str(found.locate()))
 
 
-def _turned(frame: np.ndarray, rotation: int) -> np.ndarray:
-    """Rotate a frame so that a player that honors ``rotation`` shows it upright; keep the size of the stream."""
-    turned = np.rot90(frame, -rotation // 90)
+def _turned(frame: np.ndarray, rotation: int, mirrored: bool) -> np.ndarray:
+    """Turn a frame so that a player that honors the display matrix shows it upright; keep the size of the stream."""
+    turned = np.rot90(frame[:, ::-1] if mirrored else frame, -rotation // 90)
     if turned.shape != frame.shape:
-        rows = np.arange(HEIGHT) * turned.shape[0] // HEIGHT
-        columns = np.arange(WIDTH) * turned.shape[1] // WIDTH
+        rows = np.arange(frame.shape[0]) * turned.shape[0] // frame.shape[0]
+        columns = np.arange(frame.shape[1]) * turned.shape[1] // frame.shape[1]
         turned = turned[rows][:, columns]
     return np.ascontiguousarray(turned)
 

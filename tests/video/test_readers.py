@@ -1,6 +1,7 @@
 import contextlib
 import pickle
 import random
+import struct
 import sys
 import time
 from fractions import Fraction
@@ -18,6 +19,7 @@ from tinyvid.registry import VIDEO_READERS
 from tinyvid.video import readers
 from tinyvid.video.readers import decord as decord_module, index as index_module, pyav as pyav_module
 from tinyvid.video.readers.index import index_of
+from tinyvid.video.readers.orientation import turns_and_mirror
 
 steps = random.Random(0)
 VARIABLE = [0]  # milliseconds
@@ -56,10 +58,10 @@ CLIPS = {
     "upside_down.mp4": {"rotation": 180},
     "turned_right.mp4": {"rotation": -90},
 }
-# decord would return wrong frames for these
+# decord would return wrong frames for these, or does not turn them in every container
 LEFT_TO_PYAV = {
     "leading_frames.mp4", "open_groups.mp4", "recovery_points.mp4", "mpeg4.avi", "reordered.avi", "raw.h264",
-    "broadcast.ts", "mpeg2.mpg",
+    "broadcast.ts", "mpeg2.mpg", "turned_left.mp4", "upside_down.mp4", "turned_right.mp4",
 }  # fmt: skip
 # torchcodec cannot find frames in these and must raise an error
 BEYOND_TORCHCODEC = {"recovery_points.mp4", "reordered.avi", "raw.h264", "broadcast.ts", "mpeg2.mpg"}
@@ -220,6 +222,69 @@ def test_yaml_states_every_option_with_the_default_of_the_code(name):
         VIDEO_READERS.build({"name": name, "threads": 0})
 
 
+# --- orientation ------------------------------------------------------------------------------------------------
+
+ORIENTATIONS = [(rotation, mirrored) for rotation in (0, 90, 180, 270) for mirrored in (False, True)]
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), ORIENTATIONS[1:])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_the_display_matrix_decides_in_every_container(reader, tmp_path, name, rotation, mirrored):
+    path = clips.write_clip(tmp_path / name, num_frames=3, rotation=rotation, mirrored=mirrored)
+    meta, got = reader.probe(path), reader.read(path, [1, 2]).frames
+    assert got.shape[1:3] == (meta.height, meta.width) == ((160, 96) if rotation % 180 else (96, 160))
+    assert clips.frame_numbers(got) == [1, 2]
+    assert all(map(clips.is_upright, got))
+
+
+def test_a_remuxed_clip_keeps_its_orientation(reader, tmp_path):
+    path = remuxed(clips.write_clip(tmp_path / "phone.mp4", num_frames=3, rotation=180), tmp_path / "phone.mkv")
+    got = reader.read(path, [1]).frames
+    assert clips.frame_numbers(got) == [1]
+    assert clips.is_upright(got[0])
+
+
+def remuxed(source, target):
+    """Copy the packets of a video into another container."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                new.mux(packet)
+    return target
+
+
+ONE = 1 << 16  # in a display matrix
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarter_turns", "mirrored"),
+    [
+        ((ONE, 0, 0, ONE), 0, False),
+        ((0, -ONE, ONE, 0), 1, False),
+        ((0, ONE, ONE, 0), 3, True),
+        ((2 * ONE, 0, 0, ONE), 0, False),  # a pixel aspect ratio, which is not applied
+        ((400, -ONE, ONE, -400), 1, False),  # 89.65 degrees, as floats are rounded
+        ((0, 0, 0, 0), 0, False),  # some cameras leave the matrix empty; players ignore it
+    ],
+)
+def test_a_display_matrix_is_quarter_turns_and_a_mirror(matrix, quarter_turns, mirrored):
+    a, b, c, d = matrix
+    assert turns_and_mirror("a.mp4", [a, b, 0, c, d, 0, 0, 0, 1 << 30]) == (quarter_turns, mirrored)
+
+
+@pytest.mark.parametrize("matrix", [(ONE, -ONE, ONE, ONE), (ONE, 0, 0, 0), (ONE, ONE, 0, ONE)])
+def test_another_display_matrix_is_refused(tmp_path, matrix):
+    a, b, c, d = matrix
+    data = bytearray(clips.write_clip(tmp_path / "clip.mp4", num_frames=3, rotation=180).read_bytes())
+    header = data.index(b"tkhd") + 4 + 40  # 40 bytes after its version: the matrix
+    struct.pack_into(">9i", data, header, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "tilted.mp4").write_bytes(data)
+    with pytest.raises(VideoError, match=r"tilted.mp4: its display matrix .* only quarter turns and mirroring"):
+        index_of(tmp_path / "tilted.mp4")
+
+
 # --- clocks -----------------------------------------------------------------------------------------------------
 
 
@@ -345,18 +410,36 @@ def test_bit_errors_end_in_frames_or_in_an_error(reader, clip, tmp_path, seed):
         assert reader.read(path, [0, 20, 40, 59]).frames.shape == (4, 96, 160, 3)
 
 
-def test_a_picture_that_changes_size(tmp_path):
-    path = clips.write_clip(tmp_path / "clip.mp4", num_frames=10)
-    index = index_of(path)
-    wider = type(index.meta)(10, 25.0, 0.4, 320, 96)
-    changed = index_module.FrameIndex(
-        wider, index.times, index.pts, index.keys, index.stream, 0, True, index.container, index.codec, True
-    )
-    with (
-        av.open(str(path)) as container,
-        pytest.raises(pyav_module._MissedError, match="changes from 320x96 to 160x96"),
-    ):
-        pyav_module._decode_run(container, container.streams.video[0], [0], changed)
+@pytest.mark.parametrize("name", ["wider.ts", "wider.mkv"])
+def test_a_picture_that_changes_size(reader, tmp_path, name):
+    parts = [tmp_path / f"{width}.ts" for width in (160, 320)]
+    for part in parts:
+        clips.write_clip(part, num_frames=10, width=int(part.stem))
+    joined(parts, tmp_path / name)
+    assert clips.frame_numbers(reader.read(tmp_path / name, [0, 9]).frames) == [0, 9]
+    if reader.name == "decord" and name == "wider.mkv":
+        assert clips.frame_numbers(reader.read(tmp_path / name, [0, 12]).frames) == [0, 2]  # it scales
+        return
+    message = rf"{name}: .* changes its size: 160x96 pixels at the start, 320x96 at 0\.\d\d s \(frame 12\)"
+    with pytest.raises(VideoError, match=message):
+        reader.read(tmp_path / name, [0, 12])
+
+
+def joined(sources, target):
+    """Copy the packets of videos one after the other into one stream."""
+    with av.open(str(target), "w") as new:
+        copy, start = None, 0.0
+        for source in sources:
+            with av.open(str(source)) as old:
+                stream = old.streams.video[0]
+                copy = copy or new.add_stream_from_template(stream)
+                packets = [packet for packet in old.demux(stream) if packet.size]
+                shift = round(start / stream.time_base) - min(packet.dts for packet in packets)
+                start = float((max(packet.pts for packet in packets) + shift) * stream.time_base) + 0.04
+                for packet in packets:
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                    new.mux(packet)
+    return target
 
 
 # --- one reader at a time ---------------------------------------------------------------------------------------
@@ -395,8 +478,13 @@ def test_pyav_seeks_only_over_frames_that_it_can_skip(clip):
 
 def test_pyav_converts_only_the_requested_frames(clip, monkeypatch):
     converted = []
-    upright = pyav_module._upright
-    monkeypatch.setattr(pyav_module, "_upright", lambda frame, index: converted.append(1) or upright(frame, index))
+    upright = index_module.FrameIndex.upright
+
+    def counted(index, picture, **options):
+        converted.append(1)
+        return upright(index, picture, **options)
+
+    monkeypatch.setattr(index_module.FrameIndex, "upright", counted)
     VIDEO_READERS.build({"name": "pyav"}).read(clip("constant.mp4"), [3, 3, 3, 50])
     assert len(converted) == 2
 

@@ -75,9 +75,12 @@ class DecordReader(IndexedReader):
 
 
 def _counts_right(index: FrameIndex) -> bool:
-    """Return whether decord reaches the right frame by counting from key frames."""
+    """Return whether decord reaches the right frame by counting from key frames, and returns it upright.
+
+    decord rotates frames of MP4, but not of Matroska, and never mirrors them.
+    """
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
-    return known and index.timed and index.clean_keys
+    return known and index.timed and index.clean_keys and not index.is_turned
 
 
 def _repeats(frames: np.ndarray) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from tinyvid.errors import VideoError
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
+from tinyvid.video.readers.orientation import orientation_of
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
 LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
@@ -37,7 +38,8 @@ class FrameIndex:
         pts: int64 (N,), timestamp of each frame in the time base of the stream; the frame number if not ``timed``.
         keys: int64 (K,), numbers of the key frames, where decoding can start.
         stream: Index of the video stream in the file.
-        rotation: Quarter turns, counterclockwise, that make the picture upright.
+        rotation: Quarter turns, counterclockwise, that make the picture upright. See ``upright``.
+        mirrored: Whether left and right are swapped after the rotation.
         timed: Whether the file has timestamps. Raw streams do not, nor AVI with B-frames.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
@@ -50,6 +52,7 @@ class FrameIndex:
     keys: np.ndarray
     stream: int
     rotation: int
+    mirrored: bool
     timed: bool
     container: str
     codec: str
@@ -58,6 +61,35 @@ class FrameIndex:
     def key_of(self, number: int) -> int:
         """Return the position in ``keys`` of the last key frame at or before frame ``number``."""
         return max(int(np.searchsorted(self.keys, number, side="right")) - 1, 0)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file says that its frames must be turned or mirrored; not all libraries do this."""
+        return bool(self.rotation or self.mirrored)
+
+    def upright(self, picture: np.ndarray, *, path: Path, number: int) -> np.ndarray:
+        """Return a frame as it must be shown.
+
+        Args:
+            picture: The frame as it is stored, (h, w, 3).
+            path: The file, for messages.
+            number: Number of the frame, for messages.
+
+        Returns:
+            The frame, (H, W, 3) with the height and width of ``meta``.
+
+        Raises:
+            VideoError: The frame does not have the size of the first one.
+        """
+        shown = np.rot90(picture, self.rotation)
+        height, width = shown.shape[:2]
+        if (width, height) != (self.meta.width, self.meta.height):
+            raise VideoError(
+                f"{path}: the picture changes its size: {self.meta.width}x{self.meta.height} pixels at the start, "
+                f"{width}x{height} at {self.times[number]:.2f} s (frame {number}); this is not supported: encode the "
+                "file again with one size"
+            )
+        return shown[:, ::-1] if self.mirrored else shown
 
 
 def index_of(path: Path) -> FrameIndex:
@@ -98,6 +130,8 @@ def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list
 class IndexedReader:
     """Base class of readers: everything except decoding comes from the frame table."""
 
+    name: str  # the decoding library
+
     def __init__(self, *, threads: PositiveInt = 2) -> None:
         self.threads = threads
 
@@ -116,6 +150,12 @@ class IndexedReader:
         numbers = check_indices(path, indices, index)
         unique, places = np.unique(numbers, return_inverse=True)
         frames = self.decode(path, unique.tolist(), index)
+        height, width = index.meta.height, index.meta.width
+        if frames.shape != (len(unique), height, width, 3):
+            raise VideoError(
+                f"{path}: {self.name} returned frames of shape {frames.shape} in place of {len(unique)} frames of "
+                f"{width}x{height} pixels; choose video_reader=pyav"
+            )
         times = index.times[numbers].astype(np.float32)
         return Frames(frames if len(unique) == len(numbers) else frames[places], times)
 
@@ -254,9 +294,9 @@ def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> Fram
         fps = float(rate)
         times = pts / fps
     _check_complete(name, stream, times, fps)
-    quarter_turns = _quarter_turns(name, packets.picture.rotation)
+    rotation, mirrored = orientation_of(name, packets.picture)
     width, height = packets.picture.width, packets.picture.height
-    if quarter_turns % 2:
+    if rotation % 2:
         width, height = height, width
     meta = VideoMeta(num_frames=len(pts), fps=fps, duration=len(pts) / fps, width=width, height=height)
     return FrameIndex(
@@ -265,7 +305,8 @@ def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> Fram
         pts=pts,
         keys=keys,
         stream=stream.index,
-        rotation=quarter_turns,
+        rotation=rotation,
+        mirrored=mirrored,
         timed=timed,
         container=container.format.name,
         codec=stream.codec_context.name,
@@ -307,11 +348,3 @@ def _declared_seconds(stream: Any) -> float | None:
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     return None
-
-
-def _quarter_turns(name: str, degrees: int) -> int:
-    if degrees % 90:
-        raise VideoError(
-            f"{name}: has a rotation of {degrees} degrees; only multiples of 90 are supported: encode it again"
-        )
-    return degrees // 90 % 4

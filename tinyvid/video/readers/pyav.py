@@ -58,7 +58,7 @@ class PyAVReader(IndexedReader):
                 key = index.keys[index.key_of(run[0])]
                 if seek and key > 0:
                     container.seek(int(index.pts[key]), stream=stream)
-                frames.update(_decode_run(container, stream, run, index))
+                frames.update(_decode_run(container, stream, run, index, path))
         return frames
 
 
@@ -77,7 +77,9 @@ class _MissedError(Exception):
     """Decoding went past a wanted frame, or ended before it."""
 
 
-def _decode_run(container: Any, stream: Any, numbers: Sequence[int], index: FrameIndex) -> dict[int, np.ndarray]:
+def _decode_run(
+    container: Any, stream: Any, numbers: Sequence[int], index: FrameIndex, path: Path
+) -> dict[int, np.ndarray]:
     """Decode until the last of ``numbers`` is found, converting only these to RGB."""
     found: dict[int, np.ndarray] = {}
     wanted = iter(numbers)
@@ -89,19 +91,9 @@ def _decode_run(container: Any, stream: Any, numbers: Sequence[int], index: Fram
             continue
         if here > stamp or frame.is_corrupt:
             raise _MissedError(f"frame {number} is {'damaged' if here == stamp else 'missing'}")
-        found[number] = _upright(frame, index)
+        found[number] = index.upright(frame.to_ndarray(format="rgb24"), path=path, number=number)
         if len(found) == len(numbers):
             return found
         number = next(wanted)
         stamp = int(index.pts[number])
     raise _MissedError(f"frame {number} is missing")
-
-
-def _upright(frame: Any, index: FrameIndex) -> np.ndarray:
-    """Return a decoded frame as uint8 (H, W, 3), with its rotation applied."""
-    picture = np.rot90(frame.to_ndarray(format="rgb24"), index.rotation)
-    if picture.shape[:2] != (index.meta.height, index.meta.width):
-        raise _MissedError(
-            f"the picture changes from {index.meta.width}x{index.meta.height} to {picture.shape[1]}x{picture.shape[0]}"
-        )
-    return picture

@@ -9,6 +9,7 @@ import numpy as np
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS, PositiveInt
 from tinyvid.video.readers.index import FrameIndex, IndexedReader
+from tinyvid.video.readers.pyav import PyAVReader
 
 
 @VIDEO_READERS.register("torchcodec")
@@ -29,7 +30,9 @@ class TorchCodecReader(IndexedReader):
         _decoder_class()
 
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
-        """Return the frames ``numbers``, uint8 (T, H, W, 3), after checking their times."""
+        """Return the frames ``numbers``, uint8 (T, H, W, 3), after checking their times; PyAV decodes turned frames."""
+        if index.is_turned:  # releases differ in what they apply
+            return PyAVReader(threads=self.threads).decode(path, numbers, index)
         if not index.timed:
             raise VideoError(
                 f"{path}: the file has no timestamps, so torchcodec cannot find its frames; "
