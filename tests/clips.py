@@ -6,7 +6,7 @@ so tests compare integers instead of pixels. Real videos come from the scikit-vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib.metadata import files
 from pathlib import Path
@@ -102,6 +102,33 @@ def write_clip(
         if sound is not None:
             _write_silence(out, sound)
     return path
+
+
+def remux(
+    source: Path, target: Path, *, pts: Callable[[int, int], int] | None = None, tags: dict[str, str] | None = None
+) -> Path:
+    """Copy the packets of a video into another container.
+
+    Args:
+        source: A file with one video stream.
+        target: Output file. Its suffix selects the container.
+        pts: Returns the new timestamp of a packet from its position in the file and its timestamp.
+        tags: Metadata of the stream.
+
+    Returns:
+        ``target``.
+    """
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        copy.metadata.update(tags or {})
+        for position, packet in enumerate(old.demux(video=0)):
+            if packet.size:
+                if pts is not None:
+                    shift = pts(position, packet.pts) - packet.pts
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = copy
+                new.mux(packet)
+    return target
 
 
 def is_upright(frame: np.ndarray) -> bool:

@@ -238,21 +238,10 @@ def test_the_display_matrix_decides_in_every_container(reader, tmp_path, name, r
 
 
 def test_a_remuxed_clip_keeps_its_orientation(reader, tmp_path):
-    path = remuxed(clips.write_clip(tmp_path / "phone.mp4", num_frames=3, rotation=180), tmp_path / "phone.mkv")
+    path = clips.remux(clips.write_clip(tmp_path / "phone.mp4", num_frames=3, rotation=180), tmp_path / "phone.mkv")
     got = reader.read(path, [1]).frames
     assert clips.frame_numbers(got) == [1]
     assert clips.is_upright(got[0])
-
-
-def remuxed(source, target):
-    """Copy the packets of a video into another container."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        copy = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.stream = copy
-                new.mux(packet)
-    return target
 
 
 ONE = 1 << 16  # in a display matrix

@@ -77,10 +77,10 @@ class DecordReader(IndexedReader):
 def _counts_right(index: FrameIndex) -> bool:
     """Return whether decord reaches the right frame by counting from key frames, and returns it upright.
 
-    decord rotates frames of MP4, but not of Matroska, and never mirrors them.
+    decord rotates frames of MP4, but not of Matroska, and never mirrors them. It chooses a video stream by itself.
     """
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
-    return known and index.timed and index.clean_keys and not index.is_turned
+    return known and index.only_stream and index.timed and index.clean_keys and not index.is_turned
 
 
 def _repeats(frames: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ time. This way, all readers treat variable frame rates, missing rates and frame 
 the same. Tables are cached per file, so ``probe`` and ``read`` share one pass.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,22 @@ from tinyvid.errors import VideoError
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
 from tinyvid.video.readers.orientation import orientation_of
+from tinyvid.video.readers.packets import (
+    NO_PTS,
+    Packets,
+    collect,
+    declared_end,
+    explain,
+    open_container,
+    refuse_playlist,
+    video_stream,
+)
 
-NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
-PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
-_IDR_SLICE = 5  # H.264 NAL unit type; decoding can start here without earlier frames
+GUESSED = {"avi", "asf"}  # without presentation times; FFmpeg's guess is wrong if frames are reordered
+SHARED_TIMES = 0.1  # of the frames may have the time of another one; with more, the clock is not used
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +46,17 @@ class FrameIndex:
     Attributes:
         meta: The properties of the video.
         times: float64 (N,), time of each frame, in seconds after the first one.
-        pts: int64 (N,), timestamp of each frame in the time base of the stream; the frame number if not ``timed``.
+        pts: int64 (N,), timestamp of each frame in the time base of the stream; the frame number if not ``timed``
+            and without ``restarts``.
         keys: int64 (K,), numbers of the key frames, where decoding can start.
         stream: Index of the video stream in the file.
+        only_stream: Whether the file has no other video stream, not even a cover picture.
         rotation: Quarter turns, counterclockwise, that make the picture upright. See ``upright``.
         mirrored: Whether left and right are swapped after the rotation.
-        timed: Whether the file has timestamps. Raw streams do not, nor AVI with B-frames.
+        timed: Whether a timestamp identifies a frame. Raw streams have none, nor do AVI and WMV with B-frames, and
+            those of joined files repeat. The frames of such files are found by counting.
+        restarts: Numbers of the frames at which the clock jumps back. Only then, frames are counted that have the
+            next timestamp of ``pts``; the decoder may return others where the parts meet.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
         clean_keys: Whether no frame that is decoded after a key frame is shown before it.
@@ -51,9 +67,11 @@ class FrameIndex:
     pts: np.ndarray
     keys: np.ndarray
     stream: int
+    only_stream: bool
     rotation: int
     mirrored: bool
     timed: bool
+    restarts: tuple[int, ...]
     container: str
     codec: str
     clean_keys: bool
@@ -168,19 +186,6 @@ class IndexedReader:
         raise NotImplementedError
 
 
-@dataclass(slots=True)
-class _Packets:
-    """The packets of a stream, in decoding order."""
-
-    pts: list[int | None]
-    keys: list[bool]
-    hidden: list[bool]  # by an edit list: decoded, because other frames depend on it, but never shown
-    last_duration: int = 0
-    picture: Any = None  # the first decoded frame; all have its size and rotation
-    seen: int = 0  # all packets of the stream, including those without a frame
-    idr: bool = True  # whether every key frame is an IDR picture, if the codec has them
-
-
 @lru_cache(maxsize=REMEMBERED)
 def _scan(name: str, modified: int, size: int) -> FrameIndex:
     """Read all packets of a file. ``modified`` and ``size`` distinguish a rewritten file from the cached one."""
@@ -188,112 +193,47 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
 
     del modified, size
     try:
-        _refuse_playlist(name)
-        with av.open(name, options=LOCAL_ONLY, metadata_errors="replace") as container:
-            if NOT_VIDEO.intersection(container.format.name.split(",")):
-                raise VideoError(f"{name}: is {container.format.long_name}, not a video; give a video file")
-            stream = _video_stream(name, container)
-            packets = _collect(name, container, stream)
-            return _tabulate(name, container, stream, packets)
+        refuse_playlist(name)
+        with open_container(name) as container:
+            stream = video_stream(name, container)
+            return _tabulate(name, container, stream, collect(name, container, stream))
     except (OSError, av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise VideoError(_explain(name, error)) from error
+        raise VideoError(explain(name, error)) from error
 
 
-def _refuse_playlist(name: str) -> None:
-    """Raise an error for a playlist: FFmpeg would open the files in it while it opens the playlist."""
-    with open(name, "rb") as file:
-        start = file.read(PLAYLIST_BYTES).lstrip()
-    if start.startswith((b"#EXTM3U", b"ffconcat version")) or b"<MPD" in start:
-        raise VideoError(f"{name}: is not a video but a playlist; give a video file")
-
-
-def _explain(name: str, error: Exception) -> str:
-    """Return the message for a file that FFmpeg cannot open."""
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, PermissionError):
-        return f"{name}: cannot be read ({reason}); check its permissions"
-    with open(name, "rb") as file:
-        is_mp4 = file.read(8).endswith(b"ftyp")
-    if is_mp4:
-        return f"{name}: its index is missing or broken ({reason}); the file is truncated or damaged: download it again"
-    return f"{name}: is not a video that FFmpeg can read ({reason}); give a video file, or download it again"
-
-
-def _video_stream(name: str, container: Any) -> Any:
-    """Return the main video stream, which must not be cover art and must have a known codec."""
-    from av.stream import Disposition
-
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & Disposition.attached_pic:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise VideoError(f"{name}: contains no video stream, only {kinds}; give a file with video")
-    if stream.codec_context is None:
-        raise VideoError(f"{name}: this FFmpeg does not support its video codec; encode it as H.264, VP9 or AV1")
-    return stream
-
-
-def _collect(name: str, container: Any, stream: Any) -> _Packets:
-    """Read every packet of ``stream`` once; decode only until the first picture."""
-    stream.codec_context.thread_count = 1
-    packets = _Packets(pts=[], keys=[], hidden=[])
-    corrupt = False
-    for packet in container.demux(stream):
-        packets.seen += bool(packet.size)
-        if packets.picture is None and (packet.is_keyframe or packets.keys or not packet.size):
-            packets.picture = next(iter(packet.decode()), None)
-        if not packet.size or not (packet.is_keyframe or packets.keys):
-            continue  # the end, or frames before the first key frame, which cannot be decoded
-        corrupt = packet.is_corrupt
-        packets.pts.append(packet.pts)
-        packets.keys.append(packet.is_keyframe)
-        packets.hidden.append(packet.is_discard)
-        packets.last_duration = packet.duration or packets.last_duration
-        if packet.is_keyframe and stream.codec_context.name == "h264":
-            packets.idr = packets.idr and _is_idr(memoryview(packet))
-    listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
-    if corrupt or packets.seen < listed:
-        raise VideoError(f"{name}: is truncated after {packets.seen} of {listed or 'its'} frames; download it again")
-    if packets.picture is None or not packets.pts:
-        raise VideoError(f"{name}: none of its frames can be decoded; encode it again")
-    return packets
-
-
-def _is_idr(data: memoryview) -> bool:
-    """Return whether an H.264 key frame in MP4 format (length, unit, length, unit, ...) is an IDR picture."""
-    position = 0
-    while position + 5 <= len(data):
-        if data[position + 4] & 31 == _IDR_SLICE:
-            return True
-        position += 4 + int.from_bytes(data[position : position + 4], "big")
-    return False
-
-
-def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> FrameIndex:
+def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> FrameIndex:
     """Sort the packets into presentation order and build the frame table."""
-    # AVI has no presentation times; FFmpeg's guess is wrong if frames are reordered.
-    guessed = "avi" in container.format.name.split(",") and stream.codec_context.has_b_frames
-    timed = not guessed and None not in packets.pts and len(set(packets.pts)) == len(packets.pts)
     rate = stream.average_rate or stream.guessed_rate
-    if timed:
-        order = np.array(packets.pts, dtype=np.int64)
-        key_pts = order[np.array(packets.keys)]
-        # Frames before the first key frame, in decoding or presentation order, cannot be decoded.
-        pts = np.sort(order[(order >= key_pts[0]) & ~np.array(packets.hidden)])
-        if not len(pts):
-            raise VideoError(f"{name}: none of its frames is shown; encode it again")
-        keys = np.searchsorted(pts, key_pts)
-        clean = packets.idr and len(pts) == packets.seen and np.array_equal(keys, np.flatnonzero(packets.keys))
-        keys = np.unique(keys[keys < len(pts)])
-        seconds = (pts - pts[0]) * float(stream.time_base)
-        times, fps = _clock(seconds, packets.last_duration * float(stream.time_base), rate)
-    else:
+    step = packets.last_duration * float(stream.time_base)
+    parts = _parts(name, container, stream, packets)
+    keys, clean = np.zeros(1, dtype=np.int64), False
+    if parts is None:
         pts = np.arange(packets.hidden.count(False), dtype=np.int64)
-        keys, clean = np.zeros(1, dtype=np.int64), False
         if not rate:
             raise VideoError(f"{name}: has neither timestamps nor a frame rate; remux it into MP4 or MKV")
         fps = float(rate)
         times = pts / fps
-    _check_complete(name, stream, times, fps)
+        end = len(pts) / fps
+    else:
+        pts = np.concatenate(parts)
+        times, fps = _clock(_joined(parts, step, rate, float(stream.time_base)), step, rate)
+        end = float(pts[-1]) * float(stream.time_base) + 1 / fps
+        if len(parts) == 1:
+            keys, clean = _keys(pts, packets)
+    declared = declared_end(container, stream)
+    if declared is not None and end < declared - max(1.0, 0.02 * (declared - end + len(pts) / fps)):
+        raise VideoError(
+            f"{name}: is truncated: its header declares {declared:.2f} s of video, but the file contains {end:.2f} s; "
+            "download it again"
+        )
+    restarts = tuple(np.cumsum([len(part) for part in parts or []])[:-1].tolist())
+    for number in restarts:
+        logger.warning(
+            "%s: its clock jumps back at frame %d, as in joined files; the times continue from %.2f s",
+            name,
+            number,
+            times[number],
+        )
     rotation, mirrored = orientation_of(name, packets.picture)
     width, height = packets.picture.width, packets.picture.height
     if rotation % 2:
@@ -305,13 +245,69 @@ def _tabulate(name: str, container: Any, stream: Any, packets: _Packets) -> Fram
         pts=pts,
         keys=keys,
         stream=stream.index,
+        only_stream=len(container.streams.video) == 1,
         rotation=rotation,
         mirrored=mirrored,
-        timed=timed,
+        timed=parts is not None and not restarts,
+        restarts=restarts,
         container=container.format.name,
         codec=stream.codec_context.name,
         clean_keys=clean,
     )
+
+
+def _parts(name: str, container: Any, stream: Any, packets: Packets) -> list[np.ndarray] | None:
+    """Return the sorted timestamps of each part of a file, or ``None`` if the timestamps are not usable.
+
+    A file has one part, and one more for each time that its clock jumps back.
+    """
+    pts = np.frombuffer(packets.pts, dtype=np.int64)
+    keys = np.frombuffer(packets.keys, dtype=bool)
+    shown = ~np.frombuffer(packets.hidden, dtype=bool)
+    if GUESSED.intersection(container.format.name.split(",")) and stream.codec_context.has_b_frames:
+        return None
+    missing = int((pts == NO_PTS).sum())
+    parts, shared = [], 0
+    for part in np.split(np.arange(len(pts)), packets.restarts):
+        if len(part):
+            # Frames before the first key frame, in decoding or presentation order, cannot be decoded.
+            order = pts[part][(pts[part] >= pts[part][keys[part]][0]) & shown[part]]
+            parts.append(np.unique(order))
+            shared += len(order) - len(parts[-1])
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        raise VideoError(f"{name}: none of its frames is shown; encode it again")
+    if not missing and not shared:
+        return parts
+    if missing or shared > SHARED_TIMES * len(pts):
+        if missing < len(pts):
+            logger.warning(
+                "%s: %d of %d frames have no time of their own; the frame rate of the file gives all times",
+                name,
+                missing or shared,
+                len(pts),
+            )
+        return None
+    logger.warning("%s: %d of %d frames have the time of another frame and are left out", name, shared, len(pts))
+    return parts
+
+
+def _keys(pts: np.ndarray, packets: Packets) -> tuple[np.ndarray, bool]:
+    """Return the numbers of the key frames, and whether no frame that is decoded after one is shown before it."""
+    is_key = np.frombuffer(packets.keys, dtype=bool)
+    keys = np.searchsorted(pts, np.frombuffer(packets.pts, dtype=np.int64)[is_key])
+    clean = packets.idr and len(pts) == packets.seen and np.array_equal(keys, np.flatnonzero(is_key))
+    return np.unique(keys[keys < len(pts)]), clean
+
+
+def _joined(parts: list[np.ndarray], step: float, rate: Fraction | None, time_base: float) -> np.ndarray:
+    """Return the times of all frames in seconds after the first one; each part follows the one before it."""
+    step = step or (1 / float(rate) if rate else 0.0)
+    seconds: list[np.ndarray] = []
+    for part in parts:
+        start = float(seconds[-1][-1]) + step if seconds else 0.0
+        seconds.append(start + (part - part[0]) * time_base)
+    return np.concatenate(seconds)
 
 
 def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> tuple[np.ndarray, float]:
@@ -329,22 +325,3 @@ def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> 
         last_duration = float(seconds[-1]) / (count - 1)
     length = float(seconds[-1]) + last_duration
     return seconds, count / length if length > 0 else 1.0
-
-
-def _check_complete(name: str, stream: Any, times: np.ndarray, fps: float) -> None:
-    """Raise an error if a file ends well before the duration that its header declares."""
-    declared = _declared_seconds(stream)
-    found = float(times[-1]) + 1 / fps
-    if declared is not None and found < declared - max(1.0, 0.02 * declared):
-        raise VideoError(
-            f"{name}: is truncated: its header declares {declared:.2f} s of video, but the file contains "
-            f"{found:.2f} s; download it again"
-        )
-
-
-def _declared_seconds(stream: Any) -> float | None:
-    """Return the duration that the header declares for the stream, as Matroska does in a tag."""
-    if "DURATION" in stream.metadata:
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return None

@@ -8,7 +8,8 @@ import numpy as np
 
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.video.readers.index import LOCAL_ONLY, FrameIndex, IndexedReader
+from tinyvid.video.readers.index import FrameIndex, IndexedReader
+from tinyvid.video.readers.packets import demux, open_container
 
 SEEK_SAVES = 8  # frames; decoding this many is cheaper than a seek
 
@@ -47,10 +48,8 @@ class PyAVReader(IndexedReader):
         self, path: Path, runs: Sequence[Sequence[int]], index: FrameIndex, *, seek: bool = True
     ) -> dict[int, np.ndarray]:
         """Decode runs of frame numbers, each from the key frame before it; without ``seek``, from the start."""
-        import av
-
         frames: dict[int, np.ndarray] = {}
-        with av.open(str(path.absolute()), options=LOCAL_ONLY, metadata_errors="replace") as container:
+        with open_container(str(path.absolute())) as container:
             stream = container.streams[index.stream]
             stream.codec_context.thread_count = self.threads
             stream.thread_type = "AUTO"
@@ -84,16 +83,27 @@ def _decode_run(
     found: dict[int, np.ndarray] = {}
     wanted = iter(numbers)
     number = next(wanted)
-    stamp = int(index.pts[number])
-    for count, frame in enumerate(container.decode(stream)):
-        here = frame.pts if index.timed else count
-        if here is None or here < stamp:
+    position = int(index.pts[number]) if index.timed else number
+    for here, frame in _positions(container, stream, index):
+        if here is None or here < position:
             continue
-        if here > stamp or frame.is_corrupt:
-            raise _MissedError(f"frame {number} is {'damaged' if here == stamp else 'missing'}")
+        if here > position or frame.is_corrupt:
+            raise _MissedError(f"frame {number} is {'damaged' if here == position else 'missing'}")
         found[number] = index.upright(frame.to_ndarray(format="rgb24"), path=path, number=number)
         if len(found) == len(numbers):
             return found
         number = next(wanted)
-        stamp = int(index.pts[number])
+        position = int(index.pts[number]) if index.timed else number
     raise _MissedError(f"frame {number} is missing")
+
+
+def _positions(container: Any, stream: Any, index: FrameIndex) -> Iterator[tuple[int | None, Any]]:
+    """Yield decoded frames, each with its timestamp, or with its number if timestamps do not identify frames."""
+    count = 0
+    for packet in demux(container, stream):
+        for frame in packet.decode():
+            if index.timed:
+                yield frame.pts, frame
+            elif not index.restarts or (count < len(index.pts) and frame.pts == index.pts[count]):
+                yield count, frame
+                count += 1

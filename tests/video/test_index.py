@@ -1,0 +1,170 @@
+"""The frame table of unusual files: their clocks, streams and tags."""
+
+import logging
+
+import av
+import numpy as np
+import pytest
+
+from tests import clips
+from tinyvid.errors import VideoError
+from tinyvid.registry import VIDEO_READERS
+from tinyvid.video.readers import decord as decord_module, packets as packets_module
+from tinyvid.video.readers.index import index_of
+
+
+VP8 = {"codec": "libvpx", "encoder": {"deadline": "realtime", "cpu-used": "8"}}
+
+
+@pytest.fixture(params=["decord", "pyav"])
+def reader(request):
+    if request.param == "decord" and decord_module.import_decord() is None:
+        pytest.skip("decord is not installed")
+    return VIDEO_READERS.build({"name": request.param})
+
+
+def shows(reader, path, numbers):
+    """Return whether a reader finds frames that show these numbers, each where it must be."""
+    count = reader.probe(path).num_frames
+    everything = clips.frame_numbers(reader.read(path, range(count)).frames)
+    last = clips.frame_numbers(reader.read(path, [count - 1]).frames)
+    return everything == numbers and last == numbers[-1:]
+
+
+# --- when the first frame is shown, and how long the file is ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.mkv", 3_000), ("a.mkv", 600_000), ("a.webm", 3_000)])
+def test_a_file_that_starts_late_is_complete(reader, tmp_path, name, start):
+    times = [start + 40 * i for i in range(20)]
+    path = clips.write_clip(tmp_path / name, num_frames=20, times=times, **(VP8 if name == "a.webm" else {}))
+    assert shows(reader, path, list(range(20)))
+    np.testing.assert_allclose(reader.times(path), np.arange(20) / 25, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, 3_000, 600_000])
+def test_a_file_that_starts_late_and_is_truncated(tmp_path, start):
+    path = clips.write_clip(tmp_path / "a.mkv", times=[start + 200 * i for i in range(60)])
+    with pytest.raises(VideoError, match=rf"is truncated: its header declares {start / 1000 + 12:.2f} s of video"):
+        index_of(clips.truncate(path, tmp_path / "cut.mkv", 0.5))
+
+
+@pytest.mark.parametrize("tag", ["nan:na:na.000000000", "junk", "", "00:02", "99", "1:2:3:4", "-1:00:00", "00:00:٣"])
+def test_a_duration_tag_that_is_not_a_time_is_ignored(tmp_path, tag):
+    data = clips.write_clip(tmp_path / "clip.mkv", num_frames=10).read_bytes()
+    written = b"00:00:00.400000000"
+    assert data.count(written) == 1
+    (tmp_path / "tag.mkv").write_bytes(data.replace(written, tag.encode()[: len(written)].ljust(len(written), b"\0")))
+    assert index_of(tmp_path / "tag.mkv").meta.duration == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("tag", ["00:10:00.000", "junk", ""])
+@pytest.mark.parametrize("name", ["DURATION", "FRAME_RATE", "r_frame_rate"])
+def test_tags_of_other_containers_mean_nothing(tmp_path, name, tag):
+    source = clips.write_clip(tmp_path / "clip.mp4", num_frames=10)
+    meta = index_of(clips.remux(source, tmp_path / "tag.nut", tags={name: tag})).meta
+    assert (meta.num_frames, meta.fps) == (10, 25)
+
+
+# --- clocks that repeat a time or jump back ---------------------------------------------------------------------
+
+
+def test_a_repeated_time_leaves_the_other_times_alone(reader, tmp_path, caplog):
+    times = [40 * i if i < 10 else 1000 * i for i in range(20)]
+    source = clips.write_clip(tmp_path / "clip.mkv", num_frames=20, times=times, bframes=0, gop=1)
+    path = clips.remux(source, tmp_path / "twin.mkv", pts=lambda i, pts: times[i - 1] if i == 5 else pts)
+    assert shows(reader, path, [i for i in range(20) if i != 5])
+    np.testing.assert_allclose(reader.times(path), np.array([t for t in times if t != 200]) / 1000, atol=1e-6)
+    assert "twin.mkv: 1 of 20 frames have the time of another frame and are left out" in caplog.text
+
+
+def test_without_usable_times_the_rate_counts(reader, tmp_path, caplog):
+    source = clips.write_clip(tmp_path / "clip.mkv", num_frames=20, bframes=0, gop=1)
+    path = clips.remux(source, tmp_path / "pairs.mkv", pts=lambda i, pts: pts // 80 * 80)
+    assert reader.probe(path).num_frames == 20
+    assert "pairs.mkv: 10 of 20 frames have no time of their own; the frame rate of the file gives" in caplog.text
+
+
+@pytest.mark.parametrize("start", [0, 420, 50_000])
+@pytest.mark.parametrize("cut", [0, 3])  # frames of the second half before its first key frame
+def test_both_halves_of_a_clock_that_jumps_back_are_read(reader, tmp_path, caplog, start, cut):
+    first = clips.write_clip(tmp_path / "a.ts", num_frames=40, times=[start + 40 * i for i in range(40)])
+    second = clips.write_clip(tmp_path / "b.ts", num_frames=20)
+    data = second.read_bytes()
+    if cut:
+        with av.open(str(second)) as container:
+            data = data[[packet.pos for packet in container.demux(video=0) if packet.size][cut] :]
+    (tmp_path / "joined.ts").write_bytes(first.read_bytes() + data)
+    later = list(range(12, 20)) if cut else list(range(20))
+    assert shows(reader, tmp_path / "joined.ts", [*range(40), *later])
+    times = reader.times(tmp_path / "joined.ts")
+    np.testing.assert_allclose(np.diff(times), 0.04, atol=1e-3)
+    assert "joined.ts: its clock jumps back at frame 40, as in joined files" in caplog.text
+
+
+def test_a_clock_that_is_reordered_does_not_jump(tmp_path, caplog):
+    for name in ("clip.ts", "clip.mkv", "clip.flv", "clip.mpg"):
+        codec = "mpeg2video" if name == "clip.mpg" else "libx264"
+        assert index_of(clips.write_clip(tmp_path / name, num_frames=30, codec=codec)).restarts == ()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- several streams --------------------------------------------------------------------------------------------
+
+
+def write_streams(path, *counts, default=None, cover=None):
+    """Write a file with several video streams; frame i of stream k shows the number 100 k + i."""
+    from av.stream import Disposition
+
+    with av.open(str(path), "w") as out:
+        streams = []
+        for k, count in enumerate(counts):
+            stream = out.add_stream("mjpeg" if count == 1 else "libx264", rate=25)
+            stream.width, stream.height = clips.WIDTH, clips.HEIGHT
+            stream.pix_fmt = "yuvj420p" if count == 1 else "yuv420p"
+            stream.disposition = Disposition.default if k == default else Disposition.attached_pic if k == cover else 0
+            streams.append(stream)
+        for k, (stream, count) in enumerate(zip(streams, counts, strict=True)):
+            for i in range(count):
+                frame = av.VideoFrame.from_ndarray(clips.numbered_frame(100 * k + i), format="rgb24")
+                frame.pts = i
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "wmv"])
+@pytest.mark.parametrize("options", [{}, {"default": 0}, {"cover": 0}])
+def test_a_cover_picture_is_not_the_video(reader, tmp_path, suffix, options):
+    path = write_streams(tmp_path / f"song.{suffix}", 1, 10, **options)
+    assert shows(reader, path, list(range(100, 110)))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("default", [0, 1])
+def test_every_reader_reads_the_stream_of_the_index(reader, tmp_path, suffix, default):
+    path = write_streams(tmp_path / f"two.{suffix}", 10, 12, default=default)
+    first = 100 * index_of(path).stream
+    assert shows(reader, path, list(range(first, first + (12 if first else 10))))
+
+
+def test_sound_that_the_header_does_not_declare(tmp_path):
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    data = clips.write_clip(tmp_path / "clip.flv", num_frames=300, audio=True, gop=250).read_bytes()
+    tags, position = {8: b"", 9: b"", 18: b""}, 13
+    while position < len(data):
+        end = position + 15 + int.from_bytes(data[position + 1 : position + 4], "big")
+        tags[data[position]] += data[position:end]
+        position = end
+    (tmp_path / "late.flv").write_bytes(data[:4] + b"\1" + data[5:13] + tags[18] + tags[9] + tags[8])
+    assert reader.probe(tmp_path / "late.flv").num_frames == 300
+    assert clips.frame_numbers(reader.read(tmp_path / "late.flv", [0, 299]).frames) == [0, 299]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_frames_is_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(packets_module, "MAX_FRAMES", 9)
+    with pytest.raises(VideoError, match=r"many.mp4: has more than 9 frames; cut it into shorter files"):
+        index_of(clips.write_clip(tmp_path / "many.mp4", num_frames=10))

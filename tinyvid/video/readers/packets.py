@@ -1,0 +1,176 @@
+"""The packets of a video file: one pass over the file without decoding, except for the first picture."""
+
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyvid.errors import VideoError
+
+NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
+LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
+PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
+MAX_FRAMES = 5_000_000  # 46 hours at 30 frames per second; their packets take about half a minute
+NO_PTS = -(1 << 63)  # stands for a missing timestamp
+_RESTART = 1.0  # seconds that a clock must jump back between key frames; smaller steps come from reordering
+_IDR_SLICE = 5  # H.264 NAL unit type; decoding can start here without earlier frames
+_HOURS = re.compile(r"(\d{1,6}):([0-5]?\d):([0-5]?\d(?:\.\d*)?)", re.ASCII)
+
+
+@dataclass(slots=True)
+class Packets:
+    """The packets of a stream that carry frames, in decoding order.
+
+    Attributes:
+        pts: Timestamp of each frame, or ``NO_PTS``.
+        keys: Whether each frame is a key frame.
+        hidden: Whether an edit list hides the frame: it is decoded, because others depend on it, but never shown.
+        restarts: Positions at which the clock jumps back, as in files that were joined.
+        last_duration: Of the last packet that states one, in the time base of the stream.
+        picture: The first decoded frame; all have its size and orientation.
+        seen: Number of all packets of the stream, including those without a frame.
+        idr: Whether every key frame is an IDR picture, if the codec has them.
+    """
+
+    pts: "array[int]" = field(default_factory=lambda: array("q"))
+    keys: bytearray = field(default_factory=bytearray)
+    hidden: bytearray = field(default_factory=bytearray)
+    restarts: list[int] = field(default_factory=list)
+    last_duration: int = 0
+    picture: Any = None
+    seen: int = 0
+    idr: bool = True
+
+
+def open_container(name: str) -> Any:
+    """Open a file with PyAV; use it in a ``with`` statement. Nothing but this file is opened."""
+    import av  # imported on use: `import tinyvid` needs no decoder
+
+    return av.open(name, options=LOCAL_ONLY, metadata_errors="replace")
+
+
+def demux(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream or a list of streams, and an empty one of each at the end.
+
+    PyAV raises an IndexError after the last packet if another stream began in mid-file, as sound does in some FLV.
+    """
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return
+
+
+def refuse_playlist(name: str) -> None:
+    """Raise an error for a playlist: FFmpeg would open the files in it while it opens the playlist."""
+    with open(name, "rb") as file:
+        start = file.read(PLAYLIST_BYTES).lstrip()
+    if start.startswith((b"#EXTM3U", b"ffconcat version")) or b"<MPD" in start:
+        raise VideoError(f"{name}: is not a video but a playlist; give a video file")
+
+
+def explain(name: str, error: Exception) -> str:
+    """Return the message for a file that FFmpeg cannot open."""
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, PermissionError):
+        return f"{name}: cannot be read ({reason}); check its permissions"
+    with open(name, "rb") as file:
+        is_mp4 = file.read(8).endswith(b"ftyp")
+    if is_mp4:
+        return f"{name}: its index is missing or broken ({reason}); the file is truncated or damaged: download it again"
+    return f"{name}: is not a video that FFmpeg can read ({reason}); give a video file, or download it again"
+
+
+def video_stream(name: str, container: Any) -> Any:
+    """Return the main video stream, which moves if any stream does.
+
+    Raises:
+        VideoError: The file contains only cover pictures, or FFmpeg does not support the codec.
+    """
+    from av.stream import Disposition
+
+    if NOT_VIDEO.intersection(container.format.name.split(",")):
+        raise VideoError(f"{name}: is {container.format.long_name}, not a video; give a video file")
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise VideoError(f"{name}: contains no video stream, only {kinds}; give a file with video")
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise VideoError(f"{name}: this FFmpeg does not support its video codec; encode it as H.264, VP9 or AV1")
+    best = container.streams.best("video")
+    known.sort(key=lambda stream: stream is not best)
+    return container.streams[_moving(name, [stream.index for stream in known])]
+
+
+def _moving(name: str, candidates: list[int]) -> int:
+    """Return the first of several streams if it moves, otherwise the one with the most frames."""
+    if len(candidates) == 1:
+        return candidates[0]
+    counts = dict.fromkeys(candidates, 0)
+    with open_container(name) as container:  # a second one, because not every container can be read again
+        for packet in demux(container, [container.streams[number] for number in candidates]):
+            counts[packet.stream_index] += bool(packet.size)
+            if counts[candidates[0]] > 1:
+                return candidates[0]
+    return max(candidates, key=counts.__getitem__)
+
+
+def collect(name: str, container: Any, stream: Any) -> Packets:
+    """Read every packet of a stream once; decode only until the first picture.
+
+    Raises:
+        VideoError: The file is truncated, has too many frames, or none can be decoded.
+    """
+    stream.codec_context.thread_count = 1
+    packets = Packets()
+    corrupt = started = False
+    last_dts, back = None, round(_RESTART / stream.time_base)
+    for packet in demux(container, stream):
+        packets.seen += bool(packet.size)
+        if packets.seen > MAX_FRAMES:
+            raise VideoError(f"{name}: has more than {MAX_FRAMES:,} frames; cut it into shorter files")
+        if packet.dts is not None:
+            if last_dts is not None and packet.dts < last_dts - (0 if packet.is_keyframe else back):
+                packets.restarts.append(len(packets.pts))
+                started = False
+            last_dts = packet.dts
+        started = started or packet.is_keyframe
+        if packets.picture is None and (started or not packet.size):
+            packets.picture = next(iter(packet.decode()), None)
+        if not packet.size or not started:
+            continue  # the end, or frames before the first key frame, which cannot be decoded
+        corrupt = packet.is_corrupt
+        packets.pts.append(NO_PTS if packet.pts is None else packet.pts)
+        packets.keys.append(packet.is_keyframe)
+        packets.hidden.append(packet.is_discard)
+        packets.last_duration = packet.duration or packets.last_duration
+        if packet.is_keyframe and stream.codec_context.name == "h264":
+            packets.idr = packets.idr and _is_idr(memoryview(packet))
+    listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
+    if corrupt or packets.seen < listed:
+        raise VideoError(f"{name}: is truncated after {packets.seen} of {listed or 'its'} frames; download it again")
+    if packets.picture is None or not packets.pts:
+        raise VideoError(f"{name}: none of its frames can be decoded; encode it again")
+    return packets
+
+
+def _is_idr(data: memoryview) -> bool:
+    """Return whether an H.264 key frame in MP4 format (length, unit, length, unit, ...) is an IDR picture."""
+    position = 0
+    while position + 5 <= len(data):
+        if data[position + 4] & 31 == _IDR_SLICE:
+            return True
+        position += 4 + int.from_bytes(data[position : position + 4], "big")
+    return False
+
+
+def declared_end(container: Any, stream: Any) -> float | None:
+    """Return the end of the stream that Matroska declares in a tag, in seconds from the zero of the file.
+
+    Other containers keep a tag of this name without meaning. A tag that is not a time says nothing.
+    """
+    if "matroska" not in container.format.name.split(","):
+        return None
+    found = _HOURS.fullmatch(stream.metadata.get("DURATION", "").strip("\0 "))
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
