@@ -223,7 +223,7 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
     declared = declared_end(container, stream)
     if declared is not None and end < declared - max(1.0, 0.02 * (declared - end + len(pts) / fps)):
         raise VideoError(
-            f"{name}: is truncated: its header declares {declared:.2f} s of video, but the file contains {end:.2f} s; "
+            f"{name}: is truncated: its header declares {declared:.2f} s, but its last frame ends at {end:.2f} s; "
             "download it again"
         )
     restarts = tuple(np.cumsum([len(part) for part in parts or []])[:-1].tolist())
