@@ -21,7 +21,8 @@ from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import printable
 from tinyvid.generation.decode import Decoding
 from tinyvid.registry import check_options
-from tinyvid.video.open_video import IMAGES, open_video
+from tinyvid.video.images import IMAGES
+from tinyvid.video.open_video import open_video
 
 ONLY_SHAPES = (
     "This is the default model. It only knows moving colored shapes (docs/shapes.md). "

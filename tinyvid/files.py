@@ -12,6 +12,20 @@ MAX_TEXT = 64 << 20  # bytes of a text file
 MAX_HEADER = 8 << 20  # bytes of the list of tensors of a safetensors file; a model of 4B parameters needs 0.1 MB
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home directory in place of a ``~`` at its start.
+
+    A name such as ``~a.mp4`` is a plain name, unless it is a user of this machine and there is no such file.
+    """
+    text = str(path)
+    if not text.startswith("~") or (text[1:2] not in ("", os.sep) and os.path.lexists(text)):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError):  # no such user
+        return Path(text)
+
+
 def refuse_special(path: str | Path, error: type[TinyvidError]) -> None:
     """Raise an error of the given type if a path is a pipe, a socket or a device, which could block forever.
 
@@ -21,6 +35,8 @@ def refuse_special(path: str | Path, error: type[TinyvidError]) -> None:
     """
     try:
         mode = os.stat(path).st_mode
+    except PermissionError as denied:
+        raise error(f"{path}: permission denied; check the permissions of its folders") from denied
     except (OSError, ValueError):
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

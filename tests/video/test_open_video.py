@@ -1,11 +1,18 @@
+import contextlib
+import os
+import struct
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests import clips
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
+from tinyvid.video import images
 from tinyvid.video.open_video import open_video
 
 READER = VIDEO_READERS.build({"name": "pyav"})
@@ -135,6 +142,105 @@ def test_bounds_and_rates_are_numbers(options):
         Video("a.mp4", **options)
 
 
+@pytest.mark.parametrize("name", ["~clip.mp4", "~", "~root", "²1.mp4", "a#b,c=d.mp4"])
+def test_a_plain_name_is_a_name(clip, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    assert opened(name if name != "~" else "./~").meta.num_frames == 100
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x.mp4", "~nosuchuser", "~\0x"])
+def test_a_user_that_does_not_exist(name):
+    with pytest.raises(VideoError, match="no such file or folder"):
+        opened(name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/a.mp4",
+        "file:///a.mp4",
+        "s3://bucket/a.mp4",
+        "rtsp://camera",
+        "data:video/mp4;base64,AAAA" + "A" * 9000,
+        "/data/videos/https:/example.org/a.mp4",  # joined to the media folder
+    ],
+)
+def test_a_url_is_not_opened(url):
+    with pytest.raises(VideoError, match="is a URL, and only files are opened; download it and give its path") as error:
+        opened(url)
+    assert len(str(error.value)) < 400
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """Take the rights of root away, which may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def public():
+    """A folder that every user can enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "image.png", "frames", "closed/clip.mp4", "closed/frames"])
+def test_missing_permissions_are_named(clip, public, name):
+    (public / "closed" / "frames").mkdir(parents=True)
+    (public / "frames").mkdir()
+    for file in ("clip.mp4", "closed/clip.mp4"):
+        (public / file).write_bytes(clip.read_bytes())
+    for folder in ("", "frames", "closed/frames"):
+        save(public / folder / "image.png")
+    for entry in ("clip.mp4", "image.png", "frames", "closed"):
+        (public / entry).chmod(0)
+    with unprivileged(), pytest.raises(VideoError, match=r"check (its permissions|the permissions of its folders)"):
+        opened(public / name, fps=1.0 if name.endswith("frames") else None)
+    for entry in ("frames", "closed"):
+        (public / entry).chmod(0o700)
+
+
+class Surprise:
+    """A reader that fails in ways that nobody foresaw."""
+
+    name = "surprise"
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def _call(self, name):
+        if name == self.fails:
+            raise IndexError("list index out of range\n(second line)")
+
+    def probe(self, path):
+        self._call("probe")
+        return READER.probe(path)
+
+    def times(self, path):
+        self._call("times")
+        return READER.times(path)
+
+    def read(self, path, indices):
+        self._call("read")
+        return READER.read(path, indices)
+
+
+@pytest.mark.parametrize("fails", ["probe", "times", "read"])
+def test_an_unknown_error_is_an_error_of_the_video(clip, fails):
+    message = r"clip.mp4: IndexError: list index out of range; the file is damaged or not supported; leave it out"
+    with pytest.raises(VideoError, match=message):
+        open_video(Video(clip, start=1.0 if fails == "times" else None), Surprise(fails)).read([0])
+
+
 def test_a_tilde_is_the_home_directory(clip, monkeypatch):
     monkeypatch.setenv("HOME", str(clip.parent))
     assert opened(f"~/{clip.name}").meta.num_frames == 100
@@ -192,11 +298,81 @@ def test_a_decompression_bomb(tmp_path, monkeypatch, limit):
         opened(path)
 
 
-def test_an_animation_is_not_an_image(tmp_path):
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_an_animation_is_a_video(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 6), (50 * i, 0, 0)) for i in range(5)]
+    shown = [100, 300, 100, 200, 100]  # milliseconds
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = tmp_path / f"moving{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=shown, **options)
+    video = opened(path)
+    assert (video.meta.num_frames, video.meta.duration, video.meta.fps) == (5, pytest.approx(0.8), pytest.approx(6.25))
+    got = video.read([0, 3, 3, 4])
+    assert got.frames[:, 0, 0, 0].tolist() == [0, 150, 150, 200]
+    np.testing.assert_allclose(got.times, [0, 0.5, 0.5, 0.7], rtol=1e-6)
+    assert opened(path, start=0.4, end=0.8).meta.num_frames == 3
+    with pytest.raises(VideoError, match="is an animation, not a frame of a video"):
+        opened(tmp_path, fps=1.0)
+
+
+def test_an_animation_has_a_limit(tmp_path, monkeypatch):
     frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
-    with pytest.raises(VideoError, match="is an animation; convert it to a video file"):
+    monkeypatch.setattr(images, "MAX_ANIMATION", 95)
+    with pytest.raises(VideoError, match="its 2 frames of 8x6 pixels exceed the limit of 95 pixels"):
         opened(tmp_path / "moving.webp")
+
+
+def test_a_grey_image_of_16_bits_is_scaled(tmp_path):
+    depth = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    Image.fromarray(depth).save(tmp_path / "depth.png")
+    np.testing.assert_array_equal(
+        opened(tmp_path / "depth.png").read([0]).frames[0], (depth >> 8)[..., None].repeat(3, 2)
+    )
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_every_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    picture.save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(opened(tmp_path / "photo.png").read([0]).frames[0], expected)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\0\0\0\0\0\0\0",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
+        b"Exif\0\0junk" + bytes(range(256)),
+    ],
+)
+def test_broken_exif_data_do_not_hide_the_picture(tmp_path, broken):
+    save(tmp_path / "photo.jpg", size=(32, 24))
+    data = (tmp_path / "photo.jpg").read_bytes()
+    segment = b"\xff\xe1" + (len(broken) + 2).to_bytes(2, "big") + broken
+    (tmp_path / "photo.jpg").write_bytes(data[:2] + segment + data[2:])
+    video = opened(tmp_path / "photo.jpg")
+    assert (video.meta.width, video.meta.height) == (32, 24)
+    np.testing.assert_allclose(video.read([0]).frames[0, 5, 5], RED, atol=12)
+
+
+def test_exif_data_that_raise_an_error_are_logged(tmp_path, monkeypatch, caplog):
+    def broken(image):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    opened(save(tmp_path / "photo.jpg"))
+    assert (
+        "photo.jpg: its EXIF data cannot be read (unpack requires a buffer of 4 bytes); the orientation is"
+        in caplog.text
+    )
 
 
 # --- a folder of images -----------------------------------------------------------------------------------------
@@ -239,6 +415,18 @@ def test_a_folder_needs_a_rate(tmp_path):
         opened(write_folder(tmp_path))
     with pytest.raises(VideoError, match="fps=0 must be a positive number"):
         opened(tmp_path, fps=0.0)
+
+
+def test_names_in_any_digits_are_sorted(tmp_path):
+    for name in ("²1.png", "10.png", "2.png", "٣.png", "9" * 200 + ".png"):
+        save(tmp_path / name)
+    assert opened(tmp_path, fps=1.0).meta.num_frames == 5
+
+
+def test_a_folder_of_frames_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILES", 11)
+    with pytest.raises(VideoError, match="contains more than 11 files; make a video file of them"):
+        opened(write_folder(tmp_path), fps=1.0)
 
 
 def test_a_folder_without_images(tmp_path):

@@ -10,6 +10,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from tinyvid.files import expanded
 from tinyvid.types import VideoSource
 
 CHUNK = 1 << 22  # bytes read at a time
@@ -36,14 +37,14 @@ class Digests:
         """
         if not isinstance(source, str | Path):
             return None
-        path = os.path.abspath(Path(source).expanduser())
+        path = os.path.abspath(expanded(source))
         try:
             stamp = _stamp(path)
             known = self._known.get(stamp) or self._look_up(stamp)
             if known is None:
                 known = self._known[stamp] = _digest(path, stamp)
                 self._append(stamp, known)
-        except OSError:  # opening the source will report the error
+        except (OSError, ValueError):  # opening the source will report the error
             return None
         return known
 

@@ -18,7 +18,8 @@ from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
 from tinyvid.protocols import Dataset
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
-from tinyvid.video.open_video import IMAGES, Clip, open_video
+from tinyvid.video.images import IMAGES
+from tinyvid.video.open_video import Clip, open_video
 
 Decode = Literal["none", "first", "all"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
 from tinyvid.types import IGNORE_INDEX
-from tinyvid.video.open_video import IMAGES
+from tinyvid.video.images import IMAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tinyvid.errors import VideoError
-from tinyvid.files import refuse_special
+from tinyvid.errors import VideoError, raised_as
+from tinyvid.files import expanded, refuse_special
 from tinyvid.protocols import VideoReader
 from tinyvid.types import Frames, Video, VideoMeta
+from tinyvid.video.images import ARRAY_FPS, IMAGES, Source, checked_fps, open_folder, open_image
 
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow also knows EPS, for which it starts Ghostscript
 PIECE_BYTES = 64 << 20  # maximum size of the decoded frames of a piece
 SMALL = 32  # side of the frames that a sampler looks at, in pixels
-ARRAY_FPS = 1.0  # default frame rate of an array or a single image
+ADVICE = "the file is damaged or not supported; leave it out, or encode it again"
+_URL = re.compile(r"(^|/)([a-zA-Z][a-zA-Z0-9+.-]+:/|data:[a-z]+/)")  # one slash remains after it was joined to a folder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,8 @@ class Clip:
             raise VideoError(
                 f"{self.name}: frames {numbers} do not exist; choose frames from 0 to {self.meta.num_frames - 1}"
             )
-        return self.load(self.numbers(numbers))
+        with raised_as(VideoError, self.name, ADVICE):
+            return self.load(self.numbers(numbers))
 
     def pieces(self, indices: Sequence[int], *, most: int | None = None) -> Iterator[Frames]:
         """Yield decoded frames of the clip piece by piece, so that memory does not grow with their number.
@@ -91,7 +92,8 @@ class Clip:
 
     def times(self, indices: Sequence[int]) -> list[float]:
         """Return the times of frames of the clip, in seconds from the beginning of the source."""
-        return [float(second) for second in self.clock()[self.numbers(indices)]]
+        with raised_as(VideoError, self.name, ADVICE):
+            return [float(second) for second in self.clock()[self.numbers(indices)]]
 
     def numbers(self, indices: Sequence[int]) -> list[int]:
         """Convert frame indices of the clip to frame numbers of the source."""
@@ -111,11 +113,12 @@ def open_video(video: Video, reader: VideoReader) -> Clip:
     Raises:
         VideoError: The source is missing, broken, empty or unsupported, or the clip lies outside it.
     """
-    source = _array(video) if isinstance(video.source, np.ndarray) else _path(video, reader)
-    if video.start is None and video.end is None:
-        return Clip(str(video), source.meta, 0.0, 0, source.load, source.times)
-    start, end = _bounds(video, source.meta.duration)
-    times = source.times()
+    with raised_as(VideoError, str(video), ADVICE):
+        source = _array(video) if isinstance(video.source, np.ndarray) else _path(video, reader)
+        if video.start is None and video.end is None:
+            return Clip(str(video), source.meta, 0.0, 0, source.load, source.times)
+        start, end = _bounds(video, source.meta.duration)
+        times = source.times()
     first, last = _nearest(times, start), _nearest(times, end)
     count, seconds = last - first + 1, float(times[last] - times[first])
     fps = source.meta.fps
@@ -123,15 +126,6 @@ def open_video(video: Video, reader: VideoReader) -> Clip:
         fps = (count - 1) / seconds
     meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height)
     return Clip(str(video), meta, start, first, source.load, source.times)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Source:
-    """A whole video: its properties, the times of its frames in seconds, and a function that decodes frames."""
-
-    meta: VideoMeta
-    times: Callable[[], np.ndarray]
-    load: Callable[[list[int]], Frames]
 
 
 def _bounds(video: Video, duration: float) -> tuple[float, float]:
@@ -159,7 +153,7 @@ def _nearest(times: np.ndarray, second: float) -> int:
     return after if late < early else before
 
 
-def _path(video: Video, reader: VideoReader) -> _Source:
+def _path(video: Video, reader: VideoReader) -> Source:
     """Open a path according to its type: folder, image or video file."""
     if not isinstance(video.source, str | Path):
         raise VideoError(
@@ -167,89 +161,31 @@ def _path(video: Video, reader: VideoReader) -> _Source:
         )
     if not str(video.source):
         raise VideoError("the path of a video is empty; give a file or a folder, or omit the video")
-    path = Path(video.source).expanduser()
+    path = expanded(video.source)
     refuse_special(path, VideoError)
     if os.path.isdir(path):  # unlike Path.is_dir, it returns False for a name that is too long
-        return _folder(path, video.fps)
+        return open_folder(path, video.fps)
     if not os.path.exists(path):
+        if _URL.search(str(video.source)):
+            raise VideoError(
+                f"{video.source!s:.200}: is a URL, and only files are opened; download it and give its path"
+            )
         raise VideoError(f"{path}: no such file or folder; check the path")
     if video.fps is not None:
         raise VideoError(f"{path}: fps={video.fps:g} applies only to folders and arrays; remove it for a file")
     if path.suffix.lower() in IMAGES:
-        return _pictures([path], ARRAY_FPS)
-    return _Source(reader.probe(path), lambda: reader.times(path), lambda numbers: reader.read(path, numbers))
+        return open_image(path)
+    return Source(reader.probe(path), lambda: reader.times(path), lambda numbers: reader.read(path, numbers))
 
 
-def _array(video: Video) -> _Source:
+def _array(video: Video) -> Source:
     """Open frames that are already in memory."""
     frames = video.source
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise VideoError(f"{video}: an array must be uint8 (T, H, W, 3), got {getattr(frames, 'dtype', None)}")
     if 0 in frames.shape:
         raise VideoError(f"{video}: the array is empty; give at least one frame")
-    fps = _checked_fps(str(video), ARRAY_FPS if video.fps is None else video.fps)
+    fps = checked_fps(str(video), ARRAY_FPS if video.fps is None else video.fps)
     meta = VideoMeta(len(frames), fps, len(frames) / fps, frames.shape[2], frames.shape[1])
     times = np.arange(len(frames)) / fps
-    return _Source(meta, lambda: times, lambda numbers: Frames(frames[numbers], times[numbers].astype(np.float32)))
-
-
-def _folder(folder: Path, fps: float | None) -> _Source:
-    """Open the images of a folder as the frames of a video, in natural order of their names (2 before 10)."""
-    files = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural)
-    strange = [p.name for p in files if not p.is_file() or p.suffix.lower() not in IMAGES]
-    if strange:
-        raise VideoError(
-            f"{folder}: {strange[0]!r} is not an image ({len(strange)} of {len(files)} entries are not); a folder of "
-            f"frames may contain only {', '.join(sorted(IMAGES))} files"
-        )
-    if not files:
-        raise VideoError(f"{folder}: the folder contains no images; put the frames of one video in it")
-    if fps is None:
-        raise VideoError(f"{folder}: a folder of frames has no frame rate; set fps (frames per second)")
-    return _pictures(files, _checked_fps(str(folder), fps))
-
-
-def _pictures(files: list[Path], fps: float) -> _Source:
-    """Open image files as frames. Their sizes are checked when they are decoded."""
-    height, width, _ = _read_image(files[0]).shape
-    times = np.arange(len(files)) / fps
-
-    def load(numbers: list[int]) -> Frames:
-        frames = {number: _read_image(files[number]) for number in sorted(set(numbers))}
-        for number, frame in frames.items():
-            if frame.shape[:2] != (height, width):
-                sizes = (
-                    f"{frame.shape[1]}x{frame.shape[0]} pixels, but the first frame {files[0].name} is {width}x{height}"
-                )
-                raise VideoError(f"{files[number]}: is {sizes}; all frames of a video must have the same size")
-        return Frames(np.stack([frames[number] for number in numbers]), times[numbers].astype(np.float32))
-
-    return _Source(VideoMeta(len(files), fps, len(files) / fps, width, height), lambda: times, load)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """Return an image as uint8 (H, W, 3), rotated according to its EXIF data."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit and image.width * image.height > limit:
-                raise VideoError(f"{path}: {image.width}x{image.height} pixels exceed the limit of {limit}; resize it")
-            if getattr(image, "is_animated", False) and image.format != "MPO":
-                raise VideoError(f"{path}: is an animation; convert it to a video file")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise VideoError(
-            f"{path}: cannot be read as an image ({error}); the file is damaged or not an image"
-        ) from error
-
-
-def _checked_fps(name: str, fps: float) -> float:
-    if not (math.isfinite(fps) and fps > 0):
-        raise VideoError(f"{name}: fps={fps:g} must be a positive number of frames per second")
-    return float(fps)
-
-
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts ``frame2`` before ``frame10``."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return Source(meta, lambda: times, lambda numbers: Frames(frames[numbers], times[numbers].astype(np.float32)))
