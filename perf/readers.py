@@ -38,7 +38,7 @@ LIMIT_S = 20.0  # per file
 LIMIT_BYTES = 3 << 30  # of address space beyond the imports
 SAMPLED = 8
 OFF = 12.0  # mean difference of an 8 x 8 block, of 255, that counts as damage; below it is coding noise
-QUICK = 12  # every n-th file
+QUICK = 25  # every n-th file
 
 
 def main() -> None:
