@@ -70,7 +70,7 @@ def test_an_option_file_lists_every_option_with_its_default(path):
     registry = REGISTRIES[path.parent.name]
     config = yaml.safe_load(path.read_text())
     config.pop("defaults", None)  # other groups that an option adds
-    parameters = inspect.signature(registry.get(config["name"])).parameters
+    parameters = {**inspect.signature(registry.get(config["name"])).parameters, **registry.outer_options()}
     options = [name for name in parameters if name not in registry.runtime]
     assert (next(iter(config)), sorted(config)) == ("name", sorted(["name", *options]))
     registry.check({key: "x" if value == "???" else value for key, value in config.items()})

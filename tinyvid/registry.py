@@ -52,6 +52,8 @@ class Registry:
         kind: Name of the configuration group, and of the entry-point group ``tinyvid.<kind>``.
         home: Module that registers the built-in entries; imported at the first lookup.
         runtime: Constructor parameters that the program supplies; a configuration must not set them.
+        wrapper: ``module:function``. Every entry also has the options of this function, which takes what the entry
+            builds, and returns what ``build`` returns.
 
     Example:
         >>> from tinyvid.registry import SAMPLERS
@@ -59,10 +61,11 @@ class Registry:
         4
     """
 
-    def __init__(self, kind: str, *, home: str | None = None, runtime: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, *, home: str | None = None, runtime: tuple[str, ...] = (), wrapper: str = "") -> None:
         self.kind = kind
         self.home = home
         self.runtime = runtime
+        self.wrapper = wrapper
         self._entries: dict[str, Callable[..., Any]] = {}
         self._deferred: dict[str, str] = {}
 
@@ -146,12 +149,24 @@ class Registry:
                 raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
         name = config["name"]
         given = {str(k): v for k, v in config.items() if k != "name"}
-        return check_options(self.get(name), given, key=key, where=f"{key} '{name}'", runtime=self.runtime)
+        where = f"{key} '{name}'"
+        return check_options(self.get(name), given, key=key, where=where, runtime=self.runtime, wrapper=self._wrap)
 
     def build(self, config: Mapping[str, Any], *, key: str | None = None, **runtime: Any) -> Any:
         """Check ``config`` and call its entry with the options and the runtime arguments. Errors as in ``check``."""
         options = self.check(config, key=key)
-        return self.get(config["name"])(**options, **runtime)
+        outer = {option: options.pop(option) for option in self.outer_options()}
+        built = self.get(config["name"])(**options, **runtime)
+        return built if self._wrap is None else self._wrap(built, **outer)
+
+    def outer_options(self) -> dict[str, inspect.Parameter]:
+        """Return the options that every entry has because of the wrapper."""
+        return {} if self._wrap is None else _keyword_only(self._wrap)
+
+    @cached_property
+    def _wrap(self) -> Callable[..., Any] | None:
+        module, _, name = self.wrapper.partition(":")
+        return getattr(importlib.import_module(module), name) if module else None
 
     def _load_home(self) -> None:
         if self.home is not None:
@@ -170,6 +185,7 @@ def check_options(
     key: str,
     where: str | None = None,
     runtime: tuple[str, ...] = (),
+    wrapper: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Return ``given``, converted to the types in the signature of ``entry`` and with defaults filled in.
 
@@ -179,12 +195,14 @@ def check_options(
         key: Configuration key of the options, for messages.
         where: What the options belong to, for messages; ``key`` by default.
         runtime: Parameters that must not be given.
+        wrapper: A function whose keyword-only parameters are options too.
 
     Raises:
         ConfigError: A value is unknown, missing, mistyped or out of range.
     """
     where = where or key
     parameters = {k: p for k, p in inspect.signature(entry).parameters.items() if k not in runtime}
+    parameters |= {} if wrapper is None else _keyword_only(wrapper)
     for option in given:
         if option not in parameters:
             raise ConfigError(f"{where} has no option '{option}'. {suggest(option, parameters)}")
@@ -194,6 +212,8 @@ def check_options(
         raise ConfigError(f"{where} needs {', '.join(f'{key}.{option}' for option in missing)}")
     function = entry.__init__ if inspect.isclass(entry) else _function(entry)
     hints = typing.get_type_hints(function, include_extras=True)
+    if wrapper is not None:
+        hints |= {k: p.annotation for k, p in _keyword_only(wrapper).items()}
     return _typed(dict(given), hints, parameters, where=where, key=key)
 
 
@@ -282,6 +302,11 @@ def _check_value(value: Any, hint: Any, *, where: str) -> None:
                 _check_value(value, member, where=where)
 
 
+def _keyword_only(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
 def _function(entry: Any) -> Any:
     return entry.func if isinstance(entry, partial) else entry
 
@@ -300,7 +325,7 @@ CONNECTORS = Registry("connector", home="tinyvid.models.connectors", runtime=("f
 TEXT_DECODERS = Registry("text_decoder", home="tinyvid.models.text_decoders", runtime=("features", "llm_dim"))
 SAMPLERS = Registry("sampler", home="tinyvid.video.samplers")
 TEMPLATES = Registry("template", home="tinyvid.text.templates")
-VIDEO_READERS = Registry("video_reader", home="tinyvid.video.readers")
+VIDEO_READERS = Registry("video_reader", home="tinyvid.video.readers", wrapper="tinyvid.video.isolation:isolated")
 DATASETS = Registry("data", home="tinyvid.data.datasets")
 BENCHMARKS = Registry("benchmark", home="tinyvid.evaluation.builtin")
 JUDGES = Registry("judge", home="tinyvid.evaluation.judging.judges")

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tinyvid.errors import DataError, VideoError
+
+if TYPE_CHECKING:  # a process that only reads videos imports no torch, which takes seconds
+    from torch import Tensor
 
 Overflow = Literal["refuse", "fewer_frames", "fewer_tokens"]
 Role = Literal["system", "user", "assistant"]
@@ -336,4 +337,4 @@ class Question:
     @property
     def real(self) -> Tensor:
         """True where ``ids`` are not padding: bool (L,)."""
-        return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask
+        return self.ids == self.ids if self.mask is None else self.mask
