@@ -151,6 +151,7 @@ class VideoMeta:
         duration: Length in seconds.
         width: In pixels, after rotation.
         height: In pixels, after rotation.
+        times: float64 (num_frames,), time of each frame, in seconds after the start; ``None`` for a constant rate.
     """
 
     num_frames: int
@@ -158,6 +159,7 @@ class VideoMeta:
     duration: float
     width: int
     height: int
+    times: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

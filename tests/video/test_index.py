@@ -9,7 +9,7 @@ import pytest
 from tests import clips
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.video.readers import decord as decord_module, packets as packets_module
+from tinyvid.video.readers import decord as decord_module, index as index_module, packets as packets_module
 from tinyvid.video.readers.index import index_of
 
 VP8 = {"codec": "libvpx", "encoder": {"deadline": "realtime", "cpu-used": "8"}}
@@ -86,6 +86,14 @@ def test_without_usable_times_the_rate_counts(reader, tmp_path, caplog):
     assert "pairs.mkv: 10 of 20 frames have no time of their own; the frame rate of the file gives" in caplog.text
 
 
+@pytest.mark.parametrize("far", [1 << 42, 1 << 60])
+def test_an_absurd_clock_is_refused(tmp_path, far):
+    source = clips.write_clip(tmp_path / "clip.nut", num_frames=5, bframes=0, gop=1)
+    path = clips.remux(source, tmp_path / "far.nut", pts=lambda i, pts: pts + far * (i == 4))
+    with pytest.raises(VideoError, match=r"far.nut: its timestamps span [0-9,]+ s; they are damaged"):
+        index_of(path)
+
+
 @pytest.mark.parametrize("start", [0, 420, 50_000])
 @pytest.mark.parametrize("cut", [0, 3])  # frames of the second half before its first key frame
 def test_both_halves_of_a_clock_that_jumps_back_are_read(reader, tmp_path, caplog, start, cut):
@@ -108,6 +116,19 @@ def test_a_clock_that_is_reordered_does_not_jump(tmp_path, caplog):
         codec = "mpeg2video" if name == "clip.mpg" else "libx264"
         assert index_of(clips.write_clip(tmp_path / name, num_frames=30, codec=codec)).restarts == ()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- colors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG"), ("bt709", "")])
+def test_hdr_is_named_once(tmp_path, caplog, transfer, name):
+    encoder = {"x264-params": f"transfer={transfer}:colorprim=bt2020"}
+    path = clips.write_clip(tmp_path / "clip.mp4", num_frames=3, encoder=encoder)
+    for _ in range(2):
+        index_module._scan.cache_clear()
+        index_of(path)
+    assert caplog.text.count(f"clip.mp4: is HDR video ({name}), which is not tone-mapped") == bool(name)
 
 
 # --- several streams --------------------------------------------------------------------------------------------
@@ -165,7 +186,23 @@ def test_sound_that_the_header_does_not_declare(tmp_path):
 # --- limits -----------------------------------------------------------------------------------------------------
 
 
-def test_the_number_of_frames_is_limited(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("suffix", "verb"), [("mp4", "declares 10 frames, more than 9"), ("mkv", "has more than 9")])
+def test_the_number_of_frames_is_limited(tmp_path, monkeypatch, suffix, verb):
     monkeypatch.setattr(packets_module, "MAX_FRAMES", 9)
-    with pytest.raises(VideoError, match=r"many.mp4: has more than 9 frames; cut it into shorter files"):
-        index_of(clips.write_clip(tmp_path / "many.mp4", num_frames=10))
+    with pytest.raises(VideoError, match=rf"many.{suffix}: {verb}"):
+        index_of(clips.write_clip(tmp_path / f"many.{suffix}", num_frames=10))
+
+
+@pytest.mark.parametrize("call", ["probe", "times", "read"])
+def test_an_unknown_error_is_an_error_of_the_file(reader, tmp_path, monkeypatch, call):
+    path = clips.write_clip(tmp_path / "clip.mp4", num_frames=3)
+
+    def surprise(*args, **kwargs):
+        raise IndexError("list index out of range")
+
+    if call == "read":
+        monkeypatch.setattr(type(reader), "decode", surprise)
+    else:
+        monkeypatch.setattr(index_module, "collect", surprise)
+    with pytest.raises(VideoError, match=r"clip.mp4: IndexError: list index out of range; the file is damaged"):
+        getattr(reader, call)(path, *([[0]] if call == "read" else []))

@@ -14,6 +14,7 @@ from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
 from tinyvid.video import images
 from tinyvid.video.open_video import open_video
+from tinyvid.video.samplers import Fps
 
 READER = VIDEO_READERS.build({"name": "pyav"})
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -78,6 +79,14 @@ def test_a_clip_with_a_variable_rate_uses_the_actual_times(uneven):
     np.testing.assert_allclose(video.read([0, 2, 22]).times, [8, 10, 12], rtol=1e-6)
     slow = opened(uneven, start=0.0, end=5.0)
     assert (slow.meta.num_frames, slow.meta.fps) == (6, 1.0)
+
+
+def test_a_sampler_sees_the_times_of_a_variable_rate(clip, uneven):
+    assert opened(clip).meta.times is None
+    assert opened(clip, start=1.0).meta.times is None
+    np.testing.assert_allclose(opened(uneven).meta.times[[0, 9, 59]], [0, 9, 14.9])
+    np.testing.assert_allclose(opened(uneven, start=8.0, end=12.0).meta.times[[0, 1, 2, 22]], [0, 1, 2, 4], atol=1e-6)
+    assert Fps(fps=1.0)(opened(uneven, start=8.0, end=12.0).meta) == [0, 1, 2, 12]
 
 
 def test_the_last_moment_is_the_last_frame(clip):

@@ -62,6 +62,40 @@ def test_fps_rate_takes_the_frame_on_screen_at_every_tick():
     assert samplers.Fps(fps=3)(clip(30)) == [0, 10, 20]
 
 
+def varying(times, duration):
+    """A clip whose frames are shown from these seconds on."""
+    return VideoMeta(len(times), len(times) / duration, duration, 64, 48, np.array(times, dtype=float))
+
+
+@pytest.mark.parametrize(
+    ("fps", "most", "expected"),
+    [
+        (1.0, 64, [0, 1, 10, 20, 22]),  # the second frame is shown at 1, 2 and 3 s, and taken once
+        (0.25, 64, [0, 10]),
+        (100.0, 64, list(range(23))),
+        (1.0, 3, [0, 10, 22]),
+    ],
+)
+def test_fps_rate_counts_seconds_if_the_rate_varies(fps, most, expected):
+    clip = varying([0.0, 1.0, *(3.2 + 0.1 * i for i in range(20)), 6.0], 7.0)
+    assert samplers.Fps(fps=fps, max_frames=most)(clip) == expected
+
+
+def test_fps_rate_begins_with_the_first_frame_if_it_is_late():
+    assert samplers.Fps(fps=1)(varying([0.4, 0.5, 2.0], 3.0)) == [0, 1, 2]
+    assert samplers.Fps(fps=1)(varying([0.0], 1e-9)) == [0]
+    assert samplers.Fps(fps=1, max_frames=4)(varying([0.0, 1e13], 2e13)) == [0, 1]  # of a broken clock
+
+
+@given(
+    count=st.integers(1, 60), rate=st.sampled_from([5.0, 10.0, 25.0, 30000 / 1001]), fps=st.sampled_from([0.5, 1, 2, 7])
+)
+def test_fps_rate_is_the_same_for_a_constant_rate_with_times(count, rate, fps):
+    constant = clip(count, fps=rate)
+    timed = varying(np.arange(count) / rate, count / rate)
+    assert samplers.Fps(fps=fps)(timed) == sorted(set(samplers.Fps(fps=fps)(constant)))
+
+
 def test_fps_rate_takes_every_frame_once_if_the_clip_is_slower():
     assert samplers.Fps(fps=100)(clip(5, fps=25.0)) == [0, 1, 2, 3, 4]
 

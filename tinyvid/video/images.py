@@ -53,15 +53,15 @@ def open_image(path: Path) -> Source:
     with _opened(path) as image:
         if not _is_animated(image):
             return _pictures([path], ARRAY_FPS)
-        count, pixels = image.n_frames, image.width * image.height
+        count, pixels = int(getattr(image, "n_frames", 1)), image.width * image.height
         if count * pixels > MAX_ANIMATION:
             raise VideoError(
                 f"{path}: its {count:,} frames of {image.width}x{image.height} pixels exceed the limit of "
                 f"{MAX_ANIMATION:,} pixels of an animation; convert it to a video file"
             )
         ends = np.cumsum([_shown(frame) for frame in _frames(image, count)]) / 1000  # (N,)
-        meta = VideoMeta(count, count / float(ends[-1]), float(ends[-1]), image.width, image.height)
-    times = np.concatenate([[0.0], ends[:-1]])
+        times = np.concatenate([[0.0], ends[:-1]])
+        meta = VideoMeta(count, count / float(ends[-1]), float(ends[-1]), image.width, image.height, times)
 
     def load(numbers: list[int]) -> Frames:
         wanted = set(numbers)
@@ -151,7 +151,7 @@ def _read_image(path: Path) -> np.ndarray:
         if _is_animated(image):
             raise VideoError(f"{path}: is an animation, not a frame of a video; convert it to a video file")
         image.load()
-        method = _UPRIGHT.get(_orientation(path, image))
+        method = _turn(path, image)
         turned = image if method is None else image.transpose(method)
         if turned.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 8
             grey = (np.asarray(turned).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
@@ -159,10 +159,10 @@ def _read_image(path: Path) -> np.ndarray:
         return np.asarray(turned.convert("RGB"))
 
 
-def _orientation(path: Path, image: Image.Image) -> object:
-    """Return the orientation in the EXIF data, with a warning if they are broken."""
+def _turn(path: Path, image: Image.Image) -> Image.Transpose | None:
+    """Return what makes an image upright according to its EXIF data; nothing, with a warning, if they are broken."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow raises whatever its parser meets; the picture itself is intact
         logger.warning("%s: its EXIF data cannot be read (%s); the orientation is unknown", path, error)
         return None

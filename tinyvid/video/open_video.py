@@ -124,7 +124,8 @@ def open_video(video: Video, reader: VideoReader) -> Clip:
     fps = source.meta.fps
     if abs(seconds * fps - (count - 1)) > 0.5 and seconds > 0:  # a variable rate: the average of the clip
         fps = (count - 1) / seconds
-    meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height)
+    varying = None if source.meta.times is None else times[first : last + 1] - start
+    meta = VideoMeta(count, fps, end - start, source.meta.width, source.meta.height, varying)
     return Clip(str(video), meta, start, first, source.load, source.times)
 
 

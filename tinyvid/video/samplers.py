@@ -61,10 +61,10 @@ class Uniform(_FixedCount):
 class Fps:
     """Take a number of frames per second of video, up to a cap.
 
-    ``spacing=rate`` takes the frame shown at 0, 1/fps, 2/fps, ... seconds, assuming the average frame rate of the clip.
-    If the clip has a lower frame rate than ``fps``, it takes every frame once. ``spacing=ends`` takes
-    ``max(1, int(duration * fps))`` frames evenly from the first to the last, which TinyLLaVA-Video calls 1 fps. If
-    there are more than ``max_frames``, both take ``max_frames`` evenly from the first to the last.
+    ``spacing=rate`` takes the frame shown at 0, 1/fps, 2/fps, ... seconds, using the time of each frame if the rate of
+    the clip varies, and each frame at most once. ``spacing=ends`` takes ``max(1, int(duration * fps))`` frames evenly
+    from the first to the last, which TinyLLaVA-Video calls 1 fps; it counts frames, as the original does. If there
+    are more than ``max_frames``, both take ``max_frames`` evenly from the first to the last.
 
     Args:
         fps: Frames to take per second of video.
@@ -94,7 +94,11 @@ class Fps:
         if self.spacing == "ends":
             return _ends(meta.num_frames, min(self.max_frames, max(1, int(meta.duration * self.fps))))
         ticks = _ticks(meta, self.fps)
-        return _ends(meta.num_frames, self.max_frames) if len(ticks) > self.max_frames else ticks
+        if len(ticks) <= self.max_frames:
+            return ticks
+        if meta.times is None:
+            return _ends(meta.num_frames, self.max_frames)
+        return [ticks[i] for i in _ends(len(ticks), self.max_frames)]
 
 
 @SAMPLERS.register("midpoint")
@@ -220,7 +224,12 @@ def _equal_steps(steps: np.ndarray, count: int) -> list[int]:
 
 
 def _ticks(meta: VideoMeta, fps: float) -> list[int]:
-    """Return the frames shown at 0, 1/fps, 2/fps, ... seconds; every frame once if the clip has a lower rate."""
+    """Return the frames shown at 0, 1/fps, 2/fps, ... seconds, each once."""
+    if meta.times is not None:
+        passed = np.ceil(meta.times * fps - 1e-5)  # (N,), ticks before each frame
+        passed[0] = 0  # a clip may start shortly before its first frame
+        until = max(1.0, math.ceil(meta.duration * fps - 1e-5))
+        return [int(i) for i in np.flatnonzero(np.append(passed[1:], until) > passed)]
     # The tolerance of 1e-5 frames absorbs the rounding error of N / fps * fps.
     count = min(max(1, math.ceil(meta.duration * fps - 1e-5)), meta.num_frames)
     if fps >= meta.fps:

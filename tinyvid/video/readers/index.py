@@ -5,11 +5,9 @@ time. This way, all readers treat variable frame rates, missing rates and frame 
 the same. Tables are cached per file, so ``probe`` and ``read`` share one pass.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyvid.errors import VideoError
+from tinyvid.errors import VideoError, raised_as
+from tinyvid.files import refuse_special
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
+from tinyvid.video.readers.clock import joined, parts_of, rate_of, warn_once
 from tinyvid.video.readers.orientation import orientation_of
 from tinyvid.video.readers.packets import (
-    NO_PTS,
     Packets,
     collect,
     declared_end,
@@ -32,11 +31,9 @@ from tinyvid.video.readers.packets import (
     video_stream,
 )
 
+ADVICE = "the file is damaged or not supported; encode or download it again"
 REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
-GUESSED = {"avi", "asf"}  # without presentation times; FFmpeg's guess is wrong if frames are reordered
-SHARED_TIMES = 0.1  # of the frames may have the time of another one; with more, the clock is not used
-
-logger = logging.getLogger(__name__)
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of transfer characteristics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +113,7 @@ def index_of(path: Path) -> FrameIndex:
     Raises:
         VideoError: The file does not exist, is not a video, contains no frames, or is truncated.
     """
+    refuse_special(path, VideoError)
     if not os.path.exists(path):  # unlike Path.exists, it returns False for a name that is too long
         raise VideoError(f"{path}: no such file; check the path")
     if not path.is_file():
@@ -123,7 +121,8 @@ def index_of(path: Path) -> FrameIndex:
     status = path.stat()
     if status.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    return _scan(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+    with raised_as(VideoError, str(path), ADVICE):
+        return _scan(os.path.abspath(path), status.st_mtime_ns, status.st_size)
 
 
 def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list[int]:
@@ -167,7 +166,8 @@ class IndexedReader:
         index = index_of(path)
         numbers = check_indices(path, indices, index)
         unique, places = np.unique(numbers, return_inverse=True)
-        frames = self.decode(path, unique.tolist(), index)
+        with raised_as(VideoError, str(path), ADVICE):
+            frames = self.decode(path, unique.tolist(), index)
         height, width = index.meta.height, index.meta.width
         if frames.shape != (len(unique), height, width, 3):
             raise VideoError(
@@ -205,18 +205,19 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
     """Sort the packets into presentation order and build the frame table."""
     rate = stream.average_rate or stream.guessed_rate
     step = packets.last_duration * float(stream.time_base)
-    parts = _parts(name, container, stream, packets)
+    parts = parts_of(name, container, stream, packets)
     keys, clean = np.zeros(1, dtype=np.int64), False
     if parts is None:
         pts = np.arange(packets.hidden.count(False), dtype=np.int64)
         if not rate:
             raise VideoError(f"{name}: has neither timestamps nor a frame rate; remux it into MP4 or MKV")
-        fps = float(rate)
+        fps, varies = float(rate), False
         times = pts / fps
         end = len(pts) / fps
     else:
         pts = np.concatenate(parts)
-        times, fps = _clock(_joined(parts, step, rate, float(stream.time_base)), step, rate)
+        times = joined(name, parts, step=step, rate=rate, time_base=stream.time_base)
+        fps, varies = rate_of(times, step, rate)
         end = float(pts[-1]) * float(stream.time_base) + 1 / fps
         if len(parts) == 1:
             keys, clean = _keys(pts, packets)
@@ -228,17 +229,23 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
         )
     restarts = tuple(np.cumsum([len(part) for part in parts or []])[:-1].tolist())
     for number in restarts:
-        logger.warning(
-            "%s: its clock jumps back at frame %d, as in joined files; the times continue from %.2f s",
-            name,
-            number,
-            times[number],
-        )
+        what = f"its clock jumps back at frame {number}, as in joined files"
+        warn_once(name, f"{what}; the times continue from {times[number]:.2f} s")
+    if packets.picture.color_trc in HDR:
+        kind = HDR[packets.picture.color_trc]
+        warn_once(name, f"is HDR video ({kind}), which is not tone-mapped: its colors are too dark; convert it to SDR")
     rotation, mirrored = orientation_of(name, packets.picture)
     width, height = packets.picture.width, packets.picture.height
     if rotation % 2:
         width, height = height, width
-    meta = VideoMeta(num_frames=len(pts), fps=fps, duration=len(pts) / fps, width=width, height=height)
+    meta = VideoMeta(
+        num_frames=len(pts),
+        fps=fps,
+        duration=len(pts) / fps,
+        width=width,
+        height=height,
+        times=times if varies else None,
+    )
     return FrameIndex(
         meta=meta,
         times=times,
@@ -256,72 +263,9 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
     )
 
 
-def _parts(name: str, container: Any, stream: Any, packets: Packets) -> list[np.ndarray] | None:
-    """Return the sorted timestamps of each part of a file, or ``None`` if the timestamps are not usable.
-
-    A file has one part, and one more for each time that its clock jumps back.
-    """
-    pts = np.frombuffer(packets.pts, dtype=np.int64)
-    keys = np.frombuffer(packets.keys, dtype=bool)
-    shown = ~np.frombuffer(packets.hidden, dtype=bool)
-    if GUESSED.intersection(container.format.name.split(",")) and stream.codec_context.has_b_frames:
-        return None
-    missing = int((pts == NO_PTS).sum())
-    parts, shared = [], 0
-    for part in np.split(np.arange(len(pts)), packets.restarts):
-        if len(part):
-            # Frames before the first key frame, in decoding or presentation order, cannot be decoded.
-            order = pts[part][(pts[part] >= pts[part][keys[part]][0]) & shown[part]]
-            parts.append(np.unique(order))
-            shared += len(order) - len(parts[-1])
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        raise VideoError(f"{name}: none of its frames is shown; encode it again")
-    if not missing and not shared:
-        return parts
-    if missing or shared > SHARED_TIMES * len(pts):
-        if missing < len(pts):
-            logger.warning(
-                "%s: %d of %d frames have no time of their own; the frame rate of the file gives all times",
-                name,
-                missing or shared,
-                len(pts),
-            )
-        return None
-    logger.warning("%s: %d of %d frames have the time of another frame and are left out", name, shared, len(pts))
-    return parts
-
-
 def _keys(pts: np.ndarray, packets: Packets) -> tuple[np.ndarray, bool]:
     """Return the numbers of the key frames, and whether no frame that is decoded after one is shown before it."""
     is_key = np.frombuffer(packets.keys, dtype=bool)
     keys = np.searchsorted(pts, np.frombuffer(packets.pts, dtype=np.int64)[is_key])
     clean = packets.idr and len(pts) == packets.seen and np.array_equal(keys, np.flatnonzero(is_key))
     return np.unique(keys[keys < len(pts)]), clean
-
-
-def _joined(parts: list[np.ndarray], step: float, rate: Fraction | None, time_base: float) -> np.ndarray:
-    """Return the times of all frames in seconds after the first one; each part follows the one before it."""
-    step = step or (1 / float(rate) if rate else 0.0)
-    seconds: list[np.ndarray] = []
-    for part in parts:
-        start = float(seconds[-1][-1]) + step if seconds else 0.0
-        seconds.append(start + (part - part[0]) * time_base)
-    return np.concatenate(seconds)
-
-
-def _clock(seconds: np.ndarray, last_duration: float, rate: Fraction | None) -> tuple[np.ndarray, float]:
-    """Return the times and the average frames per second of a stream with timestamps.
-
-    If every frame is within half a frame of the declared rate, the stream has exactly that rate, regardless of how the
-    container rounds times. Otherwise the rate is variable: the number of frames over the total duration.
-    """
-    count = len(seconds)
-    if rate:
-        nominal = np.arange(count) / float(rate)
-        if np.abs(seconds - nominal).max() < 0.5 / float(rate):
-            return seconds, float(rate)
-    if not last_duration and count > 1:
-        last_duration = float(seconds[-1]) / (count - 1)
-    length = float(seconds[-1]) + last_duration
-    return seconds, count / length if length > 0 else 1.0

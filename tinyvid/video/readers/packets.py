@@ -85,7 +85,7 @@ def video_stream(name: str, container: Any) -> Any:
     """Return the main video stream, which moves if any stream does.
 
     Raises:
-        VideoError: The file contains only cover pictures, or FFmpeg does not support the codec.
+        VideoError: The file contains only cover pictures, FFmpeg does not support the codec, or it has too many frames.
     """
     from av.stream import Disposition
 
@@ -100,7 +100,11 @@ def video_stream(name: str, container: Any) -> Any:
         raise VideoError(f"{name}: this FFmpeg does not support its video codec; encode it as H.264, VP9 or AV1")
     best = container.streams.best("video")
     known.sort(key=lambda stream: stream is not best)
-    return container.streams[_moving(name, [stream.index for stream in known])]
+    stream = container.streams[_moving(name, [stream.index for stream in known])]
+    if stream.frames > MAX_FRAMES:
+        declared = f"{stream.frames:,} frames, more than {MAX_FRAMES:,}"
+        raise VideoError(f"{name}: declares {declared}; cut it into shorter files")
+    return stream
 
 
 def _moving(name: str, candidates: list[int]) -> int:
