@@ -1,9 +1,10 @@
 """Your own questions: rows in the format of ``data=jsonl``, with a correct answer. The example for new benchmarks.
 
 A row with ``options`` and ``answer_index`` is multiple choice. Any other row gives the correct answer as its last
-assistant turn or as ``answer``.
+assistant turn or as ``answer``: a text, a number, or a list of alternatives.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from tinyvid import (
     LETTERS,
     DataError,
     Item,
-    Message,
     Outcome,
     Rule,
     Sample,
@@ -24,6 +24,8 @@ from tinyvid import (
     macro,
     require,
 )
+from tinyvid.data.options import answers_of, options_of
+from tinyvid.evaluation.scoring.scores import check_answers
 
 
 @BENCHMARKS.register("custom")
@@ -33,7 +35,8 @@ class Custom:
     Args:
         root: Folder of the file, and of the media if ``media_root`` is null.
         file: Name of the file in ``root``.
-        media_root: Folder that media paths are relative to; ``root`` if null.
+        media_root: Folder that media paths are relative to and must stay in; ``root`` if null.
+        allowed_roots: Other folders that rows may use media from, by absolute path, ``..`` or link.
         group_by: Keys of a row by which the report groups results.
         rule: How to score replies to rows without ``answer_index``; ``rule`` in a row takes precedence.
         prompt_style: ``official`` formats options as in training on the same rows, ``bracketed`` as MVBench does.
@@ -51,21 +54,21 @@ class Custom:
         root: str,
         file: str = "rows.jsonl",
         media_root: str | None = None,
+        allowed_roots: list[str] = (),  # type: ignore[assignment]
         group_by: list[str] = ("group",),  # type: ignore[assignment]
         rule: Rule = "exact",
         prompt_style: Literal["official", "bracketed"] = "official",
     ) -> None:
         folder = require(root, [file], source=self.source)
-        self.rows = DATASETS.build(
-            {"name": "jsonl", "path": str(folder / file), "media_root": media_root or str(folder)}, key="benchmark"
-        )
+        media = {"media_root": media_root or str(folder), "allowed_roots": list(allowed_roots)}
+        self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / file), **media}, key="benchmark")
         self.group_by = list(group_by)
         self.rule = rule
         self.prompt_style = prompt_style
-        ids = [self[index].id for index in range(len(self))]
-        twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else set()
+        counts = Counter(self[index].id for index in range(len(self)))
+        twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            raise DataError(f"{folder / file}: several rows have the ids {sorted(twice)[:8]}; make ids unique")
+            raise DataError(f"{folder / file}: several rows have the ids {twice[:8]}; make ids unique")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,10 +78,12 @@ class Custom:
         where, sample = self.rows.where(index), self.rows[index]
         if sample.id == where:  # without an id, name the row by its line, independent of the folder
             sample = replace(sample, id=Path(where).name)
-        groups = {key: str(sample.meta[key]) for key in self.group_by if key in sample.meta}
-        make = _choice if "answer_index" in sample.meta else _open
+        groups = {key: str(sample.meta[key]) for key in self.group_by if sample.meta.get(key) is not None}
+        make = _open if sample.meta.get("answer_index") is None else _choice
         try:
-            item = make(sample, sample.meta.get("rule", self.rule), groups)
+            rule = self.rule if sample.meta.get("rule") is None else sample.meta["rule"]
+            item = make(sample, rule, groups)
+            check_answers(item)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         return _bracketed(item) if self.prompt_style == "bracketed" and item.rule == "choice" else item
@@ -93,13 +98,14 @@ def _choice(sample: Sample, rule: str, groups: Mapping[str, str]) -> Item:
     """Return a multiple-choice item; for rows without a reply, the parser has appended the options and the letter."""
     *asked, reply = sample.messages
     if reply.role != "assistant":
-        raise DataError(f"the row has 'answer_index' without 'options': {dict(sample.meta)!r:.200}")
-    written = [f"{letter}. {option}" for letter, option in zip(LETTERS, sample.meta["options"], strict=False)]
+        raise DataError("the row has 'answer_index', but its last question has no reply and no 'options'")
+    options = options_of(sample.meta)
+    written = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     return Item(
         id=sample.id,
         sample=replace(sample, messages=asked),
         answer=LETTERS[sample.meta["answer_index"]],
-        options=lettered([str(option) for option in sample.meta["options"]]),
+        options=lettered(options),
         groups=groups,
         question=asked[-1].text.removesuffix("\n".join(["", *written, CHOICE_PROMPT])),
     )
@@ -107,19 +113,17 @@ def _choice(sample: Sample, rule: str, groups: Mapping[str, str]) -> Item:
 
 def _open(sample: Sample, rule: Any, groups: Mapping[str, str]) -> Item:
     """Return an item whose answer is the row's last reply, or its ``answer``."""
-    messages = sample.messages
-    answer = sample.meta.get("answer")
-    if messages[-1].role == "assistant":
-        messages, answer = messages[:-1], messages[-1].text
-    if answer is None:
-        raise DataError("the row has no answer; end it with an assistant turn or add 'answer'")
-    options = {str(option): str(option) for option in sample.meta.get("options") or ()}
+    *asked, last = sample.messages
+    replied = last.role == "assistant"
+    messages = asked if replied else sample.messages
+    answers = (last.text,) if replied else answers_of(sample.meta)
     return Item(
         id=sample.id,
         sample=replace(sample, messages=messages),
         rule=rule,
-        answer=str(answer),
-        options=options,
+        answer=answers[0],
+        alternatives=answers[1:],
+        options={str(option): str(option) for option in sample.meta.get("options") or ()},
         groups=groups,
         question=messages[-1].text,
     )
@@ -130,5 +134,6 @@ def _bracketed(item: Item) -> Item:
     *before, last = item.sample.messages
     options = [f"({letter}) {text}" for letter, text in item.options.items()]
     text = "\n".join([f"Question: {item.question}", "Options:", *options, "Only give the best option."])
-    messages = [*before, Message("user", text, last.videos)]
+    places = tuple(place + len("Question: ") for place in last.places)
+    messages = [*before, replace(last, text=text, places=places)]
     return replace(item, sample=replace(item.sample, messages=messages), prefix="Best option:(")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvid import ConfigError, DataError
-from tinyvid.data.parsing import is_number
-from tinyvid.data.rows import RowFile
+from tinyvid import DataError
+from tinyvid.data.media import is_number
+from tinyvid.data.rows import open_rows
 from tinyvid.files import refuse_special
 
 logger = logging.getLogger(__name__)
@@ -127,9 +127,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: The file is missing, empty or broken.
     """
-    if path.suffix == ".parquet":
-        return [Row(values, f"{path}:row {number}") for number, values in enumerate(_parquet(path), 1)]
-    rows = RowFile(path)
+    rows = open_rows(path)
     return [Row(rows[index], rows.where(index)) for index in range(len(rows))]
 
 
@@ -147,18 +145,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} must contain one JSON object, got {type(value).__name__}")
     return value
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError("reading parquet needs the package pyarrow: pip install pyarrow") from error
-    try:
-        return list(pyarrow.parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}; download it again") from error
 
 
 def below(path: str, *, where: str) -> str:

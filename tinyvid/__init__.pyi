@@ -2,7 +2,7 @@
 
 from tinyvid.assistant import Assistant as Assistant
 from tinyvid.config import compose as compose
-from tinyvid.data.parsing import CHOICE_PROMPT as CHOICE_PROMPT, LETTERS as LETTERS
+from tinyvid.data.options import CHOICE_PROMPT as CHOICE_PROMPT, LETTERS as LETTERS
 from tinyvid.errors import (
     CheckpointError as CheckpointError,
     ConfigError as ConfigError,

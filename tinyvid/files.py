@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,23 @@ def refuse_outside(path: Path, folder: Path) -> None:
         target, root = path.resolve(), folder.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
         raise CheckpointError(f"{path} cannot be resolved: {error}") from error
-    snapshots = next((parent for parent in (root, *root.parents) if parent.parent.name == "snapshots"), None)
-    allowed = [root] if snapshots is None else [root, snapshots.parents[1] / "blobs"]
-    if not any(target.is_relative_to(place) for place in allowed):
+    if not any(target.is_relative_to(place) for place in _homes(root)):
         raise CheckpointError(f"{path} is a link to {target}, outside {folder}; replace it with a copy of the file")
+
+
+def is_below(path: str | Path, folders: Sequence[str | Path]) -> bool:
+    """Return whether a path, with its links followed, stays in one of some folders, with theirs followed.
+
+    As in ``refuse_outside``, a folder in the hub's cache includes the files that the hub links to.
+    """
+    target = Path(os.path.realpath(path))
+    return any(target.is_relative_to(home) for folder in folders for home in _homes(Path(os.path.realpath(folder))))
+
+
+def _homes(folder: Path) -> list[Path]:
+    """Return a folder and, if it is in the hub's cache, the folder that the hub's links lead to."""
+    snapshots = next((parent for parent in (folder, *folder.parents) if parent.parent.name == "snapshots"), None)
+    return [folder] if snapshots is None else [folder, snapshots.parents[1] / "blobs"]
 
 
 def refuse_links(folder: Path) -> None:

@@ -200,11 +200,12 @@ class ChatTemplate(Protocol):
 
         Args:
             messages: Alternating user and assistant turns, optionally after a system message.
-            slots: For each message, the number of video slots before its text.
+            slots: For each message, the number of video slots before its text, or in it as ``Message.places`` says.
 
         Returns:
-            Segments in reading order. A reply segment ends with its end marker. If the last message is the
-            user's, the last segment is the prompt up to the reply.
+            Segments in reading order. A reply segment ends with its end marker; a reply without ``Message.loss`` has
+            the same text in a prompt segment. If the last message is the user's, the last segment is the prompt up to
+            the reply.
         """
 
 

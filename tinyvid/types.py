@@ -31,13 +31,17 @@ class Message:
     Attributes:
         role: The speaker.
         text: The content, without control tokens or video markers.
-        videos: How many of the sample's videos, in order, come before this text. ``None`` on every message puts all
+        videos: How many of the sample's videos, in order, come with this text. ``None`` on every message puts all
             videos before the first user message.
+        places: The position in ``text`` of each of these videos, in characters; empty if all come before the text.
+        loss: Whether training learns this reply, or only reads it.
     """
 
     role: Role
     text: str
     videos: int | None = None
+    places: tuple[int, ...] = ()
+    loss: bool = True
 
     def __post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant"):
@@ -51,6 +55,12 @@ class Message:
             raise DataError(f"message text contains invalid Unicode: {where}; read the text as UTF-8") from error
         if self.videos is not None and (type(self.videos) is not int or self.videos < 0):
             raise DataError(f"message videos={self.videos!r} must be a whole number of at least 0")
+        inside = [0, *self.places, len(self.text)]
+        if self.places and (len(self.places) != self.videos or inside != sorted(inside)):
+            raise DataError(
+                f"message places={self.places!r} must be {self.videos} positions in a text of {len(self.text)} "
+                "characters, in order"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,28 @@ def test_a_marker_in_every_question_shows_a_single_video_once():
     assert said(row) == [("user", "A?", 1), ("assistant", "a", 0), ("user", "B?", 0), ("assistant", "b", 0)]
 
 
+def test_markers_of_both_kinds_say_the_order():
+    row = sample(
+        conversations=turns("<image>A?", "a", "<video><image>B?", "b"), videos=["v.mp4"], images=["1.png", "2.png"]
+    )
+    assert [message.videos for message in row.messages] == [1, 0, 2, 0]
+    assert [video.source for video in row.videos] == ["/media/1.png", "/media/v.mp4", "/media/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "places"),
+    [
+        ("Compare <image> and <image>.", "Compare  and .", (8, 13)),
+        ("<image>\nfirst\n<image>\nsecond", "\nfirst\n\nsecond", (0, 7)),
+        ("<image><image>\nWhich?", "Which?", ()),
+        ("Which?\n<image>\n<image>", "Which?", ()),
+    ],
+)
+def test_media_with_text_between_them_keep_their_places(text, left, places):
+    message = sample(conversations=turns(text, "a"), images=["1.png", "2.png"]).messages[0]
+    assert (message.text, message.videos, message.places) == (left, 2, places)
+
+
 def test_without_markers_all_videos_come_first():
     row = sample(video=["1.mp4", "2.mp4"])
     assert [message.videos for message in row.messages] == [None, None]
@@ -108,6 +130,14 @@ def test_text_without_a_marker_is_not_changed():
             "contain 2 markers .* for 3 media",
         ),
         (("A?", "<video>a"), {"video": "a.mp4"}, "turn 1 .*only user turns can show media"),
+        (("A?", "a"), {"video": "a.mp4", "image": "b.png"}, "both 'video' and 'image'; show their order with markers"),
+        (
+            ("<video><video>A?", "a"),
+            {"video": "a.mp4", "image": "b.png"},
+            "2 <video> and 0 <image> for 1 videos and 1 images",
+        ),
+        (("<Video>A?", "a"), {"video": "a.mp4"}, "turn 0 contains '<Video>'; a marker is <image> or <video>"),
+        (("<image_1><image_2>A?", "a"), {"images": ["1.png", "2.png"]}, "turn 0 contains '<image_1>'"),
     ],
 )
 def test_markers_must_match_the_media(texts, media, message):
@@ -168,17 +198,80 @@ def test_a_tilde_stays_in_the_folder(tmp_path, monkeypatch):
         assert data[0].videos[0].source == str(tmp_path / "~" / "a.mp4")
 
 
-def test_links_inside_the_folder_are_followed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "media").mkdir()
-    (tmp_path / "media" / "link").symlink_to(tmp_path / "elsewhere")
-    assert sample(root=tmp_path / "media", video="link/a.mp4").videos[0].source == f"{tmp_path}/media/link/a.mp4"
+@pytest.fixture
+def linked(tmp_path):
+    """Return a media folder with links: into it, out of it, in the place of a folder, and in a folder of frames."""
+    for name in ("elsewhere", "media/frames"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("elsewhere/a.mp4", "elsewhere/a.srt", "media/b.mp4"):
+        (tmp_path / name).touch()
+    for link, target in {
+        "within.mp4": "media/b.mp4",
+        "out.mp4": "elsewhere/a.mp4",
+        "out.srt": "elsewhere/a.srt",
+        "folder": "elsewhere",
+        "frames/1.png": "elsewhere/a.mp4",
+    }.items():
+        (tmp_path / "media" / link).symlink_to(tmp_path / target)
+    (tmp_path / "linked").symlink_to(tmp_path / "media")
+    return tmp_path
+
+
+OUTSIDE = [
+    {"video": "out.mp4"},
+    {"videos": ["b.mp4", "folder/a.mp4"]},
+    {"video": "frames", "fps": 1},
+    {"video": "b.mp4", "subtitles": "out.srt"},
+]
+
+
+@pytest.mark.parametrize("row", OUTSIDE, ids=str)
+def test_a_link_that_leaves_the_folder_is_refused(linked, row):
+    with pytest.raises(RowError, match="leads through a link to .*elsewhere.*, outside .* data.allowed_roots"):
+        sample(root=linked / "media", **row)
+
+
+@pytest.mark.parametrize("row", [*OUTSIDE, {"video": "../elsewhere/a.mp4"}], ids=str)
+def test_a_folder_can_be_allowed(linked, row):
+    path = write(linked / "rows.jsonl", [{"conversations": TALK, **row}])
+    data = RowDataset(path=path, media_root=f"{linked}/media", allowed_roots=[f"{linked}/elsewhere"])
+    assert data[0].videos
+    data = RowDataset(path=path, media_root=f"{linked}/media", allowed_roots=[f"{linked}/other"])
+    with pytest.raises(RowError, match="allowed_roots"):
+        data[0]
+
+
+@pytest.mark.parametrize("root", ["media", "linked"])
+@pytest.mark.parametrize("path", ["b.mp4", "within.mp4"])
+def test_a_link_within_the_folder_is_followed(linked, root, path):
+    assert sample(root=linked / root, video=path).videos[0].source == f"{linked}/{root}/{path}"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("https://example.com/a.mp4", "'https://example.com/a.mp4' is a URL; download the file"),
+        ("file:///etc/passwd", "is a URL"),
+        ("data:image/png;base64,AAAA", "is a URL"),
+        ("a\0.mp4", "contains a character that no file name has"),
+        ("a\ud800.mp4", "contains a character that no file name has"),
+        (["1.png", "2.png"], "must be a string, got .* a video of frame images is a folder"),
+        ({"bytes": None}, "must be a string"),
+    ],
+)
+@pytest.mark.parametrize("key", ["video", "images"])
+def test_what_is_not_a_path(key, path, message):
+    with pytest.raises(RowError, match=message):
+        sample(**{key: [path]})
+
+
+def test_a_path_can_be_long():
+    assert sample(video="x" * 5_000).videos
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"video": "a.mp4", "image": "b.png"}, "both 'video' and 'image'"),
         ({"video": ""}, "a media path must be a string, got ''"),
         ({"video": 7}, "a media path must be a string, got 7"),
         ({"video": ["a.mp4", None]}, "a media path must be a string, got None"),
@@ -421,10 +514,29 @@ def test_a_malformed_source_is_reported(sources, message):
         Mixture(sources=sources)
 
 
-@pytest.mark.parametrize("weight", [0, -1, "2", None, True, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [0, -1, "2", None, True, float("nan"), float("inf"), 10**400])
 def test_a_weight_must_be_a_positive_number(two, weight):
     with pytest.raises(ConfigError, match=r"data.sources\[1\].weight=.* must be a positive number"):
         mix(two, 1, weight)
+
+
+@pytest.mark.parametrize("weight", [1e12, 10**300])
+def test_a_weight_that_gives_too_many_rows_is_refused(two, weight):
+    with pytest.raises(ConfigError, match=r"data.sources\[0\].weight=1e.* of 10 rows gives more than"):
+        mix(two, weight)
+
+
+@pytest.mark.parametrize("seed", [-1, -(10**400)])
+def test_a_seed_must_not_be_negative(two, seed):
+    sources = [{"name": "jsonl", "path": str(two / "a.jsonl")}]
+    with pytest.raises(ConfigError, match="data.seed=-1.*must be at least 0"):
+        DATASETS.build({"name": "mixture", "sources": sources, "seed": seed})
+
+
+@pytest.mark.parametrize("options", [{"media_root": "~nosuchuser/x"}, {"allowed_roots": ["~nosuchuser"]}], ids=str)
+def test_the_folder_of_an_unknown_user(two, options):
+    with pytest.raises(ConfigError, match="~nosuchuser.*correct them"):
+        RowDataset(path=str(two / "a.jsonl"), **options)
 
 
 def test_a_weight_that_gives_no_rows_is_refused(two):
@@ -441,7 +553,8 @@ def test_an_option_file_lists_and_comments_every_option(path):
     parameters = inspect.signature(DATASETS.get(config["name"])).parameters
     assert list(config) == ["name", *parameters]
     for name, parameter in parameters.items():
-        assert config[name] == ("???" if parameter.default is inspect.Parameter.empty else parameter.default), name
+        default = "???" if parameter.default is inspect.Parameter.empty else parameter.default
+        assert config[name] == (list(default) if isinstance(default, tuple) else default), name
     assert sum(line.startswith("# ") for line in path.read_text().splitlines()) == len(config)
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tinyvid import DataError
-from tinyvid.data import rows
-from tinyvid.data.rows import RowFile
+from tinyvid.data import rows, tables
+from tinyvid.data.rows import RowFile, open_rows
 
 ROWS = [
     {"id": 1, "text": 'quotes " and \\ and { [ ] } ,'},
@@ -178,4 +178,57 @@ def test_it_can_be_sent_to_workers(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "nowhere.jsonl", tmp_path):
         with pytest.raises(DataError, match="data file '.*' does not exist"):
-            RowFile(path)
+            open_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{\n "id": 1,\n "x": [2]\n}\n{\n "id": 2\n}', r"the first JSON object spans 4 lines or more; .*jq -c \. FILE"),
+        ('\ufeff\n{"data": [\n{"id": 1},\n{"id": 2}', "the first JSON object spans 3 lines or more"),
+        ("video,question\na.mp4,What?\n", "does not contain rows: its first line is 'video,question'.*prepare.py"),
+        (b"\x1f\x8b\x08", "is a gzip file; unpack it"),
+        (b"PK\x03\x04", "is a zip file; unpack it"),
+        ('{"id": 1}'.encode("utf-16"), "is not a text file in UTF-8"),
+        (b"\x00\x01\x02", "is not a text file in UTF-8"),
+    ],
+)
+def test_another_format_is_one_error_that_names_it(tmp_path, content, message):
+    with pytest.raises(DataError, match=r"rows.json:? .*" + message):
+        open_rows(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", ['{"a": 1\n{"b": 2}', '{"a": 1}\nx', 'x\n{"a": 1}', '{"a": "cut\n{"b": 2}\n'])
+def test_a_broken_row_is_not_another_format(tmp_path, content):
+    assert len(open_rows(write(tmp_path, content))) == 2
+
+
+BROKEN = [
+    ('{"a": ' + "9" * 5_000 + "}", "Exceeds the limit .* value has 5000 digits$"),
+    ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "maximum recursion depth"),
+    ('{"video": "a.mp4", "video": "b.mp4"}', "the key 'video' occurs twice in an object"),
+    ('{"a": [{"b": 1, "c": 2, "b": 3}]}', "the key 'b' occurs twice in an object"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("form", ["{}\n{}", "[{}, {}]"])
+def test_a_row_that_json_cannot_hold(tmp_path, row, message, form):
+    with pytest.raises(DataError, match=rf"rows.json:\d: the row is not JSON: {message}"):
+        open_rows(write(tmp_path, form.format('{"id": 1}', row)))[1]
+
+
+@pytest.mark.parametrize("form", ["{}\n{}", "[{}, {}]"])
+def test_a_row_of_absurd_length_is_refused(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(tables, "MAX_ROW", 1_000)
+    monkeypatch.setattr(rows, "MAX_ROW", 1_000)
+    monkeypatch.setattr(rows, "CHUNK", 100)
+    path = write(tmp_path, form.format('{"id": 1}', json.dumps({"text": "x" * 5_000})))
+    with pytest.raises(DataError, match=r"rows.json:\d: .*(has 5,\d+ bytes; at most|more than) 1,000"):
+        open_rows(path)[1]
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "~nosuchuser/rows.jsonl", "a\0b", "a\ud800b"])
+def test_a_path_that_no_file_has(path):
+    with pytest.raises(DataError, match="data file"):
+        open_rows(path)

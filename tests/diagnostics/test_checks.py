@@ -59,8 +59,11 @@ BAD = [  # lines of the file, and the expected kinds of fault
     ({"conversations": turns("A <|endoftext|> B?", "a")}, ["control_token"]),
     ({"conversations": turns("A?")}, ["no_reply"]),
     ({"conversations": turns("A?", "  ")}, ["no_reply"]),
+    ({"conversations": turns("A?", "a", "B?", "")}, ["no_reply"]),
+    ({"conversations": [turns("A?")[0], {"from": "gpt", "value": "a", "loss": False}]}, ["no_reply"]),
+    ({"Video": "a.mp4", "conversations": TALK}, ["keys"]),
     ({"video": "a.mp4", "conversations": turns("long " * 900, "a")}, ["too_long"]),
-    ({"video": "nowhere.mp4", "conversations": turns("<|endoftext|>?", "")}, ["control_token", "no_reply", "missing"]),
+    ({"video": "nowhere.mp4", "conversations": turns("<|endoftext|>?")}, ["control_token", "no_reply", "missing"]),
     ({"conversations": turns("<|endoftext|>" + "long " * 1200, "a")}, ["control_token", "too_long"]),
 ]
 

@@ -5,6 +5,7 @@ import pytest
 from tests.questions import write_rows
 from tests.runs import turns
 from tinyvid import ConfigError, DataError, build_benchmark
+from tinyvid.evaluation.scoring.scores import read
 
 
 def test_custom_reads_every_kind_of_row(tmp_path):
@@ -14,6 +15,7 @@ def test_custom_reads_every_kind_of_row(tmp_path):
         {"id": "stated", "conversations": turns("How many?"), "answer": 3, "rule": "number"},
         {"id": "label", "conversations": turns("Class?", "Arson"), "options": ["Arson", "Fight"], "rule": "label"},
         {"conversations": turns("No id?", "None.")},
+        {"id": "several", "conversations": turns("Who?"), "answer": ["a dog", "the puppy"], "answer_index": None},
     ]
     benchmark = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows)), "rule": "contains"})
     items = {item.id: item for item in (benchmark[i] for i in range(len(benchmark)))}
@@ -22,6 +24,7 @@ def test_custom_reads_every_kind_of_row(tmp_path):
     assert items["choice"].sample.messages[-1].text.startswith("Which?\nA. x\nB. y\nC. N/A\nAnswer with")
     assert (items["open"].rule, items["open"].answer) == ("contains", "A dog.")
     assert (items["stated"].rule, items["stated"].answer) == ("number", "3")
+    assert (items["several"].answer, items["several"].alternatives) == ("a dog", ("the puppy",))
     assert (items["label"].rule, items["label"].answer) == ("label", "Arson")
     assert "rows.jsonl:5" in items
     assert all(item.sample.messages[-1].role == "user" for item in items.values())
@@ -56,8 +59,53 @@ def test_a_mistake_in_a_benchmark_is_named(questions, options, error, message):
         ([{"id": "a", "conversations": turns("Q?", "A"), "rule": "guess"}], "rows.jsonl:1: .*rule 'guess' is unknown"),
         ([{"id": "a", "conversations": turns("Q?"), "answer_index": 0}], "rows.jsonl:1: .*without 'options'"),
         ([{"conversations": turns("Q?", "A"), "video": "../a.mp4"}], "leaves the media folder"),
+        (
+            [{"conversations": turns("Q?", "A"), "Video": "b.mp4"}],
+            "rows.jsonl:1: 'Video' is not read",
+        ),
+        ([{"conversations": turns("Q?", "")}], "rows.jsonl:1: a reply is empty"),
+        *[
+            ([{"conversations": turns("Q?"), "answer": answer}], "rows.jsonl:1: 'answer' must be a text, a number or a")
+            for answer in (True, "", [], [None], {"a": 1})
+        ],
+        *[
+            ([{"conversations": turns("Q?"), "answer": answer, "rule": rule}], "no reply can match the answer")
+            for answer, rule in [
+                ("several", "number"),
+                ("maybe", "yes_no"),
+                ("...", "exact"),
+                ([3, "many"], "number"),
+            ]
+        ],
+        ([{"conversations": turns("Q?", "A"), "answer_index": "B", "options": ["a", "b"]}], "'answer_index' must be a"),
+        ([{"conversations": turns("Q?"), "answer_index": 1, "options": ["a", "N/A", "b"]}], "stands for no option"),
+        ([{"conversations": turns("Q?"), "answer_index": 0, "options": ["a", "N/A"]}], "needs at least 2 options"),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_named(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
         build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer", "replies"),
+    [
+        ("exact", ["a dog", "puppy"], {"The dog.": 1.0, "Puppy": 1.0, "a cat": 0.0}),
+        ("contains", ["dog", "puppy"], {"It is a puppy": 1.0, "a cat": 0.0}),
+        ("number", [3, "5"], {"5": 1.0, "3": 1.0, "100": 0.0}),
+        ("exact", 2, {"2": 1.0}),
+    ],
+)
+def test_a_list_of_answers_means_alternatives(tmp_path, rule, answer, replies):
+    rows = [{"conversations": turns("What?"), "answer": answer, "rule": rule}]
+    (item,) = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
+    assert {reply: read(item, reply).value for reply in replies} == replies
+
+
+def test_media_keep_their_places_in_brackets(tmp_path):
+    rows = [{"images": ["1", "2"], "conversations": turns("<image> or <image>?"), "answer_index": 0}]
+    rows[0]["options"] = ["(A) x", "(B) y"]
+    (item,) = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows)), "prompt_style": "bracketed"})
+    message = item.sample.messages[-1]
+    assert message.text.startswith("Question:  or ?\nOptions:\n(A) x\n(B) y\n")
+    assert message.places == (10, 14)

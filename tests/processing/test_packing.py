@@ -91,6 +91,15 @@ def test_layout_of_a_pack(processor):
     assert len(packed.videos) == len(packed.slots) == 1
 
 
+def test_a_reply_that_is_not_learned_stays_in_the_pack(processor):
+    first, *others = samples()
+    read = replace(first, messages=[first.messages[0], replace(first.messages[1], loss=False)])
+    masked, learned = processor.pack([read, *others]), processor.pack([first, *others])
+    assert torch.equal(masked.input_ids, learned.input_ids)
+    assert (masked.labels[masked.blocks == 1] == IGNORE_INDEX).all()
+    assert torch.equal(masked.labels[masked.blocks > 1], learned.labels[learned.blocks > 1])
+
+
 def test_positions_and_mask():
     blocks = torch.tensor([[0, 0, 1, 1, 2, 2, 2, 0]])
     real = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])
@@ -176,12 +185,15 @@ def rows(tmp_path):
         for number in range(3) for name in ("one", "two")
     ]  # fmt: skip
     lines.append({"id": "text", "messages": lines[0]["messages"]})
+    between = [{"role": "user", "content": "<video> or <video>?"}, {"role": "assistant", "content": "It."}]
+    lines += [{"id": f"between {n}", "videos": ["one.mp4", "two.mp4"], "messages": between} for n in range(2)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "no row\n")
     return RowDataset(path=str(tmp_path / "rows.jsonl"))
 
 
 @pytest.mark.parametrize(
-    ("most", "items"), [(8, [[0, 2, 4], [1, 3, 5], [6], [7]]), (2, [[0, 2], [1, 3], [4], [5], [6], [7]])]
+    ("most", "items"),
+    [(8, [[0, 2, 4], [1, 3, 5], [6], [7], [8], [9]]), (2, [[0, 2], [1, 3], [4], [5], [6], [7], [8], [9]])],
 )
 def test_rows_about_the_same_video_are_grouped(rows, most, items):
     packed = PackedRows(rows, most)
@@ -194,9 +206,9 @@ def test_rows_about_the_same_video_are_grouped(rows, most, items):
 def test_training_data_packs(processor, rows):
     data = TrainingData(PackedRows(rows, 8), processor, DataPolicy(on_error="skip", max_skip=0.5))
     examples = [data[index] for index in range(len(data))]
-    assert [getattr(e, "blocks", None) is not None for e in examples] == [True, True, False, False]
-    assert isinstance(examples[3], Skipped)
-    assert "rows.jsonl:8" in examples[3].where
+    assert [getattr(e, "blocks", None) is not None for e in examples] == [True, True] + [False] * 4
+    assert isinstance(examples[5], Skipped)
+    assert "rows.jsonl:10" in examples[5].where
     assert examples[0].id == "one 0+one 1+one 2"
     batch = data.collate(examples)["batch"]
     assert batch.blocks.shape == batch.input_ids.shape

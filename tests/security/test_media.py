@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.security.layouts import watched
-from tinyvid.data.rows import RowFile
+from tinyvid.data.rows import open_rows
 from tinyvid.errors import DataError, VideoError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
@@ -79,4 +79,4 @@ def test_a_playlist_opens_no_other_file(text, name, tmp_path):
 def test_a_pipe_is_not_a_file_of_rows(tmp_path):
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="is not a regular file"):
-        RowFile(tmp_path / "rows.jsonl")
+        open_rows(tmp_path / "rows.jsonl")

@@ -1,5 +1,7 @@
 """Chat templates: exactly the original prompts, the order of turns, and every YAML file of the group."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
@@ -80,6 +82,31 @@ def test_chatml_is_written_as_qwen_instruct_reads_it():
         Segment("reply", "Yo<|im_end|>"),
         Segment("prompt", "\n<|im_start|>user\n?<|im_end|>\n<|im_start|>assistant\n"),
     ]
+
+
+@pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
+def test_a_reply_that_is_not_learned_is_the_same_text(name):
+    template = load(name)
+    first, second = Message("assistant", "b"), Message("assistant", "d e")
+    asked = [Message("user", "a?"), first, Message("user", "c?"), second]
+    learned = template(asked, slots=[1, 0, 0, 0])
+    read = template([asked[0], replace(first, loss=False), *asked[2:]], slots=[1, 0, 0, 0])
+    assert [segment.text for segment in read] == [segment.text for segment in learned]
+    assert [s.text for s in read if s.kind == "reply"] == [s.text for s in learned if s.kind == "reply"][1:]
+
+
+def test_videos_keep_their_places_in_the_text():
+    message = Message("user", "Compare  and .", videos=2, places=(8, 13))
+    shown = load("qwen2_base")([message], slots=[3])  # the first video is repeated from an earlier turn
+    text = "".join("VIDEO" if segment.kind == "video" else segment.text for segment in shown)
+    assert text.count("VIDEO") == 3
+    assert "VIDEO\nCompare VIDEO and VIDEO." in text
+
+
+@pytest.mark.parametrize("places", [(1, 0), (0,), (0, 15), (-1, 2)])
+def test_places_must_lie_in_the_text_in_order(places):
+    with pytest.raises(DataError, match="must be 2 positions in a text of 14 characters, in order"):
+        Message("user", "Compare  and .", videos=2, places=places)
 
 
 def test_several_videos_come_before_their_question():

@@ -82,5 +82,5 @@ def test_another_objective_makes_the_examples_and_the_loss(models, rows, tmp_pat
 
 
 def test_a_row_without_a_reply_has_no_next_token_to_learn(processor):
-    with pytest.raises(DataError, match="has no reply to learn; it must end with an assistant turn"):
+    with pytest.raises(DataError, match="has no reply to learn; add an assistant turn"):
         NextTokenObjective().example(processor, Sample([Message("user", "Q")]))

@@ -1,37 +1,48 @@
 """Data sets: from rows of files to samples. No video is decoded here, and only row offsets are kept in memory.
 
-``jsonl`` reads rows in the formats of tinyvid, LLaVA and LLaVA-Video, as JSON Lines or one array. ``mixture`` combines
-weighted data sets. ``tinyvid.data.parsing`` converts rows to samples.
+``jsonl`` reads rows in common formats, as JSON Lines, one array or parquet. ``mixture`` combines weighted data sets.
+``tinyvid.data.parsing`` converts rows to samples.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from tinyvid.data.parsing import RowError, is_number, to_sample
-from tinyvid.data.rows import RowFile
-from tinyvid.errors import ConfigError, DataError
-from tinyvid.registry import DATASETS
+from tinyvid.data.media import is_number
+from tinyvid.data.parsing import RowError, to_sample
+from tinyvid.data.rows import open_rows
+from tinyvid.errors import ConfigError, DataError, raised_as
+from tinyvid.registry import DATASETS, AtLeast
 from tinyvid.types import Sample
 
+MAX_ROWS = 1 << 30  # of an epoch; their numbers take 16 bytes each
 DATASETS.defer("shapes", "tinyvid.worlds.shapes.dataset")
 
 
 @DATASETS.register("jsonl")
 class RowDataset:
-    """Read rows of tinyvid, LLaVA or LLaVA-Video from JSON Lines or a JSON array, which can be larger than memory.
+    """Read rows from JSON Lines or a JSON array, which can be larger than memory, or from parquet, which cannot.
 
     Args:
-        path: The file. The first character tells JSON Lines from an array.
-        media_root: Folder that media paths are relative to; by default the folder of the file. A path outside it is an
-            error.
+        path: The file. Its first characters tell the format.
+        media_root: Folder that media paths are relative to; by default the folder of the file. A path or a link that
+            leaves it is an error.
+        allowed_roots: Other folders that rows may use media from, by absolute path, ``..`` or link.
     """
 
-    def __init__(self, *, path: str, media_root: str | None = None) -> None:
-        self.rows = RowFile(path)
-        self.media_root = Path(media_root).expanduser().absolute() if media_root else self.rows.path.absolute().parent
+    def __init__(
+        self,
+        *,
+        path: str,
+        media_root: str | None = None,
+        allowed_roots: list[str] = (),  # type: ignore[assignment]
+    ) -> None:
+        self.rows = open_rows(path)
+        with raised_as(ConfigError, f"media_root={media_root!r}, allowed_roots={list(allowed_roots)}", "correct them"):
+            self.media_root = Path(media_root or self.rows.path.parent).expanduser().absolute()
+            self.allowed = [Path(folder).expanduser().absolute() for folder in allowed_roots]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,7 +59,8 @@ class RowDataset:
         except DataError as error:
             raise RowError(str(error), [("json", str(error).removeprefix(f"{where}: "))]) from error
         try:
-            return to_sample(row, media_root=self.media_root, default_id=where)
+            with raised_as(RowError, "the row cannot be read", "correct it"):
+                return to_sample(row, media_root=self.media_root, default_id=where, allowed=self.allowed)
         except RowError as error:
             raise RowError(f"{where}: {error}", error.faults) from error
 
@@ -74,7 +86,7 @@ class Mixture:
         ConfigError: A source is malformed, or its weight is not positive.
     """
 
-    def __init__(self, *, sources: list[Any], seed: int = 0) -> None:
+    def __init__(self, *, sources: list[Any], seed: Annotated[int, AtLeast(0)] = 0) -> None:
         if not sources:
             raise ConfigError("data.sources is empty; list at least one data set")
         self.parts = []
@@ -110,6 +122,8 @@ def _weighted(count: int, weight: Any, rng: np.random.Generator, key: str) -> np
     """Return the row indices of an epoch: whole repetitions in file order, then the fractional part."""
     if not is_number(weight) or weight <= 0:
         raise ConfigError(f"{key}.weight={weight!r} must be a positive number")
+    if weight * count > MAX_ROWS:
+        raise ConfigError(f"{key}.weight={weight:g} of {count:,} rows gives more than {MAX_ROWS:,} rows; lower it")
     rest = round((weight - int(weight)) * count)
     if weight < 1 and rest == 0:
         raise ConfigError(f"{key}.weight={weight!r} of {count:,} rows gives no rows; raise it or remove the source")

@@ -1,6 +1,6 @@
-"""Random access to the rows of a JSON Lines file or a JSON array of any size, without loading it into memory.
+"""Random access to the rows of a file: JSON Lines or a JSON array of any size, or parquet.
 
-One pass over the file records the offset and the line of each row. A row is read and parsed on access.
+For JSON, one pass over the file records the offset and the line of each row. A row is read and parsed on access.
 """
 
 import codecs
@@ -8,15 +8,43 @@ import json
 import re
 from array import array
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tinyvid.errors import DataError
+from tinyvid.data.tables import MAGIC, MAX_ROW, TableFile, check_size
+from tinyvid.errors import DataError, raised_as
 from tinyvid.files import refuse_special
 
 CHUNK = 1 << 22  # bytes to read at a time when indexing an array
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+}
 _LONGEST_TOKEN = 12  # characters that look invalid if split: two escapes \\uXXXX of one character, -Infinity, false
+
+
+def open_rows(path: str | Path) -> "RowFile | TableFile":
+    """Open a file of rows. Its content decides whether it is JSON Lines, one JSON array, or parquet.
+
+    Raises:
+        DataError: The file is missing, has no rows, or has another format.
+    """
+    with raised_as(DataError, f"data file {str(path)!r}", "correct the path"):
+        place = Path(path).expanduser()
+        refuse_special(place, DataError)
+        if not place.is_file():
+            raise DataError(f"data file {str(place)!r} does not exist; check the path")
+        with place.open("rb") as file:
+            head = file.read(CHUNK)
+    if head.startswith(MAGIC) or place.suffix == ".parquet":
+        return TableFile(place)
+    _refuse_other_formats(place, head)
+    return RowFile(place)
 
 
 class RowFile:
@@ -33,10 +61,7 @@ class RowFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        refuse_special(self.path, DataError)
-        if not self.path.is_file():
-            raise DataError(f"data file {str(self.path)!r} does not exist; check the path")
+        self.path = Path(path)
         self._starts, self._ends, self._lines = array("q"), array("q"), array("q")
         for start, end, line in _array_rows(self.path) if _is_array(self.path) else _line_rows(self.path):
             self._starts.append(start)
@@ -60,22 +85,76 @@ class RowFile:
         """Return a row.
 
         Raises:
-            DataError: The row is not JSON, or not an object; the message gives its line.
+            DataError: The row is too long, not JSON, or not an object; the message gives its line.
         """
-        with self.path.open("rb") as file:
+        check_size(self.size(index), self.where(index))
+        with raised_as(DataError, f"data file {str(self.path)!r}", "check the path"), self.path.open("rb") as file:
             file.seek(self._starts[index])
             content = file.read(self.size(index))
         try:
-            row = json.loads(str(content, "utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{self.where(index)}: the row is not JSON: {error.msg} at character {error.pos + 1}"
-            ) from error
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"{self.where(index)}: the row is not JSON: {error}") from error
+            row = json.loads(str(content, "utf-8"), object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.where(index)}: the row is not JSON: {_reason(error)}") from error
         if not isinstance(row, dict):
             raise DataError(f"{self.where(index)}: a row must be a JSON object, got {type(row).__name__}")
         return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; without this check, the last of two equal keys would win silently."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in row if names.count(name) > 1)!r} occurs twice in an object")
+    return row
+
+
+def _reason(error: Exception) -> str:
+    """Return why a text is not JSON; of Python's messages about numbers, without its advice to programmers."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
+    return str(error).partition("; use sys.")[0]
+
+
+def _refuse_other_formats(path: Path, head: bytes) -> None:
+    """Raise an error that names the format of a file if it is neither JSON Lines nor an array.
+
+    A file whose lines are partly rows is not refused: each of its broken rows is reported when it is read.
+    """
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise DataError(f"{path} is a {name} file; unpack it, and give the file of rows in it")
+    if b"\0" in head[:4096]:
+        raise DataError(f"{path} is not a text file in UTF-8; give JSON Lines, one JSON array, or parquet")
+    lines = [line for line in head.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()][:20]
+    if not lines or lines[0].lstrip().startswith(b"["):
+        return
+    if path.suffix.lower() in (".csv", ".tsv") or not any(line.lstrip().startswith(b"{") for line in lines):
+        raise DataError(
+            f"{path} does not contain rows: its first line is {str(lines[0][:60], 'utf-8', 'replace')!r}. Write one "
+            "JSON object per line; examples/custom_dataset/prepare.py shows how to convert a CSV file"
+        )
+    first = str(head.removeprefix(codecs.BOM_UTF8), "utf-8", "ignore").lstrip()
+    end = _end_of_object(first)
+    if end is not None and "\n" in first[:end].strip():
+        raise DataError(
+            f"{path}: the first JSON object spans {first[:end].strip().count(chr(10)) + 1:,} lines or more; write one "
+            "object per line (jq -c . FILE), or one array of objects"
+        )
+
+
+def _end_of_object(text: str) -> int | None:
+    """Return where the JSON object at the beginning of a text ends, or the length of the text if it does not end there.
+
+    ``None`` if it is not valid JSON.
+    """
+    try:
+        return json.JSONDecoder().raw_decode(text)[1]
+    except json.JSONDecodeError as error:
+        near_end = len(text) - _LONGEST_TOKEN if len(text) > CHUNK // 2 else len(text.rstrip())
+        return len(text) if error.pos >= near_end or error.msg.startswith("Unterminated") else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_array(path: Path) -> bool:
@@ -88,13 +167,20 @@ def _is_array(path: Path) -> bool:
 
 def _line_rows(path: Path) -> Iterator[tuple[int, int, int]]:
     """Yield the start and end byte and the line number of every non-blank line."""
-    start = 0
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            skipped = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-            if line[skipped:].strip():
-                yield start + skipped, start + len(line), number
-            start += len(line)
+        start = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+        file.seek(start)
+        for number in count(1):
+            line = file.readline(CHUNK)
+            end, blank = start + len(line), not line.strip()
+            while line and not line.endswith(b"\n"):  # a long line, of which no more than a chunk is in memory
+                line = file.readline(CHUNK)
+                end, blank = end + len(line), blank and not line.strip()
+            if end == start:
+                return
+            if not blank:
+                yield start, end, number
+            start = end
 
 
 def _array_rows(path: Path) -> Iterator[tuple[int, int, int]]:
@@ -162,8 +248,10 @@ class _Window:
                 certain = error.pos < len(self._text) - _LONGEST_TOKEN and not error.msg.startswith("Unterminated")
                 if certain or not self._more():
                     raise self.error(f"the array is not JSON: {error.msg}", error.pos - self._at) from error
-            except RecursionError as error:
-                raise self.error(f"the row is not JSON: {error}") from error
+                if len(self._text) - self._at > MAX_ROW:
+                    raise self.error(f"a row of the array has more than {MAX_ROW:,} characters; shorten it") from error
+            except (ValueError, RecursionError) as error:
+                raise self.error(f"the row is not JSON: {_reason(error)}") from error
             else:
                 if end < len(self._text) or not self._more():  # a number may continue in the next chunk
                     self._pass(end)

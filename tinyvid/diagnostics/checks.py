@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tinyvid.data.parsing import RowError
+from tinyvid.data.parsing import NO_REPLY, RowError, learns
 from tinyvid.errors import DataError, TinyvidError
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
@@ -30,8 +30,8 @@ class Fault:
 
     Attributes:
         where: The row, as ``file:line``.
-        kind: ``json``, ``turns``, ``media``, ``markers``, ``options``, ``missing``, ``unreadable``, ``undecodable``,
-            ``control_token``, ``no_reply``, ``too_long`` or, from other data sets, ``row``.
+        kind: One of ``RowError.faults``, ``missing``, ``unreadable``, ``undecodable``, ``control_token``, ``no_reply``,
+            ``too_long`` or, from other data sets, ``row``.
         message: What is wrong, and how to correct it.
     """
 
@@ -113,14 +113,15 @@ class RowChecks:
     def _lay_out(self, sample: Sample, found: list[tuple[str, str]]) -> Layout | None:
         """Add the faults of texts and files to ``found``, and lay out the rest; ``None`` if a file cannot be opened."""
         messages = [self._checked(number, message, found) for number, message in enumerate(sample.messages)]
-        if not any(message.role == "assistant" and message.text.strip() for message in messages):
-            found.append(("no_reply", "the row has no reply to learn; add an assistant turn with text"))
+        if not learns(messages):
+            found.append(("no_reply", NO_REPLY))
         broken = [fault for video in sample.videos if (fault := self._open(video))]
         found += broken
         try:
             if not broken:
                 return self._unlimited.plan(replace(sample, messages=messages))
-            self._unlimited.plan(Sample([replace(message, videos=None) for message in messages], id=sample.id))
+            text_only = [replace(message, videos=None, places=()) for message in messages]
+            self._unlimited.plan(Sample(text_only, id=sample.id))
         except TinyvidError as error:
             found.append(("turns", str(error)))
         return None
@@ -132,7 +133,7 @@ class RowChecks:
             at = f"message {number} ({message.role}) contains the control token {token!r} at character {place}"
             found.append(("control_token", f"{at}; remove it"))
             text = (text if token in text else self.processor.fold(text)).replace(token, "")
-        return replace(message, text=text)
+        return message if text == message.text else replace(message, text=text, places=())
 
     def _open(self, video: Video) -> tuple[str, str] | None:
         if isinstance(video.source, str | Path) and not os.path.exists(video.source):

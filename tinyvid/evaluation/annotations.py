@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyvid.data.parsing import LETTERS
+from tinyvid.data.options import LETTERS, is_padding
 from tinyvid.errors import DataError
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.registry import BENCHMARKS
 
 LISTED = 8  # most names that a message lists
-PADDING = {"", "n/a"}  # texts that pad rows with fewer options
 
 
 def build_benchmark(config: Mapping[str, Any]) -> Benchmark:
@@ -65,11 +64,7 @@ def lettered(options: Sequence[str]) -> dict[str, str]:
         >>> lettered(["a cat", "a dog", "N/A"])
         {'A': 'a cat', 'B': 'a dog'}
     """
-    return {
-        letter: text.strip()
-        for letter, text in zip(LETTERS, options, strict=False)
-        if text.strip().lower() not in PADDING
-    }
+    return {letter: text.strip() for letter, text in zip(LETTERS, options, strict=False) if not is_padding(text)}
 
 
 def letter_of(options: Mapping[str, str], answer: str, *, where: str) -> str:

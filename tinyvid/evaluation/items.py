@@ -30,6 +30,7 @@ class Item:
         prefix: Forced beginning of the reply, such as ``Best option:(``; it is not part of the reply.
         question: The question without instructions, for a judge.
         rubric: How a judge scores the reply; a key of ``tinyvid.RUBRICS``.
+        alternatives: Other correct answers; the reply is scored by the one that it meets best.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Item:
     prefix: str = ""
     question: str = ""
     rubric: str = "qa"
+    alternatives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -49,8 +51,9 @@ class Item:
             raise DataError(f"item '{self.id}': the conversation must end with a user turn")
         if self.rule in ("choice", "label") and len(self.options) < 2:
             raise DataError(f"item '{self.id}': rule '{self.rule}' needs at least 2 options, got {dict(self.options)}")
-        if self.rule in ("choice", "label") and self.answer is not None and self.answer not in self.options:
-            raise DataError(f"item '{self.id}': the answer {self.answer!r} must be one of {list(self.options)}")
+        for answer in () if self.answer is None else (self.answer, *self.alternatives):
+            if self.rule in ("choice", "label") and answer not in self.options:
+                raise DataError(f"item '{self.id}': the answer {answer!r} must be one of {list(self.options)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ videos. Labels are created from the segments while tokenizing, so no code has to
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.registry import TEMPLATES
@@ -86,15 +87,19 @@ class TurnTemplate:
         for number, (message, videos) in enumerate(zip(messages, slots, strict=True)):
             if message.role == "assistant":
                 segments.append(Segment("prompt", prompt))
-                segments.append(Segment("reply", self.reply_prefix + message.text + self.end))
+                kind: Literal["prompt", "reply"] = "reply" if message.loss else "prompt"
+                segments.append(Segment(kind, self.reply_prefix + message.text + self.end))
                 prompt = self.separator if number + 1 < len(messages) else ""
                 continue
             prompt += self.user_prefix
-            for _ in range(videos):
-                segments.append(Segment("prompt", prompt))
-                segments.append(Segment("video"))
+            text, places = (message.text, message.places) if self.read_user_text else ("", ())
+            for _ in range(videos - len(places)):
+                segments += [Segment("prompt", prompt), Segment("video")]
                 prompt = self.video_suffix
-            prompt += (message.text if self.read_user_text else "") + self.user_suffix + self.assistant_prefix
+            for start, place in zip((0, *places), places, strict=False):
+                segments += [Segment("prompt", prompt + text[start:place]), Segment("video")]
+                prompt = ""
+            prompt += text[places[-1] if places else 0 :] + self.user_suffix + self.assistant_prefix
         segments.append(Segment("prompt", prompt))
         return [segment for segment in segments if segment.text or segment.kind == "video"]
 

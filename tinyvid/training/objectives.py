@@ -6,10 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from tinyvid.data.parsing import NO_REPLY, learns
 from tinyvid.errors import DataError
 from tinyvid.processing.batch import Batch, Example, Output
 from tinyvid.processing.processor import Processor
-from tinyvid.types import IGNORE_INDEX, Sample
+from tinyvid.types import Sample
 
 Row = Sample | list[Sample]  # several samples are packed into one example
 
@@ -48,10 +49,9 @@ class NextTokenObjective:
     def example(self, processor: Processor, row: Row) -> Example:
         """Return a conversation with labels on its replies. Packed conversations share their videos."""
         samples = row if isinstance(row, list) else [row]
-        example = processor.pack(samples) if len(samples) > 1 else processor(samples[0])
-        if not (example.labels[1:] != IGNORE_INDEX).any():
-            raise DataError("the row has no reply to learn; it must end with an assistant turn")
-        return example
+        if not all(learns(sample.messages) for sample in samples):
+            raise DataError(NO_REPLY)
+        return processor.pack(samples) if len(samples) > 1 else processor(samples[0])
 
     def __call__(self, model: Callable[[Batch], Output], batch: Batch) -> BatchLoss:
         """Return the mean cross-entropy over the label positions."""

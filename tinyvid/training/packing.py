@@ -11,7 +11,7 @@ class PackedRows:
     """A data set of packed rows: rows about the same clips of the same videos form one item.
 
     Items are in order of first appearance. Every row is read once, without opening its videos. A row is not packed if
-    it cannot be read, has no video, or has a video given as an array.
+    it cannot be read, has no video, a video given as an array, or videos within its text.
     """
 
     def __init__(self, rows: Any, most: int) -> None:
@@ -47,8 +47,11 @@ class PackedRows:
 def _videos(rows: Any, index: int) -> object:
     """Return a key of the videos of a row, or ``None`` if the row cannot be packed."""
     try:
-        videos = rows[index].videos
+        row = rows[index]
+        videos = row.videos
     except TinyvidError:  # raised again when the row is used
+        return None
+    if any(message.places for message in row.messages):  # only what precedes the last video is shared
         return None
     if not videos or not all(isinstance(video.source, str | Path) for video in videos):
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyvid.data.parsing import LETTERS
+from tinyvid.data.options import LETTERS
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation.annotations import build_benchmark
 from tinyvid.evaluation.items import Benchmark, Item, Outcome

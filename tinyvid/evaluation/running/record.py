@@ -52,9 +52,10 @@ def digest_items(items: Sequence[Item]) -> str:
     """Return a short hash of the items: ids, prompts, options, answers, and the bounds of each video."""
     digest = hashlib.sha256()
     for item in items:
-        messages = [[message.role, message.text] for message in item.sample.messages]
+        messages = [[message.role, message.text, *message.places] for message in item.sample.messages]
         bounds = [[video.start, video.end] for video in item.sample.videos]
         entry = [item.id, item.rule, messages, item.prefix, dict(item.options), item.answer, bounds, item.rubric]
+        entry += item.alternatives
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()[:16]
 

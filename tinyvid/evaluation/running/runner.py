@@ -250,7 +250,10 @@ def _judge(
     mine = asked[state.process_index :: state.num_processes]
     cases = [
         Case(
-            item.question or item.sample.messages[-1].text, str(item.answer), str(rows[item.id].prediction), item.rubric
+            item.question or item.sample.messages[-1].text,
+            " or ".join([str(item.answer), *item.alternatives]),
+            str(rows[item.id].prediction),
+            item.rubric,
         )
         for item in mine
     ]

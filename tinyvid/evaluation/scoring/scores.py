@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from tinyvid.errors import DataError
 from tinyvid.evaluation.items import Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
@@ -61,8 +62,19 @@ def read(item: Item, reply: str) -> Reading:
         return Reading(prediction, None)
     if prediction is None:
         return Reading(None, 0.0)
-    exact = wording(reply) == wording(item.options[item.answer] if item.rule == "label" else item.answer)
-    return Reading(prediction, _value(item, prediction, item.answer), exact)
+    readings = []
+    for answer in (item.answer, *item.alternatives):
+        exact = wording(reply) == wording(item.options[answer] if item.rule == "label" else answer)
+        readings.append(Reading(prediction, _value(item, prediction, answer), exact))
+    return max(readings, key=lambda reading: (reading.value, reading.exact))
+
+
+def check_answers(item: Item) -> None:
+    """Raise ``DataError`` if no reply can match an answer of an item, such as a text for the rule ``number``."""
+    readers = {"number": extract_number, "yes_no": extract_yes_no, "exact": wording, "contains": wording}
+    for answer in () if item.answer is None else (item.answer, *item.alternatives):
+        if item.rule in readers and readers[item.rule](answer) in (None, ""):
+            raise DataError(f"item '{item.id}': no reply can match the answer {answer!r:.80} with rule '{item.rule}'")
 
 
 def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome:

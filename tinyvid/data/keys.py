@@ -1,0 +1,126 @@
+"""The keys of a row: their names in common formats, and the keys that a row must not have.
+
+A key that nothing reads is metadata. It is an error if it looks like a mistake: its name is almost that of another
+key, it asks for something that tinyvid does not do, or it holds the only media of the row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from tinyvid.errors import DataError
+
+VIDEO_KEYS = ("video", "videos", "video_path", "video_paths", "video_file", "video_files")
+IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "image_file", "image_files")
+TURN_KEYS = ("conversations", "messages")
+SYSTEM_KEYS = ("system", "system_prompt")
+START_KEYS = ("start", "start_time", "video_start")
+END_KEYS = ("end", "end_time", "video_end")
+ROLE_KEYS, TEXT_KEYS, LOSS_KEYS = ("from", "role"), ("value", "content"), ("loss", "train")
+# All keys that end up in a sample or its messages. The others go to ``Sample.meta``.
+READ = {"id", "clip", "fps", "subtitles"}.union(
+    VIDEO_KEYS, IMAGE_KEYS, TURN_KEYS, SYSTEM_KEYS, START_KEYS, END_KEYS
+)  # fmt: skip
+KNOWN = READ | {"options", "answer_index", "answer", "rule", "group"}  # also those that are read from ``Sample.meta``
+_SECONDS = "give 'clip': [start, end] in seconds"
+_FRAMES = "set sampler.num_frames or another option of the sampler for the run"
+_SOUND = "tinyvid reads no sound; remove it"
+_REFUSED = {
+    "timestamp": _SECONDS,
+    "timestamps": _SECONDS,
+    "segment": _SECONDS,
+    "nframes": _FRAMES,
+    "num_frames": _FRAMES,
+    "min_frames": _FRAMES,
+    "max_frames": _FRAMES,
+    "audio": _SOUND,
+    "audios": _SOUND,
+    "tools": "describe the tools in the system message",
+}
+_REFUSED_IN_TURN = dict.fromkeys((*VIDEO_KEYS, *IMAGE_KEYS), "list the media of all turns in the row's 'video'") | {
+    "weight": "use 'loss': false for a reply to read but not to learn",
+    "loss_scale": "use 'loss': false for a reply to read but not to learn",
+    "tool_calls": "write the call in the text of the turn",
+    "reasoning_content": "write the reasoning in the text of the turn",
+}
+_ROW_NAMES = (*sorted(KNOWN - {"id", "answer", "rule", "group"}), *_REFUSED)
+_TURN_NAMES = (*ROLE_KEYS, *TEXT_KEYS, *LOSS_KEYS, *_REFUSED_IN_TURN)
+# Names long enough that a word with one other letter is a typing error rather than another word.
+_TYPED = {name for name in (*KNOWN, *TEXT_KEYS) if len(name) > 5} | {"video", "image"}
+_MEDIA_FILE = re.compile(
+    r".+\.(?:mp4|m4v|mov|mkv|webm|avi|wmv|flv|mpe?g|3gp|ogv|gif|png|jpe?g|bmp|webp)", re.IGNORECASE | re.DOTALL
+)
+
+
+def given(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the one of several names for the same thing that a row or a turn has; ``None`` if it has none of them.
+
+    Null and empty lists count as absent.
+
+    Raises:
+        DataError: It has two of them.
+    """
+    found = [name for name in names if not _absent(values.get(name))]
+    if len(found) > 1:
+        raise DataError(f"the keys '{found[0]}' and '{found[1]}' mean the same; keep one")
+    return found[0] if found else None
+
+
+def faults_of_keys(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the keys of a row that nothing reads."""
+    unread = {key: value for key, value in row.items() if key not in KNOWN and not _absent(value) and value != ""}
+    shows_media = not row.keys().isdisjoint((*VIDEO_KEYS, *IMAGE_KEYS))  # "video": null says that it has none
+    for key, value in unread.items():
+        first = value[0] if isinstance(value, list) else value
+        if fault := _fault(key, _ROW_NAMES, _REFUSED):
+            yield fault
+        elif not shows_media and isinstance(first, str) and _MEDIA_FILE.fullmatch(first[:4096]):
+            yield (
+                f"'{key}' names the file {first!r:.80}, but the media of a row are in 'video' or 'image'; rename the "
+                "key, or add 'video': null if the row has no media"
+            )
+
+
+def faults_of_turn(turn: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the keys of a turn that nothing reads."""
+    read = (*ROLE_KEYS, *TEXT_KEYS, *LOSS_KEYS)
+    for key in turn:
+        unread = key not in read and not _absent(turn[key]) and turn[key] != ""
+        if unread and (fault := _fault(key, _TURN_NAMES, _REFUSED_IN_TURN)):
+            yield fault
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value in ([], {})
+
+
+def _fault(key: str, names: tuple[str, ...], refused: Mapping[str, str]) -> str | None:
+    """Return what is wrong with a key that nothing reads, or ``None`` for metadata."""
+    near = _near(key, names)
+    if key not in refused and near is None:
+        return None
+    advice = f"; {refused[key]}." if key in refused else f". Did you mean '{near}'?"
+    return f"'{key:.40}' is not read{advice} Your own notes can be below one key, such as 'meta'"
+
+
+@lru_cache(maxsize=4096)
+def _near(key: str, names: tuple[str, ...]) -> str | None:
+    """Return a name that differs in case, separators, a plural s or, in longer names, by one typing error."""
+    plain = _plain(key[:40])
+    same = next((name for name in names if _plain(name) == plain), None)
+    typed = [name for name in names if name in _TYPED and _one_error(_plain(name), plain)]
+    return same or next(iter(typed), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower().removesuffix("s")
+
+
+def _one_error(first: str, second: str) -> bool:
+    """Return whether two words differ by one letter, or by two letters in the wrong order."""
+    while first and second and first[0] == second[0]:
+        first, second = first[1:], second[1:]
+    while first and second and first[-1] == second[-1]:
+        first, second = first[:-1], second[:-1]
+    return max(len(first), len(second)) == 1 or (len(first) == 2 and first == second[::-1])
