@@ -86,6 +86,12 @@ def test_without_usable_times_the_rate_counts(reader, tmp_path, caplog):
     assert "pairs.mkv: 10 of 20 frames have no time of their own; the frame rate of the file gives" in caplog.text
 
 
+def test_a_program_stream_has_times_for_some_frames_only(tmp_path, caplog):
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    assert shows(reader, clips.write_clip(tmp_path / "clip.mpg", codec="mpeg2video"), list(range(60)))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("far", [1 << 42, 1 << 60])
 def test_an_absurd_clock_is_refused(tmp_path, far):
     source = clips.write_clip(tmp_path / "clip.nut", num_frames=5, bframes=0, gop=1)

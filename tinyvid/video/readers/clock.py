@@ -11,6 +11,7 @@ from tinyvid.errors import VideoError
 from tinyvid.video.readers.packets import NO_PTS, Packets
 
 GUESSED = {"avi", "asf"}  # without presentation times; FFmpeg's guess is wrong if frames are reordered
+SPARSE = {"mpeg"}  # states the times of some frames; FFmpeg's guesses of the others may repeat
 MAX_SECONDS = 366 * 24 * 3600  # from the first frame to the last
 SHARED_TIMES = 0.1  # of the frames may have the time of another one; with more, the clock is not used
 
@@ -31,7 +32,8 @@ def parts_of(name: str, container: Any, stream: Any, packets: Packets) -> list[n
     pts = np.frombuffer(packets.pts, dtype=np.int64)
     keys = np.frombuffer(packets.keys, dtype=bool)
     shown = ~np.frombuffer(packets.hidden, dtype=bool)
-    if GUESSED.intersection(container.format.name.split(",")) and stream.codec_context.has_b_frames:
+    names = container.format.name.split(",")
+    if GUESSED.intersection(names) and stream.codec_context.has_b_frames:
         return None
     missing = int((pts == NO_PTS).sum())
     parts, shared = [], 0
@@ -46,8 +48,8 @@ def parts_of(name: str, container: Any, stream: Any, packets: Packets) -> list[n
         raise VideoError(f"{name}: none of its frames is shown; encode it again")
     if not missing and not shared:
         return parts
-    if missing or shared > SHARED_TIMES * len(pts):
-        if missing < len(pts):
+    if missing or shared > SHARED_TIMES * len(pts) or SPARSE.intersection(names):
+        if missing < len(pts) and not SPARSE.intersection(names):
             none = f"{missing or shared} of {len(pts)} frames have no time of their own"
             warn_once(name, f"{none}; the frame rate of the file gives all times")
         return None
