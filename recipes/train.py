@@ -8,9 +8,10 @@ import hashlib
 import logging
 import os
 import re
-import shutil
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,34 +21,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from tinyvid import DATASETS, Assistant, ConfigError, EvaluationOptions, build_benchmark
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.command_line import CHANGEABLE, CommandLine, run_hydra
+from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, run_hydra
 from tinyvid.config import PARTS
+from tinyvid.interrupts import Interrupted, Interrupts
+from tinyvid.outputs import owned
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
 from tinyvid.training.evaluation import TrainingBenchmark
 from tinyvid.training.packing import PackedRows
-from tinyvid.training.trainer import PARTIAL
+from tinyvid.training.runs import RESULT, identity_of, prepare
 
 logger = logging.getLogger("tinyvid.train")
 
 FREE_TEXT = ("ckpt",)
-# Keys that a resumed run may change, because they do not affect the result.
-FREE_ON_RESUME = (
-    "resume",
-    "device",
-    "run_dir",
-    "cache.frames",
-    "cache.max_gib",
-    "recipe.workers",
-    "recipe.log_every",
-    "recipe.save_every",
-)
+STOPPING = "Stopping after this step, with a checkpoint. A second signal stops at once and loses the step."
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
@@ -67,7 +59,22 @@ def main(config: DictConfig, line: CommandLine) -> None:
             logger.info("The run in %s is already finished.", run_dir)
             return
         settings["resume"] = (run_dir / "config.yaml").exists()  # start jobs that the interrupted sweep did not reach
-    train(settings, run_dir)
+    try:
+        train(settings, run_dir)
+    except Interrupted:
+        leave_processes()
+        logger.warning("Interrupted. Continue with: %s", again(line))
+        raise
+
+
+def again(line: CommandLine) -> str:
+    """Return the command that continues a run, or a sweep."""
+    config = HydraConfig.get()
+    folder = config.sweep.dir if config.mode == RunMode.MULTIRUN else config.runtime.output_dir
+    given = [*(f"{key}={value}" for key, value in line.text.items()), *line.overrides]
+    kept = [argument for argument in given if argument.partition("=")[0] not in ("run_dir", "resume")]
+    where = [argument for argument in given if argument.startswith("run_dir=")] or [f"run_dir={folder}"]
+    return shlex.join(["python", sys.argv[0], *line.flags, *kept, *where, "resume=true"])
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Settings:
     policy: DataPolicy
     cache: CacheOptions
     rows: Any
+    held_out: Any
     benchmark: Any
 
     @classmethod
@@ -104,7 +112,15 @@ class Settings:
             check(settings)
         checked = DataPolicy(**check_options(DataPolicy, policy, key="data"))
         benchmark = build_benchmark(settings["benchmark"]) if settings.get("benchmark") else None
-        return cls(options, parts, peft, checked, cache, DATASETS.build(data), benchmark)
+        rows, held_out = DATASETS.build(data), None
+        if settings["eval_path"] is not None:
+            chosen = {"name": "jsonl", "path": settings["eval_path"], "media_root": data.get("media_root")}
+            held_out = DATASETS.build(chosen, key="eval_path")
+        if options.early_stopping is not None and held_out is None and benchmark is None:
+            raise ConfigError(
+                f"recipe.early_stopping={options.early_stopping} needs an evaluation; set eval_path= or benchmark="
+            )
+        return cls(options, parts, peft, checked, cache, rows, held_out, benchmark)
 
 
 def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
@@ -118,7 +134,14 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
         ConfigError: A setting is invalid; no weights were loaded.
     """
     run = Settings.read(settings)
-    newest = prepare(settings, run_dir)
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    with owned(run_dir, key="run_dir") if is_first else nullcontext():
+        return _train(run, settings, run_dir)
+
+
+def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
+    rows = {"data": identity_of(run.rows), "eval_path": run.held_out and identity_of(run.held_out)}
+    newest = prepare(settings, run_dir, rows=rows)
     set_seed(run.options.seed)
     loaded = load(settings)
     reports = trainable.apply(loaded.model, run.parts, run.peft, lr=run.options.lr)
@@ -132,64 +155,16 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
         run_dir=run_dir,
         dtype=resolve_dtype(settings["dtype"], resolve_device(settings["device"])),
         train=TrainingData(packed(run.rows, run.options, loaded), loaded.processor, run.policy),
-        evaluate_on=held_out(settings, loaded, run.policy),
+        evaluate_on=run.held_out and TrainingData(run.held_out, loaded.processor, run.policy),
         benchmark=asked(run.benchmark, settings, run_dir),
     )
-    trainer.train(resume_from_checkpoint=newest)
-    result = run_dir / "model"
+    with Interrupts(notice=STOPPING) as trainer.interrupts:
+        trainer.train(resume_from_checkpoint=newest)
+    result = run_dir / RESULT
     trainer.save_result(result)
     if trainer.is_world_process_zero():
         logger.info("Saved the model to %s. Skipped %s rows.", result, len(trainer.skipped))
-    return result
-
-
-def prepare(settings: Mapping[str, Any], run_dir: Path) -> str | None:
-    """Create the run folder, record the configuration, and return the checkpoint to resume from, if any.
-
-    Raises:
-        ConfigError: The folder already contains a run, or ``resume`` finds no run or one with other settings.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    record = run_dir / "config.yaml"
-    newest = get_last_checkpoint(str(run_dir))
-    if int(os.environ.get("RANK", "0")) > 0:
-        return newest  # the first process checks and records for all
-    for partial in run_dir.glob(f"{PARTIAL}*"):
-        shutil.rmtree(partial)  # an incomplete checkpoint of an interrupted run
-    if (run_dir / "model").exists():
-        raise ConfigError(f"run_dir={str(run_dir)!r} contains a finished model; choose another run_dir")
-    if record.exists() and not settings["resume"]:
-        raise ConfigError(
-            f"run_dir={str(run_dir)!r} already contains a run; continue it with resume=true, or choose another run_dir"
-        )
-    if settings["resume"]:
-        if not record.exists():
-            raise ConfigError(
-                f"resume=true, but run_dir={str(run_dir)!r} contains no run; set the run_dir of the run to resume"
-            )
-        refuse_changes(settings, OmegaConf.to_container(OmegaConf.load(record)), run_dir)
-    OmegaConf.save(OmegaConf.create(dict(settings)), record)
-    return newest
-
-
-def refuse_changes(new: Mapping[str, Any], old: Any, run_dir: Path) -> None:
-    """Raise ConfigError if a resumed run has settings that would affect its result."""
-    before, after = flat(old), flat(new)
-    changed = [
-        key
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
-    ]
-    if changed:
-        shown = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed[:5])
-        raise ConfigError(f"resume=true, but the settings differ from those of {str(run_dir)!r}: {shown}")
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in settings.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        logger.info("To train it further, set ckpt=%s and another run_dir.", result)
     return result
 
 
@@ -236,15 +211,6 @@ def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> Trainin
     chosen = {"limit": settings["limit"], "batch_size": settings["recipe"]["batch_size"]}
     options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="train.py"))
     return TrainingBenchmark(benchmark, run_dir, options=options)
-
-
-def held_out(settings: Mapping[str, Any], loaded: Loaded, policy: DataPolicy) -> TrainingData | None:
-    """Return the evaluation rows."""
-    if settings["eval_path"] is None:
-        return None
-    media_root = settings["data"].get("media_root")
-    rows = DATASETS.build({"name": "jsonl", "path": settings["eval_path"], "media_root": media_root}, key="eval_path")
-    return TrainingData(rows, loaded.processor, policy)
 
 
 def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:

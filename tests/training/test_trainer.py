@@ -208,7 +208,7 @@ def test_a_run_keeps_the_template_and_frames_of_its_checkpoint(models, rows, tmp
 
 def test_a_folder_with_a_run_is_refused(models, rows, tmp_path):
     program.train(settings(models, rows), tmp_path / "run")
-    with pytest.raises(ConfigError, match="contains a finished model; choose another run_dir"):
+    with pytest.raises(ConfigError, match="contains a finished model; to train it further"):
         program.train(settings(models, rows), tmp_path / "run")
     (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="already contains a run; continue it with resume=true"):

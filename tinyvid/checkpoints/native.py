@@ -34,6 +34,7 @@ from tinyvid.files import read_text
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import without_bars
+from tinyvid.outputs import share
 from tinyvid.processing.processor import Processor
 
 FORMAT = 1
@@ -84,6 +85,7 @@ def _save(loaded: Loaded, path: Path) -> None:
     try:
         partial.mkdir()
         write(loaded, partial)
+        share(partial)
         if path.is_dir():
             path.rmdir()
         partial.rename(path)

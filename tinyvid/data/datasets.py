@@ -4,6 +4,7 @@
 ``tinyvid.data.parsing`` converts rows to samples.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +73,11 @@ class RowDataset:
         """Return the length of a row in bytes, without reading it."""
         return self.rows.size(index)
 
+    def digest(self) -> str:
+        """Return a hash of the file, which a resumed run compares."""
+        with self.rows.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
 
 @DATASETS.register("mixture")
 class Mixture:
@@ -116,6 +122,10 @@ class Mixture:
     def size(self, index: int) -> int:
         """Return the length of a row in bytes."""
         return self.parts[self._part[index]].size(int(self._row[index]))
+
+    def digest(self) -> str:
+        """Return the hashes of all sources that have one."""
+        return " ".join(part.digest() for part in self.parts if hasattr(part, "digest"))
 
 
 def _weighted(count: int, weight: Any, rng: np.random.Generator, key: str) -> np.ndarray:

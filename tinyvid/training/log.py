@@ -2,10 +2,14 @@
 
 import csv
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from tinyvid.errors import ConfigError, raised_as
+from tinyvid.outputs import cut_torn_line
 
 COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
 
@@ -16,11 +20,27 @@ class RunLog(TrainerCallback):
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remove incomplete lines of a killed run."""
+        if state.is_world_process_zero:
+            for name in ("metrics.jsonl", "metrics.csv"):
+                cut_torn_line(self.run_dir / name)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Append one record."""
-        if not state.is_world_process_zero or not logs:
-            return
-        record = {"step": state.global_step, **logs}
+        """Append one record.
+
+        Raises:
+            ConfigError: The files cannot be written.
+        """
+        if state.is_world_process_zero and logs:
+            with self._writable():
+                self._append({"step": state.global_step, **logs})
+
+    def _writable(self) -> AbstractContextManager[None]:
+        advice = "free disk space or correct the permissions, then continue with resume=true"
+        return raised_as(ConfigError, f"run_dir={str(self.run_dir)!r} cannot be written", advice)
+
+    def _append(self, record: dict[str, Any]) -> None:
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if not record.keys() & {"loss", "eval_loss"}:
@@ -36,7 +56,8 @@ class RunLog(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Plot the loss."""
         if state.is_world_process_zero:
-            draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
+            with self._writable():
+                draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
 
     on_save = on_train_end = on_evaluate
 

@@ -38,6 +38,8 @@ class TrainOptions:
         workers: Decoding processes per training process.
         log_every: Steps between logs.
         eval_every: Steps between evaluations; ``null`` for one per epoch.
+        early_stopping: Evaluations without a better result after which to stop, with the best weights as the result;
+            ``null`` to train to the end. Without evaluation rows, the accuracy on the benchmark decides, not the loss.
         save_every: Steps between checkpoints; ``null`` for one per epoch.
         keep: Number of checkpoints to keep, in addition to the best one.
         report_to: ``tensorboard``, ``wandb``.
@@ -61,6 +63,7 @@ class TrainOptions:
     workers: int = 2
     log_every: PositiveInt = 10
     eval_every: PositiveInt | None = None
+    early_stopping: PositiveInt | None = None
     save_every: PositiveInt | None = None
     keep: PositiveInt = 2
     report_to: list[str] = ()  # type: ignore[assignment]

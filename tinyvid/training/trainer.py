@@ -5,39 +5,37 @@ the mean over the label tokens of all its batches and processes, so it does not 
 """
 
 import json
+import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, save_fsdp_optimizer
-from safetensors.torch import load_file, save_file
-from transformers import Trainer
-from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_callback import ExportableState
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
 
-from tinyvid.checkpoints import native
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import CheckpointError, DataError, TinyvidError
-from tinyvid.models.adapters import is_quantized
-from tinyvid.models.weights import few
+from tinyvid.errors import DataError, TinyvidError
+from tinyvid.interrupts import Interrupted, Interrupts, shield_worker
 from tinyvid.processing.batch import Batch
+from tinyvid.training import runs
 from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
 from tinyvid.training.evaluation import TrainingBenchmark, count_letters
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
-from tinyvid.training.sharding import assign, check_launch, prepare, whole_weights
+from tinyvid.training.saving import SavingTrainer, stored_parts
+from tinyvid.training.sharding import check_launch, prepare
 from tinyvid.training.trainable import PartOptions, parameter_groups
 
-TRAINED = "trained.safetensors"  # the weights that train, in full precision, for resuming
-PARTIAL = ".partial-"
+logger = logging.getLogger(__name__)
+
 SKIPPED = "skipped.jsonl"
 
 
-class VideoTrainer(Trainer):
+class VideoTrainer(SavingTrainer):
     """Train a model on rows.
 
     Args:
@@ -49,10 +47,10 @@ class VideoTrainer(Trainer):
         train: Training rows, with the objective.
         evaluate_on: Evaluation rows.
         benchmark: Benchmark to run at each evaluation.
-    """
 
-    optimizer: Any  # attributes of the Trainer
-    control: Any
+    Attributes:
+        interrupts: After a signal, the step is finished and saved, and ``train`` raises ``Interrupted``.
+    """
 
     def __init__(
         self,
@@ -72,6 +70,7 @@ class VideoTrainer(Trainer):
         self.run_dir = run_dir
         self.objective = train.objective
         self.benchmark = benchmark
+        self.interrupts = Interrupts()
         best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
         self.skipped = read_skipped(run_dir)
         super().__init__(
@@ -80,7 +79,7 @@ class VideoTrainer(Trainer):
             data_collator=train.collate,
             train_dataset=train,
             eval_dataset=[] if best and evaluate_on is None else evaluate_on,  # the Trainer rejects None
-            callbacks=[RunLog(run_dir)],
+            callbacks=[RunLog(run_dir), OnResume(self)],
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the whole step
         self._loss_shifts_labels = True
@@ -102,14 +101,20 @@ class VideoTrainer(Trainer):
         self._order = order
         return order
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        loader.worker_init_fn = partial(shield_worker, start=loader.worker_init_fn)
+        return loader
+
     def _get_eval_sampler(self, eval_dataset: Any) -> list[int]:
         """Return every row once. Empty entries pad the last batch of all processes."""
         places = self.options.batch_size * self.args.world_size
         return [*range(len(eval_dataset)), *[EMPTY] * (-len(eval_dataset) % places)]
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # the run was killed after its last step
-            self.control.should_training_stop = True
+        # The run was killed after its last step.
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if self.control.should_training_stop:
             return
         self._order.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
@@ -194,9 +199,10 @@ class VideoTrainer(Trainer):
     ) -> dict[str, float]:
         """Return the loss per token, the accuracy on multiple-choice rows, and the metrics of the benchmark."""
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
-        metrics = self._measure(rows) if rows else {}
-        if self.benchmark is not None:
-            metrics |= self.benchmark(self.loaded, self.state.global_step)
+        with self.interrupts.raised_within(self.args.world_size == 1):  # a resumed run evaluates again
+            metrics = self._measure(rows) if rows else {}
+            if self.benchmark is not None:
+                metrics |= self.benchmark(self.loaded, self.state.global_step)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -221,103 +227,63 @@ class VideoTrainer(Trainer):
             metrics["eval_accuracy"] = float(totals[2] / totals[3])
         return metrics
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint to a temporary folder and rename it, so a kill leaves no incomplete checkpoint."""
-        name = f"checkpoint-{self.state.global_step}"
-        partial, final = self.run_dir / f"{PARTIAL}{name}", self.run_dir / name
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._save(str(partial))
-        self._save_optimizer_and_scheduler(str(partial))
-        self._save_scaler(str(partial))
-        self._save_rng_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            best = self.run_dir / f"checkpoint-{self.state.best_global_step}"
-            if best.is_dir() or best == final:
-                self.state.best_model_checkpoint = str(best)
-            for callback in [*self.callback_handler.callbacks, self.control]:
-                if isinstance(callback, ExportableState):
-                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(partial / "trainer_state.json"))
-            if final.exists():  # the same step again, after a resume from an older one
-                shutil.rmtree(final)
-            partial.rename(final)
-            self._remove_old(best)
-        self.accelerator.wait_for_everyone()
-
-    def _remove_old(self, best: Path) -> None:
-        """Remove all but the newest checkpoints and the best one. The Trainer's own rule may remove the newest."""
-        written = sorted(self.run_dir.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-        for folder in written[: -self.options.keep]:
-            if folder != best:
-                shutil.rmtree(folder)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write a checkpoint for ``Assistant.from_pretrained``, and the trained weights for resuming."""
-        folder = Path(output_dir or self.run_dir)
-        with whole_weights(self.loaded.model):
-            if self.args.should_save:
-                native.write(self.loaded, folder)
-                trained = {k: p.detach() for k, p in self.loaded.model.named_parameters() if p.requires_grad}
-                save_file({k: p.cpu().contiguous() for k, p in trained.items()}, folder / TRAINED)
-
-    def save_result(self, path: Path) -> None:
-        """Write the trained model. All processes must call this."""
-        with whole_weights(self.loaded.model):
-            if self.args.should_save:
-                native.save(self.loaded, path)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # The Trainer would write the whole model again.
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.loaded.model, output_dir)
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Restore the trained weights of a checkpoint in full precision.
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save what is due, or save and stop after a signal.
 
         Raises:
-            CheckpointError: The recipe does not train the same weights as the checkpoint.
+            Interrupted: A signal has arrived; this step has a checkpoint.
         """
-        file = Path(resume_from_checkpoint) / TRAINED
-        tensors = load_file(file)
-        trained = {k: p for k, p in self.loaded.model.named_parameters() if p.requires_grad}
-        if tensors.keys() != trained.keys():
-            raise CheckpointError(
-                f"{file} does not match the weights that this recipe trains: missing "
-                f"{few(trained.keys() - tensors.keys())}, unexpected {few(tensors.keys() - trained.keys())}; resume "
-                "with the recipe of the run"
-            )
-        for key, parameter in trained.items():
-            assign(parameter, tensors[key])
+        number = self._agreed_signal()
+        if not number:
+            try:
+                super()._maybe_log_save_evaluate(*args, **kwargs)
+                return
+            except Interrupted as interrupted:
+                number = interrupted.number
+        self.control.should_evaluate, self.control.should_save = False, True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        raise Interrupted(number)
+
+    def _agreed_signal(self) -> int:
+        """Return the signal that any process has received, or 0, so that all stop after the same step."""
+        if self.args.world_size == 1:
+            return self.interrupts.received
+        received = torch.tensor([self.interrupts.received], device=self.args.device)
+        return int(self.accelerator.gather(received).max())
+
+    def evaluate_if_due(self) -> None:
+        """Make the evaluation of a checkpoint whose run was stopped between the two."""
+        if runs.evaluation_is_due(self.state, self.args):
+            self._determine_best_metric(self.evaluate(), None)
+        self._stop_early()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        if self.options.early_stopping is not None:
+            self.control.should_save |= is_best  # its weights become the result
+        self._stop_early()
+        return is_best
+
+    def _stop_early(self) -> None:
+        """Stop if as many evaluations as the recipe allows were no better than the best one."""
+        if self.options.early_stopping is None:
+            return
+        best, metric = self.state.best_global_step or 0, f"eval_{self.args.metric_for_best_model}"
+        worse = sum(metric in record and record["step"] > best for record in self.state.log_history)
+        if worse >= self.options.early_stopping:
+            self.control.should_training_stop = True
+            logger.info("Training stops, because %d evaluations were not better than at step %d.", worse, best)
 
 
-def stored_parts(loaded: Loaded, parts: Mapping[str, PartOptions]) -> frozenset[str]:
-    """Return the parts whose weights a checkpoint of the run must store: fully trained, or not available elsewhere.
+class OnResume(TrainerCallback):
+    """Make the evaluation that a stopped run still owes."""
 
-    Raises:
-        CheckpointError: Such a part is quantized, so it cannot be written.
-    """
-    stored = {
-        part
-        for part in native.PARTS
-        if parts[part].train == "full" or (part in loaded.stored and not Path(loaded.groups[part]["path"]).is_dir())
-    }
-    if "llm" in stored and is_quantized(loaded.model.llm):
-        raise CheckpointError(
-            "the LLM is quantized, and no directory contains its weights in tinyvid's layout; first write them with "
-            "'python eval.py ckpt=... convert_to=DIR', then train with ckpt=DIR"
-        )
-    return frozenset(stored)
+    def __init__(self, trainer: VideoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate before the first step."""
+        self.trainer.evaluate_if_due()
 
 
 def read_skipped(run_dir: Path) -> set[str]:
