@@ -230,6 +230,9 @@ class Messages(logging.Handler):
 
 def read_all(job: dict[str, Any]) -> None:
     """Read the files of a job and print one line of JSON for each."""
+    import av  # noqa: F401  # like torch, loaded before the limit on memory
+
+    import tinyvid.video.open_video  # noqa: F401
     from tinyvid.registry import VIDEO_READERS
 
     messages = Messages()
