@@ -28,7 +28,7 @@ ONLY_SHAPES = (
     "This is the default model. It only knows moving colored shapes (docs/shapes.md). "
     'Use another model: python eval.py ckpt=DIR video=FILE question="..."'
 )
-FREE_TEXT = ("ckpt", "video", "image", "question", "attention_map", "convert_to", "benchmark.root")
+QUESTION = ("question", "video", "image", "attention_map")  # keys of a question
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # options of decoding
 OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache")  # options of a benchmark
 ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
@@ -36,46 +36,44 @@ ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
 
 def main() -> None:
     """Run the command line; a user error prints one line and exits with status 2."""
-    run_hydra(run, config="eval", free_text=FREE_TEXT)
+    run_hydra(run, config="eval")
 
 
 def run(config: DictConfig, line: CommandLine) -> None:
     """Convert a checkpoint, run a benchmark or answer a question."""
-    text = line.text
     if not isinstance(config.stream, bool):
         raise ConfigError(f"stream={config.stream!r} must be true or false")
-    if "convert_to" in text:
+    if config.convert_to is not None:
         convert(config, line)
         return
     decoding = asdict(Decoding(**{key: config[key] for key in DECODING}))
     if config.get("benchmark") is not None:
         run_benchmark(config, line, decoding)
         return
-    for key in (*ONLY_BENCHMARK, "benchmark.root"):
-        if line.chosen(key) or key in text:
+    for key in ("benchmark.root", *ONLY_BENCHMARK):
+        if line.chosen(key):
             raise ConfigError(f"{key}= needs benchmark=NAME")
     ask(config, line, decoding)
 
 
 def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Answer the question of the command line."""
-    text = line.text
-    if not text and line.checkpoint(config) == DEFAULT:
+    if config.ckpt == DEFAULT and all(config[key] is None for key in QUESTION):
         demonstrate(config, line, decoding)
         return
-    if not text.get("question"):
+    if not config.question:
         raise ConfigError('there is no question to answer; set question="..." (python eval.py --help lists all keys)')
-    if "video" in text and "image" in text:
+    if config.video is not None and config.image is not None:
         raise ConfigError("video= and image= are both set; remove one of them")
-    sample = Sample(messages=[Message("user", text["question"])], video=video_of(config, text))
+    sample = Sample(messages=[Message("user", config.question)], video=video_of(config))
     reader = VIDEO_READERS.build(config.video_reader)
     for video in sample.videos:  # fail before the slow loading of the model
         open_video(video, reader)
-    if "attention_map" in text and not sample.videos:
+    if config.attention_map is not None and not sample.videos:
         raise ConfigError("attention_map= needs video= or image=")
     assistant = load(config, line)
-    if "attention_map" in text:
-        draw(assistant, sample.videos[0], text)
+    if config.attention_map is not None:
+        draw(assistant, sample.videos[0], config)
     if config.stream:
         for piece in assistant.stream(sample, **decoding):
             print(printable(piece), end="", flush=True)
@@ -102,15 +100,13 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
     """Run or resume a benchmark, and print its report."""
     from tinyvid import EvaluationOptions, build_benchmark, evaluate  # heavy, and a question does not need them
 
-    asked = [key for key in ("question", "video", "image", "attention_map") if key in line.text]
+    asked = [key for key in QUESTION if config[key] is not None]
     if asked or config.stream:
         raise ConfigError(f"benchmark= asks its own questions; remove {asked[0] if asked else 'stream'}=")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not line.chosen("run_dir"):
         raise ConfigError("run_dir= is not set, so each process would use another folder; set run_dir=")
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    if "benchmark.root" in line.text:
-        settings["benchmark"]["root"] = line.text["benchmark.root"]
     chosen = {key: settings[key] for key in OPTIONS} | decoding
     options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="eval.py"))
     cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
@@ -127,7 +123,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
         run_dir=HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"],
         options=options,
         judge=judge,
-        settings={"ckpt": line.checkpoint(config), "quant": config.quant, "options": settings["benchmark"]}
+        settings={"ckpt": config.ckpt, "quant": config.quant, "options": settings["benchmark"]}
         | {"model": assistant.config},
         progress=True,
     )
@@ -135,24 +131,24 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
         print(printable(report.text()))
 
 
-def draw(assistant: Assistant, video: Video, text: dict[str, str]) -> None:
+def draw(assistant: Assistant, video: Video, config: DictConfig) -> None:
     """Draw the patches of each frame that the question attended to."""
-    found = assistant.attention_map(video, text["question"])[0]
-    drawn = found.save(text["attention_map"])
-    print(f"wrote {text['attention_map']}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
+    found = assistant.attention_map(video, config.question)[0]
+    drawn = found.save(config.attention_map)
+    print(f"wrote {config.attention_map}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
 
 
-def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
+def video_of(config: DictConfig) -> Video | None:
     """Return the video or image of the command line, with its bounds and frame rate."""
-    if "image" in text:
-        if Path(text["image"]).suffix.lower() not in IMAGES:
+    if config.image is not None:
+        if Path(config.image).suffix.lower() not in IMAGES:
             kinds = ", ".join(sorted(IMAGES))
             raise ConfigError(
-                f"image={text['image']!r} is not an image file ({kinds}); use video= for a video or a folder"
+                f"image={config.image!r} is not an image file ({kinds}); use video= for a video or a folder"
             )
-        return Video(text["image"])
-    if "video" in text:
-        return Video(text["video"], start=config.start, end=config.end, fps=config.fps)
+        return Video(config.image)
+    if config.video is not None:
+        return Video(config.video, start=config.start, end=config.end, fps=config.fps)
     if config.start is not None or config.end is not None or config.fps is not None:
         raise ConfigError("start=, end= and fps= need video=")
     return None
@@ -161,25 +157,24 @@ def video_of(config: DictConfig, text: dict[str, str]) -> Video | None:
 def load(config: DictConfig, line: CommandLine) -> Assistant:
     """Load the checkpoint of the command line, or build the composed model."""
     options = {"device": config.device, "dtype": config.dtype, "quant": config.quant}
-    ckpt = line.checkpoint(config)
-    if ckpt is None:
+    if config.ckpt is None:
         print("ckpt= is not set, so the connector of this new model is untrained", file=sys.stderr)
         return Assistant.from_config(config, **options)
-    if "ckpt" not in line.text:
+    if line.text.get("ckpt") is None:
         print(ONLY_SHAPES, file=sys.stderr)
-    return Assistant.from_pretrained(ckpt, **options, **line.checkpoint_groups(config))
+    return Assistant.from_pretrained(config.ckpt, **options, **line.checkpoint_groups(config))
 
 
 def convert(config: DictConfig, line: CommandLine) -> None:
     """Write a checkpoint in tinyvid's layout; ``dtype=auto`` keeps its stored dtype."""
-    if "ckpt" not in line.text:
+    if line.text.get("ckpt") is None:
         raise ConfigError("convert_to= needs ckpt=; set it to the checkpoint to convert")
     if config.dtype == "auto":
-        config.dtype = stored_dtype(str(local_folder(line.text["ckpt"])))
-    if not line.text["convert_to"]:
+        config.dtype = stored_dtype(str(local_folder(config.ckpt)))
+    if not config.convert_to:
         raise ConfigError("convert_to= is empty; set it to a directory")
-    load(config, line).save_pretrained(line.text["convert_to"])
-    print(f"wrote {line.text['convert_to']}")
+    load(config, line).save_pretrained(config.convert_to)
+    print(f"wrote {config.convert_to}")
 
 
 if __name__ == "__main__":

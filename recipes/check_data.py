@@ -30,7 +30,6 @@ from tinyvid.errors import ConfigError, printable, suggest
 from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
 
-FREE_TEXT = ("ckpt", "out")
 NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that tell training how to handle faults
 STYLES = {"prompt": "dim", "reply": "green", "video": "cyan"}
 BINS = 12
@@ -39,8 +38,7 @@ BINS = 12
 def main(config: DictConfig, line: CommandLine) -> None:
     """Check the rows given on the command line; exit with status 1 if any has a fault."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # prevents a warning in every worker
-    composed: Any = OmegaConf.to_container(config, resolve=True)
-    settings: dict[str, Any] = composed | line.text
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     if settings["decode"] not in ("none", "first", "all"):
         raise ConfigError(
             f"decode={settings['decode']!r} is unknown. {suggest(settings['decode'], ['none', 'first', 'all'])}"
@@ -207,4 +205,4 @@ def draw(findings: Findings, limit: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_hydra(main, config="check_data", free_text=FREE_TEXT)
+    run_hydra(main, config="check_data")

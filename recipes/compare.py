@@ -13,19 +13,17 @@ from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import printable
 from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 
-FREE_TEXT = ("runs", "names", "out")
 
-
-def main(_: DictConfig, line: CommandLine) -> None:
+def main(config: DictConfig, _: CommandLine) -> None:
     """Compare the runs given on the command line."""
-    if not line.text.get("runs"):
+    if not config.runs:
         raise ConfigError("runs= is missing; list run folders as in: python recipes/compare.py runs=runs/a,runs/b")
-    names = _list(line.text["names"]) if line.text.get("names") else None
-    comparison = compare_runs(load_runs(_folders(line.text["runs"]), names))
+    names = _list(config.names) if config.names else None
+    comparison = compare_runs(load_runs(_folders(config.runs), names))
     print(printable(as_text(comparison)))
-    if line.text.get("out"):
-        write_comparison(Path(line.text["out"]).expanduser(), comparison)
-        print(f"Wrote {line.text['out']}")
+    if config.out:
+        write_comparison(Path(config.out), comparison)
+        print(f"Wrote {config.out}")
 
 
 def _list(text: str) -> list[str]:
@@ -53,4 +51,4 @@ def _folders(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_hydra(main, config="compare", free_text=FREE_TEXT)
+    run_hydra(main, config="compare")

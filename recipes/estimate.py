@@ -21,7 +21,6 @@ GB = 10**9
 def main(config: DictConfig, line: CommandLine) -> None:
     """Print the estimate of the composed run."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    settings["ckpt"] = line.checkpoint(config)
     if settings["ckpt"] is not None:
         line.refuse_parts(allow=("experiment",))
     check_sample(settings)
@@ -122,4 +121,4 @@ def gigabytes(size: int) -> str:
 
 
 if __name__ == "__main__":
-    run_hydra(main, config="estimate", free_text=("ckpt",))
+    run_hydra(main, config="estimate")

@@ -28,13 +28,13 @@ from tinyvid.training.model_card import write_card
 UNMERGED = "adapters_unmerged"
 
 
-def main(config: DictConfig, line: CommandLine) -> None:
+def main(config: DictConfig, _: CommandLine) -> None:
     """Export the checkpoint given on the command line."""
     for key in ("ckpt", "out"):
-        if not line.text.get(key):
+        if not config[key]:
             raise ConfigError(f"{key}= is missing; run: python recipes/export.py ckpt=RUN/model out=DIR")
-    export(line.text["ckpt"], Path(line.text["out"]), dtype=config.dtype, device=config.device)
-    print(f"Wrote {line.text['out']}")
+    export(config.ckpt, Path(config.out), dtype=config.dtype, device=config.device)
+    print(f"Wrote {config.out}")
 
 
 def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu") -> None:
@@ -116,4 +116,4 @@ def recorded(group: dict[str, str | None]) -> torch.dtype:
 
 
 if __name__ == "__main__":
-    run_hydra(main, config="export", free_text=("ckpt", "out"))
+    run_hydra(main, config="export")

@@ -19,14 +19,11 @@ from tinyvid.errors import ConfigError
 from tinyvid.registry import PositiveInt, check_options
 from tinyvid.worlds.shapes import SetOptions, write_set
 
-FREE_TEXT = ("out",)
 
-
-def main(config: DictConfig, line: CommandLine) -> None:
+def main(config: DictConfig, _: CommandLine) -> None:
     """Write the set described on the command line, and print its counts."""
-    settings: Any = OmegaConf.to_container(config)
-    settings |= line.text
-    out = Path(settings.pop("out")).expanduser()
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    out = Path(settings.pop("out"))
     if str(out) in ("???", ".", ""):
         raise ConfigError("out= is missing; give the folder to write, as in out=sets/train")
     writing = {key: settings.pop(key) for key in ("clips", "crf", "codecs", "workers")}
@@ -59,4 +56,4 @@ def report(manifest: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_hydra(main, config="make_world", free_text=FREE_TEXT)
+    run_hydra(main, config="make_world")

@@ -26,7 +26,7 @@ from tinyvid import DATASETS, Assistant, ConfigError, EvaluationOptions, build_b
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, run_hydra
+from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, readable_errors, run_hydra
 from tinyvid.config import PARTS
 from tinyvid.interrupts import Interrupted, Interrupts
 from tinyvid.outputs import owned
@@ -38,7 +38,6 @@ from tinyvid.training.runs import RESULT, identity_of, prepare
 
 logger = logging.getLogger("tinyvid.train")
 
-FREE_TEXT = ("ckpt",)
 STOPPING = "Stopping after this step, with a checkpoint. A second signal stops at once and loses the step."
 
 
@@ -46,7 +45,6 @@ def main(config: DictConfig, line: CommandLine) -> None:
     """Train with the settings of the command line, in the run folder created by Hydra."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    settings["ckpt"] = line.checkpoint(config)
     if settings["ckpt"] is not None:
         groups = line.checkpoint_groups(config, allow=("experiment",))
         settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps the checkpoint's
@@ -229,6 +227,7 @@ def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    arguments = CommandLine.parse(sys.argv[1:], free_text=FREE_TEXT).overrides
+    with readable_errors():
+        arguments = CommandLine.parse(sys.argv[1:]).overrides
     OmegaConf.register_new_resolver("job_folder", lambda overrides: job_folder(overrides, arguments))
-    run_hydra(main, config="train", free_text=FREE_TEXT)
+    run_hydra(main, config="train")

@@ -1,6 +1,8 @@
 """Arguments of programs: what Hydra sees, what a checkpoint fixes, and how user errors are reported."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,12 +10,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from tests.runs import python
 from tinyvid import ConfigError, DataError, compose
-from tinyvid.command_line import CommandLine, readable_errors
+from tinyvid.command_line import PATHS, TEXTS, CommandLine, readable_errors
+from tinyvid.config import CONF_DIR
 
 ROOT = Path(__file__).parents[1]
+AWKWARD = "it's a, b=c (1) [2] {3} #4 é 数据 ~x ${y} \\${z} \\' \\ \"q\" \n\t~"
+PROGRAMS = {path.stem for path in CONF_DIR.glob("*.yaml")} - {"estimate", "train"}  # check_data includes their keys
 
 
 def test_arguments_are_split():
@@ -26,15 +34,85 @@ def test_arguments_are_split():
         "+x=1",
         "ckpt=a=b",
     ]
-    line = CommandLine.parse(arguments, free_text=("question", "ckpt"))
+    line = CommandLine.parse(arguments)
     assert line.text == {"question": "is it (a), b=c?", "ckpt": "a=b"}
-    assert line.overrides == ["sampler.num_frames=4", "+x=1"]
+    assert line.overrides == ["question='is it (a), b=c?'", "sampler.num_frames=4", "++x=1", "ckpt='a=b'"]
     assert line.flags == ["--cfg", "job", "--config-dir=mine"]
 
 
+def options(path):
+    """Yield the keys of a file in ``conf/`` as they are on the command line, with their comments."""
+    comment, parents = "", []
+    for line in path.read_text().splitlines():
+        indent, name, key = re.fullmatch(r"( *)(?:([\w-]+):.*|.*)", line).group(1, 2), "", ""
+        if line.strip().startswith("#"):
+            comment += line.strip("# ") + " "
+            continue
+        if indent[1]:
+            name = indent[1]
+            parents = [*parents[: len(indent[0]) // 2], name]
+            key = ".".join(parents if path.parent == CONF_DIR else [path.parent.name, *parents])
+            yield key, comment
+        comment = ""
+
+
+def test_every_key_of_a_file_or_a_folder_takes_text():
+    """A new option that names a file must be in ``PATHS``, or in this list of options that only mention files."""
+    other = {"fps", "cache.max_gib", "benchmark.name", "benchmark.split", "benchmark.bounds", "data.name", "llm.name"}
+    other |= {"cache", "defaults", "video_reader.name"}
+    found = {}
+    for path in CONF_DIR.rglob("*.yaml"):
+        for key, comment in options(path):
+            if key.split(".")[0] != "hydra" and re.search(r"\b(files?|folders?|director(y|ies)|URL)\b", comment):
+                found[key] = path
+    assert {"ckpt", "data.path", "run_dir", "benchmark.root", "vision_tower.path"} <= found.keys()
+    assert not [f"{key} of {path}" for key, path in found.items() if key not in (*PATHS, *TEXTS) and key not in other]
+
+
+GROUPS = ["benchmark=custom", "judge=local", "connector=llamavid", "text_decoder=bert"]
+
+
+@pytest.mark.parametrize("config", sorted(PROGRAMS))
+def test_text_reaches_every_program_unchanged(config):
+    known = compose(config=config)
+    groups = (
+        [group for group in GROUPS if group.partition("=")[0] in known or config == "eval"] if "llm" in known else []
+    )
+    known = compose(groups, config=config)
+    keys = [key for key in (*PATHS, *TEXTS) if OmegaConf.select(known, key, default="absent") != "absent"]
+    signs = itertools.cycle(["", "+", "++"])
+    line = CommandLine.parse([*groups, *(f"{sign}{key}={AWKWARD}" for sign, key in zip(signs, keys, strict=False))])
+    composed = compose(line.overrides, config=config)
+    assert {key: OmegaConf.select(composed, key) for key in keys} == dict.fromkeys(keys, AWKWARD)
+
+
+def test_home_and_null(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    line = CommandLine.parse(["ckpt=~/a", "video=null", "question=null", "eval_path=~nobody-has-this-name/a"])
+    expected = {"ckpt": "/home/me/a", "video": None, "question": "null", "eval_path": "~nobody-has-this-name/a"}
+    assert line.text == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["question=a", "+question=b"], "question is set twice, by 'question=a' and '\\+question=b'"),
+        (["sampler=fps", "sampler=fps"], "sampler is set twice"),
+        (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model can be removed; set ckpt= to another"),
+        (["~seed=0"], "~seed=0: only benchmark"),
+        (["+max_new_token=4"], "unknown key 'max_new_token'. Did you mean 'max_new_tokens'"),
+        (["++vidoe=a"], "unknown key 'vidoe'. Did you mean 'video'"),
+        (["sampler=[a,"], "cannot be composed"),
+    ],
+)
+def test_what_is_not_understood_is_questioned(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(CommandLine.parse(arguments).overrides)
+
+
 def test_keys_that_choose_a_group():
-    line = CommandLine.parse(["sampler=fps", "+sampler.fps=2", "~sampler.x", "samplers.y=1", "connector.depth=1"])
-    assert line.chosen("sampler") == ["sampler", "sampler.fps"]
+    line = CommandLine.parse(["sampler=fps", "+sampler.fps=2", "+sampler.x=3", "samplers.y=1", "connector.depth=1"])
+    assert line.chosen("sampler") == ["sampler", "sampler.fps", "sampler.x"]
     assert line.chosen("connector") == ["connector.depth"]
     assert line.chosen("llm") == []
 
@@ -58,7 +136,7 @@ def test_only_the_limit_of_a_checkpoints_llm_can_change():
 
 @pytest.mark.parametrize("override", ["llm=phi2", "connector.depth=1", "model=tinyvid_2b", "experiment=x"])
 def test_what_a_checkpoint_fixes_is_refused(override):
-    line = CommandLine.parse([override, "ckpt=DIR"], free_text=("ckpt",))
+    line = CommandLine.parse([override, "ckpt=DIR"])
     key = override.partition("=")[0]
     with pytest.raises(
         ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader and llm"
@@ -70,28 +148,25 @@ def test_what_a_checkpoint_fixes_is_refused(override):
 def test_a_preset_can_set_the_checkpoint_which_fixes_its_parts():
     line = CommandLine.parse(["model=tinyvid_shapes", "sampler.num_frames=4"])
     config = compose(line.overrides)
-    assert line.checkpoint(config) == "default"
+    assert config.ckpt == "default"
     assert line.checkpoint_groups(config) == {"sampler": {"num_frames": 4}}
     line = CommandLine.parse(["model=tinyvid_shapes", "connector=mlp"])
     with pytest.raises(ConfigError, match="connector is fixed by the checkpoint of the model preset; only sampler"):
         line.refuse_parts()
-    assert CommandLine.parse(["ckpt=DIR"], free_text=("ckpt",)).checkpoint(config) == "DIR"
 
 
 def test_the_configuration_shown_with_a_checkpoint():
     """Parts that the checkpoint determines are not shown, because their values have no effect."""
     arguments = ["ckpt=it's a, b", "sampler.num_frames=4", "template=plain", "llm.max_length=99", "device=cpu"]
-    config = compose(CommandLine.parse(arguments, free_text=("ckpt",)).shown())
+    config = compose(CommandLine.parse(arguments).shown())
     assert not {"vision_tower", "connector", "text_decoder", "video_reader"} & set(config)
     assert (config.llm, config.sampler) == ({"max_length": 99}, {"num_frames": 4})
     assert (config.ckpt, config.device, config.template.name) == ("it's a, b", "cpu", "turns")
-    config = compose(
-        CommandLine.parse(["ckpt=DIR", "experiment=lora_24gb"], free_text=("ckpt",)).shown(), config="train"
-    )
+    config = compose(CommandLine.parse(["ckpt=DIR", "experiment=lora_24gb"]).shown(), config="train")
     assert not {"vision_tower", "llm", "connector"} & set(config)
     assert config.sampler.name == "uniform"
     with pytest.raises(ConfigError, match="connector is fixed by ckpt='DIR'"):
-        CommandLine.parse(["ckpt=DIR", "connector=mlp"], free_text=("ckpt",)).shown()
+        CommandLine.parse(["ckpt=DIR", "connector=mlp"]).shown()
 
 
 def test_an_unknown_interpolation_is_a_user_error():
@@ -102,7 +177,7 @@ def test_an_unknown_interpolation_is_a_user_error():
 
 def test_a_bare_word_is_refused_and_a_flag_keeps_its_value():
     with pytest.raises(ConfigError, match="argument 'question' has no '='; write key=value"):
-        CommandLine.parse(["sampler=fps", "question"], free_text=("question",))
+        CommandLine.parse(["sampler=fps", "question"])
     line = CommandLine.parse(["--config-dir", "mine", "connector=own"])
     assert (line.flags, line.overrides) == (["--config-dir", "mine"], ["connector=own"])
 
@@ -119,9 +194,53 @@ def test_ctrl_c_prints_one_word(capsys):
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
-def test_other_errors_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), readable_errors():
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/a"), "PermissionError: '/a': Permission denied; check its perm"),
+        (OSError(28, "No space left on device"), "OSError: No space left on device; free some space"),
+        (OSError(36, "File name too long", "xx"), "OSError: 'xx': File name too long; choose a shorter path"),
+        (IsADirectoryError(21, "Is a directory", "\x1b[2J"), r"IsADirectoryError: '\x1b[2J': Is a directory; give a"),
+        (FileExistsError(17, "File exists", "runs/a"), "FileExistsError: 'runs/a': File exists; choose another path"),
+        (OSError("cannot load a file\nsecond line"), "OSError: cannot load a file; TINYVID_DEBUG=1 shows"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "OutOfMemoryError: CUDA out of memory. Tried; lower"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you"), "OutOfMemoryError: DefaultCPUAllocator: not en"),
+        (MemoryError(), "OutOfMemoryError: no message; lower batch_size="),
+        (RecursionError("maximum recursion depth"), "RecursionError: maximum recursion depth; a file is damaged"),
+        (ModuleNotFoundError("No module named 'wandb'"), "ModuleNotFoundError: No module named 'wandb'; install"),
+        (InterpolationKeyError("Interpolation key 'x' not found"), "ConfigError: Interpolation key 'x' not found"),
+        (
+            DataError("Caught it.\nOriginal Traceback (most recent call last):\n  x\nDataError: row 3"),
+            "DataError: row 3",
+        ),
+    ],
+)
+def test_what_a_user_can_change_is_one_line_and_status_2(error, line, capsys):
+    with pytest.raises(SystemExit) as end, readable_errors():
+        raise error
+    printed = capsys.readouterr().err
+    assert (end.value.code, printed.count("\n")) == (2, 1)
+    assert printed.startswith(line)
+
+
+def test_an_error_in_a_library_is_no_bug_of_tinyvid(capsys, tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(SystemExit) as end, readable_errors():
+        OmegaConf.load(tmp_path / "broken.yaml")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("ParserError in omegaconf: while parsing a flow node; ")
+
+
+def test_a_bug_is_one_line_and_status_1_and_has_a_traceback_on_request(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as end, readable_errors():
         1 / 0  # noqa: B018
+    printed = capsys.readouterr().err
+    assert (end.value.code, printed.count("\n")) == (1, 1)
+    assert printed.startswith("ZeroDivisionError: division by zero. This is a bug: please report it with the traceback")
+    monkeypatch.setenv("TINYVID_DEBUG", "1")
+    with pytest.raises(SystemExit), readable_errors():
+        1 / 0  # noqa: B018
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -134,9 +253,9 @@ def program(tmp_path):
         from tinyvid.command_line import run_hydra
 
         def task(config, line):
-            print(HydraConfig.get().job.name, config.connector.name, config.get("max_new_tokens"), line.text)
+            print(HydraConfig.get().job.name, config.connector.name, config.max_new_tokens, config.question)
 
-        run_hydra(task, config="eval", free_text=("question",))
+        run_hydra(task, config="eval")
         """)
     )
 
@@ -146,7 +265,7 @@ def program(tmp_path):
 @pytest.mark.slow
 def test_a_program_runs_once_and_under_its_own_name(program):
     done = program("connector=mlp", "question=a, (b) = c")
-    assert done.stdout == "program mlp 128 {'question': 'a, (b) = c'}\n", done.stderr
+    assert done.stdout == "program mlp 128 a, (b) = c\n", done.stderr
 
 
 @pytest.mark.slow
@@ -154,6 +273,15 @@ def test_a_sweep_runs_once_per_combination(program, tmp_path):
     done = program("-m", "connector=group,naive", "max_new_tokens=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
     lines = [line for line in done.stdout.splitlines() if line.startswith("program")]
     assert [line.split()[1:3] for line in lines] == [["group", "1"], ["group", "2"], ["naive", "1"], ["naive", "2"]]
+
+
+@pytest.mark.slow
+def test_text_survives_a_sweep(program, tmp_path):
+    done = program("-m", f"run_dir={tmp_path}/{AWKWARD}", "question=choice(1,2)", f"video={AWKWARD}", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("program")]
+    assert [line.split()[-1] for line in lines] == ["1", "1", "2", "2"]
+    assert (tmp_path / AWKWARD.replace("/", "") / "3").is_dir()
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
-"""What all programs of tinyvid share: parsing of arguments and reporting of user errors.
+"""What all programs of tinyvid share: parsing of arguments and reporting of errors.
 
-Free text (questions, paths) contains quotes, commas, brackets and equals signs that Hydra's grammar rejects, so Hydra
-never sees the values of a program's free-text keys.
+Free text (questions, paths) contains quotes, commas, brackets and equals signs that Hydra's grammar rejects, so the
+values of keys that take free text are quoted before Hydra parses them.
 """
 
+import io
 import logging
+import os
+import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,66 +19,96 @@ from functools import wraps
 from typing import Any, cast
 
 import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose
-from tinyvid.errors import ConfigError, TinyvidError, printable
+from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose, refuse_unknown
+from tinyvid.errors import ConfigError, printable
+from tinyvid.explain import DEBUG, explained
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
 PRESETS = ("model", "experiment")  # they choose parts; a preset may set the checkpoint of its parts
 _SHOW = ("-c", "--cfg", "-h", "--help")  # flags that print the configuration and run nothing
 # Flags that change where or how often Hydra composes: composing once beforehand could report wrong errors.
-_ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name")
+_OTHER_KEYS = ("-cp", "--config-path", "-cn", "--config-name")
+_ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
+
+
+# Keys that take a file, a folder, a hub id or a URL. Their values are literal text, except that ~ is the home folder
+# and null means that the key is not set.
+PATHS = (
+    *("attention_map", "ckpt", "convert_to", "eval_path", "image", "judge_cache", "out", "run", "run_dir", "video"),
+    *("benchmark.file", "benchmark.media_root", "benchmark.root", "cache.features", "cache.frames"),
+    *("data.media_root", "data.path", "judge.path", "judge.url"),
+    *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
+)
+# Other keys whose values are literal text: a commit of digits only is not a number.
+TEXTS = (
+    *("name", "names", "question", "runs", "judge.model"),
+    *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
+)
+REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model")  # groups that programs can do without
 
 
 @dataclass
 class CommandLine:
-    """The arguments of a program, split into free text, Hydra's overrides and Hydra's flags.
+    """The arguments of a program, split into Hydra's overrides and Hydra's flags.
 
     Attributes:
-        text: The unparsed values of free-text keys.
-        overrides: Overrides for Hydra.
+        text: The given values of ``PATHS`` and ``TEXTS``.
+        overrides: Overrides for Hydra, with those values quoted.
         flags: Arguments that begin with a dash, and their values.
     """
 
-    text: dict[str, str] = field(default_factory=dict)
+    text: dict[str, str | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], *, free_text: Sequence[str] = ()) -> "CommandLine":
+    def parse(cls, arguments: Sequence[str]) -> "CommandLine":
         """Split ``arguments``. An argument without ``=`` is a flag, or the value of the flag before it.
+
+        ``+key=`` and ``++key=`` are the same as ``key=``; they also set an option that the YAML file does not list.
 
         Args:
             arguments: Without the program's name.
-            free_text: Keys whose values Hydra must not see.
 
         Raises:
-            ConfigError: An argument without ``=`` is neither.
+            ConfigError: An argument without ``=`` is neither, a key is set twice, or a key cannot be removed.
         """
         line = cls()
         previous = ""
+        given: dict[str, str] = {}
         for argument in arguments:
-            key, equals, value = argument.partition("=")
-            if not equals and not argument.startswith(("-", "~")) and not previous.startswith("-"):
-                raise ConfigError(f"argument {argument!r} has no '='; write key=value (--help lists the keys)")
+            sign, key, equals, value = _split(argument)
+            is_flag = argument.startswith("-") or (not equals and not sign and previous.startswith("-"))
             previous = argument
-            if equals and key in free_text:
-                line.text[key] = value
-            elif equals and not argument.startswith("-"):
-                line.overrides.append(argument)
-            else:
+            if is_flag:
                 line.flags.append(argument)
+                continue
+            if not equals and sign != "~":
+                raise ConfigError(f"argument {argument!r} has no '='; write key=value (--help lists the keys)")
+            if key in given:
+                raise ConfigError(f"{key} is set twice, by {given[key]!r} and {argument!r}; remove one of them")
+            if sign == "~" and key not in REMOVABLE:
+                raise ConfigError(
+                    f"{argument}: only {', '.join(REMOVABLE)} can be removed; set {key}= to another value"
+                )
+            given[key] = argument
+            if sign != "~" and key in (*PATHS, *TEXTS) and not _is_sweep(arguments, value):
+                line.text[key] = _literal(key, value)
+                line.overrides.append(f"{key}={quoted(line.text[key])}")
+            elif sign.startswith("+"):
+                is_group = (CONF_DIR / key).is_dir()
+                line.overrides.append(f"{key}={value}" if is_group else f"++{key}={value}")
+            else:
+                line.overrides.append(argument)
         return line
 
     def chosen(self, group: str) -> list[str]:
         """Return the overridden keys that choose ``group`` or set one of its options."""
         return chosen(self.overrides, group)
-
-    def checkpoint(self, config: DictConfig) -> str | None:
-        """Return the checkpoint to start from: ``ckpt=`` on the command line, else the model preset's, if any."""
-        return self.text.get("ckpt", config.get("ckpt"))
 
     def checkpoint_groups(self, config: DictConfig, *, allow: Sequence[str] = ()) -> dict[str, Any]:
         """Return what the command line changes in a checkpoint, in the form that ``Assistant.from_pretrained`` accepts.
@@ -97,8 +131,9 @@ class CommandLine:
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
         """Raise ``ConfigError`` if the command line sets a group that a checkpoint fixes, except those in ``allow``."""
-        ckpt = f"ckpt={self.text['ckpt']!r}" if "ckpt" in self.text else "the checkpoint of the model preset"
-        for group in (*PARTS, *PRESETS) if "ckpt" in self.text else PARTS:
+        own = self.text.get("ckpt")
+        ckpt = "the checkpoint of the model preset" if own is None else f"ckpt={own!r}"
+        for group in PARTS if own is None else (*PARTS, *PRESETS):
             for key in self.chosen(group) if group not in allow else []:
                 if key != LIMIT:
                     raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
@@ -110,14 +145,13 @@ class CommandLine:
             ConfigError: The command line sets a part that the checkpoint fixes.
         """
         self.refuse_parts(allow=("experiment",))
-        if "ckpt" not in self.text:
+        if self.text.get("ckpt") is None:
             return self.overrides  # the preset lists the parts of its checkpoint
         preset = self.chosen("experiment")
         groups = PARTS[:3] if preset else (*PARTS[:3], *CHANGEABLE)
         absent = [group for group in groups if group not in self.chosen(group)]
         own = [f"+{key}" if key.partition(".")[0] in absent else key for key in self.overrides]
-        ckpt = self.text["ckpt"].replace("'", r"\'")
-        return [*own, f"ckpt='{ckpt}'", *(f"~{group}" for group in (absent if preset else [*absent, "model"]))]
+        return [*own, *(f"~{group}" for group in (absent if preset else [*absent, "model"]))]
 
     def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
         chosen = self.chosen(group)
@@ -127,23 +161,32 @@ class CommandLine:
         return {key.partition(".")[2]: values[key.partition(".")[2]] for key in chosen}
 
 
-def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, free_text: tuple[str, ...] = ()) -> None:
-    """Run a program on ``sys.argv``; a user error prints one line and exits with status 2.
+def quoted(text: str | None) -> str:
+    """Return text as a value for Hydra that stands for exactly this text; null for ``None``."""
+    if text is None:
+        return "null"
+    escaped = re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)  # otherwise an interpolation
+    return QuotedString(escaped, Quote.single).with_quotes()
+
+
+def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str) -> None:
+    """Run a program on ``sys.argv``; an error prints one line, see ``readable_errors``.
 
     Args:
         task: Called with the composed configuration and the command line, once per run of a sweep (``-m``).
         config: Name of the primary configuration in ``conf/``.
-        free_text: Keys whose values Hydra must not see; their text is in ``CommandLine.text``.
     """
     quiet_libraries()
     escape_logs()
     with readable_errors():
-        line = CommandLine.parse(sys.argv[1:], free_text=free_text)
+        line = CommandLine.parse(sys.argv[1:])
         line.overrides = completed(line.overrides, config=config)
 
     @wraps(task)  # Hydra names the job after the program that defines the task
     def run(composed: DictConfig) -> None:
         with readable_errors():
+            if not flags.intersection(_OTHER_KEYS):
+                refuse_unknown(composed, line.overrides, config)
             task(composed, line)
 
     overrides, flags = line.overrides, {flag.partition("=")[0] for flag in line.flags}
@@ -152,11 +195,13 @@ def run_hydra(task: Callable[[DictConfig, CommandLine], None], *, config: str, f
     if not flags.intersection(_ELSEWHERE):
         with readable_errors():
             composed = compose(overrides, config=config)  # its error messages suggest the closest key
-            if flags.intersection(_SHOW) and "llm" in composed and line.checkpoint(composed) is not None:
+            if flags.intersection(_SHOW) and "llm" in composed and composed.get("ckpt") is not None:
                 overrides = line.shown()
     sys.argv[1:] = overrides + line.flags
-    hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
-    leave_processes()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints its own errors and exits
+    with readable_errors():
+        hydra.main(config_path=str(CONF_DIR), config_name=config, version_base="1.3")(run)()
+        leave_processes()
 
 
 def quiet_libraries() -> None:
@@ -188,6 +233,28 @@ def leave_processes() -> None:
         distributed.destroy_process_group()
 
 
+def _split(argument: str) -> tuple[str, str, bool, str]:
+    """Return the sign of an override (``+``, ``++``, ``~`` or none), its key, whether it has a ``=``, and its value."""
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+~")
+    return key[: len(key) - len(name)], name, bool(equals), value
+
+
+def _is_sweep(arguments: Sequence[str], value: str) -> bool:
+    """Return whether the value of a key that takes text lists several, as in ``-m ckpt=choice(a,b)``."""
+    several = {"-m", "--multirun"}.intersection(arguments)
+    return bool(several) and value.startswith("choice(") and value.endswith(")") and not os.path.lexists(value)
+
+
+def _literal(key: str, value: str) -> str | None:
+    """Return the text that the value of a key in ``PATHS`` or ``TEXTS`` stands for."""
+    if key not in PATHS:
+        return value
+    return (
+        None if value == "null" else os.path.expanduser(value)
+    )  # unlike Path.expanduser, accepts ~name without a user
+
+
 def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config[group], resolve=True))
@@ -197,12 +264,27 @@ def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Print a ``TinyvidError`` as one line and exit with status 2; exit with status 130 on Ctrl-C."""
+    """Print an error as one line and exit: status 2 if the user can change its cause, 1 for a bug, 130 for Ctrl-C.
+
+    ``TINYVID_DEBUG=1`` prints the traceback as well. A closed standard output, such as that of ``head``, ends the
+    program quietly.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack characters of a reply or a file name
     try:
         yield
-    except TinyvidError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(2)
+        sys.stdout.flush()
+    except (SystemExit, GeneratorExit):
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes the standard output again at exit
+        sys.exit(128 + 13)  # as if ended by SIGPIPE
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        if os.environ.get(DEBUG, "0") != "0":
+            traceback.print_exc()
+        line, status = explained(error)
+        sys.stderr.write(f"{line}\n")
+        sys.exit(status)

@@ -11,6 +11,7 @@ groups that a program accepts, for its help.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,10 +22,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.errors import ConfigError, suggest
 
@@ -68,9 +67,18 @@ def compose(overrides: Sequence[str] = (), *, config: str = "eval") -> DictConfi
     """
     try:
         with _hydra():
-            return hydra_compose(config_name=config, overrides=completed(overrides, config=config))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+            composed = hydra_compose(config_name=config, overrides=completed(overrides, config=config))
+    except Exception as error:  # of Hydra, OmegaConf, their parsers and YAML
         raise ConfigError(_explain(error, overrides, config)) from error
+    refuse_unknown(composed, overrides, config)
+    return composed
+
+
+def refuse_unknown(composed: DictConfig, overrides: Sequence[str], config: str) -> None:
+    """Raise ``ConfigError`` if overrides such as ``+key=`` added a key that the program would ignore."""
+    unknown = [str(key) for key in composed if key not in _keys(config)]
+    if unknown:
+        raise ConfigError(_unknown_key(unknown[0], overrides, config))
 
 
 def chosen(overrides: Sequence[str], group: str) -> list[str]:
@@ -101,6 +109,13 @@ def _groups(config: str) -> set[str]:
         elif (CONF_DIR / f"{name}.yaml").is_file():
             groups |= _groups(name)
     return groups | ({"text_decoder"} if "connector" in groups else set())
+
+
+@cache
+def _keys(config: str) -> set[str]:
+    """Return the keys of a program: its groups, and the keys of its file and of the files that it includes."""
+    files = [CONF_DIR / f"{name}.yaml" for name in (config, *_defaults(config))]
+    return _groups(config).union(*(map(str, OmegaConf.load(file)) for file in files if file.is_file()))
 
 
 def _defaults(config: str) -> list[str]:
@@ -154,9 +169,12 @@ def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
         presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
         return f"{' '.join(presets)} sets '{key}', which this program does not have; choose another"
     # Composing only the group choices cannot fail on an unknown key; it gives the known ones.
-    choices = [item for item in overrides if "." not in item.partition("=")[0] and item.partition("=")[0] != key]
+    named = zip(given, overrides, strict=True)
+    choices = [item for given_key, item in named if "." not in given_key and given_key != key]
     known = compose(choices, config=config)
     node = OmegaConf.select(known, parent) if parent else known
+    if node is None and parent in _groups(config):
+        return f"{key}= needs {parent}=NAME, one of {', '.join(sorted(_group_options(parent)))}"
     if not isinstance(node, DictConfig):
         return f"unknown key '{key}': '{parent}' has no keys. {suggest(parent, map(str, known))}"
     groups = set() if parent else _groups(config)  # some have no option chosen, such as benchmark

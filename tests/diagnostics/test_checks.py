@@ -119,9 +119,7 @@ def check(script, overrides, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
     def run(*more, parts=overrides):
-        line = CommandLine.parse(
-            [*parts, f"out={tmp_path}/out", "workers=0", *map(str, more)], free_text=script.FREE_TEXT
-        )
+        line = CommandLine.parse([*parts, f"out={tmp_path}/out", "workers=0", *map(str, more)])
         with pytest.raises(SystemExit) as end:
             script.main(compose(line.overrides, config="check_data"), line)
         faults = [json.loads(row) for row in (tmp_path / "out" / "faults.jsonl").read_text().splitlines()]
@@ -282,7 +280,7 @@ def test_a_transcript_covers_every_token(folder, connector):
     ],
 )
 def test_a_mistake_is_an_error_of_the_configuration(script, folder, tmp_path, arguments, message):
-    line = CommandLine.parse([a.format(folder) for a in arguments] + [f"out={tmp_path}"], free_text=script.FREE_TEXT)
+    line = CommandLine.parse([a.format(folder) for a in arguments] + [f"out={tmp_path}"])
     with pytest.raises(ConfigError, match=message):
         script.main(compose(line.overrides, config="check_data"), line)
 

@@ -194,9 +194,9 @@ def test_a_user_error_prints_one_line_and_exits_with_2():
     ],
 )
 def test_missing_arguments_are_reported(arguments, message):
-    line = CommandLine.parse(arguments, free_text=("ckpt", "out"))
+    line = CommandLine.parse(arguments)
     with pytest.raises((ConfigError, CheckpointError), match=message):
-        program.main(compose(config="export"), line)
+        program.main(compose(line.overrides, config="export"), line)
 
 
 def test_help_shows_examples():

@@ -15,7 +15,7 @@ def test_a_sweep_trains_each_combination_and_resumes(tmp_path):
     fixed = [o for o in tiny_overrides(tmp_path / "models") if not o.startswith(("connector=", "connector.num_groups"))]
     swept = ["connector=group,naive", "peft.rank=2"]
     plain = [override for override in PLAIN if not override.startswith("peft.rank")]
-    arguments = [*fixed, *plain, "recipe.max_steps=1", f"data.path='{rows}'", f"run_dir={tmp_path / 'sweep'}", *swept]
+    arguments = [*fixed, *plain, "recipe.max_steps=1", f"data.path={rows}", f"run_dir={tmp_path / 'sweep'}", *swept]
 
     def sweep(*more):
         done = python("recipes/train.py", "-m", *arguments, *more)

@@ -253,10 +253,10 @@ def test_the_program(tmp_path, capsys, monkeypatch):
     program = load_program("export_vlmevalkit")
     arguments = ["export_vlmevalkit.py", f"run={run}", "name=my model (1)", f"out={tmp_path / 'out'}"]
     monkeypatch.setattr("sys.argv", [*arguments])
-    program.run_hydra(program.main, config="export_vlmevalkit", free_text=program.FREE_TEXT)
+    program.run_hydra(program.main, config="export_vlmevalkit")
     assert (tmp_path / "out/my model (1)_Video-MME.tsv").is_file()
     assert "Wrote" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", arguments[:2])
     with pytest.raises(SystemExit):
-        program.run_hydra(program.main, config="export_vlmevalkit", free_text=program.FREE_TEXT)
+        program.run_hydra(program.main, config="export_vlmevalkit")
     assert "name= is missing" in capsys.readouterr().err

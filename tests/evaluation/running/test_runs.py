@@ -42,7 +42,9 @@ def program():
 
 def run(program, *arguments):
     """Run the program in this process."""
-    line = CommandLine.parse([*FIXED, *map(str, arguments)], free_text=program.FREE_TEXT)
+    given = [str(argument) for argument in arguments]
+    keys = {argument.partition("=")[0] for argument in given}
+    line = CommandLine.parse([*(fixed for fixed in FIXED if fixed.partition("=")[0] not in keys), *given])
     program.run(compose(line.overrides), line)
 
 
@@ -150,8 +152,8 @@ def test_a_sweep_is_one_folder_per_job_and_compares(questions, tmp_path, capsys)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("custom: 6 items") == 2
     compare = load_program("compare")
-    line = CommandLine.parse([f"runs={tmp_path}/*", f"out={tmp_path / 'out'}"], free_text=compare.FREE_TEXT)
-    compare.main(compose(config="compare"), line)
+    line = CommandLine.parse([f"runs={tmp_path}/*", f"out={tmp_path / 'out'}"])
+    compare.main(compose(line.overrides, config="compare"), line)
     assert "2 runs on 6 common items" in capsys.readouterr().out
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [run["name"] for run in comparison["runs"]] == ["sampler.fps=1.0", "sampler.fps=4.0"]
@@ -188,7 +190,7 @@ def test_several_processes_need_an_explicit_folder(program, questions, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["limit=3", "benchmark.root=x", "judge=exact", "cache.frames=x"])
 def test_keys_of_a_benchmark_need_one(program, key):
-    line = CommandLine.parse([f"ckpt={CKPT}", "question=Q", key], free_text=program.FREE_TEXT)
+    line = CommandLine.parse([f"ckpt={CKPT}", "question=Q", key])
     name = key.partition("=")[0].partition(".frames")[0]
     with pytest.raises(ConfigError, match=f"{name}= needs benchmark=NAME"):
         program.run(compose(line.overrides), line)
