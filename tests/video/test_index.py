@@ -41,6 +41,16 @@ def test_a_file_that_starts_late_is_complete(reader, tmp_path, name, start):
     np.testing.assert_allclose(reader.times(path), np.arange(20) / 25, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm"])
+def test_a_file_that_starts_before_zero(reader, tmp_path, name):
+    times = [40 * i - 120 for i in range(24)]
+    options = {"muxer": {"avoid_negative_ts": "disabled"}, "gop": 12, **(VP8 if name == "a.webm" else {"bframes": 0})}
+    path = clips.write_clip(tmp_path / name, num_frames=24, times=times, **options)
+    assert reader.probe(path).num_frames == 24
+    numbers = [0, 3, 6, 9, 13, 16, 19, 23]
+    assert clips.frame_numbers(reader.read(path, numbers).frames) == numbers
+
+
 @pytest.mark.parametrize("start", [0, 3_000, 600_000])
 def test_a_file_that_starts_late_and_is_truncated(tmp_path, start):
     path = clips.write_clip(tmp_path / "a.mkv", times=[start + 200 * i for i in range(60)])

@@ -77,10 +77,12 @@ class DecordReader(IndexedReader):
 def _counts_right(index: FrameIndex) -> bool:
     """Return whether decord reaches the right frame by counting from key frames, and returns it upright.
 
-    decord rotates frames of MP4, but not of Matroska, and never mirrors them. It chooses a video stream by itself.
+    decord rotates frames of MP4, but not of Matroska, and never mirrors them. It chooses a video stream by itself, and
+    loses its way before time 0.
     """
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
-    return known and index.only_stream and index.timed and index.clean_keys and not index.is_turned
+    plain = index.only_stream and not index.is_turned and index.pts[0] >= 0
+    return bool(known and plain and index.timed and index.clean_keys)
 
 
 def _repeats(frames: np.ndarray) -> bool:
