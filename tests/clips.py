@@ -59,6 +59,7 @@ def write_clip(
     container: str | None = None,
     muxer: dict[str, str] | None = None,
     encoder: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
 ) -> Path:
     """Write a numbered clip.
 
@@ -77,13 +78,14 @@ def write_clip(
         container: Name of the muxer.
         muxer: Options of the container.
         encoder: More options of the codec.
+        pix_fmt: Pixel format of the codec.
 
     Returns:
         ``path``.
     """
     with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         stream = out.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, HEIGHT, pix_fmt
         stream.codec_context.gop_size = gop
         stream.options = {"bf": str(bframes), **(encoder or {})}
         if times is not None:

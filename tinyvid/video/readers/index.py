@@ -20,6 +20,8 @@ from tinyvid.files import refuse_special
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
 from tinyvid.video.readers.clock import joined, parts_of, rate_of, warn_once
+from tinyvid.video.readers.damage import warn_of_damage
+from tinyvid.video.readers.integrity import find_damage
 from tinyvid.video.readers.orientation import orientation_of
 from tinyvid.video.readers.packets import (
     Packets,
@@ -196,7 +198,11 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
         refuse_playlist(name)
         with open_container(name) as container:
             stream = video_stream(name, container)
-            return _tabulate(name, container, stream, collect(name, container, stream))
+            places = find_damage(name, container.format.name, stream.id)
+            packets = collect(name, container, stream)
+            index = _tabulate(name, container, stream, packets)
+            warn_of_damage(name, places, packets, index.pts, float(stream.time_base))
+            return index
     except (OSError, av.error.FFmpegError, UnicodeDecodeError) as error:
         raise VideoError(explain(name, error)) from error
 

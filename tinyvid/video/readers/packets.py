@@ -25,6 +25,8 @@ class Packets:
     Attributes:
         pts: Timestamp of each frame, or ``NO_PTS``.
         keys: Whether each frame is a key frame.
+        positions: Where each frame begins in the file, in bytes, or -1.
+        corrupt: Frames whose packet the container marks as damaged.
         hidden: Whether an edit list hides the frame: it is decoded, because others depend on it, but never shown.
         restarts: Positions at which the clock jumps back, as in files that were joined.
         last_duration: Of the last packet that states one, in the time base of the stream.
@@ -35,12 +37,24 @@ class Packets:
 
     pts: "array[int]" = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)
+    positions: "array[int]" = field(default_factory=lambda: array("q"))
+    corrupt: list[int] = field(default_factory=list)
     hidden: bytearray = field(default_factory=bytearray)
     restarts: list[int] = field(default_factory=list)
     last_duration: int = 0
     picture: Any = None
     seen: int = 0
     idr: bool = True
+
+    def add(self, packet: Any) -> None:
+        """Add a packet that carries a frame."""
+        if packet.is_corrupt:
+            self.corrupt.append(len(self.pts))
+        self.pts.append(NO_PTS if packet.pts is None else packet.pts)
+        self.keys.append(packet.is_keyframe)
+        self.positions.append(-1 if packet.pos is None else packet.pos)
+        self.hidden.append(packet.is_discard)
+        self.last_duration = packet.duration or self.last_duration
 
 
 def open_container(name: str) -> Any:
@@ -145,10 +159,7 @@ def collect(name: str, container: Any, stream: Any) -> Packets:
         if not packet.size or not started:
             continue  # the end, or frames before the first key frame, which cannot be decoded
         corrupt = packet.is_corrupt
-        packets.pts.append(NO_PTS if packet.pts is None else packet.pts)
-        packets.keys.append(packet.is_keyframe)
-        packets.hidden.append(packet.is_discard)
-        packets.last_duration = packet.duration or packets.last_duration
+        packets.add(packet)
         if packet.is_keyframe and stream.codec_context.name == "h264":
             packets.idr = packets.idr and _is_idr(memoryview(packet))
     listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
