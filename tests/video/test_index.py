@@ -54,9 +54,7 @@ def test_a_file_that_starts_before_zero(reader, tmp_path, name):
 @pytest.mark.parametrize("start", [0, 3_000, 600_000])
 def test_a_file_that_starts_late_and_is_truncated(tmp_path, start):
     path = clips.write_clip(tmp_path / "a.mkv", times=[start + 200 * i for i in range(60)])
-    with pytest.raises(
-        VideoError, match=rf"is truncated: its header declares {start / 1000 + 11.84:.2f} s, but its last"
-    ):
+    with pytest.raises(VideoError, match=r"is truncated: it declares \d+ bytes"):
         index_of(clips.truncate(path, tmp_path / "cut.mkv", 0.5))
 
 

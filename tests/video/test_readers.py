@@ -383,7 +383,7 @@ def test_an_mp4_truncated_between_two_frames(reader, clip, tmp_path):
 @pytest.mark.parametrize("name", ["no_frame_count.mkv", "vp9.webm"])
 def test_a_truncated_matroska_file(reader, clip, tmp_path, name):
     path = clips.truncate(clip(name), tmp_path / name, 0.5)
-    with pytest.raises(VideoError, match=r"is truncated: its header declares 2.40 s, but its last frame ends"):
+    with pytest.raises(VideoError, match=r"is truncated: it declares \d+ bytes, but has"):
         reader.probe(path)
 
 

@@ -1,13 +1,10 @@
 """Warnings about damage that is known without decoding, with the frames that it touches."""
 
-import logging
-
 import numpy as np
 
+from tinyvid.video.readers.clock import warn_once
 from tinyvid.video.readers.integrity import Damage
 from tinyvid.video.readers.packets import Packets
-
-logger = logging.getLogger(__name__)
 
 RARE = 0.1  # share of the steps that may be gaps in a clip with a constant rate
 
@@ -27,17 +24,13 @@ def warn_of_damage(name: str, places: list[Damage], packets: Packets, pts: np.nd
     if places:
         reasons = ", ".join(dict.fromkeys(place.reason for place in places))
         frames = _frames(places, packets, pts)
-        logger.warning("%s: is damaged (%s): %s may be wrong or missing; download it again", name, reasons, frames)
+        warn_once(name, f"is damaged ({reasons}): {frames} may be wrong or missing; download it again")
     if early := packets.seen - len(packets.pts):
-        logger.warning("%s: %d frames that come before a key frame cannot be decoded and are left out", name, early)
+        warn_once(name, f"{early} frames that come before a key frame cannot be decoded and are left out")
     gaps = _gaps(pts, time_base) if packets.pts and max(packets.pts) == pts[-1] else []
     if len(gaps) and not all(packets.keys):
-        logger.warning(
-            "%s: frames are missing after frame %s of a clip with a constant rate; those up to the next key frame may "
-            "be wrong",
-            name,
-            ", ".join(str(gap) for gap in gaps[:5]) + (f" and {len(gaps) - 5} others" if len(gaps) > 5 else ""),
-        )
+        which = ", ".join(str(gap) for gap in gaps[:5]) + (f" and {len(gaps) - 5} others" if len(gaps) > 5 else "")
+        warn_once(name, f"frames are missing after frame {which}; those up to the next key frame may be wrong")
 
 
 def _gaps(pts: np.ndarray, time_base: float) -> list[int]:
