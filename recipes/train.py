@@ -69,10 +69,8 @@ def again(line: CommandLine) -> str:
     """Return the command that continues a run, or a sweep."""
     config = HydraConfig.get()
     folder = config.sweep.dir if config.mode == RunMode.MULTIRUN else config.runtime.output_dir
-    given = [*(f"{key}={value}" for key, value in line.text.items()), *line.overrides]
-    kept = [argument for argument in given if argument.partition("=")[0] not in ("run_dir", "resume")]
-    where = [argument for argument in given if argument.startswith("run_dir=")] or [f"run_dir={folder}"]
-    return shlex.join(["python", sys.argv[0], *line.flags, *kept, *where, "resume=true"])
+    kept = [part for part in line.arguments if part.partition("=")[0].lstrip("+") not in ("run_dir", "resume")]
+    return shlex.join(["python", sys.argv[0], *kept, f"run_dir={line.text.get('run_dir', folder)}", "resume=true"])
 
 
 @dataclass(frozen=True)

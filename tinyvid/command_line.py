@@ -59,11 +59,13 @@ class CommandLine:
         text: The given values of ``PATHS`` and ``TEXTS``.
         overrides: Overrides for Hydra, with those values quoted.
         flags: Arguments that begin with a dash, and their values.
+        arguments: All arguments, as given.
     """
 
     text: dict[str, str | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "CommandLine":
@@ -77,7 +79,7 @@ class CommandLine:
         Raises:
             ConfigError: An argument without ``=`` is neither, a key is set twice, or a key cannot be removed.
         """
-        line = cls()
+        line = cls(arguments=list(arguments))
         previous = ""
         given: dict[str, str] = {}
         for argument in arguments:
