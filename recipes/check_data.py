@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils.data import DataLoader
 
-from tinyvid import Assistant
+from tinyvid import Assistant, build_benchmark
 from tinyvid.build import check
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.data.datasets import held_out_rows
 from tinyvid.diagnostics.checks import Fault, RowChecks, RowReport, as_row
 from tinyvid.diagnostics.transcript import transcript
 from tinyvid.errors import ConfigError, printable, suggest
@@ -46,21 +47,32 @@ def main(config: DictConfig, line: CommandLine) -> None:
     data = {key: value for key, value in settings["data"].items() if key not in NOT_OF_THE_DATA_SET}
     DATASETS.check(data)  # fail before building the model, which takes longer
     groups = line.checkpoint_groups(config, allow=("experiment",)) if settings["ckpt"] else {}
-    checks = RowChecks(DATASETS.build(data), processor(settings, groups), decode=settings["decode"])
+    if settings.get("benchmark"):
+        build_benchmark(settings["benchmark"])  # raises an error for its first bad row
+    sets = {"training rows": DATASETS.build(data), "held-out rows": held_out_rows(settings["eval_path"], data)}
+    used = processor(settings, groups)
     out = Path(settings["out"]).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    findings, finished = find(checks, out, workers=settings["workers"])
-    limit = checks.processor.max_length
-    if findings.totals:
-        draw(findings, limit, out / "lengths.png")
-    show(console, checks, findings.measured[: settings["show"]])
-    report(console, findings, limit, max_shown=settings["max_shown"])
+    faulty = False
+    for name, rows in sets.items():
+        if rows is None:
+            continue
+        checks = RowChecks(rows, used, decode=settings["decode"])
+        append = name != "training rows"
+        findings, finished = find(checks, out, workers=settings["workers"], append=append)
+        if append:
+            console.print(f"[bold]{name}[/bold]", highlight=False)
+        elif findings.totals:
+            draw(findings, used.max_length, out / "lengths.png")
+        show(console, checks, findings.measured[: 0 if append else settings["show"]])
+        report(console, findings, used.max_length, max_shown=settings["max_shown"])
+        faulty |= bool(findings.faults)
+        if not finished:
+            console.print(f"[bold]Interrupted[/bold] after {findings.rows:,} of {len(checks):,} rows", highlight=False)
+            sys.exit(130)
     console.print(f"Report written to {out}", highlight=False, markup=False)
-    if not finished:
-        console.print(f"[bold]Interrupted[/bold] after {findings.rows:,} of {len(checks):,} rows", highlight=False)
-        sys.exit(130)
-    sys.exit(1 if findings.faults else 0)
+    sys.exit(1 if faulty else 0)
 
 
 def processor(settings: Mapping[str, Any], groups: Mapping[str, Any]) -> Processor:
@@ -102,13 +114,14 @@ class Findings:
         return new
 
 
-def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]:
+def find(checks: RowChecks, out: Path, *, workers: int, append: bool = False) -> tuple[Findings, bool]:
     """Check every row and write results as they come; return them, and whether all rows were checked before Ctrl-C."""
+    mode = "a" if append else "w"
     findings = Findings()
     rows: Any = checks  # a DataLoader only needs __len__ and __getitem__
     loader: DataLoader[RowReport] = DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=_identity)
     progress = track(loader, "checking", total=len(checks), console=Console(stderr=True), transient=True)
-    with (out / "faults.jsonl").open("w") as faults, (out / "lengths.jsonl").open("w") as lengths:
+    with (out / "faults.jsonl").open(mode) as faults, (out / "lengths.jsonl").open(mode) as lengths:
         try:
             for row in progress:
                 write(faults, *findings.add(row))
@@ -118,7 +131,7 @@ def find(checks: RowChecks, out: Path, *, workers: int) -> tuple[Findings, bool]
     return findings, True
 
 
-def write(file: TextIO, *items: Fault | RowReport) -> None:
+def write(file: IO[str], *items: Fault | RowReport) -> None:
     """Append each item to a file as one JSON line."""
     for item in items:
         file.write(json.dumps(as_row(item)) + "\n")

@@ -28,6 +28,7 @@ from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, readable_errors, run_hydra
 from tinyvid.config import PARTS
+from tinyvid.data.datasets import held_out_rows
 from tinyvid.interrupts import Interrupted, Interrupts
 from tinyvid.outputs import owned
 from tinyvid.registry import check_options
@@ -108,10 +109,7 @@ class Settings:
             check(settings)
         checked = DataPolicy(**check_options(DataPolicy, policy, key="data"))
         benchmark = build_benchmark(settings["benchmark"]) if settings.get("benchmark") else None
-        rows, held_out = DATASETS.build(data), None
-        if settings["eval_path"] is not None:
-            chosen = {"name": "jsonl", "path": settings["eval_path"], "media_root": data.get("media_root")}
-            held_out = DATASETS.build(chosen, key="eval_path")
+        rows, held_out = DATASETS.build(data), held_out_rows(settings["eval_path"], data)
         if options.early_stopping is not None and held_out is None and benchmark is None:
             raise ConfigError(
                 f"recipe.early_stopping={options.early_stopping} needs an evaluation; set eval_path= or benchmark="
@@ -151,7 +149,7 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
         run_dir=run_dir,
         dtype=resolve_dtype(settings["dtype"], resolve_device(settings["device"])),
         train=TrainingData(packed(run.rows, run.options, loaded), loaded.processor, run.policy),
-        evaluate_on=run.held_out and TrainingData(run.held_out, loaded.processor, run.policy),
+        evaluate_on=evaluated(run, loaded),
         benchmark=asked(run.benchmark, settings, run_dir),
     )
     with Interrupts(notice=STOPPING) as trainer.interrupts:
@@ -207,6 +205,15 @@ def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> Trainin
     chosen = {"limit": settings["limit"], "batch_size": settings["recipe"]["batch_size"]}
     options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="train.py"))
     return TrainingBenchmark(benchmark, run_dir, options=options)
+
+
+def evaluated(run: Settings, loaded: Loaded) -> TrainingData | None:
+    """Return the evaluation rows, after checking all of them: after an epoch would be too late."""
+    if run.held_out is None:
+        return None
+    rows = TrainingData(run.held_out, loaded.processor, run.policy)
+    rows.check()
+    return rows
 
 
 def job_folder(overrides: Sequence[str], given: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from tests.clips import truncate, write_audio, write_clip
 from tests.factories import tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
-from tinyvid import Assistant, ConfigError, compose
+from tinyvid import Assistant, ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.data.datasets import RowDataset
 from tinyvid.diagnostics.checks import RowChecks
@@ -222,6 +222,27 @@ def test_ctrl_c_keeps_what_was_found(check, script, folder, monkeypatch):
     assert status == 130
     assert [fault["kind"] for fault in faults] == ["json", "json"]
     assert f"Interrupted after {len(GOOD) + 2} of {len(GOOD) + len(BAD)} rows" in out
+
+
+@pytest.mark.slow
+def test_held_out_rows_are_checked_too(check, folder, tmp_path):
+    status, out, faults = check(f"data.path={folder}/good.json", f"eval_path={folder}/rows.jsonl")
+    assert status == 1
+    assert {fault["where"].rpartition(":")[0] for fault in faults} == {f"{folder}/rows.jsonl"}
+    assert len(faults) == sum(len(kinds) for _, kinds in BAD)
+    assert out.index(f"No faults in {len(GOOD)} rows") < out.index("held-out rows")
+
+
+@pytest.mark.slow
+def test_the_rows_of_a_benchmark_are_checked_too(check, folder):
+    (folder / "asked.jsonl").write_text(json.dumps({"conversations": turns("A?"), "answer": True}))
+    with pytest.raises(DataError, match="asked.jsonl:1: 'answer' must be"):
+        check(
+            f"data.path={folder}/good.json",
+            "benchmark=custom",
+            f"benchmark.root={folder}",
+            "benchmark.file=asked.jsonl",
+        )
 
 
 @pytest.mark.slow

@@ -306,15 +306,24 @@ def test_too_many_skipped_rows_stop_the_run(models, broken, tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"conversations": turns("Only a question?")}, "rows.jsonl:9: .*no reply to learn"),
-        ({"conversations": turns("word " * 3000, "A.")}, "rows.jsonl:9: .*exceed the limit llm.max_length=1,024"),
-        ({"video": "nowhere.mp4", "conversations": turns("Q?", "A.")}, "rows.jsonl:9: .*nowhere.mp4"),
-        ("not json", "rows.jsonl:9: the row is not JSON"),
-    ],
-)
+UNUSABLE = [
+    ({"conversations": turns("Only a question?")}, "rows.jsonl:9: .*no reply to learn"),
+    ({"conversations": turns("Q?", "")}, "rows.jsonl:9: a reply is empty"),
+    ({"conversations": turns("word " * 3000, "A.")}, "rows.jsonl:9: .*exceed the limit llm.max_length=1,024"),
+    ({"video": "nowhere.mp4", "conversations": turns("Q?", "A.")}, "rows.jsonl:9: .*nowhere.mp4"),
+    ("not json", "rows.jsonl:9: the row is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), UNUSABLE, ids=range(len(UNUSABLE)))
+def test_a_bad_held_out_row_stops_the_run_before_its_first_step(models, rows, tmp_path, monkeypatch, row, message):
+    monkeypatch.setattr(program.VideoTrainer, "train", lambda *_, **__: pytest.fail("training started"))
+    path = append(rows, tmp_path / "data" / "rows.jsonl", row)
+    with pytest.raises((DataError, VideoError), match=message):
+        program.train(settings(models, rows, f"data.media_root={path.parent}", f"eval_path={path}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("row", "message"), UNUSABLE, ids=range(len(UNUSABLE)))
 def test_a_row_that_cannot_be_learned_is_reported(models, rows, tmp_path, row, message):
     path = append(rows, tmp_path / "data" / "rows.jsonl", row)
     with pytest.raises((DataError, VideoError), match=message):

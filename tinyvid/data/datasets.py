@@ -128,6 +128,20 @@ class Mixture:
         return " ".join(part.digest() for part in self.parts if hasattr(part, "digest"))
 
 
+def held_out_rows(path: str | None, data: Mapping[str, Any]) -> RowDataset | None:
+    """Return the rows of ``eval_path``, with the media folders of the training data; ``None`` without a path.
+
+    Args:
+        path: The file of held-out rows.
+        data: The options of the training data.
+    """
+    if path is None:
+        return None
+    folders = {key: data[key] for key in ("media_root", "allowed_roots") if key in data}
+    rows: RowDataset = DATASETS.build({"name": "jsonl", "path": path, **folders}, key="eval_path")
+    return rows
+
+
 def _weighted(count: int, weight: Any, rng: np.random.Generator, key: str) -> np.ndarray:
     """Return the row indices of an epoch: whole repetitions in file order, then the fractional part."""
     if not is_number(weight) or weight <= 0:

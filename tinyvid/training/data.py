@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from tinyvid.data.parsing import NO_REPLY, learns
 from tinyvid.errors import DataError, TinyvidError
 from tinyvid.processing.batch import Example
 from tinyvid.processing.processor import Processor
@@ -69,11 +70,33 @@ class TrainingData(Dataset[Any]):
         try:
             return self.objective.example(self.processor, self.rows[index])
         except TinyvidError as error:
-            where = self.rows.where(index)
-            reason = str(error) if str(error).startswith(where) else f"{where}: {error}"
+            located = self._located(error, index)
             if self.policy.on_error == "raise":
-                raise type(error)(reason) from error
-            return Skipped(where, reason)
+                raise located from error
+            return Skipped(self.rows.where(index), str(located))
+
+    def check(self) -> None:
+        """Lay out every row without decoding, so that a bad one stops the run before the first step.
+
+        Rows that a policy skips are not checked: they are skipped where they are used.
+
+        Raises:
+            DataError: A row is malformed, too long, or has no reply to learn.
+            VideoError: Its media cannot be read.
+        """
+        for index in range(len(self)) if self.policy.on_error == "raise" else ():
+            try:
+                sample = self.rows[index]
+                if not learns(sample.messages):
+                    raise DataError(NO_REPLY)
+                self.processor.plan(sample)
+            except TinyvidError as error:
+                raise self._located(error, index) from error
+
+    def _located(self, error: TinyvidError, index: int) -> TinyvidError:
+        """Return an error of a row with the location of the row at the beginning of its message."""
+        where = self.rows.where(index)
+        return error if str(error).startswith(where) else type(error)(f"{where}: {error}")
 
     def collate(self, items: Sequence[Example | Skipped | None]) -> dict[str, Any]:
         """Collate the examples to one batch, or to a row without targets if there are none.
