@@ -20,6 +20,7 @@ from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import printable
 from tinyvid.generation.decode import Decoding
+from tinyvid.interrupts import interruptible
 from tinyvid.registry import check_options
 from tinyvid.video.images import IMAGES
 from tinyvid.video.open_video import open_video
@@ -117,16 +118,18 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
         assistant.model.get_submodule("vision_tower").requires_grad_(False)
     attach(cache, assistant.model, assistant.processor, assistant.config)
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    report = evaluate(
-        assistant,
-        benchmark,
-        run_dir=HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"],
-        options=options,
-        judge=judge,
-        settings={"ckpt": config.ckpt, "quant": config.quant, "options": settings["benchmark"]}
-        | {"model": assistant.config},
-        progress=True,
-    )
+    run_dir = HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"]
+    with interruptible(f"All answers so far are in {run_dir}; to continue, add run_dir={run_dir} to the same command."):
+        report = evaluate(
+            assistant,
+            benchmark,
+            run_dir=run_dir,
+            options=options,
+            judge=judge,
+            settings={"ckpt": config.ckpt, "quant": config.quant, "options": settings["benchmark"]}
+            | {"model": assistant.config},
+            progress=True,
+        )
     if int(os.environ.get("RANK", "0")) == 0:
         print(printable(report.text()))
 

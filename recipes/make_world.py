@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import ConfigError
+from tinyvid.interrupts import interruptible
 from tinyvid.registry import PositiveInt, check_options
 from tinyvid.worlds.shapes import SetOptions, write_set
 
@@ -34,7 +35,9 @@ def main(config: DictConfig, _: CommandLine) -> None:
     def show(clips: Iterable[Any]) -> Iterable[Any]:
         return track(clips, "writing", total=writing["clips"], console=progress, transient=True)
 
-    report(write_set(options, out, **writing, track=show), out)
+    with interruptible(f"Finished clips are in {out}.partial; run the same command again to continue."):
+        manifest = write_set(options, out, **writing, track=show)
+    report(manifest, out)
 
 
 def file_options(*, clips: PositiveInt, crf: list[int], codecs: list[str], workers: int) -> None:

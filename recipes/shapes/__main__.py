@@ -25,6 +25,7 @@ import torch
 from recipes.shapes.release import release, replaceable, ship
 from recipes.shapes.sizes import SIZES
 from recipes.shapes.stages import STAGES, RecipeRun
+from tinyvid.interrupts import interruptible
 
 logger = logging.getLogger("tinyvid.shapes")
 
@@ -61,7 +62,8 @@ def main() -> None:
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     size = replace(SIZES[args.size], hold_out=args.hold_out)
     run = RecipeRun(args.out, size, args.seed, device, has_bf16(args.precision, device), args.workers)
-    run_stages(run, until=args.until)
+    with interruptible("Finished stages are kept; run the same command again to continue."):
+        run_stages(run, until=args.until)
     if args.until is not None:
         return
     held_out = " --hold-out" if args.hold_out else ""

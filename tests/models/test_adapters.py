@@ -231,3 +231,21 @@ def test_a_part_with_an_adapter_cannot_be_fully_trained(models):
     assistant = adapted(tiny_assistant(models), "llm")
     with pytest.raises(ConfigError, match="has a LoRA adapter; merge it first"):
         apply(assistant.model, options(llm="full"), PeftOptions(), lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options_given", "message"),
+    [
+        ({"rank": 8}, "peft.rank=8, but the llm has an adapter with peft.rank=4; set these values, or merge"),
+        ({"alpha": 8.0, "dropout": 0.2}, "peft.alpha=8.0 peft.dropout=0.2, .* peft.alpha=32.0 peft.dropout=0.05; set"),
+        ({"use_rslora": True}, "peft.use_rslora=true, but .* peft.use_rslora=false"),
+        ({"use_dora": True}, "peft.use_dora=true, but .* peft.use_dora=false"),
+        ({"targets": ["v_proj"]}, r"peft.targets=\[v_proj\], but .* peft.targets=\[k_proj,q_proj\]"),
+    ],
+)
+def test_options_that_differ_from_those_of_an_adapter_are_refused(models, options_given, message):
+    assistant = adapted(tiny_assistant(models), "llm", targets=["q_proj", "k_proj"])
+    with pytest.raises(ConfigError, match=message):
+        apply(assistant.model, options(llm="lora"), PeftOptions(**{"rank": 4} | options_given), lr=1e-3)
+    for same in ({}, {"targets": ["k_proj", "q_proj"]}):
+        apply(assistant.model, options(llm="lora"), PeftOptions(rank=4, **same), lr=1e-3)

@@ -3,10 +3,12 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,18 +197,59 @@ def test_a_killed_run_leaves_no_set_and_resumes(small, tmp_path):
     assert all((out / path.relative_to(partial)).stat().st_mtime_ns == moment for path, moment in done.items())
 
 
-def test_a_full_disk_is_reported_and_leaves_no_set(small, tmp_path):
+@contextmanager
+def limited_files(size):
+    """Let no file grow beyond a size."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))  # no file may grow beyond this
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(
-            DataError, match=r"set.partial: writing failed: clip \d+ of 12: .*; finished clips are kept"
-        ):
-            write_set(SMALL, tmp_path / "set", clips=12, **FILES)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_reported_and_leaves_no_set(small, tmp_path):
+    message = r"set.partial: writing failed: clip \d+ of 12: .*; finished clips are kept"
+    with pytest.raises(DataError, match=message), limited_files(2500):
+        write_set(SMALL, tmp_path / "set", clips=12, **FILES)
     assert not (tmp_path / "set").exists()
     assert not list((tmp_path / "set.partial").rglob("*.tmp"))
+    write_set(SMALL, tmp_path / "set", clips=12, **FILES)
+    assert content(tmp_path / "set") == content(small)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_shapes": 1, "families": ["order_between"], "questions": 1}])
+def test_a_failure_at_the_first_clip_leaves_nothing(tmp_path, options):
+    with pytest.raises(DataError), limited_files(1200 if not options else 10**6):
+        write_set(replace(SMALL, **options), tmp_path / "set", clips=12, **FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_before_the_last_step_is_continued(small, tmp_path):
+    shutil.copytree(small, tmp_path / "set.partial")
+    with pytest.raises(ConfigError, match=r"contains an interrupted set with other options \(seed\)"):
+        write_set(replace(SMALL, seed=1), tmp_path / "set", clips=12, **FILES)
+    write_set(SMALL, tmp_path / "set", clips=12, **FILES)
+    assert content(tmp_path / "set") == content(small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_finished_clips(small, tmp_path, number, status):
+    program = (
+        "import os, signal, sys; from pathlib import Path; from tinyvid.interrupts import interruptible\n"
+        "from tinyvid.worlds.shapes import SetOptions, write_set\n"
+        "def stop(clips):\n"
+        "    for done, clip in enumerate(clips):\n"
+        f"        if done == 3: os.kill(os.getpid(), {int(number)})\n"
+        "        yield clip\n"
+        "with interruptible('Run it again.'):\n"
+        "    write_set(SetOptions(questions=4, seconds=[2.0]), Path(sys.argv[1]), clips=12, crf=[18, 28],"
+        " codecs=['h264'], track=stop)\n"
+    )
+    done = python("-c", program, str(tmp_path / "set"))
+    assert (done.returncode, done.stderr.strip()) == (status, "Interrupted. Run it again.")
+    assert len(list((tmp_path / "set.partial").glob("clips/*/*.mp4"))) >= 3
     write_set(SMALL, tmp_path / "set", clips=12, **FILES)
     assert content(tmp_path / "set") == content(small)
 

@@ -10,7 +10,8 @@ from tinyvid.errors import DataError, suggest
 from tinyvid.types import Sample
 
 Rule = Literal["choice", "label", "number", "yes_no", "contains", "exact", "judge"]
-Status = Literal["answered", "unparsed", "media_failed", "judge_failed"]
+Status = Literal["answered", "unparsed", "media_failed", "prompt_failed", "judge_failed"]
+NOT_ASKED: tuple[Status, ...] = ("media_failed", "prompt_failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +64,8 @@ class Outcome:
     Attributes:
         id: Id of the item.
         status: ``answered``: the reply was parsed. ``unparsed``: it could not be parsed. ``media_failed``: a video
-            could not be read, so the item was not asked. ``judge_failed``: the judge returned no valid verdict.
+            could not be read, so the item was not asked. ``prompt_failed``: its prompt cannot be laid out, such as one
+            that exceeds the context. ``judge_failed``: the judge returned no valid verdict.
         value: Value in [0, 1]; 0 unless answered; ``None`` if the benchmark has no answer for the item.
         reply: The reply; ``None`` if the item was not asked, or if options were scored by likelihood.
         prediction: What was parsed from the reply: a letter, a label, a number or a text.

@@ -6,7 +6,7 @@ peft, so peft can load an adapter without tinyvid. QLoRA is LoRA on an LLM that 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -164,11 +164,38 @@ def _with_lora(name: str, module: Any, options: PartOptions, peft: PeftOptions) 
         raise ConfigError(f"recipe.{name}.from_layer={options.from_layer} needs recipe.{name}.train=full, not lora")
     if not is_adapted(module):
         module = _add_lora(name, module, peft, options.freeze)
-    elif (rank := module.active_peft_config.r) != peft.rank:
-        raise ConfigError(f"peft.rank={peft.rank}, but the {name} has an adapter of rank {rank}; set peft.rank={rank}")
+    else:
+        _refuse_other_adapter(name, module.active_peft_config, peft)
     for key, parameter in module.named_parameters():
         parameter.requires_grad_("lora_" in key)
     return module
+
+
+def _refuse_other_adapter(name: str, adapter: Any, peft: PeftOptions) -> None:
+    """Raise ConfigError if options differ from those of an existing adapter, which training does not change."""
+    found = {
+        "rank": adapter.r,
+        "alpha": adapter.lora_alpha,
+        "dropout": adapter.lora_dropout,
+        "use_rslora": adapter.use_rslora,
+        "use_dora": adapter.use_dora,
+    }
+    if peft.targets is not None:
+        found["targets"] = {target.rpartition(".")[2] for target in adapter.target_modules}
+    given = asdict(peft) | {"targets": set(peft.targets or ())}
+    wrong = [key for key, value in found.items() if given[key] != value]
+    if wrong:
+        chosen, needed = (
+            " ".join(f"peft.{key}={_as_override(values[key])}" for key in wrong) for values in (given, found)
+        )
+        raise ConfigError(
+            f"{chosen}, but the {name} has an adapter with {needed}; set these values, or merge the adapter first "
+            "(recipes/export.py)"
+        )
+
+
+def _as_override(value: Any) -> str:
+    return f"[{','.join(sorted(value))}]" if isinstance(value, set) else str(value).lower()
 
 
 def _unfreeze(name: str, module: nn.Module, from_layer: int | None) -> None:

@@ -1,6 +1,8 @@
 """Running a benchmark in one process: prompts, sharing, counts, errors and reports."""
 
 import json
+import multiprocessing
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +29,7 @@ from tinyvid.caches import FeatureCache, tower_key
 from tinyvid.evaluation.judging.judges import ExactJudge
 from tinyvid.evaluation.running.units import plan_units
 from tinyvid.generation.decode import Decoding, replies
+from tinyvid.outputs import owned
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
@@ -265,9 +268,38 @@ def test_failed_media_are_retried(assistant, tmp_path):
     assert [row["id"] for row in read_rows(tmp_path / "run")] == ["a", "b"]
 
 
-def test_an_item_that_is_too_long_stops_the_run(assistant, tmp_path):
-    with pytest.raises(DataError, match="sample 'word word.*exceed the limit"):
+def test_an_item_that_is_too_long_counts_as_wrong_and_is_retried(assistant, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=10)
+    items = [ask("a", clip), ask("word " * 1000, clip), ask("b", clip)]
+    data = evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT).data
+    assert (data["n_total"], data["n_prompt_failed"], data["n_answered"]) == (3, 1, 2)
+    assert data["accuracy"]["all"]["n"] == 3
+    assert "exceed the limit llm.max_length" in data["prompt_failed"][0]["reason"]
+    assert "prompt failed (counted wrong): 1" in (tmp_path / "run" / "report.md").read_text()
+    assistant.processor.max_length = 20_000
+    assert evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT).data["n_prompt_failed"] == 0
+
+
+def test_a_benchmark_whose_items_are_all_too_long_stops_the_run(assistant, tmp_path):
+    with pytest.raises(DataError, match="no item of benchmark 'fixed' can be asked: sample 'word word.*exceed the l"):
         evaluate(assistant, Fixed([ask("word " * 2000)]), run_dir=tmp_path, options=SHORT)
+
+
+def test_a_folder_in_use_is_refused(assistant, tmp_path):
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
+    other.start()
+    while not (tmp_path / ".lock").exists() or not (tmp_path / ".lock").read_text():
+        time.sleep(0.001)
+    with pytest.raises(ConfigError, match=rf"run_dir=.* is used by process {other.pid} on"):
+        evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path, options=SHORT)
+    other.kill()
+    other.join()
+    assert evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path, options=SHORT).data["n_total"] == 1
+
+
+def hold(folder):
+    with owned(folder, key="run_dir"):
+        time.sleep(60)
 
 
 def test_errors_are_raised_before_the_model_is_asked(assistant, tmp_path):

@@ -61,6 +61,7 @@ class Report:
         """Return the main numbers in a few lines, for a terminal."""
         data = self.data
         counts = {"unparsed": data["n_unparsed"], "media failed": data["n_media_failed"]}
+        counts |= {"prompt failed": data["n_prompt_failed"]}
         counts |= {"judge failed": data["n_judge_failed"]}
         failed = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
         lines = [f"{data['benchmark']}: {data['n_total']:,} items, {data['n_answered']:,} answered{failed}"]
@@ -120,6 +121,7 @@ def summarize(
         "n_answered": count["answered"],
         "n_unparsed": count["unparsed"],
         "n_media_failed": count["media_failed"],
+        "n_prompt_failed": count["prompt_failed"],
         "n_judge_failed": count["judge_failed"],
         "n_without_answer": sum(outcome.value is None for outcome in outcomes),
         "n_of_benchmark": len(benchmark),
@@ -133,6 +135,7 @@ def summarize(
         "confusion": _confusion(labels, outcomes) if labels else None,
         "unparsed": [outcome.id for outcome in outcomes if outcome.status == "unparsed"],
         "media_failed": _reasons(outcomes, "media_failed"),
+        "prompt_failed": _reasons(outcomes, "prompt_failed"),
         "judge_failed": _reasons(outcomes, "judge_failed"),
         "first_prompt": [[message.role, message.text] for message in items[0].sample.messages],
         "settings": dict(settings),
@@ -223,6 +226,7 @@ def as_text(data: Mapping[str, Any]) -> str:
         ("answered", "n_answered"),
         ("unparsed (counted wrong)", "n_unparsed"),
         ("media failed (counted wrong)", "n_media_failed"),
+        ("prompt failed (counted wrong)", "n_prompt_failed"),
         ("judge failed (counted wrong)", "n_judge_failed"),
         ("without a public answer", "n_without_answer"),
     ):
@@ -251,7 +255,8 @@ def _text_of_failures(data: Mapping[str, Any]) -> list[str]:
         more = len(data["unparsed"]) - SHOWN
         lines += ["", "## Unparsed", "", ", ".join(map(_escape, data["unparsed"][:SHOWN]))]
         lines += [f"and {more} more, in {REPORT}"] if more > 0 else []
-    for key, title in (("media_failed", "Media failed"), ("judge_failed", "Judge failed")):
+    titles = {"media_failed": "Media failed", "prompt_failed": "Prompt failed", "judge_failed": "Judge failed"}
+    for key, title in titles.items():
         if data[key]:
             lines += ["", f"## {title}", "", "| item | reason |", "|---|---|"]
             lines += [f"| {_escape(entry['id'])} | {_escape(entry['reason'])} |" for entry in data[key][:SHOWN]]

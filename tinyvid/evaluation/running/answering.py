@@ -159,9 +159,9 @@ def _portions(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def failures_of(groups: Sequence[VideoGroup], items: Sequence[Item]) -> list[Outcome]:
-    """Return the outcomes of items whose videos could not be read."""
+    """Return the outcomes of items that could not be asked."""
     failed = [(items[index], group) for group in groups if group.failure for index in group.indices]
-    rows = [(item, Outcome(item.id, "media_failed", 0.0, video=s.video, reason=s.failure)) for item, s in failed]
+    rows = [(item, Outcome(item.id, s.status, 0.0, video=s.video, reason=s.failure)) for item, s in failed]
     return [rescore(item, row) for item, row in rows]
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
+from tinyvid.outputs import write_text
 
 RECORD = "run.json"
 SEEN = 16  # number of values of each weight in a fingerprint
@@ -61,28 +61,22 @@ def digest_items(items: Sequence[Item]) -> str:
 
 
 def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create a run's folder, and record what its rows depend on.
+    """Record in a run's folder what its rows depend on.
 
     Raises:
         ConfigError: The folder contains rows of another run, or is not the folder of a run.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_dir={str(folder)!r} cannot be created: {error}") from error
     record = folder / RECORD
     if record.exists():
         _refuse_changes(record, identity)
         return
-    partial = folder / f".{RECORD}.partial-{os.getpid()}"
     others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if others:
         raise ConfigError(
             f"run_dir={str(folder)!r} is not a run: it contains {', '.join(others[:5])} but no {RECORD}; "
             "choose an empty or a new folder"
         )
-    partial.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(record)
+    write_text(record, json.dumps(identity, indent=2, sort_keys=True) + "\n")
 
 
 def _refuse_changes(record: Path, identity: Mapping[str, Any]) -> None:

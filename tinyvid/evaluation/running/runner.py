@@ -6,7 +6,9 @@ resumed, or that used several processes, has the same report as an uninterrupted
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +29,7 @@ from rich.progress import (
 from tinyvid.assistant import Assistant
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.evaluation.annotations import listed
-from tinyvid.evaluation.items import Benchmark, Item, Outcome, Verdict
+from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, Verdict
 from tinyvid.evaluation.judging.judge import Case, Judge, judge_cases
 from tinyvid.evaluation.judging.rubrics import RUBRICS
 from tinyvid.evaluation.reporting.predictions import Predictions
@@ -38,6 +40,7 @@ from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, pl
 from tinyvid.evaluation.scoring.averages import micro
 from tinyvid.evaluation.scoring.scores import is_judged, rescore
 from tinyvid.generation.decode import Decoding
+from tinyvid.outputs import owned
 from tinyvid.registry import PositiveInt
 
 logger = logging.getLogger(__name__)
@@ -115,33 +118,51 @@ def evaluate(
         The report.
 
     Raises:
-        ConfigError: An option is wrong, a judge is missing, or the folder contains another run.
-        DataError: There are no items, videos are missing, or an item does not fit into the LLM's context.
+        ConfigError: An option is wrong, a judge is missing, or the folder contains another run or is in use.
+        DataError: There are no items, videos are missing, or no item fits into the LLM's context.
     """
     folder = Path(run_dir).expanduser()
-    drawn = asdict(options.decoding) if options.temperature else {"max_new_tokens": options.max_new_tokens}
+    is_first = int(os.environ.get("RANK", "0")) == 0
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
+    with owned(folder, key="run_dir") if is_first else nullcontext():
+        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, progress=progress)
+    return Report.load(folder)
+
+
+def _evaluate(
+    assistant: Assistant,
+    benchmark: Benchmark,
+    items: list[Item],
+    folder: Path,
+    options: EvaluationOptions,
+    judge: Judge | None,
+    settings: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> None:
+    drawn = asdict(options.decoding) if options.temperature else {"max_new_tokens": options.max_new_tokens}
     identity = describe(assistant, benchmark, items, score=options.score, limit=options.limit, **drawn)
     state = PartialState(cpu=assistant.model.device.type == "cpu", timeout=LONGEST_WAIT)
     rows = Predictions(folder, state.process_index)
     if state.is_main_process:
         prepare(folder, identity)
-        # Merge the rows into one file without truncated lines, and retry videos that could not be read.
-        rows.rewrite([row for row in rows.read().values() if row.status != "media_failed"])
+        # Merge the rows into one file without truncated lines, and retry items that could not be asked.
+        rows.rewrite([row for row in rows.read().values() if row.status not in NOT_ASKED])
     state.wait_for_everyone()
     _answer(assistant, benchmark, items, rows, options, state, progress=progress)
     state.wait_for_everyone()
     finished = rows.read()
+    if all(row.status == "prompt_failed" for row in finished.values()):
+        raise DataError(f"no item of benchmark '{benchmark.name}' can be asked: {finished[items[0].id].reason}")
     verdicts = _judge(judge, items, finished, Path(options.judge_cache or folder / VERDICTS).expanduser(), state)
     if state.is_main_process:
         outcomes = [rescore(item, finished[item.id], verdicts.get(item.id)) for item in items]
         rows.rewrite(outcomes)
         more = {"batch_size": options.batch_size, "judge": dict(judge.identity) if judge else None}
-        write_report(folder, benchmark, items, outcomes, identity | more | dict(settings or {}))
+        write_report(folder, benchmark, items, outcomes, identity | more | dict(settings))
     state.wait_for_everyone()
-    return Report.load(folder)
 
 
 def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tinyvid.errors import ConfigError, DataError, VideoError
-from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
+from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes, Status
 from tinyvid.processing.batch import Example
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
@@ -53,7 +53,8 @@ class VideoGroup:
         example: An example with the frames, or the cached features, of the videos.
         questions: The items, laid out.
         duration: Duration of the first clip, in seconds.
-        failure: Why the videos cannot be read; empty if they can.
+        failure: Why the videos cannot be read, or why the prompt cannot be laid out; empty if they can.
+        status: Status of the items if there is a failure.
     """
 
     indices: tuple[int, ...]
@@ -62,6 +63,7 @@ class VideoGroup:
     questions: tuple[PreparedItem, ...] = ()
     duration: float | None = None
     failure: str = ""
+    status: Status = "media_failed"
 
     @property
     def num_frames(self) -> int:
@@ -114,11 +116,10 @@ class Preparer:
     score: Score
 
     def __call__(self, unit: Unit) -> list[VideoGroup]:
-        """Prepare a unit. Videos that cannot be read become failures.
+        """Prepare a unit. Videos that cannot be read and prompts that do not fit become failures of their items.
 
         Raises:
-            DataError: An item does not fit into the LLM's context, or its text cannot be laid out; these are errors of
-                the configuration.
+            ConfigError: The benchmark and the template do not fit together.
         """
         return [group for indices in unit for group in self._groups(indices)]
 
@@ -127,11 +128,15 @@ class Preparer:
         videos = self.items[indices[0]].sample.videos
         name = _name_of(videos[0]) if videos else ""
         try:
-            questions = {index: self._written(index) for index in indices}
+            groups, questions = [], {}
+            for index in indices:
+                try:
+                    questions[index] = self._written(index)
+                except DataError as error:
+                    groups.append(VideoGroup((index,), name, failure=str(error), status="prompt_failed"))
             by_frames: dict[tuple[tuple[int, ...], ...], list[int]] = {}
             for index, (_, written) in questions.items():
                 by_frames.setdefault(written[0].layout.indices, []).append(index)
-            groups = []
             for same in by_frames.values():
                 first = questions[same[0]][1][0]
                 example = self.processor(first.sample, reserve=first.reserve)

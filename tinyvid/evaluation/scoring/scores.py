@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tinyvid.errors import DataError
-from tinyvid.evaluation.items import Item, Outcome, Verdict
+from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
@@ -80,7 +80,7 @@ def check_answers(item: Item) -> None:
 def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome:
     """Return a row with the score of its reply, or with the score of the verdict if a judge decides."""
     row = replace(row, answer=item.answer, groups=dict(item.groups))
-    if row.status == "media_failed":
+    if row.status in NOT_ASKED:
         return replace(row, value=None if item.answer is None else 0.0)
     if row.likelihoods:
         best = max(row.likelihoods, key=lambda key: row.likelihoods[key])

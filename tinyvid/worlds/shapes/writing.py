@@ -7,7 +7,6 @@ interrupted run can continue, because a clip depends only on its number and file
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections import Counter
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from tinyvid.errors import ConfigError, DataError
+from tinyvid.outputs import LOCK, owned, write_text
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, parse_size, plan_clip
 from tinyvid.worlds.shapes.encoding import CODECS, check_codecs, encode
 from tinyvid.worlds.shapes.records import question_row, scene_record
@@ -87,23 +86,21 @@ def write_set(
     partial = out.with_name(f"{out.name}.partial")
     _check_place(out, partial, made_of)
     _check_space(out, options, clips)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(partial / ".lock")
-        with lock.acquire(timeout=0):
-            _write_text(partial / "options.json", json.dumps(made_of, indent=1))
+    with owned(partial, key="out"):
+        try:
+            write_text(partial / "options.json", json.dumps(made_of, indent=1))
             manifest = _write_clips(ClipWriter(options, partial, crf, codecs), partial, clips, workers, track)
             manifest = {"format": FORMAT, "world": "shapes", "options": made_of, "versions": _versions(), **manifest}
-            _write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+            write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
             (partial / "options.json").unlink()
-            (partial / ".lock").unlink()
             partial.rename(out)
-    except Timeout as error:
-        raise ConfigError(
-            f"out={str(out)!r}: another process is writing this set; wait for it, or choose another out"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{partial}: writing failed: {error}; {_GO_ON}") from error
+            (out / LOCK).unlink()
+        except BaseException as error:
+            if not any(file.suffix != ".tmp" for file in partial.glob("clips/*/*")):  # nothing to continue
+                shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise DataError(f"{partial}: writing failed: {error}; {_GO_ON}") from error
+            raise
     return manifest
 
 
@@ -196,14 +193,17 @@ def _check_place(out: Path, partial: Path, made_of: dict[str, Any]) -> None:
     """Raise ConfigError if a set would be overwritten, or if an interrupted one has other options."""
     if out.exists() or out.is_symlink():
         raise ConfigError(f"out={str(out)!r} already exists; remove it, or choose another folder")
-    if not (partial / "options.json").exists():
-        if partial.exists() and any(item.name != ".lock" for item in partial.iterdir()):
-            raise ConfigError(f"{partial} exists but is not an interrupted set; remove it, or choose another out")
-        return
     try:
-        before = json.loads((partial / "options.json").read_text())
-    except ValueError:
-        before = {}
+        if (partial / "options.json").exists():
+            before = json.loads((partial / "options.json").read_text())
+        elif (partial / "manifest.json").exists():  # killed before its last step
+            before = json.loads((partial / "manifest.json").read_text())["options"]
+        elif not partial.exists() or all(item.name.startswith(".") for item in partial.iterdir()):
+            return
+        else:
+            raise ConfigError(f"{partial} exists but is not an interrupted set; remove it, or choose another out")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{partial} cannot be continued: {error}; remove it, or choose another out") from error
     if before != made_of:
         changed = sorted(key for key in made_of if not isinstance(before, dict) or before.get(key) != made_of[key])
         raise ConfigError(
@@ -226,13 +226,6 @@ def _check_space(out: Path, options: SetOptions, clips: int) -> None:
             f"clips={clips:,} needs at least {needed / 1e9:,.1f} GB, but {str(place)!r} has {free / 1e9:,.1f} GB free; "
             "write fewer, smaller or shorter clips, or choose another out"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _versions() -> dict[str, str]:
