@@ -75,6 +75,14 @@ def test_tags_of_other_containers_mean_nothing(tmp_path, name, tag):
     assert (meta.num_frames, meta.fps) == (10, 25)
 
 
+@pytest.mark.parametrize(("first", "named"), [(5, False), (14, True)])
+def test_an_edit_list_that_hides_most_frames_is_named(tmp_path, caplog, first, named):
+    source = clips.write_clip(tmp_path / "clip.mp4", num_frames=20)
+    path = clips.remux(source, tmp_path / "trimmed.mp4", pts=lambda i, pts: pts - first * 512)
+    assert index_of(path).meta.num_frames == 20 - first
+    assert ("trimmed.mp4: shows 6 of 20 frames; an edit list hides the others" in caplog.text) == named
+
+
 # --- clocks that repeat a time or jump back ---------------------------------------------------------------------
 
 

@@ -224,7 +224,7 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
         pts = np.concatenate(parts)
         times = joined(name, parts, step=step, rate=rate, time_base=stream.time_base)
         fps, varies = rate_of(times, step, rate)
-        end = float(pts[-1]) * float(stream.time_base) + 1 / fps
+        end = float(pts[-1]) * float(stream.time_base) + max(step, 1 / fps)
         if len(parts) == 1:
             keys, clean = _keys(pts, packets)
     declared = declared_end(container, stream)
@@ -237,6 +237,9 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
     for number in restarts:
         what = f"its clock jumps back at frame {number}, as in joined files"
         warn_once(name, f"{what}; the times continue from {times[number]:.2f} s")
+    total = max(stream.frames, packets.seen)
+    if len(pts) < total / 2:
+        warn_once(name, f"shows {len(pts)} of {total} frames; an edit list hides the others, or its header is damaged")
     if packets.picture.color_trc in HDR:
         kind = HDR[packets.picture.color_trc]
         warn_once(name, f"is HDR video ({kind}), which is not tone-mapped: its colors are too dark; convert it to SDR")
