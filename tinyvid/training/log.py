@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from transformers import TrainerCallback
 from tinyvid.errors import ConfigError, raised_as
 from tinyvid.outputs import cut_torn_line
 
+DRAW_EVERY = 30  # seconds between plots; a plot takes half a second, which short evaluations would notice
 COLUMNS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
 
 
 class RunLog(TrainerCallback):
-    """Append the Trainer's logs to the run's files, and plot the loss at every evaluation, save and at the end."""
+    """Append the Trainer's logs to the run's files, and plot the loss at evaluations, at saves and at the end."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
+        self.drawn = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Remove incomplete lines of a killed run."""
@@ -54,12 +57,18 @@ class RunLog(TrainerCallback):
             writer.writerow(record)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Plot the loss, unless the last plot is recent."""
+        if time.monotonic() - self.drawn >= DRAW_EVERY:
+            self.on_train_end(args, state, control)
+
+    on_save = on_evaluate
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Plot the loss."""
         if state.is_world_process_zero:
             with self._writable():
                 draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
-
-    on_save = on_train_end = on_evaluate
+            self.drawn = time.monotonic()
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
