@@ -6,8 +6,10 @@ import logging
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -44,14 +46,37 @@ def python(*arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.Compl
     if torch.cuda.is_available():
         command, variables = [sys.executable, *given], os.environ | env
         return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300)
-    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
-        child = multiprocessing.get_context("fork").Process(target=_run, args=(given, cwd, env, stdout, stderr))
-        child.start()
-        child.join(timeout=300)
-        child.kill()
-        child.join()
-        printed = [file.seek(0) or file.read() for file in (stdout, stderr)]
-    return subprocess.CompletedProcess(given, child.exitcode or 0, *printed)
+    (done,) = _in_forks(given, cwd, [env])
+    return done
+
+
+def python_in_ranks(*arguments: object, **env: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in two processes that form a process group, as torchrun does, and return the output of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    group = env | {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return _in_forks([str(argument) for argument in arguments], ROOT, ranks)
+
+
+def _in_forks(given: list[str], cwd: Path, envs: list[dict[str, str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Run a program in one fork per environment, at the same time."""
+    with ExitStack() as stack:
+        files = [[stack.enter_context(TemporaryFile("w+")) for _ in range(2)] for _ in envs]
+        fork = multiprocessing.get_context("fork").Process
+        children = [fork(target=_run, args=(given, cwd, env, *own)) for env, own in zip(envs, files, strict=True)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(timeout=300)
+            child.kill()
+            child.join()
+        printed = [[file.seek(0) or file.read() for file in own] for own in files]
+    return [
+        subprocess.CompletedProcess(given, child.exitcode or 0, *texts)
+        for child, texts in zip(children, printed, strict=True)
+    ]
 
 
 def _run(arguments: list[str], cwd: Path, env: dict[str, str], stdout: IO[str], stderr: IO[str]) -> None:

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.factories import tiny_overrides
-from tests.runs import PLAIN, load_program, python, settings, turns, write_rows
+from tests.runs import PLAIN, ROOT, load_program, python, python_in_ranks, settings, turns, write_rows
 from tinyvid import Assistant, ConfigError
 from tinyvid.training.log import read_metrics
 from tinyvid.training.sharding import check_launch
@@ -26,18 +27,22 @@ def accelerate(config):
     return "accelerate.commands.launch", f"--config_file={file}", "--num_processes=2", "--main_process_port=0"
 
 
-def launch(models, rows, run_dir, *overrides, launcher=TORCHRUN, program=TRAIN):
+def launch(models, rows, run_dir, *overrides, launcher=None, program=TRAIN, **env):
+    """Train in two processes; without a launcher, they are forks, which need not import torch again."""
     parts = [*tiny_overrides(models), *PLAIN, *STEPS, f"data.path={rows}", f"run_dir={run_dir}", *overrides]
-    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    return python("-m", *launcher, program, *parts, **env)
+    env |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    if launcher is not None:
+        done = [python("-m", *launcher, program, *parts, **env)]
+    else:
+        done = python_in_ranks(program, *parts, **env)
+    assert not any(process.returncode for process in done), "\n".join(process.stderr[-3000:] for process in done)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
 def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, launcher):
     rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has one row more
-    done = launch(models, rows, tmp_path / "two", "recipe.accumulate=1", f"eval_path={rows}", launcher=launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(models, rows, tmp_path / "two", "recipe.accumulate=1", f"eval_path={rows}", launcher=launcher)
     configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"eval_path={rows}")
     load_program("train").train(configuration, tmp_path / "one")
     assert_same_weights(tmp_path / "one" / "checkpoint-8", tmp_path / "two" / "checkpoint-8")
@@ -45,22 +50,22 @@ def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, lau
     assert one == pytest.approx(two, abs=1e-4), "every row is evaluated once"
 
 
-def shard(models, rows, run_dir, *overrides):
+def shard(models, rows, run_dir, *overrides, launcher=None):
     """Train in two processes with FSDP2, and return the last checkpoint."""
-    launcher = accelerate("fsdp2")
     steps = ["recipe.accumulate=1", "recipe.save_every=4", "recipe.keep=9", f"eval_path={rows}"]
-    done = launch(models, rows, run_dir, *steps, *overrides, launcher=launcher, program="tests/fsdp_on_cpu.py")
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = yaml.safe_load((ROOT / "recipes/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
+    env = {"ACCELERATE_USE_FSDP": "true"} | {key.upper(): str(value) for key, value in options.items()}
+    launch(models, rows, run_dir, *steps, *overrides, launcher=launcher, program="tests/fsdp_on_cpu.py", **env)
     last = run_dir / "checkpoint-8"
     assert len(list((last / "optimizer_0").glob("*.distcp"))) == 2, "each process wrote its share"
     return last
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["lora", "full"])
-def test_sharded_training_equals_unsharded_training(models, tmp_path, how):
+@pytest.mark.parametrize(("how", "launcher"), [("lora", accelerate("fsdp2")), ("full", None)], ids=["lora", "full"])
+def test_sharded_training_equals_unsharded_training(models, tmp_path, how, launcher):
     rows = write_rows(tmp_path / "data", count=7)
-    last = shard(models, rows, tmp_path / "shards", f"recipe.llm.train={how}")
+    last = shard(models, rows, tmp_path / "shards", f"recipe.llm.train={how}", launcher=launcher)
     configuration = settings(models, rows, *STEPS, "recipe.accumulate=2", f"recipe.llm.train={how}")
     load_program("train").train(configuration, tmp_path / "one")
     assert_same_weights(tmp_path / "one" / "checkpoint-8", last)
@@ -112,8 +117,7 @@ def test_a_row_that_one_process_skips_does_not_block_the_others(models, tmp_path
     (rows.parent / "bad.mp4").write_bytes(b"no video at all, only text that is long enough to look at")
     bad = {"video": "bad.mp4", "conversations": turns("Q?", "A.")}
     rows.write_text(json.dumps(bad) + "\n" + rows.read_text())
-    done = launch(models, rows, tmp_path / "run", "recipe.accumulate=1", "data.on_error=skip", "data.max_skip=0.5")
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(models, rows, tmp_path / "run", "recipe.accumulate=1", "data.on_error=skip", "data.max_skip=0.5")
     skipped = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     assert {json.loads(line)["where"].rpartition(":")[2] for line in skipped} == {"1"}
 
