@@ -4,8 +4,9 @@ The first rule that applies decides. Only letters of the item's options count:
 
 1. The reply, without thinking, is a letter and nothing else.
 2. The reply states an answer ("the answer is C", "Answer: (C)", "C is correct", "答案是 C"), or its last line is a
-   letter. The last statement decides.
-3. The reply begins with a marked letter (``C.``, ``C)``, ``(C)``, ``C:``) and does not just list the options.
+   letter that does not end a list of letters. The last statement decides.
+3. The reply begins with a marked letter (``C.``, ``C)``, ``(C)``, ``C:``, ``Option C, ...``), does not reject it, and does
+   not just list the options.
 4. The reply is the text of an option.
 
 Any other reply is unparsed, which counts as wrong and is reported. Nothing is guessed.
@@ -90,6 +91,18 @@ _ABOUT = {
     "would",
     "has",
 }
+_OPTION = re.compile(
+    rf"(?:(?:the|my|final|correct|best|right)\s+){{0,3}}(?:option|choice|answer)\s+(?={_OPEN}{LETTER})", re.I
+)
+_MARK = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:](?![A-Za-z0-9])|\s+[-–—]\s|[^\S\n]*\n)\s*")
+_MARK_OF_OPTION = re.compile(rf"{_OPEN}{LETTER}{_CLOSE}\s*(?:[,.:;]\s|[-–—]\s|(?=(?:because|since|as)\b))\s*")
+# Words that reject an option, or leave it open, after its letter.
+_REJECTED = re.compile(
+    r"\b(?:not|no|nope|never|neither|nor|cannot|wrong|incorrect|false|unlikely|impossible|excluded|eliminated|out|maybe|"
+    r"perhaps|possibly|could|might|may)\b|n't\b|\?",
+    re.IGNORECASE,
+)
+_BEGINNING = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\].:](?=\s|$)|\s+[-–—]\s|[^\S\n]*$)", re.MULTILINE)
 _UNCERTAIN = ""  # a statement with several letters, which makes the reply unparsed
 
 
@@ -110,6 +123,8 @@ def extract_choice(reply: str | None, options: Mapping[str, str]) -> str | None:
     whole = _only_letter(text)
     if whole is not None and whole.upper() in letters:
         return letters[whole.upper()]
+    if _lists_letters(text):
+        return None
     stated = _last_statement(text, letters, texts)
     if stated is not None:
         return letters.get(stated.upper())
@@ -131,6 +146,12 @@ def _only_letter(text: str) -> str | None:
     return found[0] if len(found) == 1 and found[0].isascii() and found[0].isalpha() else None
 
 
+def _lists_letters(text: str) -> bool:
+    """Return whether a text consists of several letters, such as "A B C"."""
+    words = re.findall(r"[^\W_]+", text)
+    return len({word.upper() for word in words}) > 1 and all(len(word) == 1 and word.isalpha() for word in words)
+
+
 def _last_statement(text: str, letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
     """Return the letter of the last statement; empty if it contains several, ``None`` without a statement."""
     best: tuple[int, str] | None = None
@@ -147,14 +168,28 @@ def _last_statement(text: str, letters: Mapping[str, str], texts: Mapping[str, s
 
 
 def _last_line(lines: list[str], letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
-    """Return the letter of a last line that contains nothing else: ``C``, ``Option C``, or ``C. the dog``."""
+    """Return the letter of a last line that contains nothing else: ``C``, ``Option C``, or ``C. the dog``.
+
+    It does not count if it ends a list: the line before is such a line, too, or begins with the letter before.
+    """
     named = _NAMED.match(lines[-1]) if lines else None
-    if named or len(lines) < 2:
-        return named[1] if named else None
-    letter = _only_letter(lines[-1]) or _letter_with_text(lines[-1], texts, letters)
+    if len(lines) < 2:
+        return named[1] if named and "?" not in lines[-1] else None
+    letter = _letter_of_line(lines[-1], letters, texts)
     before = re.match(rf"\W{{0,2}}{LETTER}\W", lines[-2])
-    is_list = letter and before and ord(letter.upper()) == ord(before[1].upper()) + 1
-    return None if is_list else letter
+    other = _letter_of_line(lines[-2], letters, texts)
+    ends_list = letter and (
+        (other and other.upper() != letter.upper()) or (before and ord(letter.upper()) == ord(before[1].upper()) + 1)
+    )
+    return None if ends_list else letter
+
+
+def _letter_of_line(line: str, letters: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
+    """Return the letter of a line that contains nothing else, except a word such as "Option" or the option's text."""
+    named = _NAMED.match(line)
+    if named:
+        return named[1] if "?" not in line else None
+    return _only_letter(line) or _letter_with_text(line, texts, letters)
 
 
 def _letter_of_match(
@@ -231,20 +266,46 @@ def _lists_options(text: str, letters: Mapping[str, str], texts: Mapping[str, st
 
 
 def _leading(text: str, letters: Mapping[str, str], options: Mapping[str, str]) -> str | None:
-    """Return the marked letter that a reply begins with."""
+    """Return the marked letter that a reply begins with, if the reply does not reject it or go on to another."""
     texts = _texts(options)
-    stripped = text.lstrip()
-    match = re.match(r"[(\[]?([A-Za-z])(?:[)\].:](?![A-Za-z0-9])|\s+[-–—]\s|[^\S\n]*\n)\s*", stripped)
+    named = _OPTION.match(text.lstrip())
+    stripped = text.lstrip()[named.end() if named else 0 :]
+    with_text = _letter_with_text(stripped, texts, letters)
+    match = (named and _MARK_OF_OPTION.match(stripped)) or _MARK.match(stripped)
+    loose = re.match(rf"[(\[]{LETTER}[)\]],\s", stripped)
+    match = match or loose
     if not match:
-        return _letter_with_text(stripped, texts, letters)
+        return with_text
     letter, rest = match[1], stripped[match.end() :]
     follows = re.match(r"([A-Za-z']+)", rest)
     if letter.upper() not in letters or (follows and follows[1].lower() in _ABOUT | {"and", "or"}):
         return None
-    beginnings = {m[1].upper() for m in re.finditer(r"^\s*[(\[]?([A-Za-z])[)\].:](?=\s|$)", stripped, re.MULTILINE)}
-    if len(beginnings & letters.keys()) > 1 or _lists_options(stripped, letters, texts):
+    beginnings = {m[1].upper() for m in _BEGINNING.finditer(stripped)}
+    own = {found.upper() for line in text.splitlines() if (found := _letter_of_line(line, letters, texts))}
+    if len((beginnings | own) & letters.keys()) > 1 or _lists_options(stripped, letters, texts):
         return None
-    return letter
+    return letter if _accepts(letter, rest, letters, texts, strict=bool(named or loose)) else None
+
+
+def _accepts(letter: str, rest: str, letters: Mapping[str, str], texts: Mapping[str, str], *, strict: bool) -> bool:
+    """Return whether the text after a leading letter leaves it the answer.
+
+    It does if it begins with the text of this option, and not if it begins with that of another one, or rejects this
+    one. If ``strict``, no word of the first sentence may reject it, and no other letter may follow.
+    """
+    key = letters[letter.upper()]
+    others = {m[1] or m[2] for m in re.finditer(r"\(([A-Z])\)|(?<![\w'])([B-HJ-Z])(?![\w'])", rest)}
+    if strict and (others & letters.keys()) - {letter.upper()}:
+        return False
+    for ending in (r"$", r"[.;!?\n](?:\s|$)", r"[,:]\s|\s(?:because|since|as)\b"):
+        words = wording(re.split(ending, rest, maxsplit=1)[0])
+        if words in texts:
+            return texts[words] == key and not (strict and _REJECTED.search(rest[len(words) : len(words) + 60]))
+    if strict:
+        return not _REJECTED.search(re.split(r"[.!;\n](?:\s|$)", rest, maxsplit=1)[0])
+    first = re.match(r"\W*(\w*)", rest.lower())
+    text = next((words for words, other in texts.items() if other == key), "")
+    return first is None or not _REJECTED.fullmatch(first[1]) or text.partition(" ")[0] == first[1]
 
 
 def _letter_with_text(line: str, texts: Mapping[str, str], letters: Mapping[str, str]) -> str | None:
