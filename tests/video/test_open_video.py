@@ -419,6 +419,18 @@ def test_frames_of_a_folder_must_have_one_size(tmp_path):
         opened(tmp_path, fps=3.0).read([7])
 
 
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf"), 1e-320, 1e300])
+def test_a_rate_must_be_possible(fps):
+    with pytest.raises(VideoError, match="must be a positive number of frames per second, from 1e-6 to 1e6"):
+        opened(np.zeros((2, 6, 8, 3), dtype=np.uint8), fps=fps)
+
+
+@pytest.mark.parametrize("bounds", [{"start": 10**400}, {"end": 10**5000}])
+def test_bounds_of_many_digits(clip, bounds):
+    with pytest.raises(VideoError, match="too large to convert to float; give start and end in seconds"):
+        opened(clip, **bounds)
+
+
 def test_a_folder_needs_a_rate(tmp_path):
     with pytest.raises(VideoError, match="a folder of frames has no frame rate; set fps"):
         opened(write_folder(tmp_path))

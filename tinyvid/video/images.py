@@ -1,7 +1,6 @@
 """Images as frames: a single image, an animation, a folder of images."""
 
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -104,9 +103,9 @@ def open_folder(folder: Path, fps: float | None) -> Source:
 
 
 def checked_fps(name: str, fps: float) -> float:
-    """Return a frame rate, which must be a positive number."""
-    if not (math.isfinite(fps) and fps > 0):
-        raise VideoError(f"{name}: fps={fps:g} must be a positive number of frames per second")
+    """Return a frame rate, which must be positive and within what clocks can express."""
+    if not 1e-6 <= fps <= 1e6:
+        raise VideoError(f"{name}: fps={fps:g} must be a positive number of frames per second, from 1e-6 to 1e6")
     return float(fps)
 
 

@@ -131,8 +131,9 @@ def open_video(video: Video, reader: VideoReader) -> Clip:
 
 def _bounds(video: Video, duration: float) -> tuple[float, float]:
     """Return the start and end of a clip in seconds, limited to the source."""
-    start = 0.0 if video.start is None else float(video.start)
-    end = duration if video.end is None else float(video.end)
+    with raised_as(VideoError, str(video), "give start and end in seconds"):
+        start = 0.0 if video.start is None else float(video.start)
+        end = duration if video.end is None else float(video.end)
     if not math.isfinite(start) or math.isnan(end):
         raise VideoError(f"{video}: start={video.start} and end={video.end} must be numbers, in seconds")
     if start < 0:

@@ -13,7 +13,7 @@ from tinyvid.video.readers.packets import NO_PTS, Packets
 GUESSED = {"avi", "asf"}  # without presentation times; FFmpeg's guess is wrong if frames are reordered
 SPARSE = {"mpeg"}  # states the times of some frames; FFmpeg's guesses of the others may repeat
 MAX_SECONDS = 366 * 24 * 3600  # from the first frame to the last
-SHARED_TIMES = 0.1  # of the frames may have the time of another one; with more, the clock is not used
+SHARED_TIMES = 0.3  # of the frames may have the time of another one; with more, the clock is not used
 
 logger = logging.getLogger(__name__)
 
