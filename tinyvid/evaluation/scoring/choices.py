@@ -5,8 +5,8 @@ The first rule that applies decides. Only letters of the item's options count:
 1. The reply, without thinking, is a letter and nothing else.
 2. The reply states an answer ("the answer is C", "Answer: (C)", "C is correct", "答案是 C"), or its last line is a
    letter that does not end a list of letters. The last statement decides.
-3. The reply begins with a marked letter (``C.``, ``C)``, ``(C)``, ``C:``, ``Option C, ...``), does not reject it, and does
-   not just list the options.
+3. The reply begins with a marked letter (``C.``, ``C)``, ``(C)``, ``C:``, ``Option C, ...``), does not reject it, and
+   does not just list the options.
 4. The reply is the text of an option.
 
 Any other reply is unparsed, which counts as wrong and is reported. Nothing is guessed.
