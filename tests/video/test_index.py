@@ -1,6 +1,7 @@
 """The frame table of unusual files: their clocks, streams and tags."""
 
 import logging
+import struct
 
 import av
 import numpy as np
@@ -213,6 +214,27 @@ def test_the_number_of_frames_is_limited(tmp_path, monkeypatch, suffix, verb):
     monkeypatch.setattr(packets_module, "MAX_FRAMES", 9)
     with pytest.raises(VideoError, match=rf"many.{suffix}: {verb}"):
         index_of(clips.write_clip(tmp_path / f"many.{suffix}", num_frames=10))
+
+
+@pytest.mark.parametrize("fragments", [False, True])
+def test_an_mp4_with_more_frames_than_bytes_is_refused_unopened(tmp_path, monkeypatch, fragments):
+    muxer = {"movflags": "frag_keyframe+empty_moov"} if fragments else {}
+    data = bytearray(clips.write_clip(tmp_path / "clip.mp4", num_frames=10, muxer=muxer).read_bytes())
+    box, place = (b"trun", 8) if fragments else (b"stsz", 12)
+    struct.pack_into(">I", data, data.index(box) + place, 20_000_000)
+    (tmp_path / "bomb.mp4").write_bytes(data)
+    monkeypatch.setattr(index_module, "open_container", None)
+    with pytest.raises(VideoError, match=r"bomb.mp4: lists 20,000,000 frames, but has [0-9,]+ bytes"):
+        index_of(tmp_path / "bomb.mp4")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"ftyp", bytes(99), b"\0\0\0\1moov" * 9, b"\0\0\0\0moov" * 9, b"\0\0\0\x08free" * 99]
+)
+def test_damaged_boxes_end_the_search(tmp_path, data):
+    path = tmp_path / "boxes.mp4"
+    path.write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0" + data)
+    packets_module.refuse_more_frames_than_bytes(str(path))
 
 
 @pytest.mark.parametrize("call", ["probe", "times", "read"])

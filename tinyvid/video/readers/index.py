@@ -29,6 +29,7 @@ from tinyvid.video.readers.packets import (
     declared_end,
     explain,
     open_container,
+    refuse_more_frames_than_bytes,
     refuse_playlist,
     video_stream,
 )
@@ -196,6 +197,7 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
     del modified, size
     try:
         refuse_playlist(name)
+        refuse_more_frames_than_bytes(name)
         with open_container(name) as container:
             stream = video_stream(name, container)
             places = find_damage(name, container.format.name, stream.id)

@@ -1,5 +1,6 @@
 """The packets of a video file: one pass over the file without decoding, except for the first picture."""
 
+import os
 import re
 from array import array
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not acc
 PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 MAX_FRAMES = 5_000_000  # 46 hours at 30 frames per second; their packets take about half a minute
 NO_PTS = -(1 << 63)  # stands for a missing timestamp
+MAX_BOXES = 1_000_000  # of an MP4 file that are looked at
+_NESTED = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}  # boxes that contain boxes
+_COUNTS = {b"stsz": (8, 12), b"stz2": (8, 12), b"trun": (4, 8)}  # boxes with a number of frames, and its place
 _RESTART = 1.0  # seconds that a clock must jump back between key frames; smaller steps come from reordering
 _IDR_SLICE = 5  # H.264 NAL unit type; decoding can start here without earlier frames
 _HOURS = re.compile(r"(\d{1,6}):([0-5]?\d):([0-5]?\d(?:\.\d*)?)", re.ASCII)
@@ -81,6 +85,32 @@ def refuse_playlist(name: str) -> None:
         start = file.read(PLAYLIST_BYTES).lstrip()
     if start.startswith((b"#EXTM3U", b"ffconcat version")) or b"<MPD" in start:
         raise VideoError(f"{name}: is not a video but a playlist; give a video file")
+
+
+def refuse_more_frames_than_bytes(name: str) -> None:
+    """Raise an error for an MP4 file that lists more frames than it has bytes; FFmpeg would allocate them all."""
+    size = os.path.getsize(name)
+    with open(name, "rb") as file:
+        ends = [size]  # of the boxes around the position
+        for _ in range(MAX_BOXES):
+            while ends and file.tell() >= ends[-1]:
+                ends.pop()
+            start, header = file.tell(), file.read(16)
+            if not ends or len(header) < 16:
+                return
+            kind, length, body = header[4:8], int.from_bytes(header[:4], "big"), 8
+            if length == 1:
+                length, body = int.from_bytes(header[8:], "big"), 16
+            end = start + max(length, body) if length else ends[-1]
+            file.seek(start + body)
+            if kind in _NESTED:
+                ends.append(end)
+                continue
+            if kind in _COUNTS:
+                count = int.from_bytes(file.read(12)[slice(*_COUNTS[kind])], "big")
+                if count > size:
+                    raise VideoError(f"{name}: lists {count:,} frames, but has {size:,} bytes; download it again")
+            file.seek(min(end, size))
 
 
 def explain(name: str, error: Exception) -> str:
