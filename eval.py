@@ -31,7 +31,7 @@ ONLY_SHAPES = (
 )
 QUESTION = ("question", "video", "image", "attention_map")  # keys of a question
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # options of decoding
-OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache")  # options of a benchmark
+OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache", "skip_listed")  # options of a benchmark
 ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
 
 

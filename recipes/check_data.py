@@ -31,7 +31,7 @@ from tinyvid.errors import ConfigError, printable, suggest
 from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
 
-NOT_OF_THE_DATA_SET = ("on_error", "max_skip")  # keys of data= that tell training how to handle faults
+NOT_OF_THE_DATA_SET = ("on_error", "max_skip", "skip_listed")  # keys of data= that tell training how to handle faults
 STYLES = {"prompt": "dim", "reply": "green", "video": "cyan"}
 BINS = 12
 

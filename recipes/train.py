@@ -99,7 +99,7 @@ class Settings:
         peft = trainable.PeftOptions(**check_options(trainable.PeftOptions, settings["peft"], key="peft"))
         cache = CacheOptions(**check_options(CacheOptions, settings["cache"], key="cache"))
         data = dict(settings["data"])
-        policy = {key: data.pop(key) for key in ("on_error", "max_skip")}
+        policy = {key: data.pop(key) for key in ("on_error", "max_skip", "skip_listed")}
         if ":" in settings["device"]:
             raise ConfigError(
                 f"device={settings['device']}: training does not accept a device index; set device=cuda and "
@@ -157,7 +157,7 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
     result = run_dir / RESULT
     trainer.save_result(result)
     if trainer.is_world_process_zero():
-        logger.info("Saved the model to %s. Skipped %s rows.", result, len(trainer.skipped))
+        logger.info("Saved the model to %s. %s", result, trainer.skipped.summary())
         logger.info("To train it further, set ckpt=%s and another run_dir.", result)
     return result
 

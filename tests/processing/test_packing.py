@@ -15,7 +15,7 @@ from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.video_llm import _block_mask
 from tinyvid.processing.batch import Batch
 from tinyvid.processing.collate import positions_of
-from tinyvid.training.data import Skipped, TrainingData
+from tinyvid.training.data import TrainingData
 from tinyvid.training.options import DataPolicy
 from tinyvid.training.packing import PackedRows
 from tinyvid.types import IGNORE_INDEX
@@ -207,8 +207,8 @@ def test_training_data_packs(processor, rows):
     data = TrainingData(PackedRows(rows, 8), processor, DataPolicy(on_error="skip", max_skip=0.5))
     examples = [data[index] for index in range(len(data))]
     assert [getattr(e, "blocks", None) is not None for e in examples] == [True, True] + [False] * 4
-    assert isinstance(examples[5], Skipped)
-    assert "rows.jsonl:10" in examples[5].where
+    (skipped,) = examples[5]
+    assert "rows.jsonl:10" in skipped.row
     assert examples[0].id == "one 0+one 1+one 2"
     batch = data.collate(examples)["batch"]
     assert batch.blocks.shape == batch.input_ids.shape

@@ -119,7 +119,7 @@ def test_a_row_that_one_process_skips_does_not_block_the_others(models, tmp_path
     rows.write_text(json.dumps(bad) + "\n" + rows.read_text())
     launch(models, rows, tmp_path / "run", "recipe.accumulate=1", "data.on_error=skip", "data.max_skip=0.5")
     skipped = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
-    assert {json.loads(line)["where"].rpartition(":")[2] for line in skipped} == {"1"}
+    assert {json.loads(line)["row"].rpartition(":")[2] for line in skipped} == {"1"}
 
 
 @pytest.mark.slow

@@ -291,7 +291,7 @@ def test_a_skipped_row_is_counted_and_recorded(models, broken, tmp_path, workers
     skip = ["data.on_error=skip", "data.max_skip=0.2", f"recipe.workers={workers}", "recipe.max_steps=null"]
     result = program.train(settings(models, broken, *skip), tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
-    assert [record["where"].rpartition(":")[2] for record in records] == ["9"]
+    assert [record["row"].rpartition(":")[2] for record in records] == ["9"]
     assert "bad.mp4" in records[0]["reason"]
     assert result.is_dir()
 

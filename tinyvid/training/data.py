@@ -4,8 +4,9 @@ A row that cannot be used stops the run, or is skipped and reported; it is never
 padded with empty entries so that all processes have the same number of batches.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,23 +14,18 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tinyvid.data.parsing import NO_REPLY, learns
-from tinyvid.errors import DataError, TinyvidError
+from tinyvid.data.skipped import Skipped, file_of, read_skipped, sources_of
+from tinyvid.errors import DataError, TinyvidError, VideoError, raised_as
 from tinyvid.processing.batch import Example
 from tinyvid.processing.processor import Processor
-from tinyvid.training.objectives import NextTokenObjective, Objective
+from tinyvid.training.objectives import NextTokenObjective, Objective, Row
 from tinyvid.training.options import DataPolicy
-from tinyvid.types import IGNORE_INDEX
+from tinyvid.training.packing import PackedRows
+from tinyvid.types import IGNORE_INDEX, Video
 
 EMPTY = -1  # index of an empty entry
 NEXT_TOKEN = NextTokenObjective()
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A skipped row: its location and the reason."""
-
-    where: str
-    reason: str
+ADVICE = "correct or remove the row, or set data.on_error=skip"
 
 
 class TrainingData(Dataset[Any]):
@@ -41,8 +37,12 @@ class TrainingData(Dataset[Any]):
         policy: What to do about a row that cannot be used.
         objective: Turns rows into examples.
 
+    Attributes:
+        skipped: Rows that this run has skipped, by location; they are not opened again.
+        listed: Rows that ``data.skip_listed`` lists, by ``Skipped.key``.
+
     Raises:
-        DataError: There are no rows.
+        DataError: There are no rows, or ``data.skip_listed`` cannot be read.
     """
 
     def __init__(
@@ -54,12 +54,29 @@ class TrainingData(Dataset[Any]):
         self.processor = processor
         self.policy = policy
         self.objective = objective
+        self.skipped: Mapping[str, Skipped] = {}
+        listed = {} if policy.skip_listed is None else read_skipped(Path(policy.skip_listed).expanduser())
+        self.listed = {row.key: row for row in listed.values()}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example | Skipped | None:
-        """Return an example, ``Skipped`` if the row is skipped, or ``None`` for an empty entry.
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, including those that are packed into one item."""
+        return self.rows.num_rows if isinstance(self.rows, PackedRows) else len(self.rows)
+
+    def row_keys(self) -> Iterator[str]:
+        """Yield the ``Skipped.key`` of every row."""
+        for index in range(len(self)):
+            yield from map(os.path.abspath, self.places(index))
+
+    def places(self, index: int) -> list[str]:
+        """Return the location of a row, or of each of the rows that are packed into one item."""
+        return self.rows.places(index) if isinstance(self.rows, PackedRows) else [self.rows.where(index)]
+
+    def __getitem__(self, index: int) -> Example | list[Skipped] | None:
+        """Return an example, the skipped rows instead of it, or ``None`` for an empty entry.
 
         Raises:
             DataError: The row is malformed, too long, or has no reply to learn.
@@ -67,29 +84,44 @@ class TrainingData(Dataset[Any]):
         """
         if index == EMPTY:
             return None
+        places = self.places(index)
+        if all(place in self.skipped for place in places):
+            return [self.skipped[place] for place in places]
+        where, row = self.rows.where(index), None
+        listed = [self.listed[key] for key in map(os.path.abspath, places) if key in self.listed]
         try:
-            return self.objective.example(self.processor, self.rows[index])
+            with raised_as(DataError, where, ADVICE):
+                row = self.rows[index]
+                known = next((entry for entry in listed if entry.file in sources_of(_videos(row))), None)
+                if known is None:
+                    return self._decodable(self.objective.example(self.processor, row))
         except TinyvidError as error:
             located = self._located(error, index)
-            if self.policy.on_error == "raise":
+            of_row = isinstance(error, DataError | VideoError)
+            if not of_row or (self.policy.on_error == "raise" and not listed):
                 raise located from error
-            return Skipped(self.rows.where(index), str(located))
+            known = Skipped(where, file_of(_videos(row), error), type(error).__name__, str(located), self.reader)
+        return [Skipped(place, known.file, known.error, known.reason, known.reader) for place in places]
 
     def check(self) -> None:
         """Lay out every row without decoding, so that a bad one stops the run before the first step.
 
-        Rows that a policy skips are not checked: they are skipped where they are used.
+        Rows that may be skipped are not checked: they are skipped where they are used.
 
         Raises:
             DataError: A row is malformed, too long, or has no reply to learn.
             VideoError: Its media cannot be read.
         """
         for index in range(len(self)) if self.policy.on_error == "raise" else ():
+            where = self.rows.where(index)
+            if os.path.abspath(where) in self.listed:
+                continue
             try:
-                sample = self.rows[index]
-                if not learns(sample.messages):
-                    raise DataError(NO_REPLY)
-                self.processor.plan(sample)
+                with raised_as(DataError, where, ADVICE):
+                    sample = self.rows[index]
+                    if not learns(sample.messages):
+                        raise DataError(NO_REPLY)
+                    self.processor.plan(sample)
             except TinyvidError as error:
                 raise self._located(error, index) from error
 
@@ -98,7 +130,20 @@ class TrainingData(Dataset[Any]):
         where = self.rows.where(index)
         return error if str(error).startswith(where) else type(error)(f"{where}: {error}")
 
-    def collate(self, items: Sequence[Example | Skipped | None]) -> dict[str, Any]:
+    @property
+    def reader(self) -> str:
+        """Name of the video reader."""
+        return self.processor.reader.name
+
+    def _decodable(self, example: Example) -> Example:
+        """Decode lazy pixels once if rows may be skipped: a later error, in the model, would end the run."""
+        if self.policy.on_error == "skip":
+            for video in example.videos:
+                if video.lazy is not None:
+                    video.lazy.check()
+        return example
+
+    def collate(self, items: Sequence[Example | list[Skipped] | None]) -> dict[str, Any]:
         """Collate the examples to one batch, or to a row without targets if there are none.
 
         Returns:
@@ -109,8 +154,14 @@ class TrainingData(Dataset[Any]):
         return {
             "batch": batch,
             "labels": batch.labels,
-            "skipped": [item for item in items if isinstance(item, Skipped)],
+            "skipped": [row for item in items if isinstance(item, list) for row in item],
         }
+
+
+def _videos(row: Row | None) -> Sequence[Video]:
+    """Return the videos of a row, or of packed rows, which show the same ones."""
+    samples = row if isinstance(row, list) else [row]
+    return samples[0].videos if samples and samples[0] is not None else ()
 
 
 class EpochOrder(Sampler[int]):

@@ -114,7 +114,8 @@ print(Assistant.from_pretrained("path/to/this/folder").ask("clip.mp4", "What hap
 
 
 def _data(settings: Mapping[str, Any], run: Path) -> str:
-    data = {key: value for key, value in settings["data"].items() if key not in ("on_error", "max_skip")}
+    policy = ("on_error", "max_skip", "skip_listed")
+    data = {key: value for key, value in settings["data"].items() if key not in policy}
     try:
         rows = f"{len(DATASETS.build(data, key='data')):,}"
     except TinyvidError:

@@ -113,11 +113,13 @@ class DataPolicy:
 
     Attributes:
         on_error: ``raise`` stops the run and reports the row; ``skip`` skips and records it.
-        max_skip: Largest fraction of rows that may be skipped before the run stops.
+        max_skip: Largest fraction of rows that may be skipped before the run stops; listed rows do not count.
+        skip_listed: The ``skipped.jsonl`` of an earlier run. Its rows are passed over without opening their videos.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
     max_skip: float = 0.01
+    skip_listed: str | None = None
 
 
 def read_recipe(config: Mapping[str, Any]) -> tuple[TrainOptions, dict[str, PartOptions]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tinyvid.errors import TinyvidError
+from tinyvid.errors import DataError, TinyvidError, raised_as
 from tinyvid.types import Sample
 
 
@@ -39,6 +39,15 @@ class PackedRows:
         first, *others = self.items[index]
         return self.rows.where(first) + (f" (packed with {len(others)} more)" if others else "")
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all items."""
+        return len(self.rows)
+
+    def places(self, index: int) -> list[str]:
+        """Return the location of each row of an item."""
+        return [self.rows.where(row) for row in self.items[index]]
+
     def size(self, index: int) -> int:
         """Return the approximate length of an item's text, without reading its rows."""
         return sum(self.rows.size(row) for row in self.items[index])
@@ -47,7 +56,8 @@ class PackedRows:
 def _videos(rows: Any, index: int) -> object:
     """Return a key of the videos of a row, or ``None`` if the row cannot be packed."""
     try:
-        row = rows[index]
+        with raised_as(DataError, rows.where(index), "correct or remove the row"):
+            row = rows[index]
         videos = row.videos
     except TinyvidError:  # raised again when the row is used
         return None

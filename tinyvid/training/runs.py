@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from transformers.trainer_utils import get_last_checkpoint
 
+from tinyvid.data.skipped import SKIPPED
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.outputs import write_text
 
@@ -29,6 +30,7 @@ FREE_ON_RESUME = (
     "recipe.workers",
     "recipe.log_every",
     "recipe.save_every",
+    "video_reader.isolate",
 )
 
 
@@ -62,6 +64,8 @@ def prepare(settings: Mapping[str, Any], run_dir: Path, *, rows: Mapping[str, An
         _refuse(run_dir, settings, started=newest is not None or (run_dir / "metrics.jsonl").exists(), before=before)
         if settings["resume"]:
             _refuse_changes(record, before, run_dir)
+        else:
+            (run_dir / SKIPPED).unlink(missing_ok=True)  # of a run that died before its first checkpoint
         write_text(run_dir / RECORD, OmegaConf.to_yaml(OmegaConf.create(record)))
     if newest is not None:
         check_complete(Path(newest), processes)

@@ -4,7 +4,6 @@ The Trainer provides accumulation, clipping, schedules, multiple processes and m
 the mean over the label tokens of all its batches and processes, so it does not depend on how a step is split.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -18,21 +17,21 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from tinyvid.checkpoints.native import Loaded
+from tinyvid.data.skipped import Skipped
 from tinyvid.errors import DataError, TinyvidError
 from tinyvid.interrupts import Interrupted, Interrupts, shield_worker
 from tinyvid.processing.batch import Batch
 from tinyvid.training import runs
-from tinyvid.training.data import EMPTY, EpochOrder, Skipped, TrainingData
+from tinyvid.training.data import EMPTY, EpochOrder, TrainingData
 from tinyvid.training.evaluation import TrainingBenchmark, count_letters
 from tinyvid.training.log import RunLog
 from tinyvid.training.options import TrainOptions
 from tinyvid.training.saving import SavingTrainer, stored_parts
 from tinyvid.training.sharding import check_launch, prepare
+from tinyvid.training.skipping import SkippedRows
 from tinyvid.training.trainable import PartOptions, parameter_groups
 
 logger = logging.getLogger(__name__)
-
-SKIPPED = "skipped.jsonl"
 
 
 class VideoTrainer(SavingTrainer):
@@ -72,7 +71,6 @@ class VideoTrainer(SavingTrainer):
         self.benchmark = benchmark
         self.interrupts = Interrupts()
         best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
-        self.skipped = read_skipped(run_dir)
         super().__init__(
             model=loaded.model,
             args=options.arguments(run_dir, dtype=dtype, device=loaded.model.device.type, best=best),
@@ -81,6 +79,7 @@ class VideoTrainer(SavingTrainer):
             eval_dataset=[] if best and evaluate_on is None else evaluate_on,  # the Trainer rejects None
             callbacks=[RunLog(run_dir), OnResume(self)],
         )
+        self.skipped = SkippedRows(run_dir, [train] if evaluate_on is None else [train, evaluate_on])
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the whole step
         self._loss_shifts_labels = True
         self.loss_is_scaled_for_ga = True
@@ -137,20 +136,7 @@ class VideoTrainer(SavingTrainer):
             DataError: More rows are skipped than ``data.max_skip`` allows.
         """
         rows = gather_object(rows) if self.args.world_size > 1 else rows
-        new = {row.where: row for row in rows if row.where not in self.skipped}
-        if not new:
-            return
-        self.skipped |= new.keys()
-        if self.args.should_save:
-            with (self.run_dir / SKIPPED).open("a", encoding="utf-8") as file:
-                for row in new.values():
-                    file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
-        total, policy = len(self.train_dataset) + len(self.eval_dataset or ()), self.train_dataset.policy
-        if len(self.skipped) > policy.max_skip * total:
-            raise DataError(
-                f"{len(self.skipped)} of {total} rows cannot be used, which is more than "
-                f"data.max_skip={policy.max_skip:g} allows; the last one: {[*new.values()][-1].reason}"
-            )
+        self.skipped.add(rows, write=self.args.should_save)
 
     # --- loss and steps -------------------------------------------------------------------------------------------
 
@@ -284,13 +270,6 @@ class OnResume(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate before the first step."""
         self.trainer.evaluate_if_due()
-
-
-def read_skipped(run_dir: Path) -> set[str]:
-    """Return the locations of the rows that the run has skipped so far, including before a resume."""
-    file = run_dir / SKIPPED
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return {json.loads(line)["where"] for line in lines if line.endswith("}")}
 
 
 def _first_cause(error: Exception) -> str:

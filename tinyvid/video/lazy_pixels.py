@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from tinyvid.protocols import VideoReader
@@ -43,7 +44,21 @@ class LazyPixels:
         Raises:
             VideoError: A frame cannot be decoded, or the video no longer exists.
         """
+        for frames in self._pieces():
+            yield to_pixels(frames, self.image)
+
+    def check(self) -> None:
+        """Decode all frames without keeping them.
+
+        Raises:
+            VideoError: A frame cannot be decoded, or the video no longer exists.
+        """
+        for _ in self._pieces():
+            pass
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        """Yield decoded frames, uint8 (t, H, W, 3)."""
         clip = open_video(self.video, self.reader)
         most = max(16, PIECE_BYTES // (12 * self.image.size**2))
         for piece in clip.pieces(self.indices, most=most):
-            yield to_pixels(piece.frames, self.image)
+            yield piece.frames

@@ -16,8 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tinyvid.data.skipped import SKIPPED
 from tinyvid.errors import DataError
-from tinyvid.evaluation.items import Benchmark, Item, Outcome, WritesFiles
+from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
 
@@ -71,6 +72,8 @@ class Report:
                     f"{name} {_percent(value['value'])} ({_percent(value['low'])} to {_percent(value['high'])})"
                 )
         lines += [f"{name} {value:.2f}" for name, value in data["official"].items() if value is not None]
+        if data["n_media_failed"] or data["n_prompt_failed"]:
+            lines.append(f"{self.folder / SKIPPED} lists the items that were not asked.")
         return "\n".join([*lines, f"See {self.folder / TEXT} for details."])
 
     def metrics(self) -> dict[str, float]:
@@ -192,7 +195,7 @@ def _confusion(labels: list[str], outcomes: Sequence[Outcome]) -> dict[str, Any]
     columns = [*labels, UNREAD]
     counts = {label: dict.fromkeys(columns, 0) for label in labels}
     for outcome in graded(outcomes):
-        if outcome.status != "media_failed":
+        if outcome.status not in NOT_ASKED:
             counts[str(outcome.answer)][outcome.prediction or UNREAD] += 1
     return {"labels": labels, "columns": columns, "counts": [[*counts[label].values()] for label in labels]}
 
@@ -255,10 +258,9 @@ def _text_of_failures(data: Mapping[str, Any]) -> list[str]:
         more = len(data["unparsed"]) - SHOWN
         lines += ["", "## Unparsed", "", ", ".join(map(_escape, data["unparsed"][:SHOWN]))]
         lines += [f"and {more} more, in {REPORT}"] if more > 0 else []
-    titles = {"media_failed": "Media failed", "prompt_failed": "Prompt failed", "judge_failed": "Judge failed"}
-    for key, title in titles.items():
+    for key in ("media_failed", "prompt_failed", "judge_failed"):
         if data[key]:
-            lines += ["", f"## {title}", "", "| item | reason |", "|---|---|"]
+            lines += ["", f"## {key.replace('_', ' ').capitalize()}", "", "| item | reason |", "|---|---|"]
             lines += [f"| {_escape(entry['id'])} | {_escape(entry['reason'])} |" for entry in data[key][:SHOWN]]
             lines += [f"| {len(data[key]) - SHOWN} more | in {REPORT} |"] if len(data[key]) > SHOWN else []
     return lines

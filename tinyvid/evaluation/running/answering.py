@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tinyvid.assistant import Assistant
-from tinyvid.errors import ConfigError
-from tinyvid.evaluation.items import Item, Outcome
+from tinyvid.data.skipped import Skipped, file_of
+from tinyvid.errors import ConfigError, DataError, VideoError
+from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.scores import rescore
 from tinyvid.generation.decode import Decoding, log_probs, replies
@@ -43,10 +44,25 @@ class Answerer:
         self.batch_size = batch_size
         self.decoding = decoding
 
+    def ask(self, groups: Sequence[VideoGroup]) -> tuple[list[VideoGroup], list[Answer]]:
+        """Return the groups and the answers. A long video that fails while the model reads it becomes a failure.
+
+        Raises:
+            ConfigError: The device has too little memory for the batch size.
+        """
+        try:
+            return [*groups], [*self(groups)]
+        except VideoError as error:
+            if len(groups) == 1:
+                return [replace(groups[0], example=None, questions=(), failure=str(error))], []
+        asked = [self.ask([group]) for group in groups]
+        return [*chain(*(one for one, _ in asked))], [*chain(*(answers for _, answers in asked))]
+
     def __call__(self, groups: Sequence[VideoGroup]) -> Iterator[Answer]:
         """Yield the answers to all questions, except those about unreadable videos.
 
         Raises:
+            VideoError: A long video, which is decoded piece by piece, cannot be read.
             ConfigError: The device has too little memory for the batch size.
         """
         try:
@@ -163,6 +179,17 @@ def failures_of(groups: Sequence[VideoGroup], items: Sequence[Item]) -> list[Out
     failed = [(items[index], group) for group in groups if group.failure for index in group.indices]
     rows = [(item, Outcome(item.id, s.status, 0.0, video=s.video, reason=s.failure)) for item, s in failed]
     return [rescore(item, row) for item, row in rows]
+
+
+def skipped_of(items: Sequence[Item], outcomes: Sequence[Outcome], *, reader: str) -> list[Skipped]:
+    """Return the record of the items that could not be asked."""
+    rows = []
+    for item, outcome in zip(items, outcomes, strict=True):
+        if outcome.status in NOT_ASKED:
+            error = (VideoError if outcome.status == "media_failed" else DataError)(outcome.reason)
+            file = file_of(item.sample.videos, error)
+            rows.append(Skipped(item.id, file, type(error).__name__, outcome.reason, reader))
+    return rows
 
 
 def outcome_of(item: Item, answer: Answer, group: VideoGroup) -> Outcome:

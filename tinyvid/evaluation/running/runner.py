@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from tinyvid.assistant import Assistant
+from tinyvid.data.skipped import SKIPPED, Skipped, read_skipped, write_skipped
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.evaluation.annotations import listed
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, Verdict
@@ -34,7 +35,7 @@ from tinyvid.evaluation.judging.judge import Case, Judge, judge_cases
 from tinyvid.evaluation.judging.rubrics import RUBRICS
 from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.evaluation.reporting.report import Report, write_report
-from tinyvid.evaluation.running.answering import Answerer, failures_of, outcome_of
+from tinyvid.evaluation.running.answering import Answerer, failures_of, outcome_of, skipped_of
 from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
@@ -66,6 +67,8 @@ class EvaluationOptions:
         top_p: Sample from the smallest set of tokens with this total probability; 1 keeps all tokens.
         seed: Seed of sampled replies.
         judge_cache: File of a judge's verdicts, to share between runs; ``null`` for a file in the run's folder.
+        skip_listed: The ``skipped.jsonl`` of an earlier run. The videos that it lists are not opened; their items count
+            as failures.
     """
 
     limit: PositiveInt | None = None
@@ -78,6 +81,7 @@ class EvaluationOptions:
     top_p: float = 1.0
     seed: int = 0
     judge_cache: str | None = None
+    skip_listed: str | None = None
 
     @property
     def decoding(self) -> Decoding:
@@ -126,8 +130,9 @@ def evaluate(
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
+    listed = read_listed(options.skip_listed, items, benchmark)
     with owned(folder, key="run_dir") if is_first else nullcontext():
-        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, progress=progress)
+        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, listed, progress=progress)
     return Report.load(folder)
 
 
@@ -139,6 +144,7 @@ def _evaluate(
     options: EvaluationOptions,
     judge: Judge | None,
     settings: Mapping[str, Any],
+    listed: Mapping[str, Skipped],
     *,
     progress: bool,
 ) -> None:
@@ -151,7 +157,8 @@ def _evaluate(
         # Merge the rows into one file without truncated lines, and retry items that could not be asked.
         rows.rewrite([row for row in rows.read().values() if row.status not in NOT_ASKED])
     state.wait_for_everyone()
-    _answer(assistant, benchmark, items, rows, options, state, progress=progress)
+    unit_of = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score, listed)
+    _answer(assistant, unit_of, rows, options, state, progress=progress)
     state.wait_for_everyone()
     finished = rows.read()
     if all(row.status == "prompt_failed" for row in finished.values()):
@@ -161,6 +168,7 @@ def _evaluate(
         outcomes = [rescore(item, finished[item.id], verdicts.get(item.id)) for item in items]
         rows.rewrite(outcomes)
         more = {"batch_size": options.batch_size, "judge": dict(judge.identity) if judge else None}
+        write_skipped(folder / SKIPPED, skipped_of(items, outcomes, reader=assistant.processor.reader.name))
         write_report(folder, benchmark, items, outcomes, identity | more | dict(settings))
     state.wait_for_everyone()
 
@@ -230,10 +238,26 @@ def _missing_videos(items: Sequence[Item]) -> list[str]:
     return [path for path in paths if not Path(path).expanduser().exists()]
 
 
+def read_listed(path: str | None, items: Sequence[Item], benchmark: Benchmark) -> dict[str, Skipped]:
+    """Return the items that ``skip_listed`` lists, by id.
+
+    Raises:
+        DataError: The file cannot be read, or lists no item of the run.
+    """
+    if path is None:
+        return {}
+    listed = read_skipped(Path(path).expanduser())
+    if not any(item.id in listed for item in items):
+        raise DataError(
+            f"skip_listed={path} lists {len(listed):,} items, but none of them is asked in this run of benchmark "
+            f"'{benchmark.name}'; give the record of a run of the same benchmark"
+        )
+    return listed
+
+
 def _answer(
     assistant: Assistant,
-    benchmark: Benchmark,
-    items: Sequence[Item],
+    prepare_unit: Preparer,
     rows: Predictions,
     options: EvaluationOptions,
     state: PartialState,
@@ -241,20 +265,20 @@ def _answer(
     progress: bool,
 ) -> None:
     """Ask this process's share of the items that have no row yet."""
+    items = prepare_unit.items
     done = rows.read()
     state.wait_for_everyone()  # no process may append before all have read
     units = plan_units(items, options.batch_size)[state.process_index :: state.num_processes]
     units = [unit for unit in units if any(items[index].id not in done for video in unit for index in video)]
     answerer = Answerer(assistant, batch_size=options.batch_size, decoding=options.decoding)
-    prepare_unit = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score)
     waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
     shown = progress and state.is_main_process
-    with _Bar(waiting, name=benchmark.name, done=[*done.values()], shown=shown) as bar:
+    with _Bar(waiting, name=prepare_unit.benchmark.name, done=[*done.values()], shown=shown) as bar:
         for groups in ahead(prepare_unit, units, options.workers):
-            group_of = {question.index: group for group in groups for question in group.questions}
-            new = failures_of(groups, items)
-            for answer in answerer(groups):
-                new.append(outcome_of(items[answer.index], answer, group_of[answer.index]))
+            asked, answers = answerer.ask(groups)
+            group_of = {question.index: group for group in asked for question in group.questions}
+            new = failures_of(asked, items)
+            new += [outcome_of(items[answer.index], answer, group_of[answer.index]) for answer in answers]
             # A unit that a kill interrupted is asked again as a whole, in the same batches; only new rows are written.
             new = [outcome for outcome in new if outcome.id not in done]
             rows.append(new)

@@ -5,15 +5,17 @@ batches as an uninterrupted run.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 
-from tinyvid.errors import ConfigError, DataError, VideoError
+from tinyvid.data.skipped import Skipped, sources_of
+from tinyvid.errors import ConfigError, DataError, VideoError, raised_as
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes, Status
 from tinyvid.processing.batch import Example
 from tinyvid.processing.layout import Layout
@@ -107,6 +109,7 @@ class Preparer:
         items: Items of the run.
         reserve: Tokens to reserve for a reply.
         score: How items with options are scored.
+        listed: Items of an earlier run whose videos are not opened, by id.
     """
 
     processor: Processor
@@ -114,6 +117,7 @@ class Preparer:
     items: Sequence[Item]
     reserve: int
     score: Score
+    listed: Mapping[str, Skipped] = field(default_factory=dict)
 
     def __call__(self, unit: Unit) -> list[VideoGroup]:
         """Prepare a unit. Videos that cannot be read and prompts that do not fit become failures of their items.
@@ -127,25 +131,43 @@ class Preparer:
         """Prepare items about the same videos: one group, unless a sampler reduced the frames of some items."""
         videos = self.items[indices[0]].sample.videos
         name = _name_of(videos[0]) if videos else ""
-        try:
-            groups, questions = [], {}
-            for index in indices:
-                try:
+        known = self._listed(indices, videos)
+        if known is not None:
+            return [VideoGroup(indices, name, failure=known.reason)]
+        groups = []
+        by_frames: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        questions = {}
+        for index in indices:
+            try:
+                with self._guard(index):
                     questions[index] = self._written(index)
-                except DataError as error:
-                    groups.append(VideoGroup((index,), name, failure=str(error), status="prompt_failed"))
-            by_frames: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-            for index, (_, written) in questions.items():
-                by_frames.setdefault(written[0].layout.indices, []).append(index)
-            for same in by_frames.values():
-                first = questions[same[0]][1][0]
-                example = self.processor(first.sample, reserve=first.reserve)
-                duration = first.layout.clips[0].meta.duration if videos else None
-                asked = tuple(self._question(index, *questions[index]) for index in same)
-                groups.append(VideoGroup(tuple(same), name, example, asked, duration))
-        except VideoError as error:
-            return [VideoGroup(indices, name, failure=str(error))]
+            except VideoError as error:
+                return [VideoGroup(indices, name, failure=str(error))]
+            except DataError as error:
+                groups.append(VideoGroup((index,), name, failure=str(error), status="prompt_failed"))
+            else:
+                by_frames.setdefault(questions[index][1][0].layout.indices, []).append(index)
+        for same in map(tuple, by_frames.values()):
+            first = questions[same[0]][1][0]
+            try:
+                with self._guard(same[0]):
+                    example = self.processor(first.sample, reserve=first.reserve)
+            except (VideoError, DataError) as error:
+                groups.append(VideoGroup(same, name, failure=str(error)))
+                continue
+            duration = first.layout.clips[0].meta.duration if videos else None
+            asked = tuple(self._question(index, *questions[index]) for index in same)
+            groups.append(VideoGroup(same, name, example, asked, duration))
         return groups
+
+    def _listed(self, indices: Sequence[int], videos: Sequence[Video]) -> Skipped | None:
+        """Return the entry that lists one of the videos of these items, if any."""
+        entries = [self.listed[id] for id in (self.items[index].id for index in indices) if id in self.listed]
+        return next((entry for entry in entries if entry.file in sources_of(videos)), None)
+
+    def _guard(self, index: int) -> AbstractContextManager[None]:
+        """Raise an unknown error about an item as a typed one, so that it costs this item only."""
+        return raised_as(DataError, f"item '{self.items[index].id}'", "correct the item, its subtitles or its video")
 
     def _written(self, index: int) -> tuple[tuple[str, ...], list["PromptLayout"]]:
         """Return the options to compare, if any, and the layouts: the prompt, or the prompt with each option."""
