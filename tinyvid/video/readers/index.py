@@ -22,6 +22,7 @@ from tinyvid.types import Frames, VideoMeta
 from tinyvid.video.readers.clock import joined, parts_of, rate_of, warn_once
 from tinyvid.video.readers.damage import warn_of_damage
 from tinyvid.video.readers.integrity import find_damage
+from tinyvid.video.readers.limits import check_picture, check_read
 from tinyvid.video.readers.orientation import orientation_of
 from tinyvid.video.readers.packets import (
     Packets,
@@ -168,6 +169,7 @@ class IndexedReader:
         path = Path(path)
         index = index_of(path)
         numbers = check_indices(path, indices, index)
+        check_read(path, len(numbers), index.meta)
         unique, places = np.unique(numbers, return_inverse=True)
         with raised_as(VideoError, str(path), ADVICE):
             frames = self.decode(path, unique.tolist(), index)
@@ -200,6 +202,7 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
         refuse_more_frames_than_bytes(name)
         with open_container(name) as container:
             stream = video_stream(name, container)
+            check_picture(name, stream.codec_context.width, stream.codec_context.height)
             places = find_damage(name, container.format.name, stream.id)
             packets = collect(name, container, stream)
             index = _tabulate(name, container, stream, packets)
