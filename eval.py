@@ -3,8 +3,12 @@
 The package ``eval/`` next to this file contains the benchmarks; ``import eval`` finds it before this program.
 """
 
+import hashlib
+import itertools
+import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
 
-from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, Message, Sample, Video
+from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, DataError, Message, Sample, TinyvidError, Video
+from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines
 from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
@@ -29,7 +36,7 @@ ONLY_SHAPES = (
     "This is the default model. It only knows moving colored shapes (docs/shapes.md). "
     'Use another model: python eval.py ckpt=DIR video=FILE question="..."'
 )
-QUESTION = ("question", "video", "image", "attention_map")  # keys of a question
+QUESTION = ("question", "questions", "video", "videos", "image", "attention_map", "out")  # keys of a question
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # options of decoding
 OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache", "skip_listed")  # options of a benchmark
 ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
@@ -42,8 +49,9 @@ def main() -> None:
 
 def run(config: DictConfig, line: CommandLine) -> None:
     """Convert a checkpoint, run a benchmark or answer a question."""
-    if not isinstance(config.stream, bool):
-        raise ConfigError(f"stream={config.stream!r} must be true or false")
+    for key in ("stream", "chat"):
+        if not isinstance(config[key], bool):
+            raise ConfigError(f"{key}={config[key]!r} must be true or false")
     if config.convert_to is not None:
         convert(config, line)
         return
@@ -51,36 +59,139 @@ def run(config: DictConfig, line: CommandLine) -> None:
     if config.get("benchmark") is not None:
         run_benchmark(config, line, decoding)
         return
-    for key in ("benchmark.root", *ONLY_BENCHMARK):
-        if line.chosen(key):
+    for key in ONLY_BENCHMARK:
+        if line.chosen(key) and key != "batch_size":
             raise ConfigError(f"{key}= needs benchmark=NAME")
     ask(config, line, decoding)
 
 
 def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
-    """Answer the question of the command line."""
-    if config.ckpt == DEFAULT and all(config[key] is None for key in QUESTION):
+    """Answer the questions of the command line."""
+    if config.ckpt == DEFAULT and not config.chat and all(config[key] is None for key in QUESTION):
         demonstrate(config, line, decoding)
         return
-    if not config.question:
-        raise ConfigError('there is no question to answer; set question="..." (python eval.py --help lists all keys)')
-    if config.video is not None and config.image is not None:
-        raise ConfigError("video= and image= are both set; remove one of them")
-    sample = Sample(messages=[Message("user", config.question)], video=video_of(config))
-    reader = VIDEO_READERS.build(config.video_reader)
-    for video in sample.videos:  # fail before the slow loading of the model
-        open_video(video, reader)
-    if config.attention_map is not None and not sample.videos:
+    videos, questions = videos_of(config), questions_of(config)
+    several = config.out is not None or len(videos) > 1 or len(questions) > 1
+    for key in ("stream", "chat", "attention_map"):
+        if several and config[key]:
+            raise ConfigError(f"{key}= needs a single video and question, without out=; remove it")
+    if several:
+        ask_all(config, line, videos, questions, decoding)
+        return
+    for key in ("batch_size", "on_error"):
+        if line.chosen(key):
+            raise ConfigError(f"{key}= needs several videos or questions, or out=, or benchmark=NAME")
+    ask_one(config, line, videos[0], questions, decoding)
+
+
+def ask_one(
+    config: DictConfig, line: CommandLine, video: Video | None, questions: list[str], decoding: dict[str, Any]
+) -> None:
+    """Answer a single question, or hold a conversation."""
+    if video is not None:
+        open_video(video, VIDEO_READERS.build(config.video_reader))  # fail before the slow loading of the model
+    elif config.attention_map is not None:
         raise ConfigError("attention_map= needs video= or image=")
     assistant = load(config, line)
-    if config.attention_map is not None:
-        draw(assistant, sample.videos[0], config)
-    if config.stream:
-        for piece in assistant.stream(sample, **decoding):
-            print(printable(piece), end="", flush=True)
-        print()
+    if config.chat:
+        chat(assistant, video, questions, decoding)
+        return
+    if config.attention_map is not None and video is not None:
+        draw(assistant, video, config)
+    reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
+
+
+def reply(
+    assistant: Assistant, turns: list[Message], video: Video | None, decoding: dict[str, Any], *, stream: bool
+) -> str:
+    """Print and return the reply to a conversation."""
+    sample, text = Sample(messages=turns, video=video), ""
+    for piece in assistant.stream(sample, **decoding) if stream else assistant.answer([sample], **decoding):
+        print(printable(piece), end="", flush=True)
+        text += piece
+    print(flush=True)
+    return text
+
+
+def chat(assistant: Assistant, video: Video | None, questions: list[str], decoding: dict[str, Any]) -> None:
+    """Hold a conversation about a video until the input ends. On a terminal, an error does not end it."""
+    turns: list[Message] = []
+    for question in itertools.chain(questions, typed()):
+        turns.append(Message("user", question))
+        try:
+            turns.append(Message("assistant", reply(assistant, turns, video, decoding, stream=True)))
+        except DataError as error:
+            if not sys.stdin.isatty():
+                raise
+            turns.pop()
+            print(f"{error} (this question is not part of the conversation)", file=sys.stderr)
+
+
+def typed() -> Iterator[str]:
+    """Yield the lines of the standard input up to ``exit``; on a terminal, with a prompt."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line in ("exit", "quit"):
+            return
+        if line:
+            yield line
+
+
+def ask_all(
+    config: DictConfig,
+    line: CommandLine,
+    videos: Sequence[Video | None],
+    questions: list[str],
+    decoding: dict[str, Any],
+) -> None:
+    """Ask every question about every video, and write or print the answers as they come."""
+    from tinyvid.evaluation.running.record import fingerprint  # heavy
+
+    file = None if config.out is None else AnswerFile(config.out)
+    if videos[0] is not None and config.on_error == "raise":
+        open_video(videos[0], VIDEO_READERS.build(config.video_reader))  # fail before the slow loading of the model
+    assistant = load(config, line)
+    bounds = {key: config[key] for key in ("start", "end", "fps")}
+    described = [fingerprint(assistant.model), assistant.config, decoding, bounds, config.quant]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    before = [] if file is None else file.resume(digest)
+    done = {(answer.video, answer.question) for answer in before}
+    pairs = {(str(video or ""), question): video for video in videos for question in questions}
+    asked = {pair: video for pair, video in pairs.items() if pair not in done}
+    samples = [Sample([Message("user", question)], video=video, id=name) for (name, question), video in asked.items()]
+    replies = assistant.answer_each(samples, batch_size=config.batch_size, on_error=config.on_error, **decoding)
+    failed = 0
+    progress = track(replies, "asking", total=len(samples), console=Console(stderr=True), transient=True)
+    for (name, question), found in zip(asked, progress, strict=True):
+        error = str(found) if isinstance(found, TinyvidError) else ""
+        failed += bool(error)
+        if error:
+            print(error, file=sys.stderr)  # begins with the video
+        if file is not None:
+            file.append([ClipAnswer(name, question, "" if error else str(found), error, digest)])
+        elif not error:
+            print(printable(": ".join([name] * (len(videos) > 1) + [question] * (len(questions) > 1) + [str(found)])))
+    counts = f"{len(asked) - failed} answers, {len(pairs) - len(asked)} from before, {failed} errors"
+    if file is None:
+        print(counts, file=sys.stderr)
     else:
-        print(printable(assistant.answer([sample], **decoding)[0]))
+        print(printable(f"Wrote {config.out}: {counts}"))
+
+
+def questions_of(config: DictConfig) -> list[str]:
+    """Return the questions of the command line."""
+    if config.questions is not None:
+        if config.question is not None:
+            raise ConfigError("question= and questions= are both set; remove one of them")
+        return read_lines(config.questions, key="questions")
+    if config.question:
+        return [config.question]
+    if config.chat and config.question is None:
+        return []
+    raise ConfigError('there is no question to answer; set question="..." (python eval.py --help lists all keys)')
 
 
 def demonstrate(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
@@ -102,8 +213,9 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
     from tinyvid import EvaluationOptions, build_benchmark, evaluate  # heavy, and a question does not need them
 
     asked = [key for key in QUESTION if config[key] is not None]
-    if asked or config.stream:
-        raise ConfigError(f"benchmark= asks its own questions; remove {asked[0] if asked else 'stream'}=")
+    asked += [key for key in ("stream", "chat") if config[key]] + line.chosen("on_error")
+    if asked:
+        raise ConfigError(f"benchmark= asks its own questions; remove {asked[0]}=")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not line.chosen("run_dir"):
         raise ConfigError("run_dir= is not set, so each process would use another folder; set run_dir=")
@@ -141,20 +253,26 @@ def draw(assistant: Assistant, video: Video, config: DictConfig) -> None:
     print(f"wrote {config.attention_map}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
 
 
-def video_of(config: DictConfig) -> Video | None:
-    """Return the video or image of the command line, with its bounds and frame rate."""
+def videos_of(config: DictConfig) -> list[Video | None]:
+    """Return the videos or the image of the command line, with bounds and frame rate; one ``None`` without a video."""
+    given = [key for key in ("video", "videos", "image") if config[key] is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]}= and {given[1]}= are both set; remove one of them")
+    bounds = {key: config[key] for key in ("start", "end", "fps")}
     if config.image is not None:
         if Path(config.image).suffix.lower() not in IMAGES:
             kinds = ", ".join(sorted(IMAGES))
             raise ConfigError(
                 f"image={config.image!r} is not an image file ({kinds}); use video= for a video or a folder"
             )
-        return Video(config.image)
+        return [Video(config.image)]
+    if config.videos is not None:
+        return [Video(os.path.expanduser(path), **bounds) for path in read_lines(config.videos, key="videos")]
     if config.video is not None:
-        return Video(config.video, start=config.start, end=config.end, fps=config.fps)
-    if config.start is not None or config.end is not None or config.fps is not None:
+        return [Video(path, **bounds) for path in find_clips(config.video)]
+    if any(value is not None for value in bounds.values()):
         raise ConfigError("start=, end= and fps= need video=")
-    return None
+    return [None]
 
 
 def load(config: DictConfig, line: CommandLine) -> Assistant:

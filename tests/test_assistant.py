@@ -6,7 +6,7 @@ import torch
 
 from tests.factories import tiny_config
 from tests.goldens import TINYLLAVA_VIDEO
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, Video, VideoError
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,25 @@ def test_default_is_the_included_model(tmp_path, monkeypatch):
     assert named.config == Assistant.from_pretrained(device="meta").config
     with pytest.raises(CheckpointError, match="it contains nothing"):
         Assistant.from_pretrained("./default")
+
+
+def test_batches_do_not_change_replies_and_an_error_can_be_skipped(assistant, caplog):
+    samples = [Sample([Message("user", text)], video=array(), id=text) for text in ("What moves?", "Where?", "Why?")]
+    replies = assistant.answer(samples, batch_size=2, max_new_tokens=3)
+    assert replies == [assistant.ask(array(), sample.id, max_new_tokens=3) for sample in samples]
+    samples[1] = Sample(samples[1].messages, video="nowhere.mp4", id="lost")
+    with pytest.raises(VideoError, match="nowhere"):
+        assistant.answer(samples, batch_size=2, max_new_tokens=3)
+    skipped = assistant.answer(samples, on_error="skip", max_new_tokens=3)
+    assert skipped == [replies[0], None, replies[2]]
+    assert "No reply to sample 2 of 3: sample 'lost': nowhere.mp4: no such file" in caplog.text
+    assert assistant.answer([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 0}, "batch_size=0 must be a whole number"), ({"on_error": "skp"}, "Did you mean 'skip'")],
+)
+def test_a_wrong_option_of_answer_is_refused(assistant, options, message):
+    with pytest.raises(ConfigError, match=message):
+        assistant.answer([Sample([Message("user", "Q")])], **options)

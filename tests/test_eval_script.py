@@ -1,5 +1,6 @@
 """``python eval.py``: the command on real videos, unusual values, help, and error messages."""
 
+import io
 import os
 import re
 import subprocess
@@ -13,7 +14,8 @@ import yaml
 from tests.clips import real_video
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
-from tinyvid import Assistant, compose
+from tinyvid import Assistant, Message, Sample, compose
+from tinyvid.answers import AnswerFile
 from tinyvid.build import REGISTRIES
 from tinyvid.command_line import CommandLine
 from tinyvid.errors import printable
@@ -207,6 +209,11 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "max_new_tokens=abc"), "max_new_tokens='abc' must be a whole number"),
         (("question=Q", f"ckpt={CKPT}", "temperature=-1"), "temperature=-1 must be a number of at least 0"),
         (("benchmark=shapes", "top_p=2"), "top_p=2 must be a number above 0 and at most 1"),
+        (("question=Q", f"ckpt={CKPT}", "video=*.none"), "ConfigError: video='*.none' matches no file"),
+        (("question=Q", f"ckpt={CKPT}", "questions=a.txt"), "question= and questions= are both set"),
+        (("question=Q", f"ckpt={CKPT}", "out=a.jsonl", "stream=true"), "stream= needs a single video and question"),
+        (("question=Q", f"ckpt={CKPT}", "out=a.txt"), "out='a.txt' must end in .jsonl or .csv"),
+        (("question=Q", f"ckpt={CKPT}", "on_error=skip"), "on_error= needs several videos or questions, or out="),
         (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
         (("question=\udcff", f"ckpt={CKPT}"), "message text contains invalid Unicode: '\\udcff' at character 0"),
         (("question=Q", f"ckpt={CKPT}", "device=cuda:9"), "ConfigError: device='cuda:9' is not available"),
@@ -236,3 +243,54 @@ def test_an_error_in_the_video_is_reported_before_the_model_loads(monkeypatch, c
     with pytest.raises(SystemExit):
         script.main()
     assert "VideoError: " in capsys.readouterr().err
+
+
+def ask(script, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["eval.py", f"ckpt={CKPT}", "device=cpu", "max_new_tokens=3", *arguments])
+    script.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_many_clips_and_questions_are_answered_once_each(kind, tmp_path, monkeypatch, capsys):
+    script, out, questions = load_script(), tmp_path / f"answers.{kind}", tmp_path / "questions.txt"
+    (tmp_path / "broken.mp4").write_text("no video")
+    (tmp_path / "clip.mp4").write_bytes(CLIP.read_bytes())
+    questions.write_text("What moves?\nWhere?\n")
+    arguments = [f"video={tmp_path}/*.mp4", f"questions={questions}", f"out={out}", "sampler.num_frames=2"]
+    with pytest.raises(SystemExit) as end:
+        ask(script, monkeypatch, *arguments)
+    assert (end.value.code, "VideoError: " in capsys.readouterr().err) == (2, True)
+    ask(script, monkeypatch, *arguments, "on_error=skip", "batch_size=3")
+    printed = capsys.readouterr()
+    assert f"Wrote {out}: 2 answers, 0 from before, 2 errors" in printed.out
+    assert printed.err.count("broken.mp4") == 2
+    rows = out.read_text().splitlines()
+    assert (len(rows) - (kind == "csv"), rows[-1].count("clip.mp4"), rows[-1].count("Where?")) == (4, 1, 1)
+    assistant = Assistant.from_pretrained(CKPT, device="cpu", sampler={"num_frames": 2})
+    (tmp_path / "broken.mp4").write_bytes(CLIP.read_bytes())
+    ask(script, monkeypatch, *arguments, "on_error=skip")
+    assert "2 answers, 2 from before, 0 errors" in capsys.readouterr().out
+    kept = AnswerFile(str(out)).resume(AnswerFile(str(out))._read(out.read_text())[0].settings)
+    assert [(Path(answer.video).name, answer.question) for answer in kept] == [
+        *(("clip.mp4", question) for question in ("What moves?", "Where?")),
+        *(("broken.mp4", question) for question in ("What moves?", "Where?")),
+    ]
+    assert kept[1].reply == assistant.ask(CLIP, "Where?", max_new_tokens=3)
+    with pytest.raises(SystemExit):
+        ask(script, monkeypatch, *arguments, "temperature=1.5")
+    assert "contains answers with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_conversation_keeps_its_turns(monkeypatch, capsys):
+    script = load_script()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nAnd where?\nexit\nnever asked\n"))
+    ask(script, monkeypatch, f"video={CLIP}", "question=What moves?", "chat=true", "sampler.num_frames=2")
+    assistant = Assistant.from_pretrained(CKPT, device="cpu", sampler={"num_frames": 2})
+    turns, replies = [], []
+    for question in ("What moves?", "And where?"):
+        turns.append(Message("user", question))
+        replies += assistant.answer([Sample(turns, video=CLIP)], max_new_tokens=3)
+        turns.append(Message("assistant", replies[-1]))
+    assert capsys.readouterr().out == "".join(printable(reply) + "\n" for reply in replies)

@@ -4,13 +4,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 from tinyvid.build import build, check
 from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, suggest
 from tinyvid.files import refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
 DEFAULT = "default"  # the path that stands for it
 HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
+OnError = Literal["raise", "skip"]
 Videos = VideoSource | Video | Sequence[VideoSource | Video]
 
 
@@ -187,18 +188,89 @@ class Assistant:
         (reply,) = self.answer([sample], max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         return reply
 
+    @overload
     def answer(
         self,
         samples: Sequence[Sample],
         *,
+        batch_size: int | None = ...,
+        on_error: Literal["raise"] = ...,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+    ) -> list[str]: ...
+
+    @overload
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int | None = ...,
+        on_error: Literal["skip"],
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+    ) -> list[str | None]: ...
+
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> list[str]:
-        """Return the replies to several samples, generated as one batch. Options and errors are those of ``ask``."""
-        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-        return replies(self.model, self.processor, self._prompts(samples, decoding), decoding)
+    ) -> Sequence[str | None]:
+        """Return the replies to several samples, in order. Other options and errors are those of ``ask``.
+
+        Args:
+            samples: The samples. Their number and length do not change the replies.
+            batch_size: Samples per batch; ``None`` generates all replies as one batch.
+            on_error: ``raise``, or ``skip``: the reply to a sample with a ``VideoError`` or ``DataError`` is ``None``,
+                and a warning describes the error.
+            max_new_tokens: See ``ask``.
+            temperature: See ``ask``.
+            top_p: See ``ask``.
+            seed: See ``ask``.
+        """
+        decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+        size = len(samples) or 1 if batch_size is None else batch_size
+        found: list[str | None] = []
+        for number, result in enumerate(self.answer_each(samples, batch_size=size, on_error=on_error, **decoding)):
+            if isinstance(result, TinyvidError):
+                logger.warning("No reply to sample %d of %d: %s", number + 1, len(samples), result)
+            found.append(None if isinstance(result, TinyvidError) else result)
+        return found
+
+    def answer_each(
+        self, samples: Sequence[Sample], *, batch_size: int, on_error: OnError = "raise", **decoding: Any
+    ) -> Iterator[str | TinyvidError]:
+        """Yield the replies to several samples in order, batch by batch; with ``skip``, an error instead of a reply.
+
+        Arguments as for ``answer``.
+        """
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        if on_error not in get_args(OnError):
+            raise ConfigError(f"on_error={on_error!r} is unknown. {suggest(str(on_error), get_args(OnError))}")
+        chosen = Decoding(**decoding)
+        for start in range(0, len(samples), batch_size):
+            yield from self._replies(samples[start : start + batch_size], chosen, on_error)
+
+    def _replies(self, samples: Sequence[Sample], decoding: Decoding, on_error: OnError) -> list[str | TinyvidError]:
+        """Return the replies to one batch; with ``skip``, one by one if a sample has an error."""
+        try:
+            return [*replies(self.model, self.processor, self._prompts(samples, decoding), decoding)]
+        except (VideoError, DataError) as error:
+            if on_error == "raise":
+                raise
+            if len(samples) == 1:
+                return [error]
+        return [result for sample in samples for result in self._replies([sample], decoding, on_error)]
 
     def attention_map(
         self, video: Videos, question: str, *, start: float | None = None, end: float | None = None
@@ -251,7 +323,7 @@ def local_folder(path: str, revision: str | None = None) -> Path:
         raise CheckpointError("the path of the checkpoint is empty; give a directory or a hub id")
     if path == DEFAULT:
         return DEFAULT_MODEL
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))  # leaves ~name as it is if there is no such user
     if os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         return folder
     if os.path.isfile(folder):

@@ -38,7 +38,8 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 # Keys that take a file, a folder, a hub id or a URL. Their values are literal text, except that ~ is the home folder
 # and null means that the key is not set.
 PATHS = (
-    *("attention_map", "ckpt", "convert_to", "eval_path", "image", "judge_cache", "out", "run", "run_dir", "video"),
+    *("attention_map", "ckpt", "convert_to", "eval_path", "image", "judge_cache", "out", "questions", "run"),
+    *("run_dir", "video", "videos"),
     *("benchmark.file", "benchmark.media_root", "benchmark.root", "cache.features", "cache.frames"),
     *("data.media_root", "data.path", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),

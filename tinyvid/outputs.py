@@ -25,7 +25,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: after a kill, it has its old or its new content."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files may be no UTF-8
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
