@@ -98,7 +98,29 @@ def test_a_missing_transport_packet_names_the_frames(tmp_path, caplog):
 def test_a_gap_in_a_constant_rate_is_reported(suffix, tmp_path, caplog):
     whole = clips.write_clip(tmp_path / f"whole.{suffix}", codec="mpeg4", bframes=0)
     index_of(remuxed(whole, tmp_path / f"gap.{suffix}", {20, 21}))
-    assert "frames are missing after frame 19;" in caplog.text
+    assert "has a constant rate, except after frame 19:" in caplog.text
+
+
+def test_one_wrong_time_in_a_constant_rate_is_reported(tmp_path, caplog):
+    times = [40 * i + 12 * (i == 20) for i in range(40)]
+    index_of(clips.write_clip(tmp_path / "a.mkv", num_frames=40, times=times, bframes=0))
+    assert "has a constant rate, except after frame 19" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "nut"])
+def test_checksums_of_ffv1_are_compared(suffix, tmp_path, caplog):
+    whole = clips.write_clip(tmp_path / f"whole.{suffix}", num_frames=10, codec="ffv1")
+    index_of(whole)
+    assert not caplog.records
+
+    with av.open(str(whole)) as file:
+        at = [packet.pos for packet in file.demux(video=0)][5] + 100
+
+    def flip(data):
+        data[at] ^= 4
+
+    index_of(changed(whole, flip))
+    assert "is damaged (a packet is damaged): frames" in caplog.text
 
 
 def test_frames_before_the_first_key_frame_are_reported(tmp_path, caplog):
@@ -122,3 +144,25 @@ def test_noise_ends_every_check(container, clip, tmp_path):
         path.write_bytes(whole[:place] + noise + whole[place:])
         with contextlib.suppress(VideoError):
             assert len(find_damage(str(path), container, 256)) <= MOST
+
+
+def test_a_header_that_declares_a_longer_video_is_reported(tmp_path, caplog):
+    whole = clips.write_clip(tmp_path / "whole.nut", bframes=0)
+
+    def cut(data):  # all frames of the last second, but not the index behind them
+        with av.open(str(whole)) as file:
+            places = [packet.pos for packet in file.demux(video=0) if packet.size]
+        del data[places[40] : places[59]]
+
+    index_of(changed(whole, cut))
+    assert "its header declares 2.36 s of video" in caplog.text
+
+
+def test_a_picture_outside_the_canvas_is_reported(tmp_path, caplog):
+    whole = clips.write_clip(tmp_path / "a.gif", num_frames=3, codec="gif", pix_fmt="bgr8")
+
+    def shrink(data):
+        data[6:8] = b"\x08\x00"
+
+    index_of(changed(whole, shrink))
+    assert "a picture is larger than the canvas" in caplog.text

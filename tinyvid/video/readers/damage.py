@@ -4,12 +4,16 @@ import numpy as np
 
 from tinyvid.video.readers.clock import warn_once
 from tinyvid.video.readers.integrity import Damage
-from tinyvid.video.readers.packets import Packets
+from tinyvid.video.readers.packets import NO_PTS, Packets
 
-RARE = 0.1  # share of the steps that may be gaps in a clip with a constant rate
+RARE = 0.1  # share of the steps that may differ in a clip with a constant rate
+SHORT = 0.9  # share of the declared length that must be there
+MISPLACED = 3  # steps that may not be whole frames; one wrong time makes up to three
 
 
-def warn_of_damage(name: str, places: list[Damage], packets: Packets, pts: np.ndarray, time_base: float) -> None:
+def warn_of_damage(
+    name: str, places: list[Damage], packets: Packets, pts: np.ndarray, time_base: float, declared: float | None
+) -> None:
     """Log a warning that names the file and the frames that may be wrong, if there are any.
 
     Args:
@@ -18,35 +22,46 @@ def warn_of_damage(name: str, places: list[Damage], packets: Packets, pts: np.nd
         packets: All packets of the video stream.
         pts: Timestamps of the frames in presentation order, or their numbers if the file has no usable timestamps.
         time_base: Unit of the timestamps, in seconds.
+        declared: Length of the stream in seconds that its header declares, if it does.
     """
     marked = [packets.positions[at] for at in packets.corrupt]
-    places = [*places, *(Damage(at, at, "a packet is marked as damaged") for at in marked)]
+    places = [*places, *(Damage(at, at, "a packet is damaged") for at in marked)]
     if places:
         reasons = ", ".join(dict.fromkeys(place.reason for place in places))
         frames = _frames(places, packets, pts)
         warn_once(name, f"is damaged ({reasons}): {frames} may be wrong or missing; download it again")
     if early := packets.seen - len(packets.pts):
         warn_once(name, f"{early} frames that come before a key frame cannot be decoded and are left out")
-    gaps = _gaps(pts, time_base) if packets.pts and max(packets.pts) == pts[-1] else []
-    if len(gaps) and not all(packets.keys):
-        which = ", ".join(str(gap) for gap in gaps[:5]) + (f" and {len(gaps) - 5} others" if len(gaps) > 5 else "")
-        warn_once(name, f"frames are missing after frame {which}; those up to the next key frame may be wrong")
+    stamps = np.frombuffer(packets.pts, np.int64)
+    stamps = stamps[stamps != NO_PTS]
+    end = max(stamps.max(), np.ptp(stamps)) * time_base if len(stamps) else 0.0
+    if declared is not None and len(stamps) > 1 and end * (1 + 2 / len(stamps)) < SHORT * declared:
+        warn_once(
+            name, f"its header declares {declared:.2f} s of video, but the file has {end:.2f} s; the rest is missing"
+        )
+    if packets.pts and max(packets.pts) == pts[-1] and (odd := _out_of_step(pts, time_base)):
+        which = ", ".join(str(number) for number in odd[:5]) + " and others" * (len(odd) > 5)
+        warn_once(
+            name,
+            f"has a constant rate, except after frame {which}: frames are missing or have a wrong time, and those up "
+            "to the next key frame may be wrong",
+        )
 
 
-def _gaps(pts: np.ndarray, time_base: float) -> list[int]:
-    """Return the frames that are followed by a gap, if the clip has a constant rate otherwise.
+def _out_of_step(pts: np.ndarray, time_base: float) -> list[int]:
+    """Return the frames after which a clip of constant rate has a gap, or a step of another length.
 
-    A variable rate, as of phones, has no gaps: its steps vary by more than containers round.
+    A variable rate, as of phones, has no such frames: many of its steps differ by more than containers round.
     """
     steps = np.diff(pts) * time_base
     if len(steps) < 8:
         return []
-    step, rounded = float(np.median(steps)), max(0.0011, 2 * time_base)
+    step = float(np.median(steps))
+    rounded = min(max(0.0011, 2 * time_base), step / 4)
     regular = np.abs(steps - step) <= rounded
-    gaps = steps > 1.5 * step
-    whole = np.abs(steps / step - np.round(steps / step)) * step <= 2 * rounded
-    strict = (regular | gaps & whole).all() and gaps.mean() <= RARE
-    return np.flatnonzero(gaps).tolist() if strict else []
+    whole = (steps > 1.5 * step) & (np.abs(steps / step - np.round(steps / step)) * step <= 2 * rounded)
+    constant = regular.mean() >= 1 - RARE and (~(regular | whole)).sum() <= MISPLACED
+    return np.flatnonzero(~regular).tolist() if constant else []
 
 
 def _frames(places: list[Damage], packets: Packets, pts: np.ndarray) -> str:

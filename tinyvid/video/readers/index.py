@@ -28,6 +28,7 @@ from tinyvid.video.readers.packets import (
     Packets,
     collect,
     declared_end,
+    declared_length,
     explain,
     open_container,
     refuse_more_frames_than_bytes,
@@ -206,7 +207,8 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
             places = find_damage(name, container.format.name, stream.id)
             packets = collect(name, container, stream)
             index = _tabulate(name, container, stream, packets)
-            warn_of_damage(name, places, packets, index.pts, float(stream.time_base))
+            length = declared_length(container, stream)
+            warn_of_damage(name, places, packets, index.pts, float(stream.time_base), length)
             return index
     except (OSError, av.error.FFmpegError, UnicodeDecodeError) as error:
         raise VideoError(explain(name, error)) from error

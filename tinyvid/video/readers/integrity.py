@@ -143,7 +143,7 @@ def _ogg(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         sizes = file.read(head[26]) if len(head) == 27 and head[:4] == b"OggS" else None
         body = file.read(sum(sizes)) if sizes is not None else b""
         whole = head + (sizes or b"") + body
-        if sizes is None or _ogg_checksum(whole) != int.from_bytes(head[22:26], "little"):
+        if sizes is None or _checksum(head[:22] + bytes(4) + whole[26:]) != int.from_bytes(head[22:26], "little"):
             following = _find(file, start + 1, b"OggS")
             if following is None:
                 yield _cut("its last page is incomplete", size)
@@ -160,10 +160,21 @@ def _ogg(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         yield Damage(size, size, "its last page does not say that it is the last")
 
 
-def _ogg_checksum(page: bytes) -> int:
-    """Return the checksum of a page: the polynomial of zlib, but from the highest bit, from 0 and not inverted."""
-    plain = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
-    return int(f"{zlib.crc32(plain, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
+def _checksum(data: bytes) -> int:
+    """Return the checksum of Ogg and FFV1: zlib's polynomial, but from the highest bit, from 0 and not inverted."""
+    value = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{value:032b}"[::-1], 2)
+
+
+def ffv1_fits(packet: bytes) -> bool:
+    """Return whether all slices of an FFV1 packet have the checksum that ends them, if the file has checksums."""
+    end = len(packet)
+    while end > 8:
+        start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
+        if start < 0 or _checksum(packet[start:end]):
+            return False
+        end = start
+    return end == 0
 
 
 def _transport(file: BinaryIO, size: int, stream_id: int) -> Iterator[Damage]:
@@ -211,10 +222,15 @@ def _aligned(file: BinaryIO, start: int) -> tuple[int, int]:
 def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
     """Follow the blocks to the end. A file that lacks only the trailer is complete."""
     head = file.read(13)
+    canvas = struct.unpack("<2H", head[6:10]) if len(head) == 13 else (0, 0)
     file.seek(3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 128 else 0, 1)
     while (kind := file.read(1)) not in (b"", b";"):
         if kind == b",":
-            flags = file.read(9)[8:]
+            place = file.read(9)
+            left, top, width, height = struct.unpack("<4H", place[:8]) if len(place) == 9 else (0, 0, 0, 0)
+            if left + width > canvas[0] or top + height > canvas[1]:
+                yield Damage(file.tell() - 10, file.tell(), "a picture is larger than the canvas")
+            flags = place[8:]
             file.seek((3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0) + 1, 1)
         elif kind == b"!":
             file.seek(1, 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyvid.errors import VideoError
+from tinyvid.video.readers.integrity import ffv1_fits
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
 LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
@@ -30,13 +31,14 @@ class Packets:
         pts: Timestamp of each frame, or ``NO_PTS``.
         keys: Whether each frame is a key frame.
         positions: Where each frame begins in the file, in bytes, or -1.
-        corrupt: Frames whose packet the container marks as damaged.
+        corrupt: Frames whose packet is damaged: marked by the container, or with a wrong checksum.
         hidden: Whether an edit list hides the frame: it is decoded, because others depend on it, but never shown.
         restarts: Positions at which the clock jumps back, as in files that were joined.
         last_duration: Of the last packet that states one, in the time base of the stream.
         picture: The first decoded frame; all have its size and orientation.
         seen: Number of all packets of the stream, including those without a frame.
         idr: Whether every key frame is an IDR picture, if the codec has them.
+        checksums: Whether the first packet has the right checksums, if the codec has them.
     """
 
     pts: "array[int]" = field(default_factory=lambda: array("q"))
@@ -49,10 +51,13 @@ class Packets:
     picture: Any = None
     seen: int = 0
     idr: bool = True
+    checksums: bool | None = None
 
-    def add(self, packet: Any) -> None:
+    def add(self, packet: Any, codec: str) -> None:
         """Add a packet that carries a frame."""
-        if packet.is_corrupt:
+        fits = codec != "ffv1" or ffv1_fits(bytes(packet))
+        self.checksums = fits if self.checksums is None else self.checksums
+        if packet.is_corrupt or (self.checksums and not fits):
             self.corrupt.append(len(self.pts))
         self.pts.append(NO_PTS if packet.pts is None else packet.pts)
         self.keys.append(packet.is_keyframe)
@@ -189,7 +194,7 @@ def collect(name: str, container: Any, stream: Any) -> Packets:
         if not packet.size or not started:
             continue  # the end, or frames before the first key frame, which cannot be decoded
         corrupt = packet.is_corrupt
-        packets.add(packet)
+        packets.add(packet, stream.codec_context.name)
         if packet.is_keyframe and stream.codec_context.name == "h264":
             packets.idr = packets.idr and _is_idr(memoryview(packet))
     listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
@@ -219,3 +224,16 @@ def declared_end(container: Any, stream: Any) -> float | None:
         return None
     found = _HOURS.fullmatch(stream.metadata.get("DURATION", "").strip("\0 "))
     return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
+
+
+def declared_length(container: Any, stream: Any) -> float | None:
+    """Return the length of the video in seconds that a header declares, or ``None`` if FFmpeg estimates it.
+
+    The length of a file counts only if the video is its only stream, because sound may be longer.
+    """
+    formats = set(container.format.name.split(","))
+    if formats & {"mov", "avi"} and stream.duration:
+        return float(stream.duration * stream.time_base)
+    if formats & {"matroska", "nut", "flv", "asf"} and len(container.streams) == 1 and container.duration:
+        return container.duration / 1e6
+    return None
