@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tests import permissions
 from tinyvid import DataError
 from tinyvid.text.subtitles import MAX_BYTES, place, read_subtitles
 from tinyvid.types import Cue
@@ -161,6 +162,16 @@ def test_broken_json_cues_are_refused(tmp_path, content, message):
         read_subtitles(as_json(tmp_path, content))
 
 
+@pytest.mark.parametrize("closed", ["film.srt", "."])
+def test_missing_permissions_are_named(closed):
+    with permissions.public_folder() as folder:
+        path = srt(folder, SRT, "film.srt")
+        (folder / closed).chmod(0)
+        with permissions.unprivileged(), pytest.raises(DataError, match="check (its|the) permissions"):
+            read_subtitles(path)
+        folder.chmod(0o700)
+
+
 def test_files_that_are_not_subtitles_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"film.json:1: is not JSON"):
         read_subtitles(srt(tmp_path, "[{]", "film.json"))
@@ -172,6 +183,9 @@ def test_files_that_are_not_subtitles_are_refused(tmp_path):
         read_subtitles(srt(tmp_path, "", "film.ass"))
     with pytest.raises(DataError, match="subtitle file '.*' does not exist"):
         read_subtitles(tmp_path / "nowhere.srt")
+    for name in ("x" * 400 + ".srt", "~nosuchuser/a.srt", "a\0.srt"):
+        with pytest.raises(DataError, match="subtitle file '.*' does not exist"):
+            read_subtitles(name)
     latin = tmp_path / "latin.srt"
     latin.write_bytes(SRT.replace("year", "année").encode("latin-1"))
     with pytest.raises(DataError, match=r"latin.srt: is not UTF-8 \(byte 46\); convert it"):

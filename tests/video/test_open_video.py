@@ -1,14 +1,10 @@
-import contextlib
-import os
 import struct
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests import clips
+from tests import clips, permissions
 from tinyvid.errors import VideoError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
@@ -181,25 +177,10 @@ def test_a_url_is_not_opened(url):
     assert len(str(error.value)) < 400
 
 
-@contextlib.contextmanager
-def unprivileged():
-    """Take the rights of root away, which may read everything."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def public():
-    """A folder that every user can enter."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
+    with permissions.public_folder() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "image.png", "frames", "closed/clip.mp4", "closed/frames"])
@@ -212,7 +193,10 @@ def test_missing_permissions_are_named(clip, public, name):
         save(public / folder / "image.png")
     for entry in ("clip.mp4", "image.png", "frames", "closed"):
         (public / entry).chmod(0)
-    with unprivileged(), pytest.raises(VideoError, match=r"check (its permissions|the permissions of its folders)"):
+    with (
+        permissions.unprivileged(),
+        pytest.raises(VideoError, match="check (its|the) permissions"),
+    ):
         opened(public / name, fps=1.0 if name.endswith("frames") else None)
     for entry in ("frames", "closed"):
         (public / entry).chmod(0o700)

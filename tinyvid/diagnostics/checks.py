@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tinyvid.data.parsing import NO_REPLY, RowError, learns
 from tinyvid.errors import DataError, TinyvidError
+from tinyvid.files import expanded
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
 from tinyvid.protocols import Dataset
@@ -136,7 +137,7 @@ class RowChecks:
         return message if text == message.text else replace(message, text=text, places=())
 
     def _open(self, video: Video) -> tuple[str, str] | None:
-        if isinstance(video.source, str | Path) and not os.path.exists(video.source):
+        if isinstance(video.source, str | Path) and not os.path.exists(expanded(video.source)):
             return "missing", f"there is no file or folder {str(video.source)!r}; correct the path or data.media_root"
         try:
             open_video(video, self.processor.reader)

@@ -8,6 +8,7 @@ otherwise. A cue that cannot be read raises an error with its line; no cue is sk
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.errors import DataError, suggest
+from tinyvid.files import expanded, refuse_special
 from tinyvid.types import Cue
 
 MAX_BYTES = 16 << 20  # the subtitles of a movie take about 100 kB
@@ -40,7 +42,7 @@ def read_subtitles(path: str | Path, *, offset: float = 0.0, min_logprob: float 
     Raises:
         DataError: The file is missing, too large, not UTF-8, unsupported or broken; the message gives the line.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise DataError(f"{path}: unsupported subtitle format {kind!r}. {suggest(kind, SUFFIXES)}")
@@ -84,7 +86,8 @@ def place(
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
+    refuse_special(path, DataError)
+    if not os.path.isfile(path):  # unlike Path.is_file, it returns False for a name that is too long
         raise DataError(f"subtitle file {str(path)!r} does not exist; check the path")
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -93,6 +96,8 @@ def _text(path: Path) -> str:
         )
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is not UTF-8 (byte {error.start:,}); convert it, e.g. with `iconv -f windows-1252 -t utf-8`"

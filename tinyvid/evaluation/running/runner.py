@@ -40,6 +40,7 @@ from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
 from tinyvid.evaluation.scoring.scores import is_judged, rescore
+from tinyvid.files import expanded
 from tinyvid.generation.decode import Decoding
 from tinyvid.outputs import owned
 from tinyvid.registry import PositiveInt
@@ -235,7 +236,7 @@ def _missing_videos(items: Sequence[Item]) -> list[str]:
     """Return the missing video files of the items, each once, in order."""
     videos = [video for item in items for video in item.sample.videos]
     paths = dict.fromkeys(str(video.source) for video in videos if isinstance(video.source, str | Path))
-    return [path for path in paths if not Path(path).expanduser().exists()]
+    return [path for path in paths if not os.path.exists(expanded(path))]
 
 
 def read_listed(path: str | None, items: Sequence[Item], benchmark: Benchmark) -> dict[str, Skipped]:
