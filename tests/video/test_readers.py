@@ -16,7 +16,6 @@ from tests import clips
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS
-from tinyvid.video import readers
 from tinyvid.video.readers import decord as decord_module, index as index_module, pyav as pyav_module
 from tinyvid.video.readers.index import index_of
 from tinyvid.video.readers.orientation import turns_and_mirror
@@ -103,7 +102,7 @@ def beyond(reader, name):
 def test_every_reader_can_be_tried(name):
     if why_not(name):
         pytest.skip(why_not(name))
-    assert VIDEO_READERS.build({"name": name}).name in ("decord", "pyav", "torchcodec")
+    assert VIDEO_READERS.build({"name": name}).name in ("decord", "decord2", "pyav", "torchcodec")
 
 
 # --- what every reader does -------------------------------------------------------------------------------------
@@ -406,7 +405,7 @@ def test_a_picture_that_changes_size(reader, tmp_path, name):
         clips.write_clip(part, num_frames=10, width=int(part.stem))
     joined(parts, tmp_path / name)
     assert clips.frame_numbers(reader.read(tmp_path / name, [0, 9]).frames) == [0, 9]
-    if reader.name == "decord" and name == "wider.mkv":
+    if reader.name.startswith("decord") and name == "wider.mkv":
         assert clips.frame_numbers(reader.read(tmp_path / name, [0, 12]).frames) == [0, 2]  # it scales
         return
     message = rf"{name}: .* changes its size: 160x96 pixels at the start, 320x96 at 0\.\d\d s \(frame 12\)"
@@ -486,10 +485,19 @@ def test_probe_and_read_scan_the_file_once(reader, tmp_path):
     assert index_module._scan.cache_info().misses == before + 1
 
 
-def test_auto_is_decord_if_it_is_installed(monkeypatch):
-    expected = "pyav" if decord_module.import_decord() is None else "decord"
-    assert VIDEO_READERS.build({"name": "auto"}).name == expected
-    monkeypatch.setitem(readers.auto.__globals__, "import_decord", lambda: None)
+def test_decord2_is_named(monkeypatch, tmp_path):
+    if decord_module.import_decord() is None:
+        pytest.skip("decord is not installed")
+    assert VIDEO_READERS.build({"name": "decord"}).name == decord_module.package_name()
+    (tmp_path / "decord2-2.0.0.dist-info").mkdir()
+    (tmp_path / "decord2-2.0.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: decord2\nVersion: 2.0.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert VIDEO_READERS.build({"name": "decord"}).name == "decord2"
+
+
+def test_auto_is_pyav():
     assert VIDEO_READERS.build({"name": "auto"}).name == "pyav"
 
 

@@ -26,7 +26,9 @@ REPORT = "report.json"
 TEXT = "report.md"
 SHOWN = 20  # most failures that report.md lists
 UNREAD = "(unparsed)"
-PACKAGES = ("tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "torchcodec")
+PACKAGES = (
+    "tinyvid", "torch", "transformers", "peft", "timm", "open_clip_torch", "av", "decord", "decord2", "torchcodec"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

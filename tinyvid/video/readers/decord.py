@@ -6,11 +6,15 @@ repeats frames, or retries for minutes. This reader uses decord only if the fram
 and PyAV otherwise. It also uses PyAV for long files, because decord scans the whole file each time it opens one. Frame
 numbers and times are the same with both. One limit remains: decord conceals bit errors in frames, which this reader
 cannot detect; PyAV raises an error for them.
+
+decord has not been maintained since 2022. decord2 continues it under the same module name, and is named where it is
+installed.
 """
 
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from types import ModuleType
@@ -20,27 +24,40 @@ import numpy as np
 from tinyvid.errors import ConfigError
 from tinyvid.registry import VIDEO_READERS, PositiveInt
 from tinyvid.video.readers.index import FrameIndex, IndexedReader
+from tinyvid.video.readers.packets import open_container
 from tinyvid.video.readers.pyav import PyAVReader
 
 logger = logging.getLogger(__name__)
 
 CONTAINERS = {"mp4", "mov", "matroska", "webm"}
 LONG = 20_000  # frames; decord takes about 0.3 s to open a file of this length, PyAV milliseconds
+MAX_SECONDS = 30 * 86_400  # declared; decord ends the process if a header declares a duration that overflows
 CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 
 
 def import_decord() -> ModuleType | None:
     """Return the decord module, or ``None`` if it is not installed or cannot be loaded."""
     try:
+        import av  # noqa: F401  # before decord, whose libvpx would otherwise take the place of PyAV's
         import decord  # imported on use: `import tinyvid` needs no decoder
     except (ImportError, OSError):
         return None
     return decord
 
 
+def package_name() -> str:
+    """Return the name of the package that provides the module ``decord``: ``decord`` or ``decord2``."""
+    try:
+        return distribution("decord2").metadata["Name"]
+    except PackageNotFoundError:
+        return "decord"
+
+
 @VIDEO_READERS.register("decord")
 class DecordReader(IndexedReader):
-    """Decode with decord if it is exact for the file, otherwise with PyAV.
+    """Decode with decord or decord2 if they are exact for the file, otherwise with PyAV.
+
+    Its ``name`` is that of the installed package.
 
     Args:
         threads: Decoding threads per read.
@@ -49,8 +66,6 @@ class DecordReader(IndexedReader):
         ConfigError: decord is not installed.
     """
 
-    name = "decord"
-
     def __init__(self, *, threads: PositiveInt = 2) -> None:
         if import_decord() is None:
             raise ConfigError(
@@ -58,11 +73,12 @@ class DecordReader(IndexedReader):
                 "Windows), or choose video_reader=pyav"
             )
         super().__init__(threads=threads)
+        self.name = package_name()
         self._exact = PyAVReader(threads=threads)
 
     def decode(self, path: Path, numbers: list[int], index: FrameIndex) -> np.ndarray:
         """Return the frames ``numbers``, uint8 (T, H, W, 3), from decord or from PyAV."""
-        if not _counts_right(index) or index.meta.num_frames > LONG:
+        if not _counts_right(index) or index.meta.num_frames > LONG or _declared_seconds(path) > MAX_SECONDS:
             logger.debug(
                 "%s (%s, %s) is decoded by PyAV: decord would be inexact or slow", path, index.container, index.codec
             )
@@ -83,6 +99,12 @@ def _counts_right(index: FrameIndex) -> bool:
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
     plain = index.only_stream and not index.is_turned and index.pts[0] >= 0
     return bool(known and plain and index.timed and index.clean_keys)
+
+
+def _declared_seconds(path: Path) -> float:
+    """Return the duration in the header of a file, or 0."""
+    with open_container(str(path.absolute())) as container:
+        return (container.duration or 0) / 1e6
 
 
 def _repeats(frames: np.ndarray) -> bool:
