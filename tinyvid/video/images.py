@@ -1,6 +1,5 @@
 """Images as frames: a single image, an animation, a folder of images."""
 
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 from tinyvid.errors import VideoError, raised_as
 from tinyvid.files import refuse_special
 from tinyvid.types import Frames, VideoMeta
+from tinyvid.video.readers.clock import warn_once
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow also knows EPS, for which it starts Ghostscript
@@ -30,8 +30,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by the orientation in the EXIF data
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +161,7 @@ def _turn(path: Path, image: Image.Image) -> Image.Transpose | None:
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow raises whatever its parser meets; the picture itself is intact
-        logger.warning("%s: its EXIF data cannot be read (%s); the orientation is unknown", path, error)
+        warn_once(str(path), f"its EXIF data cannot be read ({error}); the orientation is unknown")
         return None
 
 
