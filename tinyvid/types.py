@@ -94,9 +94,7 @@ class Video:
                 raise VideoError(f"{self}: {name}={value!r} must be a number")
 
     def __str__(self) -> str:
-        if isinstance(self.source, np.ndarray):
-            return f"array{tuple(self.source.shape)}"
-        return str(self.source)
+        return f"array{self.source.shape}" if isinstance(self.source, np.ndarray) else str(self.source)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -78,6 +78,13 @@ def test_it_reads_the_same(clip):
     assert children() == []
 
 
+def test_it_keeps_the_times_of_a_variable_rate(tmp_path, isolated):
+    clip = write_clip(tmp_path / "variable.mp4", num_frames=4, times=[0, 40, 400, 900])
+    meta, expected = isolated.probe(clip), PyAVReader().probe(clip)
+    assert meta == expected
+    assert np.array_equal(meta.times, expected.times)
+
+
 def test_unknown_options_are_still_refused():
     with pytest.raises(ConfigError, match=r"has no option 'isolat'. Did you mean 'isolate'\?"):
         VIDEO_READERS.check({"name": "pyav", "isolat": True})

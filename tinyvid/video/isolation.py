@@ -87,8 +87,8 @@ class IsolatedReader:
 
     def probe(self, path: Path) -> VideoMeta:
         """Return the properties of a video file. See ``protocols.VideoReader.probe``."""
-        content, _ = self._call("probe", path)
-        return VideoMeta(**content["meta"])
+        content, times = self._call("probe", path)
+        return VideoMeta(**content["meta"], times=times[0] if times else None)
 
     def times(self, path: Path) -> np.ndarray:
         """Return the time of each frame, float64 (N,), in seconds after the first frame."""
@@ -269,7 +269,9 @@ def _answer(reader: "VideoReader", memory: int, method: str, path: str, argument
     except TinyvidError as error:
         return {"error": _public(error), "message": str(error)}, []
     if isinstance(result, VideoMeta):
-        return {"meta": asdict(result)}, []
+        values = asdict(result)
+        times = values.pop("times")
+        return {"meta": values}, [] if times is None else [times]
     return {}, [result.frames, result.times] if isinstance(result, Frames) else [result]
 
 

@@ -1,0 +1,238 @@
+"""Open files thousands of times and train for ten epochs with bad files: memory stays flat and the counts are exact.
+
+The script generates its own clips; 5 % of the files are bad (text, empty, truncated or with overwritten bytes). First,
+it opens files again and again and reads 2 frames of each, with the default reader in this process and then in a child
+process (``video_reader.isolate=true``). Memory (the resident size, with that of child processes) and open file
+descriptors are compared between the end of a warm-up, a fifth of all opens, and the end. Then it trains a tiny model
+with several DataLoader workers, ``data.on_error=skip`` and isolated readers, and compares the memory after the second
+and the last epoch. Each bad row must be skipped and recorded exactly once. Workers that are spawned must find the same
+bad rows. Finally, it measures what isolation costs: the time of ``probe`` plus ``read`` of 16 frames of the clips of
+``perf/decode.py``, isolated, divided by the time in this process, with alternating rounds.
+
+The last line is one JSON object: ``opens``, ``failed`` and ``expected_failures``, ``growth_mib`` and
+``descriptors`` (growth, of both kinds of readers), ``epochs``, ``rows``, ``bad_rows``, ``skipped``, ``recorded``,
+``skipped_by_spawned_workers``, ``epochs_growth_mib``, and ``isolated_over_plain`` (the worst clip).
+"""
+
+import argparse
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import decode
+
+ROOT = Path(__file__).parents[1]
+EVERY = 20  # one file in 20 is bad
+WARM = 1 / 5  # fraction of the opens after which memory is measured for the first time
+MIB = 1 << 20
+
+
+def main() -> None:
+    """Run all parts, each in a child process, and print their numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="use small numbers, to check that the script runs")
+    parser.add_argument("--opens", type=int, default=10_000, help="opens per kind of reader (default: 10,000)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the training (default: 10)")
+    parser.add_argument("--rows", type=int, default=200, help="rows of the training (default: 200)")
+    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers (default: 2)")
+    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
+    arguments = parser.parse_args()
+    if arguments.task:
+        task = json.loads(arguments.task)
+        print(json.dumps(TASKS[task.pop("name")](**task)))
+        return
+    if arguments.quick:
+        arguments.opens, arguments.epochs, arguments.rows = 100, 2, 20
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        report(folder, arguments)
+
+
+def report(folder: str, arguments: argparse.Namespace) -> None:
+    """Run the parts and print the table and the numbers."""
+    child("write_files", folder=folder, count=max(2 * EVERY, arguments.rows // 2))
+    numbers: dict[str, Any] = {"opens": 0, "failed": 0, "expected_failures": 0, "growth_mib": 0.0, "descriptors": 0}
+    for isolate in (False, True):
+        found = child("open_often", folder=folder, count=arguments.opens, isolate=isolate)
+        print(f"{'isolated' if isolate else 'in this process'}: {found}", flush=True)
+        for key in ("opens", "failed", "expected_failures"):
+            numbers[key] += found[key]
+        for key in ("growth_mib", "descriptors"):
+            numbers[key] = max(numbers[key], found[key])
+    trained = child("train", folder=folder, epochs=arguments.epochs, rows=arguments.rows, workers=arguments.workers)
+    print(f"training: {trained}", flush=True)
+    numbers |= {key: value for key, value in trained.items() if key != "rss_mib"}
+    clips = decode.QUICK_CLIPS if arguments.quick else decode.CLIPS
+    ratios = {title: child("isolation", folder=folder, title=title, quick=arguments.quick) for title in clips}
+    print(f"isolation: {ratios}")
+    print(
+        json.dumps({**numbers, "isolated_over_plain": max(ratio["isolated_over_plain"] for ratio in ratios.values())})
+    )
+
+
+def child(name: str, **task: Any) -> Any:
+    """Run a task in a new process and return its output, the last line."""
+    command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- tasks: each runs in a child process ------------------------------------------------------------------------
+
+
+def write_files(folder: str, count: int) -> None:
+    """Write ``count`` files, of which one in ``EVERY`` is bad."""
+    clip = Path(folder) / "clip.mp4"
+    decode.write_clip(str(clip), 160, 96, 1)
+    content = clip.read_bytes()
+    damaged = [b"", b"no video, only text " * 9, content[: len(content) // 2], content[:40] + os.urandom(3000)]
+    for number in range(count):
+        bad = damaged[number // EVERY % len(damaged)] if is_bad(number) else content
+        (Path(folder) / f"{number}.mp4").write_bytes(bad)
+
+
+def is_bad(number: int) -> bool:
+    """Return whether the file with this number is bad."""
+    return number % EVERY == EVERY - 1
+
+
+def open_often(folder: str, count: int, isolate: bool) -> dict[str, Any]:
+    """Open files and read 2 frames of each, and return the counts and the growth of memory and descriptors."""
+    from tinyvid import Video, VideoError
+    from tinyvid.registry import VIDEO_READERS
+    from tinyvid.video.open_video import open_video
+
+    reader = VIDEO_READERS.build({"name": "auto", "isolate": isolate})
+    files = sorted(Path(folder).glob("[0-9]*.mp4"), key=lambda path: int(path.stem))
+    failed = 0
+    before = after = (0.0, 0)
+    for number in range(count):
+        path = files[number % len(files)]  # more files than the reader remembers
+        try:
+            clip = open_video(Video(path), reader)
+            clip.read([0, clip.meta.num_frames - 1])
+        except VideoError:
+            failed += 1
+        if number + 1 == int(count * WARM):
+            before = usage()
+    after = usage()
+    return {
+        "opens": count,
+        "failed": failed,
+        "expected_failures": sum(is_bad(int(files[number % len(files)].stem)) for number in range(count)),
+        "rss_mib": [round(before[0], 1), round(after[0], 1)],
+        "growth_mib": round(after[0] - before[0], 1),
+        "descriptors": after[1] - before[1],
+    }
+
+
+def train(folder: str, epochs: int, rows: int, workers: int) -> dict[str, Any]:
+    """Train a tiny model, and return the counts of skipped rows and the memory after each epoch."""
+    from omegaconf import OmegaConf
+    from transformers import TrainerCallback
+
+    from tinyvid import compose
+    from tinyvid.data.skipped import SKIPPED
+
+    sys.path.insert(0, str(ROOT / "recipes"))
+    import train as program  # type: ignore[import-not-found]
+
+    logging.disable(logging.WARNING)
+    path = Path(folder) / "rows.jsonl"
+    files = len(list(Path(folder).glob("[0-9]*.mp4")))
+    turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A pan."}]
+    lines = [json.dumps({"video": f"{number % files}.mp4", "conversations": turns}) for number in range(rows)]
+    path.write_text("\n".join(lines))
+    overrides = ["llm=qwen2_5_tiny", "vision_tower=siglip_tiny_64", "connector=group_mixer", "template=role_tokens"]
+    overrides += ["sampler.num_frames=4", "video_reader.isolate=true", "device=cpu", "dtype=float32", "recipe=smoke"]
+    overrides += [f"data.path={path}", "data.on_error=skip", "data.max_skip=0.1", f"recipe.workers={workers}"]
+    overrides += [f"recipe.epochs={epochs}", "recipe.max_steps=null", "recipe.batch_size=10", "recipe.accumulate=1"]
+    overrides += ["recipe.save_every=1000000"]
+    settings: Any = OmegaConf.to_container(compose(overrides, config="train"), resolve=True)
+    memory: list[float] = []
+
+    class Memory(TrainerCallback):
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            gc.collect()
+            memory.append(usage()[0])
+
+    trainers: list[Any] = []
+    make = program.VideoTrainer
+
+    def remember(*given: Any, **options: Any) -> Any:
+        trainers.append(make(*given, **options))
+        trainers[0].add_callback(Memory())
+        return trainers[0]
+
+    program.VideoTrainer = remember
+    program.train(settings, Path(folder) / "run")
+    record = Path(folder) / "run" / SKIPPED
+    expected = sum(is_bad(number % files) for number in range(rows))
+    return {
+        "epochs": epochs,
+        "rows": rows,
+        "bad_rows": expected,
+        "skipped": len(trainers[0].skipped),
+        "recorded": len(record.read_text().splitlines()),
+        "skipped_by_spawned_workers": spawned(trainers[0].train_dataset),
+        "rss_mib": [round(size, 1) for size in memory],
+        "epochs_growth_mib": round(memory[-1] - memory[min(1, len(memory) - 1)], 1),
+    }
+
+
+def spawned(data: Any) -> int:
+    """Return the number of rows that a worker skips that is spawned, and so gets the reader pickled."""
+    from torch.utils.data import DataLoader
+
+    data.skipped = {}
+    loader = DataLoader(data, batch_size=10, num_workers=1, collate_fn=data.collate, multiprocessing_context="spawn")
+    return sum(len(batch["skipped"]) for batch in loader)
+
+
+def isolation(folder: str, title: str, quick: bool) -> dict[str, float]:
+    """Return the times (s) of the default reader, isolated and not, and their ratio; the best of alternating rounds."""
+    from tinyvid.registry import VIDEO_READERS
+
+    width, height, seconds = (decode.QUICK_CLIPS if quick else decode.CLIPS)[title]
+    path = str(Path(folder) / f"{title.replace(' ', '_')}.mp4")
+    decode.child("write_clip", path=path, width=width, height=height, seconds=seconds)
+    readers = {isolate: VIDEO_READERS.build({"name": "auto", "isolate": isolate}) for isolate in (False, True)}
+    best = dict.fromkeys(readers, float("inf"))
+    for reader in readers.values():
+        reader.read(Path(path), [0])  # imports, and the start of the child
+    for _ in range(3 if quick else 9):
+        for isolate, reader in readers.items():
+            Path(path).touch()  # a new file for the cache of the reader
+            best[isolate] = min(best[isolate], decode.read(reader, path))
+    return {"plain": best[False], "isolated": best[True], "isolated_over_plain": round(best[True] / best[False], 3)}
+
+
+def usage() -> tuple[float, int]:
+    """Return the resident size of this process and its children in MiB, and the number of open descriptors."""
+    gc.collect()
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in [os.getpid(), *children(os.getpid())])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB, len(os.listdir("/proc/self/fd"))
+
+
+def children(parent: int) -> list[int]:
+    """Return the child processes of a process, without the ``ps`` that lists them."""
+    listed = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(parent)], stdout=subprocess.PIPE, text=True)
+    return [int(pid) for pid, name in map(str.split, listed.stdout.splitlines()) if name != "ps"]
+
+
+TASKS: dict[str, Callable[..., Any]] = {
+    "write_files": write_files,
+    "open_often": open_often,
+    "train": train,
+    "isolation": isolation,
+}
+
+if __name__ == "__main__":
+    main()
