@@ -1,11 +1,14 @@
 """The frame table of unusual files: their clocks, streams and tags."""
 
+import io
 import logging
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from tests import clips
 from tinyvid.errors import VideoError
@@ -204,6 +207,40 @@ def test_sound_that_the_header_does_not_declare(tmp_path):
     (tmp_path / "late.flv").write_bytes(data[:4] + b"\1" + data[5:13] + tags[18] + tags[9] + tags[8])
     assert reader.probe(tmp_path / "late.flv").num_frames == 300
     assert clips.frame_numbers(reader.read(tmp_path / "late.flv", [0, 299]).frames) == [0, 299]
+
+
+def write_jpegs(path, *, orientation):
+    """Write a video of JPEG files with EXIF data, as cameras do."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Model] = orientation, "camera"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = clips.WIDTH, clips.HEIGHT, "yuvj420p"
+        for i in range(5):
+            data = io.BytesIO()
+            Image.fromarray(clips.numbered_frame(i)).save(data, "jpeg", exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.pts = packet.dts = i
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            out.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mov", "mkv"])
+def test_frames_with_exif_data_are_read(tmp_path, caplog, suffix):
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    assert shows(reader, write_jpegs(tmp_path / f"camera.{suffix}", orientation=1), list(range(5)))
+    assert "whether it is mirrored is unknown" in caplog.text
+
+
+def test_the_name_of_a_file_is_not_a_pattern(tmp_path):
+    for name, color in (("p%d.tiff", 250), ("p0.tiff", 0), ("p1.tiff", 0)):
+        Image.new("RGB", (16, 16), (color, 0, 0)).save(tmp_path / name)
+    reader = VIDEO_READERS.build({"name": "pyav"})
+    assert (
+        reader.read(tmp_path / "p%d.tiff", range(reader.probe(tmp_path / "p%d.tiff").num_frames)).frames.min(0)[0, 0, 0]
+        == 250
+    )
 
 
 # --- limits -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from tinyvid.errors import VideoError
 from tinyvid.video.readers.integrity import ffv1_fits
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
-LOCAL_ONLY = {"protocol_whitelist": "file"}  # a disguised playlist must not access the network
+# A disguised playlist must not access the network, and a name such as p%d.tiff is not a pattern of names.
+LOCAL_ONLY = {"protocol_whitelist": "file", "pattern_type": "none"}
 PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 MAX_FRAMES = 5_000_000  # 46 hours at 30 frames per second; their packets take about half a minute
 NO_PTS = -(1 << 63)  # stands for a missing timestamp
