@@ -226,11 +226,28 @@ def write_jpegs(path, *, orientation):
     return path
 
 
+EXIF = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (1, True),
+    6: (3, False),
+    7: (3, True),
+    8: (1, False),
+}
+
+
 @pytest.mark.parametrize("suffix", ["avi", "mov", "mkv"])
-def test_frames_with_exif_data_are_read(tmp_path, caplog, suffix):
+def test_frames_with_exif_data_are_read(tmp_path, suffix):
     reader = VIDEO_READERS.build({"name": "pyav"})
     assert shows(reader, write_jpegs(tmp_path / f"camera.{suffix}", orientation=1), list(range(5)))
-    assert "whether it is mirrored is unknown" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", EXIF)
+def test_the_orientation_of_exif_data_is_applied(tmp_path, orientation):
+    index = index_of(write_jpegs(tmp_path / "camera.avi", orientation=orientation))
+    assert (index.rotation, index.mirrored) == EXIF[orientation]
 
 
 def test_the_name_of_a_file_is_not_a_pattern(tmp_path):

@@ -1,5 +1,6 @@
 """The orientation of a video: the display matrix of its file, as quarter turns and a mirror."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tinyvid.errors import VideoError
-from tinyvid.video.readers.clock import warn_once
 
 _ONE = 1 << 16  # fixed-point one in a display matrix
 _TOLERANCE = math.sin(math.radians(1))  # of a rotation, as in ffmpeg
@@ -15,17 +15,19 @@ _TOLERANCE = math.sin(math.radians(1))  # of a rotation, as in ffmpeg
 
 def orientation_of(name: str, frame: Any) -> tuple[int, bool]:
     """Return the orientation of a decoded frame. See ``turns_and_mirror``."""
-    try:
-        kinds = list(frame.side_data)
-    except ValueError:  # PyAV knows fewer kinds of data than FFmpeg, and then returns none, only the rotation
-        warn_once(name, "has data beside its frames that PyAV cannot read; whether it is mirrored is unknown")
-        angle = math.radians(frame.rotation)
-        turn = [round(_ONE * value) for value in (math.cos(angle), -math.sin(angle), math.sin(angle))]
-        return turns_and_mirror(name, [turn[0], turn[1], 0, turn[2], turn[0]])
-    for data in kinds:
-        if data.type.name == "DISPLAYMATRIX":
-            return turns_and_mirror(name, np.frombuffer(bytes(data), dtype=np.int32).tolist())
-    return 0, False
+    from av.sidedata.sidedata import SideDataContainer, Type
+
+    class Listed(SideDataContainer):  # type: ignore[misc]
+        """PyAV fails at the first kind of data that it does not know, such as EXIF data; those before it are listed."""
+
+        def __init__(self, frame: Any) -> None:
+            with contextlib.suppress(ValueError):
+                super().__init__(frame)
+
+    matrix = Listed(frame).get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return frame.rotation // 90 % 4, False
+    return turns_and_mirror(name, np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
 
 
 def turns_and_mirror(name: str, matrix: Sequence[int]) -> tuple[int, bool]:
