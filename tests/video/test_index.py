@@ -226,16 +226,7 @@ def write_jpegs(path, *, orientation):
     return path
 
 
-EXIF = {
-    1: (0, False),
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (1, True),
-    6: (3, False),
-    7: (3, True),
-    8: (1, False),
-}
+EXIF = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True)}
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mov", "mkv"])

@@ -17,12 +17,12 @@ def orientation_of(name: str, frame: Any) -> tuple[int, bool]:
     """Return the orientation of a decoded frame. See ``turns_and_mirror``."""
     from av.sidedata.sidedata import SideDataContainer, Type
 
-    class Listed(SideDataContainer):  # type: ignore[misc]
+    class Listed(SideDataContainer):
         """PyAV fails at the first kind of data that it does not know, such as EXIF data; those before it are listed."""
 
         def __init__(self, frame: Any) -> None:
             with contextlib.suppress(ValueError):
-                super().__init__(frame)
+                super().__init__(frame)  # type: ignore[call-arg]
 
     matrix = Listed(frame).get(Type.DISPLAYMATRIX)
     if matrix is None:
