@@ -17,9 +17,11 @@ from _media import Clip, clip_for, remux, write
 FRAMES, WIDTH, HEIGHT = 48, 240, 160
 BASES = {  # name: clip; each is damaged in the same ways
     "h264.mp4": clip_for("libx264", bframes=2),
+    "fragments.mp4": clip_for("libx264", bframes=2, muxer={"movflags": "frag_keyframe+empty_moov"}),
     "hevc.mp4": clip_for("libx265", bframes=2),
     "av1.mp4": clip_for("libsvtav1"),
     "mpeg4.mov": clip_for("mpeg4"),
+    "prores.mov": clip_for("prores_ks"),
     "h264.mkv": clip_for("libx264", bframes=2),
     "vp9.mkv": clip_for("libvpx-vp9"),
     "ffv1.mkv": clip_for("ffv1"),
@@ -65,7 +67,7 @@ def damaged(folder: Path) -> list[Case]:
 
 
 def _broken_bytes(folder: Path, name: str) -> Iterator[Case]:
-    """Truncate a file at eight places, flip four bits, and overwrite, remove and repeat bytes."""
+    """Truncate a file at eight places, flip four bits, and overwrite, remove, insert and blank bytes."""
     chance = np.random.default_rng(sum(name.encode()))
     for percent in (5, 20, 35, 50, 65, 80, 90, 99):
         yield _broken(folder, name, f"cut{percent}", "truncated", percent / 100, remove=1 << 30)
@@ -77,6 +79,18 @@ def _broken_bytes(folder: Path, name: str) -> Iterator[Case]:
     for i, (place, size) in enumerate(zip(chance.uniform(0.1, 0.9, 3), (1, 188, 500), strict=True)):
         yield _broken(folder, name, f"lost{i}", "bytes missing", place, remove=size)
     yield _broken(folder, name, "doubled", "bytes inserted", chance.uniform(0.2, 0.8), repeat=300)
+    yield _broken(folder, name, "tail", "bytes inserted", 1.0, insert=chance.bytes(1000))
+    for percent in (30, 60, 90):  # a download into a file of the final size
+        yield _broken(folder, name, f"unfilled{percent}", "holes", percent / 100, fill=1.0)
+    for percent in (5, 40, 70):
+        yield _broken(folder, name, f"hole{percent}", "holes", percent / 100, fill=0.1)
+    yield _broken(folder, name, "headless", "bytes missing", 0.0, remove=2000)
+    yield _damaged(
+        f"{name.split('.')[0]}_text.{name.split('.')[1]}",
+        "bytes inserted",
+        partial(_as_text, source=folder / f"base_{name}"),
+        name,
+    )
 
 
 def _broken(folder: Path, name: str, what: str, kind: str, place: float, **change: Any) -> Case:
@@ -91,13 +105,29 @@ def _damaged(name: str, kind: str, make: Callable[[Path], Any], source: str) -> 
 
 
 def _change_bytes(
-    path: Path, *, source: Path, place: float, remove: int = 0, insert: bytes = b"", flip: int = 0, repeat: int = 0
+    path: Path,
+    *,
+    source: Path,
+    place: float,
+    remove: int = 0,
+    insert: bytes = b"",
+    flip: int = 0,
+    repeat: int = 0,
+    fill: float = 0,
 ) -> None:
     data = bytearray(source.read_bytes())
     at = int(len(data) * place)
+    if fill:
+        remove = int(min(len(data) - at, len(data) * fill))
+        insert = bytes(remove)
     data[at - 1] ^= flip
     data[at : at + remove] = insert + data[at - repeat : at]
     path.write_bytes(data)
+
+
+def _as_text(path: Path, *, source: Path) -> None:
+    """Convert line ends, as a transfer in text mode does."""
+    path.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
 
 
 def _lost_packets(folder: Path) -> Iterator[Case]:

@@ -32,6 +32,9 @@ def warn_of_damage(
         warn_once(name, f"is damaged ({reasons}): {frames} may be wrong or missing; download it again")
     if early := packets.seen - len(packets.pts):
         warn_once(name, f"{early} frames that come before a key frame cannot be decoded and are left out")
+    if packets.seen < packets.listed:
+        missing = f"its index lists {packets.listed} frames, but it has {packets.seen}"
+        warn_once(name, f"is damaged ({missing}): frames after the missing ones have wrong times")
     stamps = np.frombuffer(packets.pts, np.int64)
     stamps = stamps[stamps != NO_PTS]
     end = max(stamps.max(), np.ptp(stamps)) * time_base if len(stamps) else 0.0

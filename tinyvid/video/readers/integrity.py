@@ -1,7 +1,7 @@
 """Damage that a container reveals without decoding: cut ends, wrong checksums, missing packets.
 
 FFmpeg reads on at the next place that it understands, and does not say so to its callers. These checks read sizes,
-checksums and counters of the container itself. MP4 needs none: it lists every frame.
+checksums and counters of the container itself. MP4 lists every frame, so only its fragments are followed.
 """
 
 import re
@@ -224,12 +224,12 @@ def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
     head = file.read(13)
     canvas = struct.unpack("<2H", head[6:10]) if len(head) == 13 else (0, 0)
     file.seek(3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 128 else 0, 1)
+    filled = [0, 0]
     while (kind := file.read(1)) not in (b"", b";"):
         if kind == b",":
             place = file.read(9)
             left, top, width, height = struct.unpack("<4H", place[:8]) if len(place) == 9 else (0, 0, 0, 0)
-            if left + width > canvas[0] or top + height > canvas[1]:
-                yield Damage(file.tell() - 10, file.tell(), "a picture is larger than the canvas")
+            filled = [max(filled[0], left + width), max(filled[1], top + height)]
             flags = place[8:]
             file.seek((3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0) + 1, 1)
         elif kind == b"!":
@@ -243,6 +243,25 @@ def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
             file.seek(length[0], 1)
         if not length or file.tell() > size:
             yield _cut("its last block is incomplete", size)
+            return
+    for side, used in zip(canvas, filled, strict=True):
+        if used > side or 2 * used < side:
+            yield Damage(0, size, f"its pictures fill {filled[0]}x{filled[1]} of {canvas[0]}x{canvas[1]} pixels")
+
+
+def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+    """Follow the boxes of MP4 to the end: fragments behind a hole would be overlooked."""
+    start = 0
+    while len(head := file.read(16)) >= 8:
+        length = int.from_bytes(head[:4], "big")
+        length = int.from_bytes(head[8:], "big") if length == 1 else length
+        if not length and any(head[4:8]):
+            return  # the last box, up to the end of the file
+        if length < 8:
+            yield Damage(start, size, "its structure is broken")
+            return
+        start += length
+        file.seek(min(start, size))
 
 
 def _riff(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
@@ -291,6 +310,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int, int], Iterator[Damage]]] = {
     "ogg": _ogg,
     "mpegts": _transport,
     "gif": _gif,
+    "mp4": _boxes,
     "avi": _riff,
     "flv": _flash,
     "asf": _asf,

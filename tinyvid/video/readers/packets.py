@@ -40,6 +40,7 @@ class Packets:
         seen: Number of all packets of the stream, including those without a frame.
         idr: Whether every key frame is an IDR picture, if the codec has them.
         checksums: Whether the first packet has the right checksums, if the codec has them.
+        listed: Number of frames that the index of an AVI lists, or 0.
     """
 
     pts: "array[int]" = field(default_factory=lambda: array("q"))
@@ -53,6 +54,7 @@ class Packets:
     seen: int = 0
     idr: bool = True
     checksums: bool | None = None
+    listed: int = 0
 
     def add(self, packet: Any, codec: str) -> None:
         """Add a packet that carries a frame."""
@@ -198,12 +200,21 @@ def collect(name: str, container: Any, stream: Any) -> Packets:
         packets.add(packet, stream.codec_context.name)
         if packet.is_keyframe and stream.codec_context.name == "h264":
             packets.idr = packets.idr and _is_idr(memoryview(packet))
-    listed = len(stream.index_entries) if "mp4" in container.format.name.split(",") else 0
-    if corrupt or packets.seen < listed:
-        raise VideoError(f"{name}: is truncated after {packets.seen} of {listed or 'its'} frames; download it again")
+    _compare_with_index(name, container, stream, packets)
+    if corrupt:
+        raise VideoError(f"{name}: is truncated after {packets.seen} of its frames; download it again")
     if packets.picture is None or not packets.pts:
         raise VideoError(f"{name}: none of its frames can be decoded; encode it again")
     return packets
+
+
+def _compare_with_index(name: str, container: Any, stream: Any, packets: Packets) -> None:
+    """Raise an error if an MP4 lacks frames that it lists, and keep the number of those that an AVI lists."""
+    formats = container.format.name.split(",")
+    if "avi" in formats:
+        packets.listed = sum(entry.size > 0 for entry in stream.index_entries)
+    elif "mp4" in formats and packets.seen < (listed := len(stream.index_entries)):
+        raise VideoError(f"{name}: is truncated after {packets.seen} of {listed} frames; download it again")
 
 
 def _is_idr(data: memoryview) -> bool:
