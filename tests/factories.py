@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     GemmaConfig,
     GemmaForCausalLM,
@@ -32,6 +34,15 @@ SIZES = {
 }
 
 
+# LLMs of other designs: transposed linear layers, positions by distance, no attention, capped attention logits.
+OTHERS = {
+    "gpt2": {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    "mpt": {"vocab_size": 512, "d_model": 64, "n_layers": 2, "n_heads": 4},
+    "mamba": {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+    "gemma2": SIZES | {"head_dim": 16},
+}
+
+
 def save_llm(folder: Path, family: str = "qwen2", seed: int = 0) -> Path:
     """Write a two-layer LLM with its tokenizer, and return the folder."""
     torch.manual_seed(seed)
@@ -39,6 +50,8 @@ def save_llm(folder: Path, family: str = "qwen2", seed: int = 0) -> Path:
         model = PhiForCausalLM(PhiConfig(**SIZES | {"num_key_value_heads": 4}, resid_pdrop=0.0))
     elif family == "gemma":
         model = GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=16))
+    elif family in OTHERS:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **OTHERS[family]))
     else:
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
     model.save_pretrained(folder)

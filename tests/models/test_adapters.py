@@ -59,6 +59,36 @@ def test_merged_equals_unmerged(models, family):
     torch.testing.assert_close(assistant.model(batch).logits, unmerged, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "peft"),
+    [("gpt2", {}), ("mpt", {}), ("mamba", {"targets": ["in_proj", "x_proj"]}), ("gemma2", {})],
+)
+def test_other_llms_can_be_adapted_loaded_and_merged(models, tmp_path, family, peft, recwarn):
+    attention = "sdpa" if family == "gpt2" else "eager"
+    assistant = adapted(tiny_assistant(models, f"llm.attention={attention}", family=family), "llm", **peft)
+    assistant.save_pretrained(tmp_path / "a")
+    again = Assistant.from_pretrained(tmp_path / "a", device="cpu")
+    batch = batch_of(assistant)
+    logits = assistant.model(batch).logits
+    assert torch.equal(again.model(batch).logits, logits)
+    again.model.llm = merged(again.model.llm)
+    torch.testing.assert_close(again.model(batch).logits, logits, atol=1e-5, rtol=0)
+    assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
+
+
+@pytest.mark.parametrize("family", ["mpt", "mamba", "gemma2"])
+def test_attention_that_an_llm_lacks_is_refused_with_one_that_it_has(models, family):
+    with pytest.raises(ConfigError, match=f"llm.attention=sdpa is not available for .* '{family}'; set .*=eager"):
+        tiny_assistant(models, family=family)
+
+
+def test_layers_that_cannot_be_adapted_are_named(models):
+    assistant = tiny_assistant(models, "llm.attention=eager", family="mamba")
+    with pytest.raises(ConfigError, match=r"'out_proj' is incompatible .*peft.targets=\[dt_proj,in_proj,"):
+        adapted(assistant, "llm")
+
+
 def test_peft_alone_loads_the_adapter_of_the_llm(models, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -18,6 +18,7 @@ NAMES = ("target_modules", "exclude_modules")  # lists of layer names; peft trea
 OPTIONS = ("r", "lora_alpha", "lora_dropout", *NAMES, "use_rslora", "use_dora", "task_type")
 # Metadata without an effect on the computation.
 NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
+DERIVED = ("fan_in_fan_out",)  # determined by the layers themselves
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -28,6 +29,13 @@ def is_adapted(module: nn.Module) -> bool:
 def base(module: Any) -> Any:
     """Return the part beneath an adapter. Its layers stay wrapped; ``base_state`` returns the plain weights."""
     return module.get_base_model() if is_adapted(module) else module
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Return whether a layer is a ``Conv1D`` of transformers: linear, with transposed weights, as in GPT-2."""
+    from transformers.pytorch_utils import Conv1D  # heavy
+
+    return isinstance(layer, Conv1D)
 
 
 def is_quantized(module: Any) -> bool:
@@ -81,7 +89,7 @@ def load(part: str, module: nn.Module, folder: Path) -> Any:
     rank = options.get("r", LoraConfig().r)
     if type(rank) is not int or ranks != {(rank,)}:  # compared before the adapter takes memory
         raise CheckpointError(f"{folder}: r={rank!r} does not match its weights")
-    config = LoraConfig(**options)
+    config = LoraConfig(**options, fan_in_fan_out=any(map(is_transposed, module.modules())))
     try:
         adapted = get_peft_model(module, config)
         result = set_peft_model_state_dict(adapted, tensors)
@@ -103,8 +111,8 @@ def _options(file: Path) -> dict[str, Any]:
     from peft import LoraConfig
 
     config = read_json(file)
-    defaults = LoraConfig().to_dict()
-    strange = [k for k, v in config.items() if k not in (*OPTIONS, *NOTES) and v not in (defaults.get(k), [], {}, None)]
+    defaults, known = LoraConfig().to_dict(), (*OPTIONS, *NOTES, *DERIVED)
+    strange = [k for k, v in config.items() if k not in known and v not in (defaults.get(k), [], {}, None)]
     if config.get("peft_type") != "LORA" or strange:
         raise CheckpointError(
             f"{file}: {strange or 'peft_type'} is not supported; only plain LoRA, rsLoRA and DoRA are"

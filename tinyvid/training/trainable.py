@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tinyvid.errors import ConfigError, suggest
-from tinyvid.models.adapters import base, is_adapted, is_quantized
+from tinyvid.errors import ConfigError, raised_as, suggest
+from tinyvid.models.adapters import base, is_adapted, is_quantized, is_transposed
 from tinyvid.models.video_llm import PARTS, VideoLLM
 from tinyvid.registry import PositiveFloat, PositiveInt
 
@@ -230,6 +230,7 @@ def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str
     # peft also matches layers whose names end with a target, such as "mixer.layers.0.key" for "layers.0.key".
     below = [key for key, _ in module.named_modules() if key.partition(".")[0] in excluded]
     unintended = [key for key in below if any(f".{key}".endswith(f".{target}") for target in targets)]
+    is_mpt = getattr(getattr(module, "config", None), "model_type", None) == "mpt"  # peft's wrapper takes only ids
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -237,10 +238,13 @@ def _add_lora(name: str, module: Any, options: PeftOptions, freeze: Sequence[str
         target_modules=targets,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
+        fan_in_fan_out=any(map(is_transposed, module.modules())),
         exclude_modules=unintended or None,
-        task_type=TaskType.CAUSAL_LM if name == "llm" else None,
+        task_type=TaskType.CAUSAL_LM if name == "llm" and not is_mpt else None,
     )
-    return get_peft_model(module, config)
+    layers = f"peft.targets=[{','.join(sorted({target.rpartition('.')[2] for target in targets}))}]"
+    with raised_as(ConfigError, f"recipe.{name}.train=lora", f"choose other layers than {layers}"):
+        return get_peft_model(module, config)
 
 
 def _targets(name: str, module: nn.Module, wanted: list[str] | None, excluded: Sequence[str]) -> list[str]:
@@ -248,16 +252,18 @@ def _targets(name: str, module: nn.Module, wanted: list[str] | None, excluded: S
     leaves: dict[str, dict[str, bool]] = {}
     for key, child in module.named_modules():
         # bitsandbytes' layers derive from nn.Linear, so quantized models need no special case.
-        is_wanted = isinstance(child, nn.Linear) and key.partition(".")[0] not in excluded
+        is_wanted = (isinstance(child, nn.Linear) or is_transposed(child)) and key.partition(".")[0] not in excluded
         leaves.setdefault(key.rpartition(".")[2], {})[key] = is_wanted
     linear = {leaf: keys for leaf, keys in leaves.items() if any(keys.values()) and leaf != "lm_head"}
     unknown = [target for target in wanted or [] if target not in linear]
     if unknown:
         raise ConfigError(f"peft.targets={unknown} match no linear layer of the {name}; it has {sorted(linear)}")
-    if not linear:
+    if not linear and excluded:
         raise ConfigError(
             f"recipe.{name}.freeze={[*excluded]} leaves no linear layer of the {name} to train; freeze fewer modules"
         )
+    if not linear:
+        raise ConfigError(f"recipe.{name}.train=lora, but the {name} has no linear layers; use full or frozen")
     chosen = {leaf: linear[leaf] for leaf in wanted or linear}
     return sorted(
         target

@@ -101,10 +101,12 @@ def from_weights(
             f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "
             "choose a path of a causal LM"
         )
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    _check_attention(model_class, config.model_type, attention)
     model = load_pretrained(
         "llm",
         path,
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
+        model_class,
         config=config,
         state_dict=None if state_dict is None else dict(state_dict),
         revision=revision,
@@ -116,6 +118,20 @@ def from_weights(
     # A base model's own generation settings (sampling, repetition penalty) would leak into every reply.
     model.generation_config = GenerationConfig()
     return LanguageModel(model=model.eval(), tokenizer=tokenizer, max_length=max_length)
+
+
+def _check_attention(model_class: Any, model_type: str, attention: str) -> None:
+    """Raise ``ConfigError`` if transformers has no such attention implementation for a model."""
+    supported = {
+        "sdpa": getattr(model_class, "_supports_sdpa", False),
+        "flash_attention_2": getattr(model_class, "_supports_flash_attn", False),
+    }
+    if not supported.get(attention, True):
+        others = [name for name, has in supported.items() if has]
+        raise ConfigError(
+            f"llm.attention={attention} is not available for models of type '{model_type}'; set llm.attention="
+            f"{' or '.join(['eager', *others])}"
+        )
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None) -> Any:
