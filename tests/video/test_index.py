@@ -106,6 +106,15 @@ def test_without_usable_times_the_rate_counts(reader, tmp_path, caplog):
     assert "pairs.mkv: 10 of 20 frames have no time of their own; the frame rate of the file gives" in caplog.text
 
 
+@pytest.mark.parametrize(("scale", "rate"), [(1, 0xFFFFFFFF), (0xFFFFFFFF, 1), (1, 20_000), (4000, 1)])
+def test_a_header_cannot_give_absurd_times(tmp_path, scale, rate):
+    data = bytearray(clips.write_clip(tmp_path / "clip.avi", num_frames=10).read_bytes())
+    struct.pack_into("<II", data, data.index(b"strh") + 28, scale, rate)
+    (tmp_path / "rate.avi").write_bytes(data)
+    with pytest.raises(VideoError, match="rate.avi: has no timestamps and declares .* frames per second; remux it"):
+        index_of(tmp_path / "rate.avi")
+
+
 def test_a_program_stream_has_times_for_some_frames_only(tmp_path, caplog):
     reader = VIDEO_READERS.build({"name": "pyav"})
     assert shows(reader, clips.write_clip(tmp_path / "clip.mpg", codec="mpeg2video"), list(range(60)))

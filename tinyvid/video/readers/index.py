@@ -38,6 +38,7 @@ from tinyvid.video.readers.packets import (
 
 ADVICE = "the file is damaged or not supported; encode or download it again"
 REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
+RATES = (1 / 3600, 10_000)  # plausible frames per second, if only the header gives the times
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of transfer characteristics
 
 
@@ -222,8 +223,9 @@ def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> Frame
     keys, clean = np.zeros(1, dtype=np.int64), False
     if parts is None:
         pts = np.arange(packets.hidden.count(False), dtype=np.int64)
-        if not rate:
-            raise VideoError(f"{name}: has neither timestamps nor a frame rate; remux it into MP4 or MKV")
+        if not rate or not RATES[0] <= rate <= RATES[1]:
+            stated = f"{float(rate):g} frames per second" if rate else "no frame rate"
+            raise VideoError(f"{name}: has no timestamps and declares {stated}; remux it into MP4 or MKV")
         fps, varies = float(rate), False
         times = pts / fps
         end = len(pts) / fps
