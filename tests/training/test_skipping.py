@@ -12,7 +12,7 @@ from tests.faulty_reader import EXCEPTIONS, FaultyReader, faulty_clips
 from tests.runs import load_program, settings, turns, write_rows
 from tinyvid import DataError, VideoError
 from tinyvid.data.datasets import RowDataset
-from tinyvid.data.skipped import read_skipped
+from tinyvid.data.skipped import read_skipped, write_skipped
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.training import DataPolicy, TrainingData
 
@@ -79,20 +79,27 @@ def test_a_long_video_is_decoded_before_the_model_reads_it(models, tmp_path):
     assert data[2].videos[0].lazy is not None
 
 
-def test_a_skipped_row_is_opened_once_and_a_listed_row_never(models, tmp_path, opened):
-    rows, _ = write_faulty_rows(tmp_path / "data", ["ValueError"])
+def test_a_listed_row_is_passed_over_without_opening_its_video(processor, tmp_path, opened):
+    rows, clips = write_faulty_rows(tmp_path / "data", ["ValueError"], count=1)
     rows.write_text(rows.read_text() + "no row\n")
-    how = [*SKIP, "recipe.epochs=3"]
-    program.train(settings(models, rows, *how), tmp_path / "first")
-    assert opened.count("probe ValueError.mp4") == opened.count("read ValueError.mp4") == 1
+    processor.reader = VIDEO_READERS.build({"name": "pyav"})
+
+    def load(**policy):
+        data = TrainingData(RowDataset(path=str(rows)), processor, DataPolicy(**policy))
+        return [row for items in map(data.__getitem__, range(len(data))) if isinstance(items, list) for row in items]
+
+    found = load(on_error="skip")
+    expected = [(f"{rows}:1", clips[0], "VideoError"), (f"{rows}:2", clips[1], "VideoError")]
+    assert [(row.row, row.file, row.error) for row in found] == [*expected, (f"{rows}:4", None, "RowError")]
+    record = tmp_path / "skipped.jsonl"
+    write_skipped(record, found)
     opened.clear()
-    record = tmp_path / "first" / "skipped.jsonl"
-    listed = ["data.on_error=raise", "data.max_skip=0", f"data.skip_listed={record}"]
-    program.train(settings(models, rows, *how, *listed), tmp_path / "second")
-    assert opened.count("probe ValueError.mp4") == opened.count("read ValueError.mp4") == 0
-    assert read_skipped(tmp_path / "second" / "skipped.jsonl") == read_skipped(record)
-    trained = [load_file(tmp_path / run / "model" / "connector.safetensors") for run in ("first", "second")]
-    assert all(torch.equal(trained[0][key], trained[1][key]) for key in trained[0])
+    assert load(skip_listed=str(record)) == found
+    assert opened == ["clip_0.mp4"]
+    good, bad, *rest = rows.read_text().splitlines()
+    rows.write_text("\n".join([bad, good, *rest]))
+    assert load(on_error="skip", skip_listed=str(record))[0].file == clips[1], "the rows have moved, so they are tried"
+    assert opened[1:] == ["read ValueError.mp4", "probe ValueError.mp4", "clip_0.mp4"]
 
 
 def test_a_list_of_other_rows_is_refused(models, tmp_path):
@@ -109,6 +116,7 @@ def test_a_resumed_run_skips_the_same_rows(models, tmp_path, opened):
     how = [*SKIP, "recipe.epochs=2", "recipe.save_every=4", "recipe.keep=9"]
     configuration = settings(models, rows, *how)
     program.train(configuration, tmp_path / "whole")
+    assert len([name for name in opened if "Error" in name]) == 4, "a skipped row is not opened again"
     record = (tmp_path / "whole" / "skipped.jsonl").read_text()
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
