@@ -1,16 +1,18 @@
 """Open files thousands of times and train for ten epochs with bad files: memory stays flat and the counts are exact.
 
-The script generates its own clips; 5 % of the files are bad (text, empty, truncated or with overwritten bytes). First,
-it opens files again and again and reads 2 frames of each, with the default reader in this process and then in a child
-process (``video_reader.isolate=true``). Memory (the resident size, with that of child processes) and open file
-descriptors are compared between the end of a warm-up, a fifth of all opens, and the end. Then it trains a tiny model
-with several DataLoader workers, ``data.on_error=skip`` and isolated readers, and compares the memory after the second
-and the last epoch. Each bad row must be skipped and recorded exactly once. Workers that are spawned must find the same
-bad rows. Finally, it measures what isolation costs: the time of ``probe`` plus ``read`` of 16 frames of the clips of
-``perf/decode.py``, isolated, divided by the time in this process, with alternating rounds.
+The script generates its own clips; 5 % of the files are bad (text, empty, truncated or with overwritten bytes).
 
-The last line is one JSON object: ``opens``, ``failed`` and ``expected_failures``, ``growth_mib`` and
-``descriptors`` (growth, of both kinds of readers), ``epochs``, ``rows``, ``bad_rows``, ``skipped``, ``recorded``,
+``opens``: files are opened again and again, and 2 frames of each are read, half of the time with the default reader in
+this process, and half of the time in a child process (``video_reader.isolate=true``). Memory (the resident size, with
+that of child processes) and open file descriptors are compared between the end of a warm-up, a fifth of the opens, and
+the end. ``epochs``: a tiny model is trained with several DataLoader workers, ``data.on_error=skip`` and isolated
+readers, and the memory after the second and the last epoch is compared. Each bad row must be skipped and recorded
+exactly once, and workers that are spawned must find the same bad rows. ``isolation``: the time of ``probe`` plus
+``read`` of 16 frames of the clips of ``perf/decode.py``, isolated, divided by the time in this process: the median of
+the ratios of alternating rounds.
+
+The last line is one JSON object: ``opens``, ``failed`` and ``expected_failures``, ``growth_mib`` and ``descriptors``
+(growth of the worse kind of reader), ``epochs``, ``rows``, ``bad_rows``, ``skipped``, ``recorded``,
 ``skipped_by_spawned_workers``, ``epochs_growth_mib``, and ``isolated_over_plain`` (the worst clip).
 """
 
@@ -19,9 +21,11 @@ import gc
 import json
 import logging
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +42,8 @@ def main() -> None:
     """Run all parts, each in a child process, and print their numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="use small numbers, to check that the script runs")
-    parser.add_argument("--opens", type=int, default=10_000, help="opens per kind of reader (default: 10,000)")
+    parser.add_argument("--only", choices=["opens", "epochs", "isolation"], help="run one part")
+    parser.add_argument("--opens", type=int, default=10_000, help="number of opens (default: 10,000)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the training (default: 10)")
     parser.add_argument("--rows", type=int, default=200, help="rows of the training (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="DataLoader workers (default: 2)")
@@ -49,31 +54,49 @@ def main() -> None:
         print(json.dumps(TASKS[task.pop("name")](**task)))
         return
     if arguments.quick:
-        arguments.opens, arguments.epochs, arguments.rows = 100, 2, 20
+        arguments.opens, arguments.epochs, arguments.rows = 200, 2, 20
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         report(folder, arguments)
 
 
 def report(folder: str, arguments: argparse.Namespace) -> None:
-    """Run the parts and print the table and the numbers."""
+    """Run the parts and print their numbers."""
+    parts = {"opens": opens, "epochs": epochs, "isolation": isolation}
     child("write_files", folder=folder, count=max(2 * EVERY, arguments.rows // 2))
-    numbers: dict[str, Any] = {"opens": 0, "failed": 0, "expected_failures": 0, "growth_mib": 0.0, "descriptors": 0}
+    numbers: dict[str, Any] = {}
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            numbers |= part(folder, arguments)
+    print(json.dumps(numbers))
+
+
+def opens(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Open files with both kinds of readers."""
+    found = []
     for isolate in (False, True):
-        found = child("open_often", folder=folder, count=arguments.opens, isolate=isolate)
-        print(f"{'isolated' if isolate else 'in this process'}: {found}", flush=True)
-        for key in ("opens", "failed", "expected_failures"):
-            numbers[key] += found[key]
-        for key in ("growth_mib", "descriptors"):
-            numbers[key] = max(numbers[key], found[key])
-    trained = child("train", folder=folder, epochs=arguments.epochs, rows=arguments.rows, workers=arguments.workers)
-    print(f"training: {trained}", flush=True)
-    numbers |= {key: value for key, value in trained.items() if key != "rss_mib"}
-    clips = decode.QUICK_CLIPS if arguments.quick else decode.CLIPS
-    ratios = {title: child("isolation", folder=folder, title=title, quick=arguments.quick) for title in clips}
-    print(f"isolation: {ratios}")
-    print(
-        json.dumps({**numbers, "isolated_over_plain": max(ratio["isolated_over_plain"] for ratio in ratios.values())})
-    )
+        found.append(child("open_often", folder=folder, count=arguments.opens // 2, isolate=isolate))
+        print(f"{'in a child process' if isolate else 'in this process'}: {found[-1]}", flush=True)
+    numbers = {key: sum(one[key] for one in found) for key in ("opens", "failed", "expected_failures")}
+    return numbers | {key: max(one[key] for one in found) for key in ("growth_mib", "descriptors")}
+
+
+def epochs(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train with bad files."""
+    task = {key: getattr(arguments, key) for key in ("epochs", "rows", "workers")}
+    found: dict[str, Any] = child("train", folder=folder, **task)
+    print(f"training: {found}", flush=True)
+    return {key: value for key, value in found.items() if key != "rss_mib"}
+
+
+def isolation(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compare the times of the default reader, isolated and not."""
+    ratios = {}
+    for title, (width, height, seconds) in (decode.QUICK_CLIPS if arguments.quick else decode.CLIPS).items():
+        path = str(Path(folder) / "clip.mp4")
+        decode.child("write_clip", path=path, width=width, height=height, seconds=seconds)
+        ratios[title] = child("time_both", path=path, repeats=3 if arguments.quick else 9)
+        print(f"isolated / in this process, {title}: {ratios[title]:.3f}", flush=True)
+    return {"isolated_over_plain": round(max(ratios.values()), 3)}
 
 
 def child(name: str, **task: Any) -> Any:
@@ -196,22 +219,22 @@ def spawned(data: Any) -> int:
     return sum(len(batch["skipped"]) for batch in loader)
 
 
-def isolation(folder: str, title: str, quick: bool) -> dict[str, float]:
-    """Return the times (s) of the default reader, isolated and not, and their ratio; the best of alternating rounds."""
+def time_both(path: str, repeats: int) -> float:
+    """Return the time of an isolated read of 16 frames divided by that of a read in this process."""
     from tinyvid.registry import VIDEO_READERS
+    from tinyvid.video.samplers import Uniform
 
-    width, height, seconds = (decode.QUICK_CLIPS if quick else decode.CLIPS)[title]
-    path = str(Path(folder) / f"{title.replace(' ', '_')}.mp4")
-    decode.child("write_clip", path=path, width=width, height=height, seconds=seconds)
-    readers = {isolate: VIDEO_READERS.build({"name": "auto", "isolate": isolate}) for isolate in (False, True)}
-    best = dict.fromkeys(readers, float("inf"))
-    for reader in readers.values():
-        reader.read(Path(path), [0])  # imports, and the start of the child
-    for _ in range(3 if quick else 9):
-        for isolate, reader in readers.items():
+    readers = [VIDEO_READERS.build({"name": "auto", "isolate": isolate}) for isolate in (False, True)]
+    ratios = []
+    for _ in range(repeats + 1):  # the first round includes imports and the start of the child
+        spent = []
+        for reader in readers:
             Path(path).touch()  # a new file for the cache of the reader
-            best[isolate] = min(best[isolate], decode.read(reader, path))
-    return {"plain": best[False], "isolated": best[True], "isolated_over_plain": round(best[True] / best[False], 3)}
+            began = time.perf_counter()
+            reader.read(Path(path), Uniform(num_frames=decode.NUM_FRAMES)(reader.probe(Path(path))))
+            spent.append(time.perf_counter() - began)
+        ratios.append(spent[1] / spent[0])
+    return statistics.median(ratios[1:])
 
 
 def usage() -> tuple[float, int]:
@@ -231,7 +254,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "write_files": write_files,
     "open_often": open_often,
     "train": train,
-    "isolation": isolation,
+    "time_both": time_both,
 }
 
 if __name__ == "__main__":

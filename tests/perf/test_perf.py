@@ -1,5 +1,6 @@
 """The scripts in perf/ run and report what they promise. Speed depends on the machine and is not tested."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -76,3 +77,12 @@ def test_readers_never_crash_hang_or_raise_untyped_errors(tmp_path):
     assert report["files"] > 40, done.stdout
     assert report["crashes"] == report["hangs"] == report["untyped"] == 0, done.stdout
     assert not report.get("wrong_intact"), done.stdout
+
+
+def test_soak_counts_the_files_that_fail(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(PERF)
+    soak = importlib.import_module("soak")
+    soak.write_files(str(tmp_path), count=40)
+    found = soak.open_often(str(tmp_path), count=80, isolate=False)
+    assert found["failed"] == found["expected_failures"] == 4
+    assert found["descriptors"] == 0
