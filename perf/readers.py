@@ -11,8 +11,8 @@ damaged file from which only frames are missing, and nothing is said); ``wrong``
 nothing is said); ``untyped`` (another exception), ``crash``, ``hang``.
 
 The last line is one JSON object: ``files``, and for all readers ``crashes``, ``hangs`` and ``untyped``; for the default
-reader ``silently_wrong`` and ``silently_fewer``, their shares of the damaged files, the names of the intact files among
-them (``wrong_intact``), and ``refused_intact``, the intact files that it refuses.
+reader ``silently_wrong`` and ``silently_fewer``, their shares of the damaged files and their names, the names of the
+intact files among them (``wrong_intact``), and ``refused_intact``, the intact files that it refuses.
 """
 
 import argparse
@@ -95,6 +95,7 @@ def silent(tasks: list[dict[str, Any]], results: list[dict[str, Any]]) -> dict[s
     for outcome in ("wrong", "fewer"):
         counts[f"silently_{outcome}"] = len(names[outcome, True]) + len(names[outcome, False])
         counts[f"silently_{outcome}_share"] = round(len(names[outcome, True]) / damaged, 4)
+        counts[f"silently_{outcome}_files"] = names[outcome, True]
     refused = [t["name"] for t, r in zip(tasks, results, strict=True) if r["outcome"] == "error" and blamed(t, r)]
     return {**counts, "wrong_intact": names["wrong", False], "refused_intact": refused}
 

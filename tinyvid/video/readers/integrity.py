@@ -257,7 +257,7 @@ def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         length = int.from_bytes(head[8:], "big") if length == 1 else length
         if not length and any(head[4:8]):
             return  # the last box, up to the end of the file
-        if length < 8:
+        if length < 8 or not all(32 <= byte < 127 or byte == 0xA9 for byte in head[4:8]):
             yield Damage(start, size, "its structure is broken")
             return
         start += length
