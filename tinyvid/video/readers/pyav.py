@@ -129,7 +129,7 @@ class _Read:
                 raise _MissedError("a frame on the way to them is damaged")
             number = wanted.pop(position, None)
             if number is not None:
-                picture = frame.to_ndarray(format="rgb24")
+                picture = frame.to_ndarray(format="rgb24", threads=1)  # more take longer to start
                 self.frames[number][:] = self.index.upright(picture, path=self.path, number=number)
         if wanted:
             raise _MissedError(f"frame {min(wanted.values())} is missing")
