@@ -38,7 +38,7 @@ LIMIT_S = 20.0  # per file
 LIMIT_BYTES = 3 << 30  # of address space beyond the imports
 SAMPLED = 8
 OFF = 12.0  # mean difference of an 8 x 8 block, of 255, that counts as damage; below it is coding noise
-QUICK = 25  # every n-th file
+QUICK = 40  # every n-th file
 
 
 def main() -> None:
@@ -131,15 +131,16 @@ def write_corpus(folder: Path, arguments: argparse.Namespace) -> list[dict[str, 
     from _damage import bases, damaged
     from _media import reference
 
-    for name, base in bases().items():
-        base.make(folder / base.name)
-        np.save(folder / f"reference_{name}.npy", reference(folder / base.name))
     cases = [*intact(), *bases().values(), *damaged(folder)]
     if arguments.only:
         cases = [case for case in cases if arguments.only in case.name or arguments.only in case.kind]
     cases = cases[:: QUICK if arguments.quick else 1]
     names = Counter(case.name for case in cases)
     assert max(names.values(), default=0) <= 1, [name for name, count in names.items() if count > 1]
+    for name in {case.source for case in cases if case.source}:
+        base = bases()[name]
+        base.make(folder / base.name)
+        np.save(folder / f"reference_{name}.npy", reference(folder / base.name))
     tasks = []
     for case in progress(iter(cases), len(cases), "writing"):
         path = folder / case.name

@@ -74,7 +74,7 @@ def test_the_learning_check_of_llamavid_reports_its_margin():
 def test_readers_never_crash_hang_or_raise_untyped_errors(tmp_path):
     done = run("readers.py", "--quick", "--reader=pyav", f"--keep={tmp_path}")
     report = last_line(done)
-    assert report["files"] > 40, done.stdout
+    assert report["files"] > 30, done.stdout
     assert report["crashes"] == report["hangs"] == report["untyped"] == 0, done.stdout
     assert not report.get("wrong_intact"), done.stdout
 
