@@ -14,7 +14,7 @@ from typing import Any
 from tinyvid import DataError
 from tinyvid.data.media import is_number
 from tinyvid.data.rows import open_rows
-from tinyvid.files import refuse_special
+from tinyvid.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +137,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file contains anything else.
     """
-    refuse_special(path, DataError)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must contain one JSON object, got {type(value).__name__}")
-    return value
+    return read_json(path, error=DataError)
 
 
 def below(path: str, *, where: str) -> str:

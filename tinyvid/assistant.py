@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -10,7 +10,7 @@ from tinyvid.build import build, check
 from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, suggest
+from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
 from tinyvid.files import refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
@@ -130,20 +130,9 @@ class Assistant:
             if fixed:  # includes scaled positions, which change what the LLM computes at every length
                 raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; only llm.max_length can be changed")
         folder = local_folder(DEFAULT if path is None else str(path), revision)
-        refuse_links(folder)
-        if (folder / native.MANIFEST).exists():
-            load = native.load
-        elif tinyllava_video.recognizes(folder):
-            load = tinyllava_video.load
-        elif llama_vid.recognizes(folder):
-            load = llama_vid.load
-        else:
-            found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-            raise CheckpointError(
-                f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
-                f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"
-            )
-        with building_on(device):
+        with raised_as(CheckpointError, f"{folder} cannot be loaded", "check its files"), building_on(device):
+            refuse_links(folder)
+            load = _reader(folder)
             return cls(load(folder, device=device, dtype=dtype, quant=quant, overrides=groups))
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -309,6 +298,25 @@ class Assistant:
         """Return samples as one batch of prompts with room for the replies."""
         examples = [self.processor(sample, reserve=decoding.max_new_tokens) for sample in samples]
         return self.processor.collate(examples, padding_side="left").to(self.model.device)
+
+
+def _reader(folder: Path) -> Callable[..., Loaded]:
+    """Return the function that loads checkpoints of the layout of a folder.
+
+    Raises:
+        CheckpointError: The layout is unknown.
+    """
+    if (folder / native.MANIFEST).exists():
+        return native.load
+    if tinyllava_video.recognizes(folder):
+        return tinyllava_video.load
+    if llama_vid.recognizes(folder):
+        return llama_vid.load
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    raise CheckpointError(
+        f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
+        f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"
+    )
 
 
 def local_folder(path: str, revision: str | None = None) -> Path:

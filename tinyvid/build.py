@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.models.llms.loading import QUANTS, load_tokenizer
+from tinyvid.models.llms.loading import QUANTS, check_vocabulary, load_tokenizer
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on, load_strict, read_tensors
 from tinyvid.processing.processor import Processor
@@ -176,11 +176,18 @@ def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, 
 def assemble(
     groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: VisionTower, connector: Connector
 ) -> tuple[VideoLLM, Processor]:
-    """Join loaded parts into a model, and make its Processor."""
+    """Join loaded parts into a model, and make its Processor.
+
+    Raises:
+        CheckpointError: The tokenizer does not belong to the LLM.
+        ConfigError: The tokenizer lacks a token of the template, or parts do not fit together.
+    """
+    template = TEMPLATES.build(groups["template"])
+    check_vocabulary(llm, template.control_tokens)
     model = VideoLLM(llm.model, vision_tower, connector).eval()
     processor = Processor(
         tokenizer=llm.tokenizer,
-        template=TEMPLATES.build(groups["template"]),
+        template=template,
         sampler=SAMPLERS.build(groups["sampler"]),
         reader=VIDEO_READERS.build(groups["video_reader"]),
         image=vision_tower.image,

@@ -61,7 +61,8 @@ def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[Non
     except (TinyvidError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
-        cause = next(iter(str(error).strip().splitlines()), "") or "no message"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+        cause = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         raise kind(f"{where}: {type(error).__name__}: {cause}; {advice}") from error
 
 

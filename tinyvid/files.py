@@ -10,6 +10,7 @@ from typing import Any
 from tinyvid.errors import CheckpointError, TinyvidError
 
 MAX_TEXT = 64 << 20  # bytes of a text file
+MAX_DEPTH = 100  # of nested values in JSON
 MAX_HEADER = 8 << 20  # bytes of the list of tensors of a safetensors file; a model of 4B parameters needs 0.1 MB
 
 
@@ -85,51 +86,61 @@ def refuse_links(folder: Path) -> None:
             refuse_outside(below, folder)
 
 
-def check_header(path: Path) -> None:
-    """Check the length of the list of tensors in a safetensors file; a million names would take half a minute.
+def refuse_unreadable(path: Path) -> None:
+    """Raise an error if a file cannot be opened, or the list of tensors in a safetensors file is too long.
+
+    safetensors reports a file without permission as missing, and reads a million names in half a minute.
 
     Raises:
-        CheckpointError: It is too long.
+        CheckpointError: See above; or it is not a regular file.
     """
+    refuse_special(path, CheckpointError)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-    except OSError:
-        return  # reported where the file is read
-    if length > MAX_HEADER:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if path.suffix == ".safetensors" and length > MAX_HEADER:
         raise CheckpointError(
             f"{path} cannot be read: its header claims {length:,} bytes, and at most {MAX_HEADER:,} are read; the file "
             "is damaged or not a safetensors file"
         )
 
 
-def read_text(path: Path, *, limit: int = MAX_TEXT) -> str:
-    """Return the text of a file of a checkpoint, of at most ``limit`` bytes.
+def read_text(path: Path, *, limit: int = MAX_TEXT, error: type[TinyvidError] = CheckpointError) -> str:
+    """Return the text of a file, of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: It is missing, not a regular file, too large, or not UTF-8.
+        TinyvidError: It is missing, not a regular file, too large, or not UTF-8; of the type ``error``.
     """
-    refuse_special(path, CheckpointError)
+    refuse_special(path, error)
     try:
         size = path.stat().st_size
         if size > limit:
-            raise CheckpointError(f"{path} has {size:,} bytes; at most {limit:,} are read")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+            raise error(f"{path} has {size:,} bytes; at most {limit:,} are read")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as cause:
+        raise error(f"{path} cannot be read: {cause}") from cause
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a checkpoint.
+def read_json(path: Path, *, error: type[TinyvidError] = CheckpointError) -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: See ``read_text``; or it is not JSON, or not an object.
+        TinyvidError: See ``read_text``; or it is not JSON, not an object, or nested too deeply.
     """
-    text = read_text(path)
+    text = read_text(path, error=error)
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{path} cannot be read: {cause}") from cause
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not contain a JSON object")
+        raise error(f"{path} does not contain a JSON object")
+    if _is_deeper(content, MAX_DEPTH):
+        raise error(f"{path} cannot be read: its values are nested more than {MAX_DEPTH} deep")
     return content
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_is_deeper(member, depth - 1) for member in members)

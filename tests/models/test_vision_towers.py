@@ -499,7 +499,7 @@ def test_open_clip_refuses_a_damaged_configuration(tmp_path):
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": {"embed_dim": 8, "vision_cfg": {"wide": 1}}})
     )
-    with pytest.raises(CheckpointError, match="cannot build a tower"):
+    with pytest.raises(CheckpointError, match="cannot be loaded: .*wide"):
         build("open_clip", folder)
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no open_clip_config.json"):
@@ -518,7 +518,7 @@ def test_a_configuration_with_too_many_layers_is_refused_immediately(name, tmp_p
     else:
         settings["model_cfg"]["vision_cfg"]["layers"] = 10**9
     file.write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=r"=1e\+09, but at most 1000 layers are allowed"):
+    with pytest.raises(CheckpointError, match=r"=1000000000, but at most 1,000 is allowed"):
         build(name, folder)
 
 

@@ -35,7 +35,7 @@ def test_yaml_aliases_that_multiply_are_refused(copied):
 def test_a_large_manifest_is_refused(copied):
     with (copied / "tinyvid.yaml").open("a") as file:
         file.write("# " + "x" * (2 << 20))
-    refused_soon(copied, r"tinyvid.yaml has [\d,]+ bytes; at most 1,048,576 are read")
+    refused_soon(copied, r"tinyvid.yaml has [\d,]+ bytes; at most 131,072 are read")
 
 
 @pytest.mark.parametrize("part", ["adapter", "connector_adapter"])

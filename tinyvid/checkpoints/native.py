@@ -2,7 +2,7 @@
 
 ::
 
-    tinyvid.yaml             format number, version, component groups, and which parts are stored
+    tinyvid.yaml             format number, version, component groups, which parts are stored, digests of tokenizers
     connector.safetensors    always
     tokenizer/               always, so tokenization works offline
     question_tokenizer/      only if the connector's text decoder has a separate tokenizer
@@ -15,6 +15,7 @@ A checkpoint stores the trained weights, and the paths or hub ids of all other w
 only, and keys and shapes must match exactly. Dtype and quantization are chosen when loading.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -30,21 +31,23 @@ from safetensors.torch import save_file
 
 from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
-from tinyvid.files import read_text
+from tinyvid.files import read_text, refuse_unreadable
 from tinyvid.models import adapters
+from tinyvid.models.folders import CONFIG, TOKENIZER as FILES
 from tinyvid.models.video_llm import VideoLLM
-from tinyvid.models.weights import without_bars
+from tinyvid.models.weights import few, without_bars
 from tinyvid.outputs import share
 from tinyvid.processing.processor import Processor
 
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
-MAX_MANIFEST = 1 << 20  # bytes
+MAX_MANIFEST = 1 << 17  # bytes; a manifest has a few thousand
 MAX_VALUES = 100_000  # of the manifest, with aliases expanded
-QUESTION_TOKENIZER = "question_tokenizer"
+TOKENIZER, QUESTION_TOKENIZER = "tokenizer", "question_tokenizer"
 PARTS = ("llm", "vision_tower")  # parts that may be stored elsewhere; the connector is always stored
 ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
-_KEYS = {"format", "version", "stored", "adapters", "plugins", *REGISTRIES}
+_OPTIONAL_KEYS = {"version", "plugins", "digests", *OPTIONAL}
+_KEYS = {"format", "stored", "adapters", *REGISTRIES} | _OPTIONAL_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     Options as in ``build.build``.
 
     Raises:
-        CheckpointError: The manifest is damaged or has a newer format, or weights do not match.
+        CheckpointError: The manifest is damaged or has a newer format, a tokenizer has changed, or weights do not
+            match.
         PluginError: A part needs a plugin that is not installed.
     """
     manifest = read_manifest(path)
@@ -108,7 +112,8 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     stored = frozenset(manifest["stored"])
     for part in stored:
         groups[part]["path"] = str(_stored_folder(path, part))
-    groups["llm"]["tokenizer"] = str(path / "tokenizer")
+    _refuse_changed(path, manifest.get("digests"))
+    groups["llm"]["tokenizer"] = str(path / TOKENIZER)
     if "tokenizer" in groups.get("text_decoder", {}):
         groups["text_decoder"] |= {"path": None, "tokenizer": str(path / QUESTION_TOKENIZER)}
     _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
@@ -153,19 +158,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{file} has format {manifest['format']}, but tinyvid {version('tinyvid')} reads format {FORMAT}; "
             "install the version that wrote it"
         )
-    missing = sorted(_KEYS - {"plugins", "version", *OPTIONAL} - manifest.keys())
+    missing = sorted(_KEYS - _OPTIONAL_KEYS - manifest.keys())
     unknown = sorted(map(str, manifest.keys() - _KEYS))
     if missing or unknown:
         raise CheckpointError(f"{file}: missing keys {missing}, unknown keys {unknown}")
-    if not isinstance(manifest["stored"], list) or not all(part in PARTS for part in manifest["stored"]):
-        raise CheckpointError(f"{file}: 'stored' must list some of {list(PARTS)}, got {manifest['stored']!r}")
-    if not isinstance(manifest["adapters"], list) or not all(part in [*ADAPTERS] for part in manifest["adapters"]):
-        raise CheckpointError(f"{file}: 'adapters' must list some of {list(ADAPTERS)}, got {manifest['adapters']!r}")
-    for kind in [kind for kind in REGISTRIES if kind in manifest or kind not in OPTIONAL]:
-        if not isinstance(manifest[kind], dict) or not isinstance(manifest[kind].get("name"), str):
-            raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
-    if not isinstance(manifest.get("plugins") or {}, dict):
-        raise CheckpointError(f"{file}: 'plugins' must map kinds to packages, got {manifest['plugins']!r}")
+    _check_values(file, manifest)
     return manifest
 
 
@@ -198,10 +195,24 @@ def write(loaded: Loaded, folder: Path) -> None:
         "stored": sorted(loaded.stored),
         "adapters": adapted,
         "plugins": {kind: package for kind, package in plugins.items() if package},
+        "digests": _digests(folder),
         **groups,
     }
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
     (folder / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+
+
+def _check_values(file: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise an error if a value of a manifest has another type than ``write`` writes, or lists unknown parts."""
+    for key, known in (("stored", PARTS), ("adapters", tuple(ADAPTERS))):
+        if not isinstance(manifest[key], list) or not all(part in [*known] for part in manifest[key]):
+            raise CheckpointError(f"{file}: '{key}' must list some of {list(known)}, got {manifest[key]!r}")
+    for kind in [kind for kind in REGISTRIES if kind in manifest or kind not in OPTIONAL]:
+        if not isinstance(manifest[kind], dict) or not isinstance(manifest[kind].get("name"), str):
+            raise CheckpointError(f"{file}: '{kind}' must be a mapping with a 'name', got {manifest[kind]!r}")
+    for key, content in (("plugins", "kinds to packages"), ("digests", "files to digests")):
+        if not isinstance(manifest.get(key) or {}, dict):
+            raise CheckpointError(f"{file}: '{key}' must map {content}, got {manifest[key]!r}")
 
 
 def _refuse_multiplied(file: Path, root: yaml.Node | None) -> None:
@@ -219,6 +230,33 @@ def _refuse_multiplied(file: Path, root: yaml.Node | None) -> None:
 
     if root is not None and (values := count(root)) > MAX_VALUES:
         raise CheckpointError(f"{file} expands to {values:,} values; at most {MAX_VALUES:,} are read")
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a checkpoint that defines a tokenizer."""
+    found = {}
+    for name in (f"{folder}/{name}" for folder in (TOKENIZER, QUESTION_TOKENIZER) for name in (CONFIG, *FILES)):
+        if (path / name).exists():
+            refuse_unreadable(path / name)
+            with (path / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _refuse_changed(path: Path, written: Mapping[str, str] | None) -> None:
+    """Raise an error if a tokenizer is not the one that was saved: the LLM would read other tokens.
+
+    Manifests of early versions contain no digests.
+    """
+    if written is None:
+        return
+    found = _digests(path)
+    changed = [name for name in {*found, *written} if found.get(name) != written.get(name)]
+    if changed:
+        raise CheckpointError(
+            f"{path / MANIFEST}: {few(changed)} changed after the checkpoint was written; restore the files, or remove "
+            "'digests' from it if the change is yours"
+        )
 
 
 def _stored_folder(path: Path, part: str) -> Path:

@@ -5,16 +5,16 @@ contains the configurations of the hub repositories in ``conf/``, so an estimate
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 
 from tinyvid.build import build_connector
 from tinyvid.errors import ConfigError
+from tinyvid.models.folders import loading
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.models.weights import building_on, explain, read_config
+from tinyvid.models.weights import building_on, read_config
 from tinyvid.registry import VISION_TOWERS
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -71,7 +71,8 @@ def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
     settings = _known(path, revision)
     if settings is None:
         settings = read_config("llm", path, revision=revision)
-    config = explain("llm", path, partial(AutoConfig.for_model, **settings))
+    with loading("llm", path):
+        config = AutoConfig.for_model(**settings)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
             f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "

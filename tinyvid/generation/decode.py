@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyvid.errors import ConfigError, DataError
+from tinyvid.errors import CheckpointError, ConfigError, DataError
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch
 from tinyvid.processing.processor import Processor
@@ -67,6 +67,7 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
     Raises:
         ConfigError: The model has no weights.
         DataError: The batch is packed.
+        CheckpointError: The logits are NaN.
     """
     from transformers import GenerationConfig
 
@@ -84,8 +85,7 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
     )
     if texts:
         options["tokenizer"] = processor.tokenizer
-    if decoding.temperature:
-        options["logits_processor"] = [_sampler(batch, decoding)]
+    options["logits_processor"] = [_refuse_nan, *([_sampler(batch, decoding)] if decoding.temperature else [])]
     embeddings, batch = model.fill(batch, padding_side="left")  # (B, L, D)
     if batch.positions is not None:  # otherwise, transformers counts them itself
         options["position_ids"] = batch.positions
@@ -173,6 +173,16 @@ def sample_tokens(logits: Tensor, draws: Tensor, *, temperature: float, top_p: f
     below = sums <= draws[:, None] * sums.gather(-1, last)  # (B, vocabulary)
     place = below.sum(-1, keepdim=True).minimum(last)  # (B, 1)
     return tokens.gather(-1, place).squeeze(-1)
+
+
+def _refuse_nan(written: Tensor, logits: Tensor) -> Tensor:
+    """Raise ``CheckpointError`` if the first logits are NaN, which would give an empty or random reply."""
+    if written.shape[1] == 0 and logits.isnan().any():
+        raise CheckpointError(
+            "the LLM computes NaN: weights are damaged, or too large for their dtype; load the model with "
+            "dtype=float32 or bfloat16, or copy the weights again"
+        )
+    return logits
 
 
 def _sampler(batch: Batch, decoding: Decoding) -> Callable[[Tensor, Tensor], Tensor]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tinyvid.errors import CheckpointError
+from tinyvid.errors import CheckpointError, raised_as
 from tinyvid.files import read_json
 from tinyvid.models.weights import few, read_tensors
 
 NAMES = ("target_modules", "exclude_modules")  # lists of layer names; peft treats a string as a regular expression
+MAX_NAMES = 1000  # each is compared with each layer
 OPTIONS = ("r", "lora_alpha", "lora_dropout", *NAMES, "use_rslora", "use_dora", "task_type")
 # Metadata without an effect on the computation.
 NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
@@ -89,14 +90,11 @@ def load(part: str, module: nn.Module, folder: Path) -> Any:
     rank = options.get("r", LoraConfig().r)
     if type(rank) is not int or ranks != {(rank,)}:  # compared before the adapter takes memory
         raise CheckpointError(f"{folder}: r={rank!r} does not match its weights")
-    config = LoraConfig(**options, fan_in_fan_out=any(map(is_transposed, module.modules())))
-    try:
+    advice = "check its configuration and its weights"
+    with raised_as(CheckpointError, f"the adapter in {folder} does not match the {part}", advice):
+        config = LoraConfig(**options, fan_in_fan_out=any(map(is_transposed, module.modules())))
         adapted = get_peft_model(module, config)
         result = set_peft_model_state_dict(adapted, tensors)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the adapter in {folder} does not match the {part}: {str(error).splitlines()[0]}"
-        ) from error
     missing = [key for key in result.missing_keys if ".lora_" in key]
     if missing or result.unexpected_keys:
         raise CheckpointError(
@@ -119,8 +117,10 @@ def _options(file: Path) -> dict[str, Any]:
         )
     for key in NAMES:
         names = config.get(key) or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{file}: {key} must be a list of layer names, got {names!r:.80}")
+        if not isinstance(names, list) or len(names) > MAX_NAMES or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(
+                f"{file}: {key} must be a list of layer names, at most {MAX_NAMES:,}, got {names!r:.80}"
+            )
     if not config.get("target_modules"):
         raise CheckpointError(f"{file}: target_modules must be a list of layer names, but it is empty")
     return {option: config[option] for option in OPTIONS if option in config}

@@ -9,13 +9,13 @@ everything is removed that chooses code, other files or how a model is loaded.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tinyvid.errors import CheckpointError
-from tinyvid.files import check_header, read_json, refuse_outside, refuse_special
+from tinyvid.errors import CheckpointError, raised_as
+from tinyvid.files import MAX_TEXT, read_json, refuse_outside, refuse_unreadable
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -33,6 +33,14 @@ TOKENIZER = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+VOCABULARIES = (  # files that define a tokenizer, any of these
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+)
 # Settings of a configuration that choose code, other files, or how the model is loaded.
 _REMOVED = re.compile(
     r".*(attn|experts)_implementation.*|(quantization|compression|kernel)_config|use_kernels|auto_map|attribute_map"
@@ -41,11 +49,26 @@ _REMOVED = re.compile(
 )
 
 
+def loading(part: str, where: str) -> AbstractContextManager[None]:
+    """Return a context that raises every error of a library as a ``CheckpointError`` about a part.
+
+    Args:
+        part: Name of the part.
+        where: Its directory or hub id.
+    """
+    advice = "check its configuration and its weights"
+    if not Path(where).exists():
+        advice = "it is not a local directory; check its name and the connection to the hub"
+    return raised_as(CheckpointError, f"the {part} in {where!r} cannot be loaded", advice)
+
+
 @contextmanager
 def opened(
     part: str, where: str, names: Sequence[str], weights: Sequence[str] = (), *, revision: str | None = None
 ) -> Iterator[Path]:
     """Yield a temporary folder with the listed files of a directory or hub id, as far as they exist.
+
+    Every error in the context is raised as a ``CheckpointError``; see ``loading``.
 
     Args:
         part: Name of the part, for messages.
@@ -58,24 +81,27 @@ def opened(
         CheckpointError: The place cannot be reached, holds an adapter beside its weights, or a file is not a regular
             file inside it.
     """
-    source = Path(where)
-    if not source.is_dir():
-        source = _download(part, where, names, weights, revision)
-    chosen = [*names]
-    if weights:
-        chosen += [file.name for file in weight_files(source, *weights)] + [f"{name}.index.json" for name in weights]
-    if weights and (source / ADAPTER).exists():
-        raise CheckpointError(
-            f"the {part} in {where!r} has {ADAPTER} beside its weights; merge the adapter, or remove this file"
-        )
-    with TemporaryDirectory(prefix="tinyvid-") as temporary:
-        for name in chosen:
-            if (source / name).is_symlink() or (source / name).exists():
-                _admit(source / name, Path(temporary) / name)
-        try:
-            yield Path(temporary)
-        except CheckpointError as error:  # the message of a library names the folder that it saw
-            raise CheckpointError(str(error).replace(temporary, where)) from error.__cause__
+    with loading(part, where):
+        source = Path(where)
+        if not source.is_dir():
+            source = _download(part, where, names, weights, revision)
+        chosen = [*names]
+        if weights:
+            chosen += [file.name for file in weight_files(source, *weights)]
+            chosen += [f"{name}.index.json" for name in weights]
+        if weights and (source / ADAPTER).exists():
+            raise CheckpointError(
+                f"the {part} in {where!r} has {ADAPTER} beside its weights; merge the adapter, or remove this file"
+            )
+        with TemporaryDirectory(prefix="tinyvid-") as temporary:
+            for name in chosen:
+                if (source / name).is_symlink() or (source / name).exists():
+                    _admit(source / name, Path(temporary) / name)
+            try:
+                with loading(part, where):
+                    yield Path(temporary)
+            except CheckpointError as error:  # the message of a library names the folder that it saw
+                raise CheckpointError(str(error).replace(temporary, where)) from error.__cause__
 
 
 def settings_in(folder: Path, name: str) -> dict[str, Any]:
@@ -128,14 +154,15 @@ def shard_names(index: Path, wanted: Callable[[str], bool] = lambda key: True) -
 
 
 def _admit(file: Path, place: Path) -> None:
-    refuse_special(file, CheckpointError)
+    refuse_unreadable(file)
     refuse_outside(file, file.parent)
     if file.name.endswith("config.json"):
         place.write_text(json.dumps(cleaned(read_json(file))), encoding="utf-8")
-    else:
-        if file.suffix == ".safetensors":
-            check_header(file)
-        place.symlink_to(file.resolve())
+        return
+    size = file.stat().st_size
+    if file.suffix not in (".safetensors", ".bin") and size > MAX_TEXT:
+        raise CheckpointError(f"{file} has {size:,} bytes; at most {MAX_TEXT:,} are read")
+    place.symlink_to(file.resolve())
 
 
 def _download(part: str, where: str, names: Sequence[str], weights: Sequence[str], revision: str | None) -> Path:

@@ -4,8 +4,11 @@ Safetensors contain no code. Pickles are opened with ``weights_only=True``, whic
 plain containers. File names in an index must stay inside their folder. Keys and shapes must match exactly.
 """
 
+import copy
 import pickle
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvid.errors import CheckpointError
-from tinyvid.files import check_header, refuse_special
-from tinyvid.models.folders import CONFIG, WEIGHTS, opened, settings_in, weight_files
+from tinyvid.errors import CheckpointError, raised_as
+from tinyvid.files import refuse_unreadable
+from tinyvid.models.folders import CONFIG, WEIGHTS, loading, opened, settings_in, weight_files
 
-MAX_LAYERS = 1000  # of any part; an untrusted configuration must not make us build layers forever
+# Bounds of numbers in an untrusted configuration, by key. Layers, blocks and experts are built one by one.
+_LIMITS = (
+    (re.compile(r"layer|depth|^(num|n)_.*(block|expert)"), 1000),
+    (re.compile(r"(size|dim|width|positions|heads|channels|length)$"), 1 << 26),
+)
+MAX_NEW = 1 << 20  # parameters without weights, before they are listed
+MAX_BUFFERS = 1 << 28  # values of tables that are computed, such as causal masks
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -70,32 +79,46 @@ def read_tensors(path: Path, *, under: str | None = None) -> dict[str, Tensor]:
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    refuse_special(path, CheckpointError)
-    if path.suffix == ".safetensors":
-        check_header(path)
-    try:
+    refuse_unreadable(path)
+    with raised_as(CheckpointError, f"{path} cannot be read", "the file is damaged; copy or download it again"):
         if path.suffix == ".safetensors" and without_weights():
             with safe_open(path, framework="pt") as file:
-                return {key: torch.empty(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                return {key: _without_values(file, key) for key in file.keys()}  # noqa: SIM118
         if path.suffix == ".safetensors":
             return load_file(path)
-        device = "meta" if without_weights() else "cpu"
-        content = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
+        return _read_pickle(path, under)
+
+
+def _without_values(file: Any, key: str) -> Tensor:
+    shape = file.get_slice(key).get_shape()
+    dtype = (file.get_slice(key)[:0] if shape else file.get_tensor(key)).dtype
+    return torch.empty(shape, dtype=dtype)
+
+
+def _read_pickle(path: Path, under: str | None) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            unpacked, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
+        if unpacked > size:  # torch never compresses
+            raise CheckpointError(f"{path} is refused: it has {size:,} bytes, which unpack to {unpacked:,}")
+    try:
+        content = torch.load(path, map_location="meta" if without_weights() else "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # the original message recommends loading the file without protection
         raise CheckpointError(
             f"{path} is refused: it is a pickle that contains more than tensors and could run code"
         ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(
-            f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
     if under is not None and isinstance(content, dict) and isinstance(content.get(under), dict):
         content = content[under]
-    if not isinstance(content, dict) or not all(
-        isinstance(v, Tensor) and isinstance(k, str) for k, v in content.items()
-    ):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
         raise CheckpointError(f"{path} is not a mapping of names to tensors")
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a tensor with memory for each of its elements; a view can claim any size."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    return (value.is_meta == without_weights()) and value.untyped_storage().nbytes() >= value.nbytes
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, where: object) -> None:
@@ -106,7 +129,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, 
     """
     own = module.state_dict()
     refuse_key_mismatch(part, where, own.keys() - tensors.keys(), tensors.keys() - own.keys())
-    _refuse_other_shapes(part, where, tensors, own)
+    _refuse_other_shapes(part, where, tensors, module)
+    _refuse_integers(part, where, tensors, module)
     if not without_weights():
         module.load_state_dict(dict(tensors))
 
@@ -125,46 +149,44 @@ def load_pretrained(part: str, where: str, model_class: Any, *, revision: str | 
         CheckpointError: The weights cannot be found or read, or keys or shapes do not match.
     """
     if without_weights():
-        return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
-    given: Any = kwargs.get("state_dict")
+        with loading(part, where):
+            return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
+    given: Any = kwargs.pop("state_dict", None)
     opening = opened(part, where, [CONFIG], WEIGHTS, revision=revision) if given is None else nullcontext()
-    with opening as folder:
+    with loading(part, where), opening as folder, without_bars():
+        if folder is not None and weight_files(folder, *WEIGHTS)[0].suffix == ".bin":
+            given = read_weights(folder)  # refuses more pickles than transformers
+        with building_on("meta"):
+            expected = model_class(copy.deepcopy(kwargs["config"]))
+            stored = given if folder is None or given is not None else read_weights(folder)
+        _refuse_larger(part, where, expected, stored)
+        _refuse_integers(part, where, stored, expected)
         try:
-            with without_bars():
-                model, info = explain(
-                    part, where, model_class.from_pretrained, folder, output_loading_info=True, **kwargs
-                )
-        except CheckpointError as error:
-            if "ignore_mismatched_sizes" in str(error):  # transformers lists them on the terminal only
-                with building_on("meta"):
-                    tensors = given if folder is None else read_weights(folder)
-                    own, prefix = model_class(kwargs["config"]).state_dict(), f"{model_class.base_model_prefix}."
-                    pair = ({k.removeprefix(prefix): v for k, v in weights.items()} for weights in (tensors, own))
-                    _refuse_other_shapes(part, where, *pair)
+            place = folder if given is None else None
+            model, info = model_class.from_pretrained(place, state_dict=given, output_loading_info=True, **kwargs)
+        except RuntimeError:  # transformers lists shapes that differ on the terminal only
+            _refuse_other_shapes(part, where, stored, expected)
             raise
     refuse_key_mismatch(part, where, info["missing_keys"], info["unexpected_keys"])
     model.name_or_path = model.config.name_or_path = where  # not the temporary folder
     return model
 
 
-def explain(part: str, where: str, load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a loading function of transformers, and turn any exception into one readable error.
-
-    Raises:
-        CheckpointError: The function raised; the message states the part and the path.
-    """
-    try:
-        return load(*args, **kwargs)
-    except pickle.UnpicklingError as error:  # the original message recommends loading the file without protection
+def _refuse_larger(part: str, where: str, expected: Any, stored: Mapping[str, Tensor]) -> None:
+    """Raise ``CheckpointError`` if a model of transformers needs more memory than its weights account for."""
+    new = re.compile("|".join(expected._keys_to_ignore_on_load_missing or ["(?!)"]))
+    needed = sum(value.numel() for key, value in expected.named_parameters() if not new.search(key))
+    found = sum(value.numel() for value in stored.values())
+    if needed > 2 * found + MAX_NEW:  # fewer are listed as missing keys or other shapes after loading
+        _refuse_other_shapes(part, where, stored, expected)
         raise CheckpointError(
-            f"the {part} in {where!r} is refused: its weights are a pickle that contains more than tensors and could "
-            "run code"
-        ) from error
-    except Exception as error:  # a wrong configuration can raise anything in the code that uses it
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
-        hint = "" if Path(where).exists() else "; it is not a local directory, and downloading it failed"
-        raise CheckpointError(f"the {part} in {where!r} cannot be loaded{hint}: {reason}") from error
+            f"the configuration of the {part} in {where!r} needs {needed:,} parameters, but its weights have {found:,}"
+        )
+    buffers = sum(value.numel() for value in expected.buffers())
+    if buffers > max(found, MAX_BUFFERS):
+        raise CheckpointError(
+            f"the configuration of the {part} in {where!r} needs tables of {buffers:,} values; correct its sizes"
+        )
 
 
 def read_config(part: str, where: str, *, revision: str | None = None) -> dict[str, Any]:
@@ -175,22 +197,23 @@ def read_config(part: str, where: str, *, revision: str | None = None) -> dict[s
     """
     with opened(part, where, [CONFIG], revision=revision) as folder:
         stored = settings_in(folder, CONFIG)
-    refuse_endless(part, where, stored)
+    check_sizes(part, where, stored)
     return stored
 
 
-def refuse_endless(part: str, where: object, settings: Any) -> None:
-    """Raise ``CheckpointError`` if a configuration specifies more than ``MAX_LAYERS`` layers, at any depth."""
+def check_sizes(part: str, where: object, settings: Any) -> None:
+    """Raise ``CheckpointError`` if a size or a number of layers in a configuration is too large, at any depth."""
     if not isinstance(settings, Mapping):
         return
     for key, value in settings.items():
-        counts = ("layer" in str(key) or "depth" in str(key)) and isinstance(value, int | float)
-        if counts and value > MAX_LAYERS:
-            raise CheckpointError(
-                f"the {part} in {str(where)!r} has {key}={value:g}, but at most {MAX_LAYERS} layers are allowed; "
-                "correct its configuration"
-            )
-        refuse_endless(part, where, value)
+        limit = next((limit for pattern, limit in _LIMITS if pattern.search(str(key))), None)
+        for number in value if isinstance(value, list) else [value]:
+            if limit is not None and isinstance(number, int | float) and number > limit:
+                raise CheckpointError(
+                    f"the {part} in {str(where)!r} has {key}={number!r:.40}, but at most {limit:,} is allowed; correct "
+                    "its configuration"
+                )
+        check_sizes(part, where, value)
 
 
 def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unexpected: Collection[str]) -> None:
@@ -202,17 +225,35 @@ def refuse_key_mismatch(part: str, where: object, missing: Collection[str], unex
         )
 
 
-def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Raise ``CheckpointError`` if tensors with the same key differ in shape."""
     wrong = [
-        f"{key}: {tuple(tensors[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own
-        if key in tensors and own[key].shape != tensors[key].shape
+        f"{key}: {tuple(given.shape)} in the file, {tuple(own.shape)} in the model"
+        for key, given, own in _pairs(tensors, model)
+        if own.shape != given.shape
     ]
     if wrong:
         raise CheckpointError(
             f"the weights of the {part} in {where} do not have the shapes of its configuration: {few(wrong)}"
         )
+
+
+def _refuse_integers(part: str, where: object, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise ``CheckpointError`` if weights are whole numbers: quantized or damaged ones would be read as they are."""
+    pairs = _pairs(tensors, model)
+    whole = [key for key, given, own in pairs if own.is_floating_point() and not given.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"the weights of the {part} in {where} are not floating-point numbers: {few(whole)}; use weights that are "
+            "not quantized, and quantize when loading"
+        )
+
+
+def _pairs(tensors: Mapping[str, Tensor], model: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
+    """Return the keys in both a file and a model, with the tensor of each; a model may be stored inside another."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    given, own = ({k.removeprefix(prefix): v for k, v in weights.items()} for weights in (tensors, model.state_dict()))
+    return [(key, given[key], own[key]) for key in own if key in given]
 
 
 def few(names: Collection[str]) -> str:

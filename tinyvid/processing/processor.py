@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tinyvid.caches import FeatureCache, FrameCache
-from tinyvid.errors import ConfigError, DataError, TinyvidError
+from tinyvid.errors import ConfigError, DataError, TinyvidError, raised_as
 from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.processing.collate import collate
 from tinyvid.processing.layout import (
@@ -41,6 +41,7 @@ from tinyvid.video.pixels import normalize, resize, to_pixels
 
 logger = logging.getLogger(__name__)
 
+MAX_BYTES = 1 << 33  # of the pixels of a clip that cannot be decoded lazily: 14,266 frames of 224 pixels
 LAZY_BYTES = 1 << 27  # 222 frames of 224 pixels, 75 of 384
 
 
@@ -157,6 +158,11 @@ class Processor:
         lazy = LazyPixels(video, indices, self.reader, self.image)
         if self.tokens.in_pieces and lazy.nbytes > self.lazy_bytes:
             return replace(known, lazy=lazy)
+        if lazy.nbytes > MAX_BYTES:
+            raise DataError(
+                f"the {len(indices):,} frames of a video have {lazy.nbytes:,} bytes of pixels, and at most "
+                f"{MAX_BYTES:,} are read; choose fewer frames with sampler.num_frames or sampler.max_frames"
+            )
         return replace(known, pixels=self._pixels(video, clip, indices))
 
     def plan(self, sample: Sample, *, reserve: int = 0) -> Layout:
@@ -241,8 +247,9 @@ class Processor:
         return Layout(*joined(pieces, self.pad_id), slots=slots, clips=tuple(clips), plans=plans)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        # verbose=False: check_length reports sequences that are too long.
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        with raised_as(DataError, "the text cannot be tokenized", "check the text and the tokenizer of the checkpoint"):
+            # verbose=False: check_length reports sequences that are too long.
+            return self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
 
     def _first_ids(self) -> list[int]:
         """Return the id of the beginning-of-sequence token, if the tokenizer adds one."""

@@ -9,7 +9,6 @@ of the LLM family are used and logged.
 import logging
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from tinyvid.checkpoints.native import Loaded, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json
-from tinyvid.models.folders import cleaned
+from tinyvid.models.folders import cleaned, loading
 from tinyvid.models.llms.loading import from_weights, load_tokenizer
 from tinyvid.models.llms.rope import Rope, scale_positions
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.models.weights import explain, few, load_pretrained, read_tensors, read_weights, refuse_endless
+from tinyvid.models.weights import check_sizes, few, load_pretrained, read_tensors, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +173,9 @@ def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
 
     # The stored weights are not quantized, even if the training run quantized them in memory.
     text = cleaned(config["text_config"])
-    refuse_endless("llm", path, text)
-    return explain("llm", str(path), partial(AutoConfig.for_model, **text))
+    check_sizes("llm", path, text)
+    with loading("llm", str(path)):
+        return AutoConfig.for_model(**text)
 
 
 def _vision_tower(
@@ -188,8 +188,9 @@ def _vision_tower(
     kind = vision.pop("model_type", "siglip_vision_model")
     if kind != "siglip_vision_model":
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
-    refuse_endless("vision_tower", path, vision)
-    settings = explain("vision_tower", str(path), partial(SiglipVisionConfig, **vision))
+    check_sizes("vision_tower", path, vision)
+    with loading("vision_tower", str(path)):
+        settings = SiglipVisionConfig(**vision)
     model = load_pretrained("vision_tower", str(path), SiglipVisionModel, config=settings, state_dict=weights)
     return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])
 

@@ -82,7 +82,7 @@ def read_verdicts(cache: Path) -> dict[str, Verdict]:
             row = json.loads(line)
             key = str(row.pop("key"))
             verdicts[key] = Verdict(**row)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return verdicts
 

@@ -54,7 +54,7 @@ def read_outcomes(file: Path) -> list[Outcome]:
     for line in file.read_bytes().split(b"\n") if file.is_file() else []:
         try:
             outcomes.append(Outcome(**json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
     return outcomes
 

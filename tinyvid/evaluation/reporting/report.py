@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.data.skipped import SKIPPED
-from tinyvid.errors import DataError
+from tinyvid.errors import CheckpointError, DataError
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
+from tinyvid.files import read_json
 
 REPORT = "report.json"
 TEXT = "report.md"
@@ -47,10 +48,10 @@ class Report:
         """
         file = Path(folder).expanduser() / REPORT
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file} is not a report ({error}); give the run_dir of a finished run") from error
-        if not isinstance(data, dict) or "accuracy" not in data:
+            data = read_json(file)
+        except CheckpointError as error:
+            raise DataError(f"{file} is not a report: {error}; give the run_dir of a finished run") from error
+        if "accuracy" not in data:
             raise DataError(f"{file} is not a report of a benchmark; give the run_dir of a finished run")
         return cls(data, file.parent)
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from tinyvid.assistant import Assistant
-from tinyvid.errors import ConfigError
+from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
+from tinyvid.files import read_json
 from tinyvid.outputs import write_text
 
 RECORD = "run.json"
@@ -81,9 +82,9 @@ def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def _refuse_changes(record: Path, identity: Mapping[str, Any]) -> None:
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{record} cannot be read ({error}); choose another run_dir") from error
+        before = read_json(record)
+    except CheckpointError as error:
+        raise ConfigError(f"{error}; choose another run_dir") from error
     after = json.loads(json.dumps(identity))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     if changed:

@@ -4,22 +4,22 @@ Weights come from a directory, a hub id, or tensors already in memory (another p
 runs, and the vocabulary is never resized.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tinyvid.errors import ConfigError, suggest
-from tinyvid.models.folders import CONFIG, TOKENIZER, opened
+from tinyvid.errors import CheckpointError, ConfigError, suggest
+from tinyvid.models.folders import CONFIG, TOKENIZER, VOCABULARIES, loading, opened
 from tinyvid.models.llms.rope import Rope, Scaling, check_positions, scale_positions
-from tinyvid.models.weights import explain, load_pretrained, read_config
+from tinyvid.models.weights import load_pretrained, read_config
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import PositiveFloat, PositiveInt
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 NO_CODE = {"trust_remote_code": False}  # without it, transformers may prompt on the terminal and wait
+PROBE = "What moves?\n1. A dog, to the left. \u6570\u636e"
 QUANTS = ("none", "nf4", "int8")
 
 
@@ -58,24 +58,25 @@ def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
     """
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
-    config = explain("llm", path, partial(AutoConfig.for_model, **read_config("llm", path, revision=revision)))
-    if model_type is not None and config.model_type != model_type:
-        raise ConfigError(
-            f"llm.path={path!r} contains a model of type '{config.model_type}', but this llm needs '{model_type}'; "
-            "use llm=auto for any causal LM of transformers"
+    with loading("llm", path):
+        config = AutoConfig.for_model(**read_config("llm", path, revision=revision))
+        if model_type is not None and config.model_type != model_type:
+            raise ConfigError(
+                f"llm.path={path!r} contains a model of type '{config.model_type}', but this llm needs '{model_type}'; "
+                "use llm=auto for any causal LM of transformers"
+            )
+        scale_positions(config, Rope(rope_scaling, rope_factor))
+        return from_weights(
+            config,
+            path=path,
+            revision=revision,
+            tokenizer=load_tokenizer(tokenizer or path, revision=None if tokenizer else revision),
+            attention=attention,
+            max_length=max_length,
+            dtype=dtype,
+            quant=quant,
+            device=device,
         )
-    scale_positions(config, Rope(rope_scaling, rope_factor))
-    return from_weights(
-        config,
-        path=path,
-        revision=revision,
-        tokenizer=load_tokenizer(tokenizer or path, revision=None if tokenizer else revision),
-        attention=attention,
-        max_length=max_length,
-        dtype=dtype,
-        quant=quant,
-        device=device,
-    )
 
 
 def from_weights(
@@ -138,17 +139,44 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
     """Load a tokenizer from a directory or a hub id; ``config`` is the LLM's if the directory is another project's.
 
     Raises:
-        CheckpointError: transformers cannot load a tokenizer from ``path``.
+        CheckpointError: ``path`` contains no vocabulary, or transformers cannot load its tokenizer.
     """
     from transformers import AutoTokenizer
 
     names, extra = (TOKENIZER, {"config": config}) if config is not None else ((CONFIG, *TOKENIZER), {})
     with opened("tokenizer", path, names, revision=revision) as folder:
-        load = partial(AutoTokenizer.from_pretrained, folder, **NO_CODE, **extra)
-        tokenizer = explain("tokenizer", path, load)
-    tokenizer.name_or_path = path  # not the temporary folder
-    tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
+        if not any(all((folder / name).is_file() for name in files) for files in VOCABULARIES):
+            choices = ", ".join(" with ".join(files) for files in VOCABULARIES)
+            raise CheckpointError(f"the tokenizer in {path!r} has no vocabulary; expected one of {choices}")
+        tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE, **extra)
+        tokenizer.name_or_path = path  # not the temporary folder
+        tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
+        tokenizer.decode(tokenizer(PROBE).input_ids)  # some damage is found only by use
     return tokenizer
+
+
+def check_vocabulary(llm: LanguageModel, control_tokens: Sequence[str]) -> None:
+    """Check that a tokenizer can be that of an LLM, and that every token in a prompt has an embedding.
+
+    Special tokens that no prompt contains may lack one: transformers adds some to a tokenizer without asking.
+
+    Args:
+        llm: The LLM with its tokenizer.
+        control_tokens: The special tokens of the template.
+
+    Raises:
+        CheckpointError: A token has no embedding, or fewer than half of the embeddings have a token.
+    """
+    tokenizer, num_embeddings = llm.tokenizer, len(llm.model.get_input_embeddings().weight)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unread = special - {*control_tokens, tokenizer.pad_token, tokenizer.eos_token}
+    ids = [number for token, number in tokenizer.get_vocab().items() if token not in unread]
+    if max(ids, default=0) >= num_embeddings or 2 * len(ids) < num_embeddings:  # embeddings may be padded, but not so
+        raise CheckpointError(
+            f"the tokenizer in {tokenizer.name_or_path!r} has {len(ids):,} tokens with ids up to "
+            f"{max(ids, default=0):,}, but the LLM has {num_embeddings:,} embeddings; restore the tokenizer that it "
+            "was trained with"
+        )
 
 
 def _quantization(quant: str, dtype: torch.dtype) -> Any:

@@ -8,6 +8,8 @@ from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.types import ImageSpec
 
 Resize = Literal["auto", "stretch", "crop", "pad"]  # auto follows the model's metadata
+MAX_SIDE = 4096  # pixels of an input
+MIN_CROP = 0.1  # an image is resized to this fraction before it is cropped
 HUB, LOCAL = "hf-hub:", "local-dir:"  # prefixes of paths of timm and open_clip
 
 
@@ -46,15 +48,24 @@ def check_architecture(path: str, revision: str | None, *, example: str) -> None
         )
 
 
-def image_spec(settings: Mapping[str, Any], size: int, path: str, *, resize: Any, crop_pct: float = 1.0) -> ImageSpec:
+def image_spec(settings: Mapping[str, Any], size: int, where: str, *, resize: Any, crop_pct: float = 1.0) -> ImageSpec:
     """Return the image specification from a library's ``mean``, ``std`` and ``interpolation``.
 
     Raises:
+        CheckpointError: A value is not a number, or out of range.
         ConfigError: The interpolation is not supported.
     """
     mean, std, interpolation = (settings[key] for key in ("mean", "std", "interpolation"))
     if interpolation not in ("bicubic", "bilinear"):
-        raise ConfigError(f"vision_tower.path={path!r}: interpolation {interpolation!r} is not supported")
+        raise ConfigError(f"{where}: interpolation {interpolation!r} is not supported")
+    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+        raise CheckpointError(f"{where}: images of {size!r:.40} pixels are not supported; use 1 to {MAX_SIDE:,}")
+    for key, values, low in (("mean", mean, -1000.0), ("std", std, 1e-6)):
+        numbers = list(values) if isinstance(values, list | tuple) else []
+        if len(numbers) != 3 or not all(isinstance(n, int | float) and low <= n <= 1000 for n in numbers):
+            raise CheckpointError(f"{where}: {key}={values!r:.80} must be three numbers from {low:g} to 1000")
+    if not isinstance(crop_pct, int | float) or not MIN_CROP <= crop_pct <= 2:
+        raise CheckpointError(f"{where}: the crop of {crop_pct!r:.40} of an image must be from {MIN_CROP} to 2")
     return ImageSpec(size, tuple(mean), tuple(std), interpolation, resize, crop_pct)
 
 
@@ -71,7 +82,7 @@ def square(size: object, where: str) -> int:
     Raises:
         ConfigError: The size is not square.
     """
-    sides = [size] if isinstance(size, int) else list(size)  # type: ignore[call-overload]
-    if len(set(sides)) != 1:
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    if len({*map(str, sides)}) != 1 or type(sides[0]) is not int or not 1 <= sides[0] <= MAX_SIDE:
         raise ConfigError(f"{where} takes images of {sides} pixels; choose a model with square inputs")
-    return int(sides[0])
+    return sides[0]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
-from tinyvid.models.folders import opened, settings_in, weight_files
+from tinyvid.models.folders import loading, opened, settings_in, weight_files
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
 from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
-from tinyvid.models.weights import explain, load_strict, read_tensors, refuse_endless, without_weights
+from tinyvid.models.weights import check_sizes, load_strict, read_tensors, without_weights
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 
@@ -49,26 +50,26 @@ def open_clip(
         ) from error
 
     place = path.removeprefix(LOCAL).removeprefix(HUB)
-    if Path(place).is_dir() or path.startswith(HUB):
-        with opened("vision_tower", place, [CONFIG], WEIGHTS, revision=revision) as folder:
-            config = _read_config(folder, path)
-            features = _probe(config, layer, path)
-            model = _build(config, path)
-            (file,) = weight_files(folder, *WEIGHTS)
-            tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(file).items() if k.startswith(_VISUAL)}
-            load_strict(model, tensors, part="vision_tower", where=file)
-    else:
-        architecture, tag = _architecture_and_tag(path, revision)
-        config = {"model_cfg": open_clip.get_model_config(architecture)}
-        features = _probe(config, layer, path)
-        if without_weights():
-            model, stored = _build(config, path), open_clip.get_pretrained_cfg(architecture, tag)
-            config["preprocess_cfg"] = {key: stored[key] for key in _PREPROCESSING if key in stored}
+    with loading("vision_tower", path):
+        if Path(place).is_dir() or path.startswith(HUB):
+            with opened("vision_tower", place, [CONFIG], WEIGHTS, revision=revision) as folder:
+                config = _read_config(folder, path)
+                (file,) = weight_files(folder, *WEIGHTS)
+                tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(file).items() if k.startswith(_VISUAL)}
+                features = _probe(config, layer, path, tensors)
+                model = _build(config)
+                load_strict(model, tensors, part="vision_tower", where=file)
         else:
-            load = open_clip.create_model
-            model = explain("vision_tower", path, load, architecture, pretrained=tag, require_pretrained=True).visual
-            config["preprocess_cfg"] = model.preprocess_cfg
-    image = resized(_image_spec(config, model, path), resize)
+            architecture, tag = _architecture_and_tag(path, revision)
+            config = {"model_cfg": open_clip.get_model_config(architecture)}
+            features = _probe(config, layer, path)
+            if without_weights():
+                model, stored = _build(config), open_clip.get_pretrained_cfg(architecture, tag)
+                config["preprocess_cfg"] = {key: stored[key] for key in _PREPROCESSING if key in stored}
+            else:
+                model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True).visual
+                config["preprocess_cfg"] = model.preprocess_cfg
+        image = resized(_image_spec(config, model, path), resize)
     return OpenClipTower(model.eval().to(dtype=dtype), image, features, config=config, layer=layer)
 
 
@@ -112,7 +113,7 @@ def _read_config(folder: Path, path: str) -> dict[str, Any]:
 
         if not isinstance(architecture, str) or not timm.is_model(architecture):
             raise CheckpointError(f"{where}: timm_model_name={architecture!r} is not an architecture of timm")
-    refuse_endless("vision_tower", path, config)
+    check_sizes("vision_tower", path, config)
     return config
 
 
@@ -146,25 +147,22 @@ def _architecture_and_tag(path: str, revision: str | None) -> tuple[str, str]:
     return architecture, tag
 
 
-def _build(config: Mapping[str, Any], path: str) -> Any:
+def _build(config: Mapping[str, Any]) -> Any:
     """Build only the image tower, without weights."""
     from open_clip.model import _build_vision_tower  # the public function also builds the text tower
 
     settings = config["model_cfg"]
-    try:
-        return _build_vision_tower(
-            settings["embed_dim"], dict(settings["vision_cfg"]), settings.get("quick_gelu", False)
-        )
-    except (TypeError, KeyError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(
-            f"vision_tower.path={path!r}: cannot build a tower from its vision_cfg: {error!r}"
-        ) from error
+    return _build_vision_tower(settings["embed_dim"], dict(settings["vision_cfg"]), settings.get("quick_gelu", False))
 
 
-def _probe(config: Mapping[str, Any], layer: int, path: str) -> FeatureSpec:
-    """Return the shape of the features of the tower in ``config``."""
+def _probe(
+    config: Mapping[str, Any], layer: int, path: str, tensors: Mapping[str, Tensor] | None = None
+) -> FeatureSpec:
+    """Return the shape of the features of the tower in ``config``, after comparing it with its weights."""
     with torch.device("meta"):
-        model = _build(config, path)
+        model = _build(config)
+        if tensors is not None:
+            load_strict(model, tensors, part="vision_tower", where=path)
     return OpenClipTower.probe(model, square(model.image_size, f"vision_tower.path={path!r}"), layer, path)
 
 
@@ -173,4 +171,5 @@ def _image_spec(config: Mapping[str, Any], model: Any, path: str) -> ImageSpec:
 
     settings = asdict(PreprocessCfg()) | dict(config.get("preprocess_cfg") or {})
     resize = {"squash": "stretch", "longest": "pad"}.get(settings["resize_mode"], "crop")
-    return image_spec(settings, square(model.image_size, f"vision_tower.path={path!r}"), path, resize=resize)
+    where = f"vision_tower.path={path!r}"
+    return image_spec(settings, square(model.image_size, where), where, resize=resize)

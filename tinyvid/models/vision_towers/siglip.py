@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.files import read_json
-from tinyvid.models.folders import opened
-from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized
-from tinyvid.models.weights import load_pretrained, read_config
+from tinyvid.models.folders import CONFIG, opened, settings_in
+from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, image_spec, resized
+from tinyvid.models.weights import check_sizes, load_pretrained
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 
@@ -49,19 +49,21 @@ def siglip(
     """
     from transformers import SiglipVisionConfig, SiglipVisionModel  # heavy: only when a tower is loaded
 
-    stored = read_config("vision_tower", path, revision=revision)
-    if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
-        raise ConfigError(
-            f"vision_tower.path={path!r} contains a model of type {stored.get('model_type')!r}, which is not SigLIP; "
-            "use vision_tower=timm or vision_tower=open_clip for other vision transformers"
-        )
-    config = SiglipVisionConfig(**stored.get("vision_config", stored))
-    blocks_to_run(layer, config.num_hidden_layers)
+    with opened("vision_tower", path, [CONFIG, PREPROCESSOR], revision=revision) as folder:
+        stored = settings_in(folder, CONFIG)
+        if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
+            raise ConfigError(
+                f"vision_tower.path={path!r} contains a model of type {stored.get('model_type')!r}, which is not "
+                "SigLIP; use vision_tower=timm or vision_tower=open_clip for other vision transformers"
+            )
+        check_sizes("vision_tower", path, stored)
+        config = SiglipVisionConfig(**stored.get("vision_config", stored))
+        blocks_to_run(layer, config.num_hidden_layers)
+        image = resized(_read_image_spec(folder, path, config), resize)
     # Skip the text tower of a whole SigLIP model without a warning that lists its tensors.
     unread = {"_keys_to_ignore_on_load_unexpected": [r"^text_model\.", r"^logit_(scale|bias)$"]}
     vision_half = type(SiglipVisionModel.__name__, (SiglipVisionModel,), unread)
     model = load_pretrained("vision_tower", path, vision_half, config=config, revision=revision, dtype=dtype)
-    image = resized(_read_image_spec(path, revision, config), resize)
     return SiglipTower(model, image, layer=layer, select=select)
 
 
@@ -117,13 +119,11 @@ def default_image_spec(config: Any) -> ImageSpec:
     return ImageSpec(size=config.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _read_image_spec(path: str, revision: str | None, config: Any) -> ImageSpec:
-    with opened("vision_tower", path, [PREPROCESSOR], revision=revision) as folder:
-        if not (folder / PREPROCESSOR).is_file():
-            logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
-            return default_image_spec(config)
-        processor = read_json(folder / PREPROCESSOR)
-    return _from_processor(processor, config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
+def _read_image_spec(folder: Path, path: str, config: Any) -> ImageSpec:
+    if not (folder / PREPROCESSOR).is_file():
+        logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
+        return default_image_spec(config)
+    return _from_processor(read_json(folder / PREPROCESSOR), config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
 
 
 def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> ImageSpec:
@@ -142,21 +142,19 @@ def _from_processor(processor: Mapping[str, Any], config: Any, where: str) -> Im
             f"{where}: size {size} does not match the tower's input of {config.image_size} pixels; correct the file"
         )
     steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
-    if steps or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-4:
+    if steps or not abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) <= 1e-4:
         raise CheckpointError(
             f"{where}: the setting of {steps or 'rescale_factor'} is not supported; frames are always rescaled "
             "to [0, 1], resized and normalized"
         )
     if processor.get("resample", 3) not in _FILTERS:
         raise CheckpointError(f"{where}: resample={processor['resample']} is neither 2 (bilinear) nor 3 (bicubic)")
-    return ImageSpec(
-        size=side,
-        mean=tuple(processor.get("image_mean", default.mean)),
-        std=tuple(processor.get("image_std", default.std)),
-        interpolation=_FILTERS[processor.get("resample", 3)],
-        resize=resize,
-        crop_pct=crop_pct,
-    )
+    settings = {
+        "mean": processor.get("image_mean", default.mean),
+        "std": processor.get("image_std", default.std),
+        "interpolation": _FILTERS[processor.get("resample", 3)],
+    }
+    return image_spec(settings, side, where, resize=resize, crop_pct=crop_pct)
 
 
 def _to_processor(image: ImageSpec) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.folders import CONFIG, WEIGHTS, opened, settings_in
+from tinyvid.models.folders import CONFIG, WEIGHTS, loading, opened, settings_in
 from tinyvid.models.vision_towers.intermediate import IntermediateTower
 from tinyvid.models.vision_towers.metadata import HUB, LOCAL, Resize, check_architecture, image_spec, resized, square
-from tinyvid.models.weights import explain, load_strict, read_weights, refuse_endless, without_weights
+from tinyvid.models.weights import check_sizes, load_strict, read_weights, without_weights
 from tinyvid.registry import VISION_TOWERS
 
 
@@ -41,22 +41,26 @@ def timm(
     place = _place(path, revision)
     weights = () if without_weights() else WEIGHTS
     opening = nullcontext() if place is None else opened("vision_tower", place, [CONFIG], weights, revision=revision)
-    with opening as folder:
+    with loading("vision_tower", path), opening as folder:
         name = path if folder is None else f"{LOCAL}{folder}"
         if folder is not None:
-            refuse_endless("vision_tower", path, settings_in(folder, CONFIG))
-        with torch.device("meta"):  # check shapes before reading weights
-            model = explain("vision_tower", path, timm.create_model, name, pretrained=False)
+            check_sizes("vision_tower", path, settings_in(folder, CONFIG))
+        tensors = read_weights(folder) if folder is not None and weights else None
+        with torch.device("meta"):  # check shapes before anything takes memory
+            model = timm.create_model(name, pretrained=False)
+            if tensors is not None:
+                load_strict(model, tensors, part="vision_tower", where=place)
         data = timm.data.resolve_model_data_config(model)
         side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
         features = TimmTower.probe(model, side, layer, path)
 
-        model = explain("vision_tower", path, timm.create_model, name, pretrained=folder is None and bool(weights))
-        if folder is not None and weights:
-            load_strict(model, read_weights(folder), part="vision_tower", where=place)
-    model.reset_classifier(0)
-    crop = {"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop")
-    image = resized(image_spec(data, side, path, resize=crop, crop_pct=data["crop_pct"]), resize)
+        model = timm.create_model(name, pretrained=folder is None and bool(weights))
+        if tensors is not None:
+            load_strict(model, tensors, part="vision_tower", where=place)
+        model.reset_classifier(0)
+        crop = {"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop")
+        where = f"vision_tower.path={path!r}"
+        image = resized(image_spec(data, side, where, resize=crop, crop_pct=data["crop_pct"]), resize)
     return TimmTower(model.eval().to(dtype=dtype), image, features, layer=layer)
 
 
