@@ -39,9 +39,9 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 # and null means that the key is not set.
 PATHS = (
     *("attention_map", "ckpt", "convert_to", "eval_path", "image", "judge_cache", "out", "questions", "run"),
-    *("run_dir", "video", "videos"),
+    *("run_dir", "skip_listed", "video", "videos"),
     *("benchmark.file", "benchmark.media_root", "benchmark.root", "cache.features", "cache.frames"),
-    *("data.media_root", "data.path", "judge.path", "judge.url"),
+    *("data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )
 # Other keys whose values are literal text: a commit of digits only is not a number.

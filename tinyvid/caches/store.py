@@ -18,10 +18,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from torch import Tensor
 
-from tinyvid.errors import ConfigError
+from tinyvid.errors import ConfigError, DataError, raised_as
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,6 @@ ENTRY, TEMPORARY = (
 SLACK = 1 / 20  # fraction of the limit that an eviction frees in addition, so that evictions are rare
 LOCK_SECONDS = 60.0  # a process that is suspended while it has the lock must not block the others
 ABANDONED_SECONDS = 3600.0  # age after which a temporary file of another machine is deleted
-UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass(slots=True)
@@ -93,17 +91,16 @@ class Store:
         """Return the tensors stored under a key, or ``None``. An invalid entry is deleted."""
         path = self.path(key)
         try:
-            tensors = _unpack(path.read_bytes(), key)
-            self.statistics.hits += 1
-        except FileNotFoundError:
+            with raised_as(DataError, f"the cache entry {path} is invalid", "it is deleted and computed again"):
+                tensors = _unpack(path.read_bytes(), key)
+        except DataError as error:
             self.statistics.misses += 1
+            if not isinstance(error.__cause__, FileNotFoundError):
+                logger.warning("%s", error)
+                self.statistics.rebuilds += 1
+                _remove(path)
             return None
-        except UNREADABLE as error:
-            logger.warning("The cache entry %s is invalid (%s). It is deleted and computed again.", path, error)
-            self.statistics.misses += 1
-            self.statistics.rebuilds += 1
-            _remove(path)
-            return None
+        self.statistics.hits += 1
         _touch(path)
         return tensors
 

@@ -149,7 +149,7 @@ class TrainingData(Dataset[Any]):
         Returns:
             ``batch``, its ``labels`` for the Trainer's token count, and the ``skipped`` rows.
         """
-        examples = [item for item in items if isinstance(item, Example)] or [_nothing(self.processor.pad_id)]
+        examples = [item for item in items if isinstance(item, Example)] or [nothing(self.processor.pad_id)]
         batch = self.processor.collate(examples)
         return {
             "batch": batch,
@@ -202,7 +202,8 @@ class EpochOrder(Sampler[int]):
         yield from [EMPTY] * (len(self) - self.num_rows)
 
 
-def _nothing(pad_id: int) -> Example:
+def nothing(pad_id: int) -> Example:
+    """Return an example of two tokens without targets."""
     ids = torch.full((2,), pad_id)
     return Example(
         input_ids=ids,

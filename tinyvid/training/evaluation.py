@@ -14,12 +14,12 @@ from transformers import TrainingArguments
 
 from tinyvid.assistant import Assistant
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import ConfigError
+from tinyvid.errors import ConfigError, VideoError
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.evaluation.judging.judge import Judge
 from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
 from tinyvid.generation.decode import Decoding, replies
-from tinyvid.training.data import TrainingData
+from tinyvid.training.data import TrainingData, nothing
 from tinyvid.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,13 @@ def count_letters(
 def _letter_is_right(model: Any, rows: TrainingData, sample: Sample, *, device: torch.device, synced: bool) -> bool:
     """Generate the reply to a multiple-choice row, and return whether it is the correct letter alone."""
     processor = rows.processor
-    example = processor(replace(sample, messages=sample.messages[:-1]))
+    try:
+        example = processor(replace(sample, messages=sample.messages[:-1]))
+    except VideoError as error:  # it was readable a moment ago
+        if rows.policy.on_error == "raise":
+            raise
+        logger.warning("A row of eval_path counts as wrong: %s", error)
+        example = nothing(processor.pad_id)  # all processes must generate
     batch = processor.collate([example], padding_side="left").to(device)
     (reply,) = replies(model, processor, batch, Decoding(max_new_tokens=4), synced_gpus=synced)
     return reply.strip(" .()") == sample.messages[-1].text

@@ -126,6 +126,12 @@ class VideoTrainer(SavingTrainer):
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         except TinyvidError as error:
             raise type(error)(_first_cause(error)) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"{str(error).splitlines()[0]}; if a file crashes the decoder, set video_reader.isolate=true"
+            ) from error
         self._record_skipped([row for batch in batches for row in batch.pop("skipped")])
         return batches, count
 
