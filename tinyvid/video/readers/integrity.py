@@ -250,16 +250,18 @@ def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
 
 
 def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
-    """Follow the boxes of MP4 to the end: fragments behind a hole would be overlooked."""
-    start = 0
+    """Follow the boxes of a fragmented MP4 to the end: fragments behind a hole would be overlooked."""
+    start, fragmented = 0, False
     while len(head := file.read(16)) >= 8:
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:], "big") if length == 1 else length
         if not length and any(head[4:8]):
             return  # the last box, up to the end of the file
         if length < 8 or not all(32 <= byte < 127 or byte == 0xA9 for byte in head[4:8]):
-            yield Damage(start, size, "its structure is broken")
+            if fragmented:
+                yield Damage(start, size, "its structure is broken")
             return
+        fragmented = fragmented or head[4:8] == b"moof"
         start += length
         file.seek(min(start, size))
 
