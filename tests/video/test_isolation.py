@@ -78,6 +78,14 @@ def test_it_reads_the_same(clip):
     assert children() == []
 
 
+def test_paths_are_relative_to_the_working_directory(isolated, clip, monkeypatch):
+    isolated.probe(clip)
+    monkeypatch.chdir(clip.parent)
+    assert isolated.probe(Path("clip.mp4")).num_frames == 12
+    with pytest.raises(VideoError, match=r"^gone.mp4: no such file"):
+        isolated.probe(Path("gone.mp4"))
+
+
 def test_it_keeps_the_times_of_a_variable_rate(tmp_path, isolated):
     clip = write_clip(tmp_path / "variable.mp4", num_frames=4, times=[0, 40, 400, 900])
     meta, expected = isolated.probe(clip), PyAVReader().probe(clip)

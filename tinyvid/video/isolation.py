@@ -107,8 +107,9 @@ class IsolatedReader:
             child = self._of_thread.child = _Child(self.reader, self.memory)
         is_new, child.is_new = child.is_new, False
         size = os.path.getsize(path) if os.path.isfile(path) else 0
+        absolute = os.path.abspath(path)  # the child keeps the working directory with which it started
         try:
-            content, arrays = child.call((method, str(path), arguments), self.seconds + size / BYTES_PER_SECOND)
+            content, arrays = child.call((method, absolute, arguments), self.seconds + size / BYTES_PER_SECOND)
         except EOFError as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(1.0)  # killing it sooner would hide how it ended
@@ -132,7 +133,7 @@ class IsolatedReader:
         if content["retains"]:
             child.end()
         if "error" in content:
-            raise getattr(errors, content["error"])(content["message"])
+            raise getattr(errors, content["error"])(content["message"].replace(absolute, str(path)))
         return content, arrays
 
 
