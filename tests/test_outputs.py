@@ -42,6 +42,17 @@ def test_a_folder_that_cannot_be_written_is_a_typed_error(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OSError(28, "No space left"), ConfigError), (PermissionError(13, "Permission denied", "x"), ConfigError),
+     (OSError(111, "Connection refused"), OSError)],
+)  # fmt: skip
+def test_an_error_of_writing_is_typed(tmp_path, error, kind):
+    error.filename = error.filename and str(tmp_path / "x")
+    with pytest.raises(kind, match=error.strerror), owned(tmp_path, key="run_dir"):
+        raise error
+
+
 @pytest.mark.parametrize(("before", "after"), [("a\nb\nhal", "a\nb\n"), ("hal", ""), ("a\n", "a\n"), ("", "")])
 def test_a_torn_line_is_cut(tmp_path, before, after):
     (tmp_path / "lines").write_text(before)

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _BUSY = (errno.EACCES, errno.EAGAIN)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,18 +65,23 @@ def owned(folder: Path, *, key: str) -> Iterator[None]:
         key: The option that names the folder, for messages.
 
     Raises:
-        ConfigError: Another process owns the folder, or it cannot be created or written to.
+        ConfigError: Another process owns the folder, or it cannot be created or written to, or the disk is full.
     """
-    lock = folder / LOCK
+    lock, where = folder / LOCK, f"{key}={str(folder)!r}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, f"{key}={str(folder)!r}")
+        file = _locked(lock, where)
     except OSError as error:
         raise ConfigError(
-            f"{key}={str(folder)!r} cannot be written to: {error.strerror}: {error.filename}; choose another folder"
+            f"{where} cannot be written to: {error.strerror}: {error.filename}; choose another folder"
         ) from error
     try:
         yield
+    except OSError as error:
+        if error.errno in _FULL or str(error.filename).startswith(str(folder)):
+            advice = "free disk space or correct the permissions, then continue with the same folder"
+            raise ConfigError(f"{where} cannot be written to: {error}; {advice}") from error
+        raise
     finally:
         lock.unlink(missing_ok=True)  # before the lock is released, so that nobody else has this file
         os.close(file)

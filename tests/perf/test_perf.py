@@ -86,3 +86,10 @@ def test_soak_counts_the_files_that_fail(tmp_path, monkeypatch):
     found = soak.open_often(str(tmp_path), count=80, isolate=False)
     assert found["failed"] == found["expected_failures"] == 4
     assert found["descriptors"] == 0
+
+
+def test_interruptions_lose_nothing():
+    report = last_line(run("interruptions.py", "--quick", "--programs", "cache", "make_world"))
+    assert report == dict.fromkeys(("cache", "make_world"), 1) | dict.fromkeys(
+        ("lost", "half", "different", "failed", "untyped"), 0
+    )

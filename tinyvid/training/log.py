@@ -3,13 +3,11 @@
 import csv
 import json
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from tinyvid.errors import ConfigError, raised_as
 from tinyvid.outputs import cut_torn_line
 
 DRAW_EVERY = 30  # seconds between plots; a plot takes half a second, which short evaluations would notice
@@ -30,20 +28,10 @@ class RunLog(TrainerCallback):
                 cut_torn_line(self.run_dir / name)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Append one record.
-
-        Raises:
-            ConfigError: The files cannot be written.
-        """
-        if state.is_world_process_zero and logs:
-            with self._writable():
-                self._append({"step": state.global_step, **logs})
-
-    def _writable(self) -> AbstractContextManager[None]:
-        advice = "free disk space or correct the permissions, then continue with resume=true"
-        return raised_as(ConfigError, f"run_dir={str(self.run_dir)!r} cannot be written", advice)
-
-    def _append(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        if not state.is_world_process_zero or not logs:
+            return
+        record = {"step": state.global_step, **logs}
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if not record.keys() & {"loss", "eval_loss"}:
@@ -66,8 +54,7 @@ class RunLog(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Plot the loss."""
         if state.is_world_process_zero:
-            with self._writable():
-                draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
+            draw_losses(read_metrics(self.run_dir), self.run_dir / "loss.png")
             self.drawn = time.monotonic()
 
 

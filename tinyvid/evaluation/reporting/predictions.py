@@ -32,7 +32,7 @@ class Predictions:
     def append(self, outcomes: Iterable[Outcome]) -> None:
         """Append rows in one write."""
         text = "".join(f"{_line(outcome)}\n" for outcome in outcomes)
-        with self.file.open("ab", buffering=0) as file:
+        with self.file.open("ab") as file:
             file.write(text.encode())
 
     def rewrite(self, outcomes: Iterable[Outcome]) -> None:
