@@ -1,6 +1,7 @@
 """Frames read one by one, on several threads or past skipped frames are bit-equal to those of sequential decoding."""
 
 import random
+from collections import deque
 from fractions import Fraction
 
 import av
@@ -86,9 +87,19 @@ def test_sparse_frames_equal_those_of_sequential_decoding(clip, monkeypatch, rea
     expected = in_order(path) if reader_name == "pyav" else reader.read(path, range(COUNT)).frames
     if name not in FROM_START:
         monkeypatch.delattr(pyav_module._Read, "from_start")
-    for size in (1, 2, 5, 12):
-        numbers = sorted(chance.sample(range(len(expected)), size))
+    for numbers in ([0], [5, 30], sorted(chance.sample(range(COUNT), 5)), sorted(chance.sample(range(COUNT), 12))):
         np.testing.assert_array_equal(reader.read(path, numbers).frames, expected[numbers])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CLIPS.keys() - FROM_START))
+def test_one_decoder_takes_runs_in_any_order(clip, name):
+    path, runs = clip(name), [[30], [5], [38], [0]]
+    frames = {number: np.empty((64, 96, 3), dtype=np.uint8) for (number,) in runs}
+    pyav_module._Read(path, index_of(path), frames)._take_runs(deque(runs), 1)
+    expected = in_order(path)
+    for number, frame in frames.items():
+        np.testing.assert_array_equal(frame, expected[number])
 
 
 @pytest.mark.parametrize("name", ["h264_pyramid.mp4", "hevc.mp4"])

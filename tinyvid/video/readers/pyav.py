@@ -20,7 +20,7 @@ from tinyvid.video.readers.index import FrameIndex, IndexedReader
 from tinyvid.video.readers.limits import affordable_threads, decoder_options
 from tinyvid.video.readers.packets import demux, open_container
 
-DECODING_CLOCK = {"mpegts", "mpeg"}  # containers that are sought by decoding time, which is earlier
+DECODING_CLOCK = {"mpegts", "mpeg"}  # containers that are sought by the decoding time
 MAX_REORDER = 16  # frames between decoding and presentation, in H.264 and HEVC
 SEEK_SAVES = 8  # frames; decoding this many is cheaper than a seek
 RUN_LENGTH = 100  # frames; a longer run is split at the next key frame, so that threads share it
@@ -112,8 +112,7 @@ class _Read:
                     return
                 key = self._key(run)
                 if key > 0 or stream.codec_context.is_open:  # a new container is at its start
-                    reorder = MAX_REORDER if DECODING_CLOCK.intersection(self.index.container.split(",")) else 0
-                    container.seek(int(self.index.pts[max(key - reorder, 0)]), stream=stream)
+                    container.seek(int(self.index.pts[key]) - self._lead(stream), stream=stream)
                 self._run(run, container, stream, seek=True)
 
     def _run(self, numbers: list[int], container: Any, stream: Any, *, seek: bool) -> None:
@@ -150,6 +149,12 @@ class _Read:
         stream.codec_context.thread_count = threads
         stream.thread_type = "AUTO"
         return stream
+
+    def _lead(self, stream: Any) -> int:
+        """Return by how much decoding may precede presentation, if the container is sought by the decoding time."""
+        if not DECODING_CLOCK.intersection(self.index.container.split(",")):
+            return 0
+        return round(MAX_REORDER / self.index.meta.fps / stream.time_base)
 
     def _key(self, run: list[int]) -> int:
         """Return the key frame at which decoding of a run begins."""
