@@ -28,7 +28,7 @@ from tinyvid import (
 )
 
 from .prompts import LETTER_PROMPT, conversation, dotted
-from .rows import Row, read_rows
+from .rows import Row, first_of, read_rows
 from .subtitles import interleaved, json_cues, moments
 
 FILES = {
@@ -112,7 +112,7 @@ class LongVideoBench:
         keys = {"category": "question_category", "topic": "topic_category", "level": "level"}
         groups = {"duration_group": GROUPS.get(length, length)}
         groups |= {kind: row.text(key) for kind, key in keys.items() if row.has(key)}
-        path = str(self.folder / "videos" / row.path("video_path"))
+        path = first_of(self.folder, [f"videos/{row.path('video_path')}"])
         return Item(
             id=row.text("id"),
             sample=Sample(self._prompt(row, options, []), path, id=row.text("id")),
@@ -132,7 +132,7 @@ class LongVideoBench:
 
     def _cues(self, row: Row) -> tuple[Cue, ...]:
         return json_cues(
-            self.folder / "subtitles" / row.path("subtitle_path"),
+            Path(first_of(self.folder, [f"subtitles/{row.path('subtitle_path')}"])),
             origin=row.number("starting_timestamp_for_subtitles"),
             duration=row.number("duration"),
         )

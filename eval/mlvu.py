@@ -143,7 +143,7 @@ class MLVU:
             id=name,
             sample=Sample(
                 conversation(row.text("question"), system=system),
-                str(self.folder / "video" / file / row.path("video")),
+                first_of(self.folder, [f"video/{file}/{row.path('video')}"]),
                 id=name,
             ),
             rule="judge",

@@ -10,7 +10,7 @@ from typing import Literal
 from tinyvid import BENCHMARKS, DataError, Item, Message, Outcome, Sample, by_group, micro, require, suggest
 
 from .prompts import LETTER_PROMPT, conversation, dotted
-from .rows import Row, below, read_rows
+from .rows import Row, below, first_of, read_rows
 
 ANNOTATION = "validation.json"
 REMOTE = "https://huggingface.co/datasets/yale-nlp/MMVU/resolve/main/"  # prefix of the paths in rows
@@ -90,7 +90,9 @@ class MMVU:
         options = {key: text.strip() for key, text in row.mapping("choices").items() if text.strip()} if choice else {}
         return Item(
             id=row.text("id"),
-            sample=Sample(self._prompt(row.text("question"), options), str(self.folder / path), id=row.text("id")),
+            sample=Sample(
+                self._prompt(row.text("question"), options), first_of(self.folder, [path]), id=row.text("id")
+            ),
             rule="choice" if choice else self.open_rule,
             answer=row.letter("answer", options) if choice else row.text("answer"),
             options=options,

@@ -6,6 +6,7 @@ Also finds the media files that rows refer to, without decoding them.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from tinyvid import DataError
 from tinyvid.data.media import is_number
 from tinyvid.data.rows import open_rows
-from tinyvid.files import read_json
+from tinyvid.files import is_below, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,21 @@ def below(path: str, *, where: str) -> str:
 
 
 def first_of(folder: Path, names: Sequence[str]) -> str:
-    """Return the first of several paths that exists, or the first path if none does."""
-    return str(next((folder / name for name in names if (folder / name).exists()), folder / names[0]))
+    """Return the first of several paths below a folder that exists, or the first path if none does.
+
+    A folder of media directly in ``folder`` may be a link to another place, but the media must stay below it.
+
+    Raises:
+        DataError: A link leads elsewhere.
+    """
+    name = next((name for name in names if os.path.exists(folder / name)), names[0])
+    first, *others = Path(name).parts
+    if not is_below(folder / name, [folder, folder / first] if others else [folder]):
+        raise DataError(
+            f"{folder / name} leads through a link to {os.path.realpath(folder / name)}, outside the benchmark's "
+            f"folder; copy the file, or make {folder / first} a link to the folder of the media"
+        )
+    return str(folder / name)
 
 
 def digest(*parts: Any) -> str:

@@ -13,6 +13,7 @@ from tinyvid import BENCHMARKS, Item, Outcome, Sample, macro, micro, require
 from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, crime_of
 
 from .prompts import conversation
+from .rows import first_of
 
 TEST_LIST = "Temporal_Anomaly_Annotation_for_Testing_Videos.txt"
 QUESTION = (
@@ -39,13 +40,14 @@ class UCFCrime:
     def __init__(self, *, root: str, prompt_style: Literal["official"] = "official") -> None:
         folder = require(root, [TEST_LIST], source=self.source)
         self.prompt_style = prompt_style
-        files = {path.name: str(path) for path in sorted(folder.rglob("*.mp4"), reverse=True)}
+        files = {path.name: str(path.relative_to(folder)) for path in sorted(folder.rglob("*.mp4"), reverse=True)}
         self.items = []
         for number, line in enumerate((folder / TEST_LIST).read_text(encoding="utf-8").splitlines(), 1):
             where = f"{folder / TEST_LIST}:{number}"
             name = Path(next(iter(line.split()), "")).name
             if name and (label := crime_of(name, where=where)) not in NOT_ASKED:
-                self.items.append(_item(name, label, files.get(name, str(folder / "videos" / name))))
+                place = first_of(folder, [files.get(name, f"videos/{name}")])
+                self.items.append(_item(name, label, place))
 
     def __len__(self) -> int:
         return len(self.items)

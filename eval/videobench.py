@@ -10,7 +10,7 @@ from typing import Literal
 from tinyvid import BENCHMARKS, ConfigError, Item, Outcome, Sample, by_group, graded, lettered, micro, require, suggest
 
 from .prompts import conversation
-from .rows import Row, read_object
+from .rows import Row, first_of, read_object
 
 # The sets of each level with their weights.
 LEVELS = {
@@ -83,7 +83,9 @@ class VideoBench:
         return Item(
             id=name,
             sample=Sample(
-                conversation(_prompt(row.text("question"), choices)), str(self.folder / row.path("vid_path")), id=name
+                conversation(_prompt(row.text("question"), choices)),
+                first_of(self.folder, [row.path("vid_path")]),
+                id=name,
             ),
             answer=row.letter("answer", options) if row.has("answer") else None,
             options=options,

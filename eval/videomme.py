@@ -144,7 +144,8 @@ class VideoMME:
         return conversation(f"{seen}\n{asked}\n{BEST}")
 
     def _subtitle_path(self, index: int) -> Path:
-        return self.folder / "subtitle" / f"{below(self.rows[index].text('videoID'), where=self.rows[index].where)}.srt"
+        row = self.rows[index]
+        return Path(first_of(self.folder, [f"subtitle/{below(row.text('videoID'), where=row.where)}.srt"]))
 
     def _of_frames(self, item: Item, times: Sequence[float]) -> Sample:
         """Return the sample with the subtitles at its frames."""

@@ -57,8 +57,8 @@ class Message:
             raise DataError(f"message videos={self.videos!r} must be a whole number of at least 0")
         inside = [0, *self.places, len(self.text)]
         if self.places and (len(self.places) != self.videos or inside != sorted(inside)):
-            wanted = f"{self.videos} positions in a text of {len(self.text)} characters, in order"
-            raise DataError(f"message places={self.places!r} must be {wanted}")
+            length = f"a text of {len(self.text)} characters"
+            raise DataError(f"message places={self.places!r} must be {self.videos} positions in {length}, in order")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """The rows of a parquet file, in memory: texts stay compressed as dictionaries until a row is read."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ from tinyvid.errors import ConfigError, DataError, raised_as
 
 MAX_BYTES = 1 << 30  # of a table without compression
 MAX_VALUES = 50_000_000
+MAX_SECONDS = 300  # for reading a table
 MAX_ROW = 16 << 20  # bytes of a row of any format
 MAGIC = b"PAR1"
 
@@ -24,14 +28,20 @@ class TableFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            from pyarrow.parquet import ParquetFile
+            from pyarrow import ipc
         except ImportError as error:
             raise ConfigError(f"{path}: reading parquet needs the package pyarrow: pip install pyarrow") from error
         self.path = path
-        with raised_as(DataError, f"{path} cannot be read as parquet", "download it again"), path.open("rb") as file:
-            described = ParquetFile(file).metadata
-            names = _check(path, described)
-            self._table = ParquetFile(file, read_dictionary=names).read(use_threads=False)
+        reader = Path(__file__).with_name("table_reader.py")
+        # -P: the working directory is not a place to import from.
+        command = [sys.executable, "-P", str(reader), os.path.abspath(path), str(MAX_BYTES), str(MAX_VALUES)]
+        with raised_as(DataError, f"{path} cannot be read as parquet", "download it again"):
+            done = subprocess.run(command, capture_output=True, timeout=MAX_SECONDS)
+            if done.returncode:
+                reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
+                stopped = "it is damaged; download it again" if done.returncode < 0 else reason[0]
+                raise DataError(f"{path} cannot be read as parquet: {stopped}")
+            self._table = ipc.open_stream(done.stdout).read_all()
         if not len(self):
             raise DataError(f"{path}: the file has no rows")
 
@@ -63,21 +73,6 @@ def check_size(size: int, where: str) -> None:
     """Raise ``DataError`` if a row is longer than ``MAX_ROW`` bytes."""
     if size > MAX_ROW:
         raise DataError(f"{where}: the row has {size:,} bytes; at most {MAX_ROW:,} are read. Split or shorten it")
-
-
-def _check(path: Path, described: Any) -> list[str]:
-    """Check the sizes that a file states, and return its columns of texts."""
-    groups = [described.row_group(number) for number in range(described.num_row_groups)]
-    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    size = sum(column.total_uncompressed_size for column in columns)
-    values = max([described.num_rows, sum(column.num_values for column in columns)])
-    if size > MAX_BYTES or values > MAX_VALUES or min([0, *(column.num_values for column in columns)]) < 0:
-        raise DataError(
-            f"{path} has {path.stat().st_size:,} bytes, but {size:,} bytes and {values:,} values without compression; "
-            f"at most {MAX_BYTES:,} bytes and {MAX_VALUES:,} values are read. Convert it to JSON Lines, which can be "
-            "larger than memory"
-        )
-    return sorted({column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"})
 
 
 def _num_bytes(array: Any) -> int:

@@ -1,11 +1,12 @@
 """Helpers of benchmark classes: required files and option letters. The classes themselves are in ``eval/``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinyvid.data.options import LETTERS, is_padding
-from tinyvid.errors import DataError
+from tinyvid.errors import ConfigError, DataError, raised_as
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.registry import BENCHMARKS
 
@@ -39,8 +40,9 @@ def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
     Raises:
         DataError: Some are missing; the message lists them.
     """
-    folder = Path(root).expanduser()
-    missing = [name for name in files if not (folder / name).exists()]
+    with raised_as(ConfigError, f"benchmark.root={str(root)!r}", "correct the path"):
+        folder = Path(root).expanduser()
+    missing = [name for name in files if not os.path.exists(folder / name)]
     if missing:
         found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
         content = "there is no such folder" if found is None else f"it contains {listed(found) or 'nothing'}"

@@ -1,0 +1,55 @@
+"""Read a parquet file in a process of its own, because a damaged one can abort pyarrow or take any amount of memory.
+
+``python -P table_reader.py FILE MAX_BYTES MAX_VALUES`` writes the table as an Arrow stream to standard output, or a
+reason to standard error. It imports nothing of tinyvid, so that it starts in a fraction of a second.
+"""
+
+import sys
+from typing import Any
+
+MAX_MEMORY = 8 << 30  # bytes of address space
+
+
+def main(path: str, max_bytes: int, max_values: int) -> str | None:
+    """Write the table, or return why it cannot be read."""
+    import pyarrow
+    from pyarrow import ipc
+    from pyarrow.parquet import ParquetFile
+
+    _limit_memory()
+    with open(path, "rb") as file:
+        described = ParquetFile(file).metadata
+        groups = [described.row_group(number) for number in range(described.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        size = sum(abs(column.total_uncompressed_size) for column in columns)
+        values = max(described.num_rows, sum(abs(column.num_values) for column in columns))
+        if size > max_bytes or values > max_values:
+            return (
+                f"it has {size:,} bytes and {values:,} values without compression, and at most {max_bytes:,} bytes and "
+                f"{max_values:,} values are read; convert it to JSON Lines, which can be larger than memory"
+            )
+        names = sorted({column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"})
+        table = ParquetFile(file, read_dictionary=names).read(use_threads=False)
+        table.validate(full=True)  # the process that uses the table relies on it
+    options = ipc.IpcWriteOptions(unify_dictionaries=True)
+    with ipc.new_stream(pyarrow.PythonFile(sys.stdout.buffer, mode="w"), table.schema, options=options) as stream:
+        stream.write_table(table)
+    return None
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit: Any = MAX_MEMORY if hard == resource.RLIM_INFINITY else min(MAX_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].strip()
+        sys.exit(f"{reason}; download it again")
