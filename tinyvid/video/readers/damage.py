@@ -35,6 +35,8 @@ def warn_of_damage(
     if packets.seen < packets.listed:
         missing = f"its index lists {packets.listed} frames, but it has {packets.seen}"
         warn_once(name, f"is damaged ({missing}): frames after the missing ones have wrong times")
+    if packets.restarts:  # what follows needs one clock
+        return
     stamps = np.frombuffer(packets.pts, np.int64)
     stamps = stamps[stamps != NO_PTS]
     end = max(stamps.max(), np.ptp(stamps)) * time_base if len(stamps) else 0.0
