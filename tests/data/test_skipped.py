@@ -31,7 +31,7 @@ def test_a_line_that_a_kill_truncated_is_removed(tmp_path):
 def test_a_malformed_line_is_reported(tmp_path, line):
     path = tmp_path / "skipped.jsonl"
     path.write_text(f"{line}\n")
-    with pytest.raises(DataError, match=r"skipped.jsonl:1: is not a skipped row: .*; remove the line"):
+    with pytest.raises(DataError, match=r"skipped.jsonl:1 is not a skipped row: .*; remove the line"):
         read_skipped(path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tinyvid.errors import DataError, TinyvidError, VideoError, printable
+from tinyvid.errors import DataError, TinyvidError, VideoError, printable, raised_as
 from tinyvid.files import refuse_special
 from tinyvid.outputs import cut_torn_line, write_text
 from tinyvid.types import Video
@@ -52,12 +52,10 @@ def read_skipped(path: Path) -> dict[str, Skipped]:
         raise DataError(f"{path} cannot be read: {error.strerror}; give the {SKIPPED} of a run") from error
     rows = {}
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        try:
+        with raised_as(DataError, f"{path}:{number} is not a skipped row", "remove the line"):
             row = Skipped(**json.loads(line))
             if not all(isinstance(value or "", str) for value in asdict(row).values()):
                 raise TypeError("its values must be text")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: is not a skipped row: {error}; remove the line") from error
         rows[row.row] = row
     return rows
 
