@@ -8,7 +8,7 @@ import pytest
 
 from tests import clips
 from tinyvid.errors import VideoError
-from tinyvid.video.readers import index as index_module
+from tinyvid.video.readers import index as index_module, integrity
 from tinyvid.video.readers.index import index_of
 from tinyvid.video.readers.integrity import MOST, find_damage
 
@@ -179,6 +179,15 @@ def test_a_frame_that_an_avi_lists_but_lacks_is_reported(tmp_path, caplog):
 
     index_of(changed(whole, blank))
     assert "its index lists 60 frames, but it has 59" in caplog.text
+
+
+def test_a_file_of_many_small_parts_is_not_checked_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(integrity, "MAX_STEPS", 1000)
+    path = tmp_path / "a.gif"
+    for parts in (500, 2000):
+        path.write_bytes(b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01a" * parts)
+        with pytest.raises(VideoError, match="its last block") if parts == 500 else contextlib.nullcontext():
+            find_damage(str(path), "gif", 0)
 
 
 def test_fragments_behind_a_hole_are_missed(tmp_path, caplog):

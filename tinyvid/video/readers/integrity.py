@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from tinyvid.errors import VideoError
 
+MAX_STEPS = 500_000  # parts of a file that are checked, a few seconds; two hours of FLV, days of others
+MAX_SLICES = 1024  # of an FFV1 frame, in any sensible file
 MOST = 100  # places after which a file is damaged enough
 BLOCK = 1 << 20  # bytes that are read at once
 _CLUSTER, _SEGMENT, _CRC = 0x1F43B675, 0x18538067, 0xBF
@@ -49,7 +52,9 @@ def find_damage(name: str, container: str, stream_id: int) -> list[Damage]:
     for known, check in _CHECKS.items():
         if known in container.split(","):
             with open(name, "rb") as file:
-                for damage in check(file, size, stream_id):
+                for damage in islice(check(file, size, stream_id), MAX_STEPS):
+                    if damage is None:
+                        continue
                     if damage.end > size:
                         raise VideoError(f"{name}: is truncated: {damage.reason}; download it again")
                     found.append(damage)
@@ -63,7 +68,7 @@ def _cut(reason: str, size: int) -> Damage:
     return Damage(size, size + 1, reason)
 
 
-def _matroska(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _matroska(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Compare the sizes of the segment and its parts with the file, and their contents with their checksums."""
     ebml = _element(file)
     if ebml is None or ebml[1] is None:
@@ -76,6 +81,7 @@ def _matroska(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         yield _cut(f"it declares {file.tell() + segment[1]} bytes, but has {size}", size)
     end = size if segment[1] is None else file.tell() + segment[1]
     while (start := file.tell()) < end:
+        yield None
         part = _element(file)
         if part is None or part[0] not in _MATROSKA:
             following = _find(file, start + 1, _CLUSTER.to_bytes(4, "big"))
@@ -133,11 +139,12 @@ def _find(file: BinaryIO, start: int, mark: bytes) -> int | None:
     return None
 
 
-def _ogg(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _ogg(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Check the checksum and the number of every page."""
     numbers: dict[bytes, int] = {}
     start, ended = 0, True
     while start < size:
+        yield None
         file.seek(start)
         head = file.read(27)
         sizes = file.read(head[26]) if len(head) == 27 and head[:4] == b"OggS" else None
@@ -169,7 +176,9 @@ def _checksum(data: bytes) -> int:
 def ffv1_fits(packet: bytes) -> bool:
     """Return whether all slices of an FFV1 packet have the checksum that ends them, if the file has checksums."""
     end = len(packet)
-    while end > 8:
+    for _ in range(MAX_SLICES):
+        if end <= 8:
+            break
         start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
         if start < 0 or _checksum(packet[start:end]):
             return False
@@ -177,11 +186,12 @@ def ffv1_fits(packet: bytes) -> bool:
     return end == 0
 
 
-def _transport(file: BinaryIO, size: int, stream_id: int) -> Iterator[Damage]:
+def _transport(file: BinaryIO, size: int, stream_id: int) -> Iterator[Damage | None]:
     """Check the error flags and the counters of the packets of the stream."""
     start, step = _aligned(file, 0)
     last: int | None = None
     while step:
+        yield None
         file.seek(start)
         data = np.frombuffer(file.read(step * (BLOCK // step)), np.uint8)
         packets = data[: len(data) // step * step].reshape(-1, step)
@@ -211,21 +221,23 @@ def _transport(file: BinaryIO, size: int, stream_id: int) -> Iterator[Damage]:
 def _aligned(file: BinaryIO, start: int) -> tuple[int, int]:
     """Return where the next transport packet begins, and the distance of packets: 188, 192 or 204 bytes; 0 if none."""
     file.seek(start)
-    data = np.frombuffer(file.read(BLOCK), np.uint8) == 0x47
-    for first in np.flatnonzero(data).tolist():
-        for step in (188, 192, 204):
-            if first + 2 * step < len(data) and data[first : first + 5 * step : step].all():
-                return start + first, step
-    return start, 0
+    marks = np.frombuffer(file.read(BLOCK), np.uint8) == 0x47
+    found = []
+    for step in (188, 192, 204):
+        padded = np.concatenate([marks, np.ones(4 * step, bool)])
+        rows = np.logical_and.reduce([padded[i * step : i * step + len(marks)] for i in range(5)])
+        found += [(start + int(first), step) for first in np.flatnonzero(rows[: max(len(marks) - 2 * step, 0)])[:1]]
+    return min(found, default=(start, 0))
 
 
-def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Follow the blocks to the end. A file that lacks only the trailer is complete."""
     head = file.read(13)
     canvas = struct.unpack("<2H", head[6:10]) if len(head) == 13 else (0, 0)
     file.seek(3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 128 else 0, 1)
     filled = [0, 0]
     while (kind := file.read(1)) not in (b"", b";"):
+        yield None
         if kind == b",":
             place = file.read(9)
             left, top, width, height = struct.unpack("<4H", place[:8]) if len(place) == 9 else (0, 0, 0, 0)
@@ -238,6 +250,7 @@ def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
             yield Damage(file.tell() - 1, size, "its structure is broken")
             return
         while length := file.read(1):
+            yield None
             if not length[0]:
                 break
             file.seek(length[0], 1)
@@ -249,10 +262,11 @@ def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
             yield Damage(0, size, f"its pictures fill {filled[0]}x{filled[1]} of {canvas[0]}x{canvas[1]} pixels")
 
 
-def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Follow the boxes of a fragmented MP4 to the end: fragments behind a hole would be overlooked."""
     start, fragmented = 0, False
     while len(head := file.read(16)) >= 8:
+        yield None
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:], "big") if length == 1 else length
         if not length and any(head[4:8]):
@@ -266,10 +280,11 @@ def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         file.seek(min(start, size))
 
 
-def _riff(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _riff(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Compare the declared size of each part with the file; a recording that was not closed declares 0."""
     start = 0
     while len(head := file.read(8)) == 8 and head[:4] == b"RIFF":
+        yield None
         declared = int.from_bytes(head[4:], "little")
         start += 8 + declared + declared % 2
         if declared and start > size + 8:
@@ -279,13 +294,14 @@ def _riff(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         file.seek(start)
 
 
-def _flash(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _flash(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Compare the declared size with the file, and each tag with the repetition of its size behind it."""
     head = file.read(4096)
     if (found := re.search(rb"filesize\x00(.{8})", head, re.DOTALL)) and struct.unpack(">d", found[1])[0] > size:
         yield _cut(f"it declares {struct.unpack('>d', found[1])[0]:.0f} bytes, but has {size}", size)
     start = int.from_bytes(head[5:9], "big") + 4
     while start + 11 < size:
+        yield None
         file.seek(start)
         length = 11 + int.from_bytes(file.read(4)[1:], "big")
         file.seek(start + length)
@@ -298,7 +314,7 @@ def _flash(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         start += length + 4
 
 
-def _asf(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
+def _asf(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Compare the declared size with the file, unless it is a broadcast."""
     head = file.read(1 << 16)
     at = head.find(_ASF_FILE)
@@ -307,7 +323,7 @@ def _asf(file: BinaryIO, size: int, _: int) -> Iterator[Damage]:
         yield _cut(f"it declares {int.from_bytes(fields[40:48], 'little')} bytes, but has {size}", size)
 
 
-_CHECKS: dict[str, Callable[[BinaryIO, int, int], Iterator[Damage]]] = {
+_CHECKS: dict[str, Callable[[BinaryIO, int, int], Iterator[Damage | None]]] = {
     "matroska": _matroska,
     "ogg": _ogg,
     "mpegts": _transport,
