@@ -251,6 +251,13 @@ def test_the_orientation_of_exif_data_is_applied(tmp_path, orientation):
     assert (index.rotation, index.mirrored) == EXIF[orientation]
 
 
+def test_a_photo_in_tiles_is_refused(tmp_path):
+    data = clips.write_clip(tmp_path / "clip.mp4", num_frames=1).read_bytes()
+    (tmp_path / "photo.heic").write_bytes(data.replace(b"ftypisom", b"ftypheic"))
+    with pytest.raises(VideoError, match="photo.heic: is a HEIF photo, which is stored in tiles; convert it to JPEG"):
+        index_of(tmp_path / "photo.heic")
+
+
 def test_the_name_of_a_file_is_not_a_pattern(tmp_path):
     for name, color in (("p%d.tiff", 250), ("p0.tiff", 0), ("p1.tiff", 0)):
         Image.new("RGB", (16, 16), (color, 0, 0)).save(tmp_path / name)

@@ -308,6 +308,15 @@ def test_an_animation_is_a_video(tmp_path, suffix):
         opened(tmp_path, fps=1.0)
 
 
+def test_the_picture_before_an_animation_is_not_part_of_it(tmp_path):
+    frames = [Image.new("RGB", (8, 6), (50 * i, 0, 0)) for i in range(4)]
+    options = {"save_all": True, "append_images": frames[1:], "default_image": True, "duration": 200}
+    frames[0].save(tmp_path / "moving.png", **options)
+    video = opened(tmp_path / "moving.png")
+    assert (video.meta.num_frames, video.meta.duration) == (3, pytest.approx(0.6))
+    assert video.read([0, 2]).frames[:, 0, 0, 0].tolist() == [50, 150]
+
+
 def test_an_animation_has_a_limit(tmp_path, monkeypatch):
     frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])

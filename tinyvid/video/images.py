@@ -50,20 +50,23 @@ def open_image(path: Path) -> Source:
     with _opened(path) as image:
         if not _is_animated(image):
             return _pictures([path], ARRAY_FPS)
-        count, pixels = int(getattr(image, "n_frames", 1)), image.width * image.height
+        first = int(
+            bool(image.info.get("default_image"))
+        )  # a PNG may begin with a picture for programs without animations
+        count, pixels = int(getattr(image, "n_frames", 1)) - first, image.width * image.height
         if count * pixels > MAX_ANIMATION:
             raise VideoError(
                 f"{path}: its {count:,} frames of {image.width}x{image.height} pixels exceed the limit of "
                 f"{MAX_ANIMATION:,} pixels of an animation; convert it to a video file"
             )
-        ends = np.cumsum([_shown(frame) for frame in _frames(image, count)]) / 1000  # (N,)
+        ends = np.cumsum([_shown(frame) for frame in _frames(image, first, count)]) / 1000  # (N,)
         times = np.concatenate([[0.0], ends[:-1]])
         meta = VideoMeta(count, count / float(ends[-1]), float(ends[-1]), image.width, image.height, times)
 
     def load(numbers: list[int]) -> Frames:
         wanted = set(numbers)
         with _opened(path) as image:
-            shown = enumerate(_frames(image, max(numbers) + 1))
+            shown = enumerate(_frames(image, first, max(numbers) + 1))
             frames = {i: np.asarray(frame.convert("RGB")) for i, frame in shown if i in wanted}
         return Frames(np.stack([frames[number] for number in numbers]), times[numbers].astype(np.float32))
 
@@ -169,9 +172,9 @@ def _is_animated(image: Image.Image) -> bool:
     return getattr(image, "is_animated", False) and image.format != "MPO"
 
 
-def _frames(image: Image.Image, count: int) -> Iterator[Image.Image]:
-    """Decode the first ``count`` frames of an animation, one after the other."""
-    for number in range(count):
+def _frames(image: Image.Image, first: int, count: int) -> Iterator[Image.Image]:
+    """Decode ``count`` frames of an animation, one after the other."""
+    for number in range(first, first + count):
         image.seek(number)
         image.load()
         yield image

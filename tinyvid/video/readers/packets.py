@@ -13,6 +13,7 @@ from tinyvid.video.readers.integrity import ffv1_fits
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
 # A disguised playlist must not access the network, and a name such as p%d.tiff is not a pattern of names.
 LOCAL_ONLY = {"protocol_whitelist": "file", "pattern_type": "none"}
+PHOTOS = {"heic", "heix", "heim", "heis", "mif1"}  # brands of MP4 files; FFmpeg returns one tile of such a photo
 PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 MAX_FRAMES = 5_000_000  # 46 hours at 30 frames per second; their packets take about half a minute
 NO_PTS = -(1 << 63)  # stands for a missing timestamp
@@ -143,6 +144,8 @@ def video_stream(name: str, container: Any) -> Any:
 
     if NOT_VIDEO.intersection(container.format.name.split(",")):
         raise VideoError(f"{name}: is {container.format.long_name}, not a video; give a video file")
+    if container.metadata.get("major_brand", "") in PHOTOS:
+        raise VideoError(f"{name}: is a HEIF photo, which is stored in tiles; convert it to JPEG or PNG")
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
