@@ -50,9 +50,7 @@ def open_image(path: Path) -> Source:
     with _opened(path) as image:
         if not _is_animated(image):
             return _pictures([path], ARRAY_FPS)
-        first = int(
-            bool(image.info.get("default_image"))
-        )  # a PNG may begin with a picture for programs without animations
+        first = int(bool(image.info.get("default_image")))  # a PNG may begin with a picture that is not a frame
         count, pixels = int(getattr(image, "n_frames", 1)) - first, image.width * image.height
         if count * pixels > MAX_ANIMATION:
             raise VideoError(
