@@ -118,7 +118,7 @@ def test_bad_input(root, tmp_path):
     with pytest.raises(ConfigError, match=r"prompt_style.*Available: official\."):
         build("videobench", root, prompt_style="lmms_eval")
     write_json(root / "Eval_QA/NBA_QA_new.json", [row("v0")])
-    with pytest.raises(DataError, match="NBA_QA_new.json must contain one JSON object, got list"):
+    with pytest.raises(DataError, match="NBA_QA_new.json does not contain a JSON object"):
         build("videobench", root)
     write_json(root / "Eval_QA/NBA_QA_new.json", {"v0": row("v0", answer="E")})
     with pytest.raises(DataError, match="NBA_QA_new.json: 'v0': 'answer' is 'E', not one of the options"):

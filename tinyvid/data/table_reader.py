@@ -4,6 +4,7 @@
 reason to standard error. It imports nothing of tinyvid, so that it starts in a fraction of a second.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -49,7 +50,10 @@ def _limit_memory() -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+        reason = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].strip()
-        sys.exit(f"{reason}; download it again")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].strip() + "; download it again"
+    sys.stderr.write(reason or "")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(bool(reason))  # pyarrow's threads sometimes abort a normal exit
