@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -299,8 +300,11 @@ class Processor:
         if self.frames is None:
             return torch.cat([to_pixels(piece.frames, self.image) for piece in clip.pieces(indices)])
         key = self.frames.key(video.source, clip.numbers(indices), self.image, self.reader.name)
-        resized = self.frames.get(key, lambda: resize(clip.read(indices).frames, self.image))
-        return normalize(resized, self.image)
+
+        def decoded() -> np.ndarray:
+            return np.concatenate([resize(piece.frames, self.image) for piece in clip.pieces(indices)])
+
+        return normalize(self.frames.get(key, decoded), self.image)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ frames that no other frame refers to are skipped, where the codec marks them rel
 frames between them independent of each other, so several runs are decoded at the same time, each by its own decoder.
 """
 
+import logging
 from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -19,6 +20,8 @@ from tinyvid.registry import VIDEO_READERS
 from tinyvid.video.readers.index import FrameIndex, IndexedReader
 from tinyvid.video.readers.limits import affordable_threads, decoder_options
 from tinyvid.video.readers.packets import demux, open_container
+
+logger = logging.getLogger(__name__)
 
 DECODING_CLOCK = {"mpegts", "mpeg"}  # containers that are sought by the decoding time
 MAX_REORDER = 16  # frames between decoding and presentation, in H.264 and HEVC
@@ -50,8 +53,9 @@ class PyAVReader(IndexedReader):
         try:
             try:
                 read.runs(numbers, threads)
-            except (av.error.FFmpegError, _MissedError):
+            except (av.error.FFmpegError, _MissedError) as error:
                 # Some containers seek past the requested frame. Decoding from the start is slow but reliable.
+                logger.debug("%s: is decoded from its start (%s)", path, error)
                 read.from_start(numbers, threads)
         except (av.error.FFmpegError, _MissedError) as error:
             raise VideoError(
