@@ -190,6 +190,12 @@ def test_a_file_of_many_small_parts_is_not_checked_to_its_end(tmp_path, monkeypa
             find_damage(str(path), "gif", 0)
 
 
+def test_a_matroska_header_of_absurd_size_ends_the_check(tmp_path):
+    path = tmp_path / "a.mkv"
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x01" + b"\xfe" * 100)
+    assert find_damage(str(path), "matroska", 0) == []
+
+
 def test_fragments_behind_a_hole_are_missed(tmp_path, caplog):
     whole = clips.write_clip(tmp_path / "whole.mp4", bframes=0, muxer={"movflags": "frag_keyframe+empty_moov"})
 

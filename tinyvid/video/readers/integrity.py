@@ -71,7 +71,7 @@ def _cut(reason: str, size: int) -> Damage:
 def _matroska(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
     """Compare the sizes of the segment and its parts with the file, and their contents with their checksums."""
     ebml = _element(file)
-    if ebml is None or ebml[1] is None:
+    if ebml is None or ebml[1] is None or ebml[1] > size:
         return
     file.seek(ebml[1], 1)
     segment = _element(file)
