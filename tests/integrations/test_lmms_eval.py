@@ -91,9 +91,12 @@ def test_other_media_are_refused(part, message):
         sample_of(user(part, text("?")), name="t/1")
 
 
-def test_media_after_text_are_refused():
-    with pytest.raises(DataError, match="'image' after the text 'First:'; move the images and videos"):
-        sample_of(user(text("First:"), {"type": "image", "url": "a.png"}), name="t")
+def test_media_after_text_keep_their_places():
+    first, second = {"type": "image", "url": "a.png"}, {"type": "image", "url": "b.png"}
+    (message,) = sample_of(user(text("First: "), first, text(", second: "), second), name="t").messages
+    assert (message.text, message.videos, message.places) == ("First: , second: ", 2, (7, 17))
+    (message,) = sample_of(user(text(" "), first, second, text("Which?")), name="t").messages
+    assert (message.text, message.videos, message.places) == (" Which?", 2, ())
 
 
 # --- options ------------------------------------------------------------------------------------------------------

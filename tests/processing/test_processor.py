@@ -200,3 +200,14 @@ def test_a_processor_can_be_sent_to_workers(processor):
     sample = Sample(chat("Q?", "A."), video=frames())
     assert torch.equal(copy(sample).input_ids, processor(sample).input_ids)
     assert torch.equal(copy(sample).videos[0].pixels, processor(sample).videos[0].pixels)
+
+
+def test_videos_keep_their_places_in_the_sequence(processor):
+    message = Message("user", "Compare  and .", videos=2, places=(8, 13))
+    videos = [Video(np.full((4, 30, 40, 3), value, dtype=np.uint8), fps=2.0) for value in (0, 200)]
+    example = processor(Sample([message], video=videos))
+    mask = example.video_mask.int()
+    starts, ends = ((mask.diff() == sign).nonzero().flatten() + 1 for sign in (1, -1))
+    assert len(starts) == len(ends) == 2
+    words = [processor.tokenizer.decode(example.input_ids[a:b]) for a, b in ((0, starts[0]), (ends[0], starts[1]))]
+    assert (words[0][-8:], words[1]) == ("Compare ", " and ")

@@ -106,36 +106,35 @@ def sample_of(messages: Sequence[Mapping[str, Any]], *, name: str) -> Sample:
     """Return a conversation as a sample.
 
     Raises:
-        DataError: A part has another type, or an image or a video follows a text in its message.
+        DataError: A part has another type.
     """
     written: list[Message] = []
     videos: list[Video] = []
     for message in messages:
-        text, media = _parts(message["content"], name)
-        written.append(Message(message["role"], text, len(media)))
+        text, media, places = _parts(message["content"], name)
+        written.append(Message(message["role"], text, len(media), places))
         videos += media
     return Sample(written, videos or None, id=name)
 
 
-def _parts(content: str | Sequence[Mapping[str, Any]], name: str) -> tuple[str, list[Video]]:
-    """Return the text of a message, with its parts joined as in chat templates, and the media before it."""
+def _parts(content: str | Sequence[Mapping[str, Any]], name: str) -> tuple[str, list[Video], tuple[int, ...]]:
+    """Return the text of a message, with its parts joined as in chat templates, its media, and their places in it.
+
+    There are no places if all media come before the text.
+    """
     if isinstance(content, str):
-        return content, []
-    text, media = "", []
+        return content, [], ()
+    text, media, places = "", [], []
     for part in content:
         kind = part.get("type")
         if kind == "text":
             text += part["text"]
         elif kind not in ("image", "video"):
             raise DataError(f"sample '{name}' has a part of type {kind!r}; tinyvid reads text, images and videos")
-        elif text.strip():
-            raise DataError(
-                f"sample '{name}' has a part of type {kind!r} after the text {text.strip()[-60:]!r}; move the images "
-                "and videos of a message before its text"
-            )
         else:
             media.append(_video(part, name))
-    return text, media
+            places.append(len(text))
+    return text, media, tuple(places) if any(text[:place].strip() for place in places) else ()
 
 
 def _video(part: Mapping[str, Any], name: str) -> Video:
