@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from tests.security.layouts import edit_configs
@@ -110,14 +111,36 @@ def name_other_files(folder, mark):
     )
 
 
-PLANTED = (
-    add_adapter_that_imports,
-    add_adapter_that_changes,
-    add_adapter_that_hangs,
-    add_modules,
-    add_pickles,
-    add_templates,
-    add_generation,
-    choose_load_options,
-    name_other_files,
-)
+def add_images(folder, mark):
+    program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(%pipe%touch {mark}) (w) file closefile\n%%EOF\n"
+    for name in ("preview.png", "x.eps"):
+        (folder / name).write_text(program)
+
+
+def name_code(folder, mark):
+    edit_configs(folder, _target_="os.system", command=f"touch {mark}", plugins={"connector": "canary"})
+    manifest = folder / "tinyvid.yaml"
+    if manifest.exists():
+        content = yaml.safe_load(manifest.read_text())
+        manifest.write_text(yaml.safe_dump(content | {"plugins": {"connector": "canary", "llm": f"touch {mark}"}}))
+
+
+def add_regular_expressions(folder, mark):
+    pattern = {"Regex": "(([a-z]+)+)+[0-9]$"}
+    edit_configs(folder, _keys_to_ignore_on_load_unexpected=pattern["Regex"], target_modules=pattern["Regex"])
+    file = folder / "tokenizer.json"
+    if file.exists():
+        split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"pre_tokenizer": split}))
+
+
+ADAPTERS = (add_adapter_that_imports, add_adapter_that_changes, add_adapter_that_hangs)
+FILES = (add_pickles, add_generation, add_images)
+SETTINGS = (add_templates, choose_load_options, name_other_files, name_code)
+PLANTED = (*ADAPTERS, *FILES, *SETTINGS, add_modules, add_regular_expressions)
+TOGETHER = {
+    **{plant.__name__: [plant] for plant in (*ADAPTERS, add_modules)},
+    "files": FILES,
+    "settings": SETTINGS,
+    "regular_expressions": [add_regular_expressions],
+}

@@ -10,7 +10,7 @@ import pytest
 from tests.security.layouts import CHECKPOINTS, PARTS, copied, load, loaded, same, watched
 from tests.security.plants import (
     CANARY,
-    PLANTED,
+    TOGETHER,
     add_adapter_that_imports,
     add_generation,
     add_modules,
@@ -35,12 +35,13 @@ def canary(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plants", TOGETHER.values(), ids=TOGETHER)
 @pytest.mark.parametrize("layout", [*CHECKPOINTS, *PARTS])
-def test_planted_files_do_nothing(layout, plant, canary, tmp_path):
+def test_planted_files_do_nothing(layout, plants, canary, tmp_path):
     folder = copied(layout, tmp_path / "folder")
     for part in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        plant(part, canary)
+        for plant in plants:
+            plant(part, canary)
     refused, after = "", None
     with watched() as events:
         try:

@@ -151,12 +151,14 @@ def load_pretrained(part: str, where: str, model_class: Any, *, revision: str | 
     if without_weights():
         with loading(part, where):
             return model_class(kwargs["config"]).to(kwargs.get("dtype") or torch.get_default_dtype())
+    from transformers.initialization import no_init_weights
+
     given: Any = kwargs.pop("state_dict", None)
     opening = opened(part, where, [CONFIG], WEIGHTS, revision=revision) if given is None else nullcontext()
     with loading(part, where), opening as folder, without_bars():
         if folder is not None and weight_files(folder, *WEIGHTS)[0].suffix == ".bin":
             given = read_weights(folder)  # refuses more pickles than transformers
-        with building_on("meta"):
+        with building_on("meta"), no_init_weights():
             expected = model_class(copy.deepcopy(kwargs["config"]))
             stored = given if folder is None or given is not None else read_weights(folder)
         _refuse_larger(part, where, expected, stored)
