@@ -158,6 +158,18 @@ def test_a_header_that_declares_a_longer_video_is_reported(tmp_path, caplog):
     assert "its header declares 2.36 s of video" in caplog.text
 
 
+def test_a_broken_picture_of_a_gif_names_the_frame(tmp_path, caplog):
+    whole = clips.write_clip(tmp_path / "a.gif", num_frames=9, codec="gif", pix_fmt="bgr8")
+    with av.open(str(whole)) as file:
+        at = [packet.pos for packet in file.demux(video=0) if packet.size][5] + 400
+
+    def lose(data):
+        del data[at]
+
+    index_of(changed(whole, lose))
+    assert "is damaged (a picture is broken" in caplog.text or "its structure is broken" in caplog.text
+
+
 @pytest.mark.parametrize("width", [8, 4096])
 def test_pictures_that_do_not_fit_the_canvas_are_reported(width, tmp_path, caplog):
     whole = clips.write_clip(tmp_path / "a.gif", num_frames=3, codec="gif", pix_fmt="bgr8")
@@ -185,7 +197,7 @@ def test_a_file_of_many_small_parts_is_not_checked_to_its_end(tmp_path, monkeypa
     monkeypatch.setattr(integrity, "MAX_STEPS", 1000)
     path = tmp_path / "a.gif"
     for parts in (500, 2000):
-        path.write_bytes(b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01a" * parts)
+        path.write_bytes(b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01a" * parts)  # the comment has no end
         with pytest.raises(VideoError, match="its last block") if parts == 500 else contextlib.nullcontext():
             find_damage(str(path), "gif", 0)
 

@@ -16,8 +16,10 @@ from typing import BinaryIO
 import numpy as np
 
 from tinyvid.errors import VideoError
+from tinyvid.video.readers.gif_pictures import color_bytes, picture_fits, skip_blocks
 
 MAX_STEPS = 500_000  # parts of a file that are checked, a few seconds; two hours of FLV, days of others
+MAX_GIF_PIXELS = 1 << 27  # of all pictures of a GIF that are decoded to check them, about a second
 MAX_SLICES = 1024  # of an FFV1 frame, in any sensible file
 MOST = 100  # places after which a file is damaged enough
 BLOCK = 1 << 20  # bytes that are read at once
@@ -231,32 +233,26 @@ def _aligned(file: BinaryIO, start: int) -> tuple[int, int]:
 
 
 def _gif(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
-    """Follow the blocks to the end. A file that lacks only the trailer is complete."""
-    head = file.read(13)
-    canvas = struct.unpack("<2H", head[6:10]) if len(head) == 13 else (0, 0)
-    file.seek(3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 128 else 0, 1)
-    filled = [0, 0]
+    """Follow the blocks to the end, and decode the pictures. A file that lacks only the trailer is complete."""
+    head = file.read(13).ljust(13, b"\0")
+    canvas, filled, left = struct.unpack("<2H", head[6:10]), [0, 0], MAX_GIF_PIXELS
+    file.seek(color_bytes(head[10]), 1)
     while (kind := file.read(1)) not in (b"", b";"):
         yield None
+        x, y, width, height, flags = 0, 0, 0, 0, 0
         if kind == b",":
-            place = file.read(9)
-            left, top, width, height = struct.unpack("<4H", place[:8]) if len(place) == 9 else (0, 0, 0, 0)
-            filled = [max(filled[0], left + width), max(filled[1], top + height)]
-            flags = place[8:]
-            file.seek((3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0) + 1, 1)
-        elif kind == b"!":
-            file.seek(1, 1)
-        else:
+            x, y, width, height, flags = struct.unpack("<4HB", file.read(9).ljust(9, b"\0"))
+            filled = [max(filled[0], x + width), max(filled[1], y + height)]
+            file.seek(color_bytes(flags), 1)
+        elif kind != b"!":
             yield Damage(file.tell() - 1, size, "its structure is broken")
             return
-        while length := file.read(1):
-            yield None
-            if not length[0]:
-                break
-            file.seek(length[0], 1)
-        if not length or file.tell() > size:
+        start, left = file.tell(), left - width * height
+        if not skip_blocks(file, MAX_STEPS) or file.tell() > size:
             yield _cut("its last block is incomplete", size)
             return
+        if left > 0 and width * height and not picture_fits(file, start, width, height, flags):
+            yield Damage(start, file.tell(), "a picture is broken")
     for side, used in zip(canvas, filled, strict=True):
         if used > side or 2 * used < side:
             yield Damage(0, size, f"its pictures fill {filled[0]}x{filled[1]} of {canvas[0]}x{canvas[1]} pixels")
