@@ -1,5 +1,6 @@
 """Arguments of programs: what Hydra sees, what a checkpoint fixes, and how user errors are reported."""
 
+import io
 import itertools
 import os
 import re
@@ -360,3 +361,21 @@ def test_a_closed_pipe_ends_help_without_a_traceback():
     )
     os.close(writer)
     assert done.stderr == ""
+
+
+def test_characters_that_a_terminal_lacks_are_replaced(monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="cp1252"))
+    with readable_errors():
+        sys.stdout.write("é 数据\n")
+    assert output.getvalue() == "é ??\n".encode("cp1252")
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_a_program_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from tinyvid.command_line import readable_errors\nwith readable_errors():\n    print('a' * 100_000)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tinyvid import ConfigError
-from tinyvid.registry import PositiveFloat, PositiveInt, Registry
+from tinyvid.registry import SAMPLERS, PositiveFloat, PositiveInt, Registry, check_options
 
 
 @pytest.fixture
@@ -98,3 +98,14 @@ def test_a_partial_changes_defaults(registry):
 
 def test_names_are_sorted(registry):
     assert registry.names() == ["group", "path"]
+
+
+@pytest.mark.parametrize("options", [3, "", None, ["uniform"]])
+def test_options_are_a_mapping(options):
+    with pytest.raises(ConfigError, match="cache=.* must be a mapping of options"):
+        check_options(dict, options, key="cache")
+
+
+def test_text_with_an_interpolation_is_no_number():
+    with pytest.raises(ConfigError, match="sampler.num_frames.* could not be converted to Integer"):
+        SAMPLERS.build({"name": "uniform", "num_frames": "${x}"})

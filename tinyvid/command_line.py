@@ -103,7 +103,7 @@ class CommandLine:
                 line.text[key] = _literal(key, value)
                 line.overrides.append(f"{key}={quoted(line.text[key])}")
             elif sign.startswith("+"):
-                is_group = (CONF_DIR / key).is_dir()
+                is_group = key.isidentifier() and (CONF_DIR / key).is_dir()
                 line.overrides.append(f"{key}={value}" if is_group else f"++{key}={value}")
             else:
                 line.overrides.append(argument)

@@ -165,8 +165,8 @@ def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     given = [item.partition("=")[0].lstrip("+~") for item in overrides]
     if key.partition(".")[0] == "text_decoder":
         return f"'{key}' applies only to connectors that read the question; add connector=llamavid"
-    if key not in given:
-        presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
+    presets = [item for item in overrides if item.startswith(("experiment=", "model="))]
+    if presets and not any(other == key or other.startswith(f"{key}.") for other in given):
         return f"{' '.join(presets)} sets '{key}', which this program does not have; choose another"
     # Composing only the group choices cannot fail on an unknown key; it gives the known ones.
     named = zip(given, overrides, strict=True)

@@ -201,6 +201,8 @@ def check_options(
         ConfigError: A value is unknown, missing, mistyped or out of range.
     """
     where = where or key
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{key}={given!r} must be a mapping of options")
     parameters = {k: p for k, p in inspect.signature(entry).parameters.items() if k not in runtime}
     parameters |= {} if wrapper is None else _keyword_only(wrapper)
     for option in given:
@@ -231,7 +233,6 @@ def _typed(
         key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty
     )  # required by dataclasses
     schema = OmegaConf.structured(make_dataclass("Options", fields))
-    typed: dict[str, Any] = {}
     for option, value in given.items():
         if isinstance(value, bool) and _plain(hints.get(option, Any)) in (int, float):
             raise ConfigError(f"{where}: {key}.{option}={value} must be a number")
@@ -239,7 +240,10 @@ def _typed(
             schema[option] = _literal(value)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{where}: {key}.{option}={value!r}: {str(error).splitlines()[0]}") from error
-    typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
+    try:
+        typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
+    except OmegaConfBaseException as error:  # a text with ${...} for a number
+        raise ConfigError(f"{where}: {key}.{error.full_key}: {str(error).splitlines()[0]}") from error
     for option, value in typed.items():
         _check_value(value, hints.get(option, Any), where=f"{where}: {key}.{option}={value!r}")
     return typed
