@@ -13,6 +13,7 @@ from tests.factories import tiny_overrides
 from tests.runs import PLAIN, ROOT, load_program, python, python_in_ranks, settings, turns, write_rows
 from tinyvid import Assistant, ConfigError
 from tinyvid.training.log import read_metrics
+from tinyvid.training.runs import check_complete
 from tinyvid.training.sharding import check_launch
 
 STEPS = ["recipe.batch_size=1", "recipe.epochs=2", "recipe.max_steps=null", "recipe.save_every=100"]
@@ -128,3 +129,29 @@ def test_several_processes_need_an_explicit_folder(models, tmp_path):
     done = python("recipes/train.py", *tiny_overrides(models), f"data.path={rows}", WORLD_SIZE="2")
     assert done.returncode == 2
     assert "set run_dir=" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_step_after_which_they_stop(models, tmp_path):
+    """Send SIGTERM to one of two processes: both finish the same step and write one checkpoint."""
+    rows, run = write_rows(tmp_path / "data", count=7), tmp_path / "run"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, runpy, signal, sys\n"
+        "from tinyvid.training.log import RunLog\n"
+        "class Stop(RunLog):\n"
+        "    def on_log(self, args, state, *rest, **kwargs):\n"
+        "        super().on_log(args, state, *rest, **kwargs)\n"
+        "        if state.global_step == 3 and os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import tinyvid.training.trainer as trainer\n"
+        "trainer.RunLog = Stop\n"
+        f"sys.argv[0] = {str(ROOT / TRAIN)!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    parts = [*tiny_overrides(models), *PLAIN, *STEPS, "recipe.accumulate=1", "recipe.keep=9", f"data.path={rows}"]
+    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = python_in_ranks(program, *parts, f"run_dir={run}", **env)
+    assert [process.returncode for process in done] == [143, 143], done[0].stderr[-3000:]
+    (checkpoint,) = run.glob("checkpoint-*")
+    assert checkpoint.name in ("checkpoint-3", "checkpoint-4")
+    check_complete(checkpoint, processes=2)
