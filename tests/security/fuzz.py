@@ -26,7 +26,7 @@ import numpy as np
 
 from tests.factories import tiny_assistant
 from tests.goldens import TINYLLAVA_VIDEO
-from tests.security.layouts import CHECKPOINTS, PARTS, load, source, watched
+from tests.security.layouts import CHECKPOINTS, PARTS, built, load, source, watched
 from tests.security.mutations import mutate
 from tinyvid import Assistant
 from tinyvid.build import build
@@ -40,7 +40,7 @@ FRAMES = np.random.default_rng(0).integers(0, 255, (6, 30, 40, 3), dtype=np.uint
 @cache
 def sources():
     """Return the folder of each layout; further ones store a tower of timm or open_clip, or another LLM."""
-    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    root = Path(built().name)
     found = {name: source(name) for name in (*CHECKPOINTS, *PARTS)}
     found["tinyllava_video_phi"] = TINYLLAVA_VIDEO / "group_phi"
     for tower in ("timm", "open_clip"):

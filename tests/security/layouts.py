@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -30,7 +30,13 @@ NESTED = ("text_config", "vision_config", "model_cfg", "pretrained_cfg", "model_
 @cache
 def source(layout):
     """Return the folder of a layout, which tests must not change."""
-    return CHECKPOINTS[layout] if layout in CHECKPOINTS else PARTS[layout](Path(mkdtemp(prefix="tinyvid-")))
+    return CHECKPOINTS[layout] if layout in CHECKPOINTS else PARTS[layout](Path(built().name) / layout)
+
+
+@cache
+def built():
+    """Return a folder that is removed when the process ends."""
+    return TemporaryDirectory(prefix="layouts-")
 
 
 def copied(layout, folder):

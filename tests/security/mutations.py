@@ -207,7 +207,7 @@ def tensors(rng, file, layouts):
     tensor = found[name] if found[name].ndim else found[name][None]
     found[rng.choice([name] * 5 + [*NAMES])] = TENSORS[change](rng, tensor)
     file.unlink()
-    save_file({key: value.contiguous() for key, value in found.items() if value is not None}, file)
+    save_file({key: value.clone().contiguous() for key, value in found.items() if value is not None}, file)
     return f"tensor {name}, change {change}"
 
 

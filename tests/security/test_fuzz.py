@@ -9,11 +9,13 @@ from tests.security.layouts import CHECKPOINTS, PARTS
 FURTHER = ("tinyllava_video_phi", "native_timm", "native_open_clip")
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_every_layout_is_tried():
     assert sorted(sources()) == sorted([*CHECKPOINTS, *PARTS, *FURTHER])
 
 
-@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(st.sampled_from([*CHECKPOINTS, *PARTS, *FURTHER]), st.lists(st.integers(0, 2**32), min_size=1, max_size=3))
 def test_damaged_checkpoints_are_typed_errors(layout, seeds):

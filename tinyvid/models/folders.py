@@ -119,7 +119,7 @@ def cleaned(settings: Any) -> Any:
     """Return a configuration without settings that choose code, other files or how a model is loaded, at any depth."""
     if isinstance(settings, dict):
         return {key: cleaned(value) for key, value in settings.items() if not _REMOVED.fullmatch(str(key))}
-    return settings
+    return [cleaned(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def weight_files(folder: Path, *names: str, wanted: Callable[[str], bool] = lambda key: True) -> list[Path]:
