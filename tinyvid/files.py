@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,13 @@ def is_below(path: str | Path, folders: Sequence[str | Path]) -> bool:
 
     As in ``refuse_outside``, a folder in the hub's cache includes the files that the hub links to.
     """
-    target = Path(os.path.realpath(path))
-    return any(target.is_relative_to(home) for folder in folders for home in _homes(Path(os.path.realpath(folder))))
+    target = os.path.join(os.path.realpath(path), "")
+    return any(target.startswith(home) for folder in folders for home in _real_homes(str(folder)))
+
+
+@lru_cache(maxsize=64)  # the folders are the user's, and every row asks
+def _real_homes(folder: str) -> list[str]:
+    return [os.path.join(home, "") for home in _homes(Path(os.path.realpath(folder)))]
 
 
 def _homes(folder: Path) -> list[Path]:
