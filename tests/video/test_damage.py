@@ -66,7 +66,9 @@ def test_a_truncated_file_is_refused_or_reported(clip, share, tmp_path, caplog):
             index_of(cut)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("ogv", "libvpx")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mkv", "libx264"), pytest.param("ogv", "libvpx", marks=pytest.mark.slow)]
+)
 def test_a_wrong_checksum_names_the_frames(suffix, codec, tmp_path, caplog):
     encoder = FAST if codec == "libvpx" else {}
     whole = clips.write_clip(tmp_path / f"whole.{suffix}", num_frames=30, codec=codec, bframes=0, encoder=encoder)
