@@ -4,6 +4,7 @@ On the items that all runs share, reports the accuracy of each run; for each pai
 exact test and a confidence interval of the difference; accuracy by group and class; and the spread of repeated runs.
 """
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -37,11 +38,12 @@ def _folders(text: str) -> list[str]:
         ConfigError: A folder to expand contains no finished run.
     """
     folders: list[str] = []
-    for part in _list(text):
+    whole = os.path.expanduser(text)
+    for part in [whole] if os.path.isdir(whole) else map(os.path.expanduser, _list(text)):  # a name may have commas
         if not part.endswith("/*"):
             folders.append(part)
             continue
-        found = sorted(file.parent for file in Path(part[:-2]).expanduser().glob("*/report.json"))
+        found = sorted(file.parent for file in Path(part[:-2]).glob("*/report.json"))
         if not found:
             raise ConfigError(
                 f"runs={part} matches no finished run; give a folder whose subfolders contain a report.json"

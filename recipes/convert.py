@@ -263,6 +263,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--allow-missing", action="store_true", help="leave out rows whose video is missing")
         command.add_argument("--max-seconds", type=float, help="leave out longer videos")
     args = parser.parse_args(arguments)
+    for name in ("videos", "out", "test_list", "annotation"):
+        if getattr(args, name, None) is not None:
+            setattr(args, name, os.path.expanduser(getattr(args, name)))  # shells leave ~ after a = as it is
     if getattr(args, "options", 2) < 2 or getattr(args, "options", 2) > 26:
         parser.error(f"--options {args.options} must be between 2 and 26")
     return args

@@ -135,5 +135,7 @@ def test_the_program_lists_the_runs_of_a_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert program._folders(f"{tmp_path}/*") == [str(tmp_path / "a"), str(tmp_path / "b")]
     assert program._folders("x, y") == ["x", "y"]
+    (tmp_path / "c, d").mkdir()
+    assert program._folders(f"{tmp_path}/c, d") == [f"{tmp_path}/c, d"]
     with pytest.raises(ConfigError, match="matches no finished run"):
         program._folders(f"{tmp_path}/empty/*")
