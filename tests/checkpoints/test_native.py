@@ -238,6 +238,7 @@ EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass T
 
 
 def test_code_next_to_a_tokenizer_does_not_run(saved):
+    edit(saved, digests=None)  # otherwise, the change alone is refused
     folder = saved / "tokenizer"
     (folder / "evil.py").write_text(EVIL)
     config = json.loads((folder / "tokenizer_config.json").read_text())
