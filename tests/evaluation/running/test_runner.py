@@ -420,7 +420,7 @@ def test_exact_judging(assistant, tmp_path):
 def test_an_invalid_report_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a report"):
         Report.load(tmp_path)
-    (tmp_path / "report.json").write_text("[]")
+    (tmp_path / "report.json").write_text("{}")
     with pytest.raises(DataError, match="is not a report of a benchmark"):
         Report.load(tmp_path)
 
