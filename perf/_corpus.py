@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from _media import Clip, Orientation, clip_for, draw, write
+from _media import GeneratedClip, Orientation, clip_for, draw, write
 from _special import cover, deep_picture, resized, tilted, two_streams, with_message, without_first_key
 from PIL import Image
 
@@ -42,7 +42,7 @@ REFUSED: list[int] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class CorpusFile:
     """A file of the corpus.
 
     Attributes:
@@ -65,30 +65,30 @@ class Case:
     source: str | None = None
 
 
-def case(name: str, kind: str, clip: Clip, numbers: Sequence[int] | None = None) -> Case:
+def case(name: str, kind: str, clip: GeneratedClip, numbers: Sequence[int] | None = None) -> CorpusFile:
     """Return the case of a clip that is written as it is described."""
     shown = list(range(clip.frames)) if numbers is None else list(numbers)
     if clip.times is None:
         times = [i / float(clip.fps) for i in range(len(shown))]
     else:
         times = [(clip.times[i] - clip.times[shown[0]]) / 1000 for i in shown]
-    return Case(name=name, kind=kind, make=partial(write, clip=clip), numbers=shown, times=times)
+    return CorpusFile(name=name, kind=kind, make=partial(write, clip=clip), numbers=shown, times=times)
 
 
-def intact() -> list[Case]:
+def intact() -> list[CorpusFile]:
     """Return all intact files."""
     parts = (codecs(), groups(), rates(), pixels(), orientations(), starts(), streams(), layouts(), odd(), images())
     return [one for part in parts for one in part]
 
 
-def codecs() -> Iterator[Case]:
+def codecs() -> Iterator[CorpusFile]:
     """Every codec in every container that can hold it."""
     for suffix, names in CODECS.items():
         for codec in names.split():
             yield case(f"codec_{codec}.{suffix}", "codec and container", clip_for(codec))
 
 
-def groups() -> Iterator[Case]:
+def groups() -> Iterator[CorpusFile]:
     """B-frames, distances between key frames, open groups and recovery points."""
     shapes: dict[str, tuple[int, int, dict[str, str]]] = {"b3": (12, 3, {}), "gop1": (1, 0, {}), "gop100": (100, 2, {})}
     for suffix in ("mp4", "mov", "mkv", "avi", "ts", "mpg", "flv", "nut"):
@@ -121,7 +121,7 @@ def groups() -> Iterator[Case]:
             yield case(f"frames{frames}.{suffix}", "few and many frames", clip_for(codec, frames=frames))
 
 
-def rates() -> Iterator[Case]:
+def rates() -> Iterator[CorpusFile]:
     """Frame rates, constant and variable."""
     steps = {
         "jitter": (40, 33, 47),
@@ -141,7 +141,7 @@ def rates() -> Iterator[Case]:
             yield case(name, "constant rate", clip_for("libx264", fps=fps))
 
 
-def pixels() -> Iterator[Case]:
+def pixels() -> Iterator[CorpusFile]:
     """Ten bits, other pixel formats, odd sizes."""
     formats = [("libx264", p) for p in ("yuv420p10le", "yuv422p", "yuv444p", "yuvj420p", "gray", "nv12")]
     formats += [("libx265", p) for p in ("yuv420p10le", "yuv422p10le", "yuv444p", "yuv420p12le", "gray")]
@@ -163,7 +163,7 @@ def pixels() -> Iterator[Case]:
             yield case(f"{width}x{height}_{codec}.{suffix}", "odd sizes", clip)
 
 
-def orientations() -> Iterator[Case]:
+def orientations() -> Iterator[CorpusFile]:
     """All rotations and mirrors, in the container and in the stream."""
     ways = [
         Orientation(turns=t, hflip=h, vflip=v)
@@ -189,7 +189,7 @@ def orientations() -> Iterator[Case]:
             yield replace(made, make=partial(with_message, way=way))
 
 
-def starts() -> Iterator[Case]:
+def starts() -> Iterator[CorpusFile]:
     """Clips whose first frame is not at time 0."""
     keep = {"avoid_negative_ts": "disabled"}
     for start in (-3, 5, 60, 25 * 3600):
@@ -209,7 +209,7 @@ def starts() -> Iterator[Case]:
         yield replace(made, make=partial(without_first_key, clip=clip))
 
 
-def streams() -> Iterator[Case]:
+def streams() -> Iterator[CorpusFile]:
     """Audio before or after the video, several video streams, cover pictures."""
     for suffix in ("mp4", "mov", "mkv", "webm", "avi", "ts", "mpg", "flv", "wmv"):
         codec = {"webm": "libvpx-vp9", "mpg": "mpeg2video", "wmv": "wmv2"}.get(suffix, "libx264")
@@ -228,7 +228,7 @@ def streams() -> Iterator[Case]:
             yield replace(made, make=partial(cover, flagged=flagged))
 
 
-def layouts() -> Iterator[Case]:
+def layouts() -> Iterator[CorpusFile]:
     """Options of containers."""
     options = {
         "fragments.mp4": {"movflags": "frag_keyframe+empty_moov"},
@@ -271,13 +271,13 @@ def layouts() -> Iterator[Case]:
             yield case(f"tag_{name}.{suffix}", "odd tags", clip)
 
 
-def odd() -> Iterator[Case]:
+def odd() -> Iterator[CorpusFile]:
     """Files that a reader refuses for a good reason: changes of size, sound alone, text, playlists."""
     for suffix in ("ts", "mkv", "h264", "nut"):
-        yield Case(name=f"resized.{suffix}", kind="not supported", make=resized, numbers=REFUSED)
+        yield CorpusFile(name=f"resized.{suffix}", kind="not supported", make=resized, numbers=REFUSED)
     for angle in (45, 10):
         clip = clip_for("libx264")
-        yield Case(
+        yield CorpusFile(
             name=f"angle{angle}.mp4",
             kind="not supported",
             make=partial(tilted, clip=clip, angle=angle),
@@ -285,17 +285,18 @@ def odd() -> Iterator[Case]:
         )
     for name in ("a.mp4", "a.txt", "a.avi"):
         text = "#EXTM3U\n#EXTINF:1,\ncodec_libx264.mp4\n" if name != "a.txt" else "Hello, this is not a video.\n" * 99
-        yield Case(name=f"text_{name}", kind="not supported", make=partial(Path.write_text, data=text), numbers=REFUSED)
+        make = partial(Path.write_text, data=text)
+        yield CorpusFile(name=f"text_{name}", kind="not supported", make=make, numbers=REFUSED)
 
 
-def images() -> Iterator[Case]:
+def images() -> Iterator[CorpusFile]:
     """Still pictures."""
     options: dict[str, dict[str, Any]] = {"png": {}, "jpg": {"quality": 95}, "webp": {"lossless": True}, "bmp": {}}
     for suffix, how in options.items():
-        yield Case(
+        yield CorpusFile(
             name=f"image.{suffix}",
             kind="images",
             make=partial(Image.fromarray(draw(7)).save, **how),
             numbers=[7],
         )
-    yield Case(name="image_16bit.png", kind="images", numbers=[7], make=deep_picture)
+    yield CorpusFile(name="image_16bit.png", kind="images", numbers=[7], make=deep_picture)

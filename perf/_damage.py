@@ -11,8 +11,8 @@ from typing import Any
 
 import av
 import numpy as np
-from _corpus import REFUSED, Case
-from _media import Clip, clip_for, remux, write
+from _corpus import REFUSED, CorpusFile
+from _media import GeneratedClip, clip_for, remux, write
 
 FRAMES, WIDTH, HEIGHT = 48, 240, 160
 BASES = {  # name: clip; each is damaged in the same ways
@@ -42,15 +42,15 @@ BASES = {  # name: clip; each is damaged in the same ways
 }
 
 
-def bases() -> dict[str, Case]:
+def bases() -> dict[str, CorpusFile]:
     """Return the intact files that are damaged, by name."""
     return {name: base_case(name) for name in BASES}
 
 
-def base_case(name: str) -> Case:
+def base_case(name: str) -> CorpusFile:
     """Return the case of an intact base file."""
     clip = replace(BASES[name], frames=FRAMES, width=WIDTH, height=HEIGHT)
-    return Case(
+    return CorpusFile(
         name=f"base_{name}",
         kind="codec and container",
         make=partial(write, clip=clip),
@@ -60,13 +60,13 @@ def base_case(name: str) -> Case:
     )
 
 
-def damaged(folder: Path) -> list[Case]:
+def damaged(folder: Path) -> list[CorpusFile]:
     """Return all damaged files; the bases must be in ``folder``."""
     cases = [one for name in BASES for one in _broken_bytes(folder, name)]
     return [*cases, *_lost_packets(folder), *_lies(folder), *_bombs(), *_no_videos(folder)]
 
 
-def _broken_bytes(folder: Path, name: str) -> Iterator[Case]:
+def _broken_bytes(folder: Path, name: str) -> Iterator[CorpusFile]:
     """Truncate a file at eight places, flip four bits, and overwrite, remove, insert and blank bytes."""
     chance = np.random.default_rng(sum(name.encode()))
     for percent in (5, 20, 35, 50, 65, 80, 90, 99):
@@ -93,15 +93,15 @@ def _broken_bytes(folder: Path, name: str) -> Iterator[Case]:
     )
 
 
-def _broken(folder: Path, name: str, what: str, kind: str, place: float, **change: Any) -> Case:
+def _broken(folder: Path, name: str, what: str, kind: str, place: float, **change: Any) -> CorpusFile:
     """Return the case of a base file whose bytes change at ``place``, a share of its length."""
     stem, suffix = name.split(".")
     make = partial(_change_bytes, source=folder / f"base_{name}", place=place, **change)
     return _damaged(f"{stem}_{what}.{suffix}", kind, make, name)
 
 
-def _damaged(name: str, kind: str, make: Callable[[Path], Any], source: str) -> Case:
-    return Case(name=name, kind=kind, make=make, numbers=range(FRAMES), damaged=True, source=source)
+def _damaged(name: str, kind: str, make: Callable[[Path], Any], source: str) -> CorpusFile:
+    return CorpusFile(name=name, kind=kind, make=make, numbers=range(FRAMES), damaged=True, source=source)
 
 
 def _change_bytes(
@@ -130,7 +130,7 @@ def _as_text(path: Path, *, source: Path) -> None:
     path.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
 
 
-def _lost_packets(folder: Path) -> Iterator[Case]:
+def _lost_packets(folder: Path) -> Iterator[CorpusFile]:
     """Files that lack whole packets; the container itself is intact."""
     lost = {"one": range(20, 21), "ten": range(20, 30), "key": range(24, 25), "first": range(3)}
     for name in BASES:
@@ -145,7 +145,7 @@ def _drop(path: Path, *, source: Path, numbers: range) -> None:
     remux(source, path, lambda number, packet: None if number in numbers else packet)
 
 
-def _lies(folder: Path) -> Iterator[Case]:
+def _lies(folder: Path) -> Iterator[CorpusFile]:
     """Headers of MP4, MKV, AVI and FLV that state other durations, sizes or counts than the file has."""
     big, odd = (1 << 31) - 1, 0xFFFFFFFF
     fields = {  # box, offset after its name, format, values
@@ -183,7 +183,7 @@ def _lies(folder: Path) -> Iterator[Case]:
         yield _lie(folder, "h264.flv", f"framerate_{number}", b"framerate\x00", 10, struct.pack(">d", number))
 
 
-def _lie(folder: Path, name: str, what: str, mark: bytes, offset: int, value: bytes) -> Case:
+def _lie(folder: Path, name: str, what: str, mark: bytes, offset: int, value: bytes) -> CorpusFile:
     """Return the case of a base file with another value at an offset from the first ``mark``."""
     stem, suffix = name.split(".")
     make = partial(_overwrite, source=folder / f"base_{name}", mark=mark, offset=offset, value=value)
@@ -197,7 +197,7 @@ def _overwrite(path: Path, *, source: Path, mark: bytes, offset: int, value: byt
     path.write_bytes(data)
 
 
-def _bombs() -> Iterator[Case]:
+def _bombs() -> Iterator[CorpusFile]:
     """Few bytes that unpack to gigabytes."""
     for codec, suffix, size in (
         ("libx264", "mp4", 8192),
@@ -207,19 +207,19 @@ def _bombs() -> Iterator[Case]:
         ("mjpeg", "mkv", 8192),
     ):
         clip = clip_for(codec, width=size, height=size, frames=1)
-        yield Case(
+        yield CorpusFile(
             name=f"bomb_{codec}.{suffix}",
             kind="bomb",
             damaged=True,
             numbers=None,
             make=partial(_bomb, clip=clip),
         )
-    yield Case(name="bomb_frames.mp4", kind="bomb", damaged=True, numbers=None, make=_many_frames)
-    yield Case(name="bomb_length.mkv", kind="bomb", damaged=True, numbers=None, make=_long_gap)
-    yield Case(name="bomb_picture.png", kind="bomb", damaged=True, numbers=None, make=_huge_png)
+    yield CorpusFile(name="bomb_frames.mp4", kind="bomb", damaged=True, numbers=None, make=_many_frames)
+    yield CorpusFile(name="bomb_length.mkv", kind="bomb", damaged=True, numbers=None, make=_long_gap)
+    yield CorpusFile(name="bomb_picture.png", kind="bomb", damaged=True, numbers=None, make=_huge_png)
 
 
-def _bomb(path: Path, clip: Clip) -> None:
+def _bomb(path: Path, clip: GeneratedClip) -> None:
     """Write one flat huge frame and repeat its packet."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream(
@@ -267,7 +267,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _no_videos(folder: Path) -> Iterator[Case]:
+def _no_videos(folder: Path) -> Iterator[CorpusFile]:
     """Pipes, empty files, folders, links to nothing, garbage, headers alone."""
     chance = np.random.default_rng(1)
     garbage = {
@@ -287,7 +287,7 @@ def _no_videos(folder: Path) -> Iterator[Case]:
         "deep.mp4": b"".join(struct.pack(">I4s", 8 * (3000 - i), b"moov") for i in range(3000)),
     }
     for name, data in garbage.items():
-        yield Case(
+        yield CorpusFile(
             name=f"garbage_{name}",
             kind="not a video",
             make=partial(Path.write_bytes, data=data),
@@ -296,19 +296,19 @@ def _no_videos(folder: Path) -> Iterator[Case]:
         )
     if hasattr(os, "mkfifo"):
         for name in ("pipe.mp4", "pipe.png"):
-            yield Case(name=name, kind="not a video", make=os.mkfifo, numbers=REFUSED, damaged=True)
-    yield Case(
+            yield CorpusFile(name=name, kind="not a video", make=os.mkfifo, numbers=REFUSED, damaged=True)
+    yield CorpusFile(
         name="device.mp4",
         kind="not a video",
         make=partial(Path.symlink_to, target="/dev/zero"),
         numbers=REFUSED,
         damaged=True,
     )
-    yield Case(
+    yield CorpusFile(
         name="nothing.mp4",
         kind="not a video",
         make=partial(Path.symlink_to, target="missing.mp4"),
         numbers=REFUSED,
         damaged=True,
     )
-    yield Case(name="folder.mp4", kind="not a video", make=Path.mkdir, numbers=REFUSED, damaged=True)
+    yield CorpusFile(name="folder.mp4", kind="not a video", make=Path.mkdir, numbers=REFUSED, damaged=True)

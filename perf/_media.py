@@ -71,7 +71,7 @@ UPRIGHT = Orientation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
+class GeneratedClip:
     """What to write.
 
     Attributes:
@@ -103,13 +103,14 @@ class Clip:
     context: dict[str, Any] = field(default_factory=dict)  # attributes of the codec context
 
 
-def clip_for(codec: str, **options: Any) -> Clip:
+def clip_for(codec: str, **options: Any) -> GeneratedClip:
     """Return the description of a clip with the pixel format and the quiet options of its codec."""
     encoder = {**QUIET.get(codec, {}), **options.pop("encoder", {})}
-    return Clip(codec=codec, encoder=encoder, pix_fmt=options.pop("pix_fmt", PIXELS.get(codec, "yuv420p")), **options)
+    pix_fmt = options.pop("pix_fmt", PIXELS.get(codec, "yuv420p"))
+    return GeneratedClip(codec=codec, encoder=encoder, pix_fmt=pix_fmt, **options)
 
 
-def write(path: Path, clip: Clip) -> Path:
+def write(path: Path, clip: GeneratedClip) -> Path:
     """Write a clip. Raises an error of PyAV if this build cannot."""
     with av.open(str(path), "w", format=clip.container, options=clip.muxer) as out:
         first = _add_audio(out) if clip.audio == "first" else None
@@ -125,7 +126,7 @@ def write(path: Path, clip: Clip) -> Path:
     return path
 
 
-def encoded(stream: Any, clip: Clip) -> list[Any]:
+def encoded(stream: Any, clip: GeneratedClip) -> list[Any]:
     """Encode the frames of a clip."""
     packets = []
     for number in range(clip.frames):
@@ -166,7 +167,7 @@ def reference(path: Path) -> np.ndarray:
     return np.stack(frames)
 
 
-def _add_video(out: Any, clip: Clip) -> Any:
+def _add_video(out: Any, clip: GeneratedClip) -> Any:
     stream = out.add_stream(clip.codec, rate=clip.fps, options={"bf": str(clip.bframes), **clip.encoder})
     turned = clip.orientation.turns % 2
     stream.width, stream.height = (clip.height, clip.width) if turned else (clip.width, clip.height)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from _media import Clip, Orientation, clip_for, draw, encoded, remux, write
+from _media import GeneratedClip, Orientation, clip_for, draw, encoded, remux, write
 from av.stream import Disposition
 from PIL import Image
 
@@ -26,7 +26,7 @@ def with_message(path: Path, way: Orientation) -> None:
             out.mux(told)
 
 
-def without_first_key(path: Path, clip: Clip) -> None:
+def without_first_key(path: Path, clip: GeneratedClip) -> None:
     """Write a file that lacks its first key frame, as cutting without decoding does."""
     whole = write(path.with_name(f"whole_{path.name}"), clip)
     remux(whole, path, lambda number, packet: packet if number else None)
@@ -80,7 +80,7 @@ def resized(path: Path) -> None:
             piece.unlink()
 
 
-def tilted(path: Path, clip: Clip, angle: int) -> None:
+def tilted(path: Path, clip: GeneratedClip, angle: int) -> None:
     with av.open(str(path), "w") as out:
         stream = out.add_stream(clip.codec, rate=clip.fps)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pix_fmt

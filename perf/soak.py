@@ -181,7 +181,7 @@ def train(folder: str, epochs: int, rows: int, workers: int) -> dict[str, Any]:
     settings: Any = OmegaConf.to_container(compose(overrides, config="train"), resolve=True)
     memory: list[float] = []
 
-    class Memory(TrainerCallback):
+    class MemoryLog(TrainerCallback):
         def on_epoch_end(self, *_: Any, **__: Any) -> None:
             gc.collect()
             memory.append(usage()[0])
@@ -191,7 +191,7 @@ def train(folder: str, epochs: int, rows: int, workers: int) -> dict[str, Any]:
 
     def remember(*given: Any, **options: Any) -> Any:
         trainers.append(make(*given, **options))
-        trainers[0].add_callback(Memory())
+        trainers[0].add_callback(MemoryLog())
         return trainers[0]
 
     program.VideoTrainer = remember

@@ -349,6 +349,11 @@ def test_the_data_set_streams_the_clips_of_a_set(tmp_path):
 # --- the program ------------------------------------------------------------------------------------------------
 
 
+def make_world(arguments):
+    line = CommandLine.parse(arguments)
+    load_program("make_world").main(compose(line.overrides, config="make_world"), line)
+
+
 def test_the_program_lists_every_option_with_its_default():
     config = compose([], config="make_world")
     for name, default in ((field, getattr(SetOptions(), field)) for field in SetOptions.__dataclass_fields__):
@@ -359,13 +364,13 @@ def test_the_program_lists_every_option_with_its_default():
 @pytest.mark.slow
 def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
     out = tmp_path / "my set, [1]"
-    overrides = ["clips=2", "questions=3", "seconds=[2]"]
-    done = python("recipes/make_world.py", f"out={out}", *overrides)
+    overrides = [f"out={out}", "clips=2", "questions=3", "seconds=[2]"]
+    done = python("recipes/make_world.py", *overrides)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Wrote 2 clips and 6 rows to" in done.stdout
     assert len(lines(out / "rows.jsonl")) == 6
     with pytest.raises(ConfigError, match="already exists"):
-        load_program("make_world").main(compose(overrides, config="make_world"), CommandLine(text={"out": str(out)}))
+        make_world(overrides)
 
 
 @pytest.mark.slow
@@ -380,10 +385,8 @@ def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
     ],
 )
 def test_the_program_refuses(tmp_path, overrides, message):
-    program = load_program("make_world")
-    line = CommandLine(text={"out": str(tmp_path / "set")} if overrides else {})
     with pytest.raises(ConfigError, match=message):
-        program.main(compose(overrides, config="make_world"), line)
+        make_world([*overrides, f"out={tmp_path / 'set'}"] if overrides else [])
     assert list(tmp_path.iterdir()) == []
 
 
