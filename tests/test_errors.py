@@ -1,4 +1,5 @@
 import pytest
+from torch import OutOfMemoryError
 
 from tinyvid.errors import VideoError, raised_as
 
@@ -14,8 +15,8 @@ def test_an_error_of_a_library_gets_the_type_of_the_file(error):
         raise error
 
 
-@pytest.mark.parametrize("error", [VideoError("ours"), KeyboardInterrupt(), SystemExit(3)])
-def test_our_errors_and_the_users_wish_to_stop_pass(error):
+@pytest.mark.parametrize("error", [VideoError("ours"), KeyboardInterrupt(), SystemExit(3), OutOfMemoryError()])
+def test_our_errors_a_full_gpu_and_the_users_wish_to_stop_pass(error):
     with pytest.raises(type(error)) as caught, raised_as(VideoError, "x.mp4", "encode it again"):
         raise error
     assert caught.value is error

@@ -49,7 +49,8 @@ class PluginError(TinyvidError):
 def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[None]:
     """Raise every error of another library as an error of the given type, so that one bad file cannot end a run.
 
-    Put it around the call of a library that reads a file, a row or a checkpoint of others. Errors of tinyvid pass.
+    Put it around the call of a library that reads a file, a row or a checkpoint of others. Errors of tinyvid pass, and
+    so does a full GPU, which no file causes.
 
     Args:
         kind: Type of the error.
@@ -61,6 +62,8 @@ def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[Non
     except (TinyvidError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a library in Rust is no Exception
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; this module does not import torch
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
         cause = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
         raise kind(f"{where}: {type(error).__name__}: {cause}; {advice}") from error
