@@ -231,7 +231,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
     attach(cache, assistant.model, assistant.processor, assistant.config)
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     run_dir = HydraConfig.get().runtime.output_dir if is_sweep else settings["run_dir"]
-    with interruptible(f"All answers so far are in {run_dir}; to continue, run the same command with run_dir={run_dir}."):
+    with interruptible(f"All answers so far are kept. To continue, run the same command with run_dir={run_dir}."):
         report = evaluate(
             assistant,
             benchmark,
