@@ -72,13 +72,20 @@ class Slow(torch.utils.data.Dataset):
 def test_workers_survive_signals_to_the_group():
     """Run in a new process group, to which both signals are sent while workers load."""
     code = (
-        "import os, signal, subprocess; from torch.utils.data import DataLoader\n"
+        "import os, signal; from torch.utils.data import DataLoader\n"
         "from tests.test_interrupts import Slow; from tinyvid.interrupts import Interrupts, shield_worker\n"
+        "def send(number):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"  # the sender must not be the parent of the workers
+        "        signal.signal(number, signal.SIG_IGN); os.killpg(os.getpgrp(), number); os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    while not interrupts.received: pass\n"
+        "assert os.getpgrp() == os.getpid()\n"
         "found = []\n"
         "with Interrupts() as interrupts:\n"
         "    for number in (signal.SIGINT, signal.SIGTERM):\n"
         "        for batch in DataLoader(Slow(), num_workers=2, worker_init_fn=shield_worker):\n"
-        "            if not interrupts.received: subprocess.run(['kill', f'-{number}', f'-{os.getpgrp()}'])\n"
+        "            if len(found) % 6 == 3: send(number)  # both workers run\n"
         "            found += batch.tolist()\n"
         "        assert interrupts.received == number\n"
         "        interrupts.__exit__(); interrupts.__init__(); interrupts.__enter__()\n"
