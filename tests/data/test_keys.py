@@ -88,9 +88,31 @@ def test_a_system_message_beside_the_turns(key):
         ({"subtitle": "a.srt"}, "keys", "Did you mean 'subtitles'"),
         ({"timestamp": [1, 2]}, "keys", r"'timestamp' is not read; give 'clip': \[start, end\] in seconds"),
         ({"nframes": 8}, "keys", "'nframes' is not read; set sampler.num_frames"),
-        ({"n_frames": 8}, "keys", "Did you mean 'nframes'"),
+        ({"n_frames": 8}, "keys", "'n_frames' is not read; set sampler.num_frames"),
+        ({"segments": [[1, 2]]}, "keys", "'segments' is not read; give 'clip'"),
+        ({"Audio": "a.wav"}, "keys", "'Audio' is not read; tinyvid reads no sound"),
+        *[
+            ({"video": "a.mp4", key: 1}, "keys", f"'{key}' is not read; give 'clip'")
+            for key in (
+                "start_sec",
+                "video_end_sec",
+                "clip_start",
+                "start_frame",
+                "endFrame",
+                "Start_timestamp",
+                "begin",
+            )
+        ],
+        ({"loss": False}, "keys", "'loss' is not read; give it in the turn of a reply"),
+        ({"train": False}, "keys", "'train' is not read; give it in the turn of a reply"),
+        *[
+            ({key: "v_1"}, "keys", f"'{key}' seems to name the medium of the row")
+            for key in ("video_id", "video_name", "image_dir", "imageUrl", "vid_name")
+        ],
+        ({"media": {"video": "a.mp4"}}, "keys", "'media' seems to name the medium"),
+        ({"media": [{"type": "video", "path": "a.mp4"}]}, "keys", "'media' seems to name the medium"),
         ({"audios": ["a.wav"]}, "keys", "'audios' is not read; tinyvid reads no sound"),
-        ({"tools": "[]"}, "keys", "'tools' is not read; describe the tools in the system message"),
+        ({"tools": '[{"name": "zoom"}]'}, "keys", "'tools' is not read; describe the tools in the system message"),
         (
             {"file": "a/b.MP4"},
             "keys",
@@ -110,10 +132,20 @@ def test_what_is_not_understood_is_a_fault(row, kind, message):
 @pytest.mark.parametrize(
     "meta",
     [
-        {"source": "UCF", "label": "Arson", "duration": 3.2, "question_type": "what", "video_id": 7, "image_id": "a"},
+        {
+            "source": "UCF",
+            "label": "Arson",
+            "duration": 3.2,
+            "question_type": "what",
+            "num_video": 7,
+            "has_image": True,
+        },
         {"data_source": "x", "task": "count", "frames": [0, 5], "seconds": [1.5], "objects": [{"boxes": []}]},
         {"stats": 1, "ended": True, "width": 64, "model": "x", "text": "a.mp4 is a file", "score": None},
         {"video": None, "thumbnail": "a.png"},
+        {"video": "a.mp4", "video_id": "a", "tools": "[]", "start": None, "video_fps": 30, "loss": 0.2},
+        {"video": None, "start_frame": 3, "video_id": "a"},
+        {"time": 3, "framework": "x", "video_caption": "A cat.", "imagery": "x", "train": True},
         {"video": "b.mp4", "original": "a.mp4"},
         {"meta": {"Video": "a.mp4", "nframes": 8}},
         {"answer": {"any": ["thing"]}},
@@ -121,22 +153,26 @@ def test_what_is_not_understood_is_a_fault(row, kind, message):
     ids=str,
 )
 def test_metadata_is_kept(meta):
-    assert sample(**meta).meta == {key: value for key, value in meta.items() if key != "video"}
+    assert sample(**meta).meta == {key: value for key, value in meta.items() if key not in ("video", "start")}
 
 
-@pytest.mark.parametrize("key", ["loss", "train"])
-def test_a_reply_that_is_not_learned(key):
-    talk = [*TALK, {"from": "human", "value": "Where?", key: False}, {"from": "gpt", "value": "", key: False}]
+@pytest.mark.parametrize("key", ["loss", "train", "weight"])
+@pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), (0.0, 1.0)])
+def test_a_reply_that_is_not_learned(key, no, yes):
+    first = [TALK[0], TALK[1] | {key: yes}]
+    talk = [*first, {"from": "human", "value": "Where?", key: no}, {"from": "gpt", "value": "", key: no}]
     assert [m.loss for m in sample(conversations=talk).messages if m.role == "assistant"] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("turn", "message"),
     [
-        ({"loss": 0}, r"turn 1 \(gpt\): 'loss' must be true or false, got 0"),
+        ({"loss": 0.5}, r"turn 1 \(gpt\): 'loss' must be true or false, got 0.5"),
+        ({"mask": True}, "turn 1: 'mask' is not read; use 'loss': false"),
+        ({"trainable": False}, "turn 1: 'trainable' is not read; use 'loss': false"),
         ({"train": "no"}, "'train' must be true or false, got 'no'"),
         ({"loss": False, "train": True}, "'loss' and 'train' mean the same"),
-        ({"weight": 0}, "turn 1: 'weight' is not read; use 'loss': false"),
+        ({"loss_scale": 0}, "turn 1: 'loss_scale' is not read; use 'loss': false"),
         ({"Loss": False}, "turn 1: 'Loss' is not read. Did you mean 'loss'"),
         ({"image": "a.png"}, "turn 1: 'image' is not read; list the media of all turns in the row's 'video'"),
         ({"from": "human", "loss": True}, r"turn 1 \(human\): 'loss' is true, but only replies can be learned"),

@@ -7,7 +7,25 @@ from tinyvid.data.options import answers_of, options_of
 
 
 @pytest.mark.parametrize(
-    "form", ["{}. {}", "{}) {}", "({}) {}", "[{}] {}", "{}: {}", "{} . {}", "{} - {}", " {}.{} ", "({}){}"]
+    "form",
+    [
+        "{}. {}",
+        "{}) {}",
+        "({}) {}",
+        "[{}] {}",
+        "{}: {}",
+        "{} . {}",
+        "{} - {}",
+        " {}.{} ",
+        "({}){}",
+        "{}、{}",
+        "{}．{}",
+        "（{}）{}",
+        "{}：{}",
+        "**{}.** {}",
+        "**{}**: {}",
+        "Option {}: {}",
+    ],
 )
 @pytest.mark.parametrize("letters", ["ABC", "abc"])
 def test_letters_are_stripped(form, letters):
@@ -50,6 +68,7 @@ def test_padding_may_repeat():
         (["a", 10**400], "got 1000"),
         (["a", "b", "a"], "contains 'a' twice"),
         (["A. a", "B. a"], "contains 'a' twice"),
+        (["a", "a "], "contains 'a' twice"),
         (["3", 3], "contains '3' twice"),
         ({"A": "a", "B": "b"}, "must be a list of 2 to 26 choices, got {'A'"),
         ([], "must be a list"),

@@ -17,7 +17,7 @@ TURN_KEYS = ("conversations", "messages")
 SYSTEM_KEYS = ("system", "system_prompt")
 START_KEYS = ("start", "start_time", "video_start")
 END_KEYS = ("end", "end_time", "video_end")
-ROLE_KEYS, TEXT_KEYS, LOSS_KEYS = ("from", "role"), ("value", "content"), ("loss", "train")
+ROLE_KEYS, TEXT_KEYS, LOSS_KEYS = ("from", "role"), ("value", "content"), ("loss", "train", "weight")
 # All keys that end up in a sample or its messages. The others go to ``Sample.meta``.
 READ = {"id", "clip", "fps", "subtitles"}.union(
     VIDEO_KEYS, IMAGE_KEYS, TURN_KEYS, SYSTEM_KEYS, START_KEYS, END_KEYS
@@ -25,6 +25,8 @@ READ = {"id", "clip", "fps", "subtitles"}.union(
 KNOWN = READ | {"options", "answer_index", "answer", "rule", "group"}  # also those that are read from ``Sample.meta``
 _SECONDS = "give 'clip': [start, end] in seconds"
 _FRAMES = "set sampler.num_frames or another option of the sampler for the run"
+_BOUNDS = f"{_SECONDS}, or 'clip': null for the whole video"
+_NOT_LEARNED = "use 'loss': false for a reply to read but not to learn"
 _SOUND = "tinyvid reads no sound; remove it"
 _REFUSED = {
     "timestamp": _SECONDS,
@@ -39,8 +41,7 @@ _REFUSED = {
     "tools": "describe the tools in the system message",
 }
 _REFUSED_IN_TURN = dict.fromkeys((*VIDEO_KEYS, *IMAGE_KEYS), "list the media of all turns in the row's 'video'") | {
-    "weight": "use 'loss': false for a reply to read but not to learn",
-    "loss_scale": "use 'loss': false for a reply to read but not to learn",
+    **dict.fromkeys(("loss_scale", "mask", "masked", "trainable", "training"), _NOT_LEARNED),
     "tool_calls": "write the call in the text of the turn",
     "reasoning_content": "write the reasoning in the text of the turn",
 }
@@ -51,6 +52,10 @@ _TYPED = {name for name in (*KNOWN, *TEXT_KEYS) if len(name) > 5} | {"video", "i
 _MEDIA_FILE = re.compile(
     r".+\.(?:mp4|m4v|mov|mkv|webm|avi|wmv|flv|mpe?g|3gp|ogv|gif|png|jpe?g|bmp|webp)", re.IGNORECASE | re.DOTALL
 )
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_LIMITS = {"start", "end", "begin", "stop"}
+_UNITS = {"time", "timestamp", "s", "sec", "secs", "second", "seconds", "ms", "frame", "video", "clip", "segment"}
+_MEDIA, _PLACES = {"video", "vid", "image", "img"}, {"id", "name", "dir", "folder", "url", "uri", "file", "path"}
 
 
 def given(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -69,25 +74,46 @@ def given(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 def faults_of_keys(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of a row that nothing reads."""
-    unread = {key: value for key, value in row.items() if key not in KNOWN and not _absent(value) and value != ""}
+    unread = {key: value for key, value in row.items() if key not in KNOWN and not _asks_nothing(value)}
+    shows_video = not all(_absent(row.get(key)) for key in VIDEO_KEYS)
     shows_media = not row.keys().isdisjoint((*VIDEO_KEYS, *IMAGE_KEYS))  # "video": null says that it has none
+    whole = not shows_video or not row.keys().isdisjoint(("clip", *START_KEYS, *END_KEYS))
     for key, value in unread.items():
         first = value[0] if isinstance(value, list) else value
-        if fault := _fault(key, _ROW_NAMES, _REFUSED):
+        words = [word.lower() for word in _WORDS.findall(key[:40])]
+        if fault := _fault(key, _ROW_NAMES, {key: _BOUNDS} if not whole and _is_bound(words) else _REFUSED):
             yield fault
+        elif key in LOSS_KEYS and value is False:
+            yield f"'{key}' is not read; give it in the turn of a reply"
         elif not shows_media and isinstance(first, str) and _MEDIA_FILE.fullmatch(first[:4096]):
             yield (
                 f"'{key}' names the file {first!r:.80}, but the media of a row are in 'video' or 'image'; rename the "
                 "key, or add 'video': null if the row has no media"
             )
+        elif not shows_media and _names_medium(words, first):
+            yield (
+                f"'{key:.40}' seems to name the medium of the row, but media are in 'video' or 'image'; add its path "
+                "there, or 'video': null if the row has no media"
+            )
+
+
+def _is_bound(words: Sequence[str]) -> bool:
+    """Return whether the words of a name are those of a start or an end, such as ``clip_start_sec``."""
+    return not _LIMITS.isdisjoint(words) and (_LIMITS | _UNITS).issuperset(words)
+
+
+def _names_medium(words: Sequence[str], value: Any) -> bool:
+    """Return whether a key and its value look like the name of a medium, such as ``video_id``."""
+    if words == ["media"]:
+        return not isinstance(value, str)
+    return isinstance(value, str) and len(words) == 2 and words[0] in _MEDIA and words[1].rstrip("s") in _PLACES
 
 
 def faults_of_turn(turn: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of a turn that nothing reads."""
     read = (*ROLE_KEYS, *TEXT_KEYS, *LOSS_KEYS)
     for key in turn:
-        unread = key not in read and not _absent(turn[key]) and turn[key] != ""
-        if unread and (fault := _fault(key, _TURN_NAMES, _REFUSED_IN_TURN)):
+        if key not in read and not _asks_nothing(turn[key]) and (fault := _fault(key, _TURN_NAMES, _REFUSED_IN_TURN)):
             yield fault
 
 
@@ -95,12 +121,17 @@ def _absent(value: Any) -> bool:
     return value is None or value in ([], {})
 
 
+def _asks_nothing(value: Any) -> bool:
+    """Return whether the value of an unread key asks for nothing; LLaMA-Factory writes ``"tools": "[]"``."""
+    return _absent(value) or value in ("", "[]", "{}")
+
+
 def _fault(key: str, names: tuple[str, ...], refused: Mapping[str, str]) -> str | None:
     """Return what is wrong with a key that nothing reads, or ``None`` for metadata."""
-    near = _near(key, names)
-    if key not in refused and near is None:
+    near = key if key in refused else _near(key, names)
+    if near is None:
         return None
-    advice = f"; {refused[key]}." if key in refused else f". Did you mean '{near}'?"
+    advice = f"; {refused[near]}." if near in refused else f". Did you mean '{near}'?"
     return f"'{key:.40}' is not read{advice} Your own notes can be below one key, such as 'meta'"
 
 

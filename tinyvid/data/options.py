@@ -10,7 +10,10 @@ from tinyvid.errors import DataError
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
 PADDING = {"", "n/a"}  # texts that pad the options of published benchmarks
-_LETTERED = re.compile(r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:\s?[.):]|\s[-–—]\s))\s*(\S.*)", re.DOTALL)
+_LETTERED = re.compile(
+    r"\s*\**(?:option\s)?(?:[(（]([a-z])[)）]|\[([a-z])\]|([a-z])(?:\s?(?:[.):、．：]|\*+:)|\s[-–—]\s))\**\s*(\S.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def options_of(row: Mapping[str, Any]) -> list[str]:
@@ -28,7 +31,8 @@ def options_of(row: Mapping[str, Any]) -> list[str]:
         if not (is_number(option) or (isinstance(option, str) and option.strip())):
             raise DataError(f"'options' must be texts or numbers, got {option!r:.80}; correct or remove it")
     texts = without_letters([str(option) for option in options])
-    twins = [text for text in texts if texts.count(text) > 1 and not is_padding(text)]
+    wordings = [text.strip() for text in texts]
+    twins = [text for text in wordings if wordings.count(text) > 1 and not is_padding(text)]
     if twins:
         raise DataError(f"'options' contains {twins[0]!r:.80} twice; each option must differ")
     return texts

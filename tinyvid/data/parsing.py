@@ -141,11 +141,11 @@ def _turn(number: int, turn: Any) -> Message:
             f"turn {number} ({role}) contains half a character, {half[0]!r}, at character {half.start()}; remove it"
         )
     loss = turn[loss_key] if loss_key else None
-    if loss is not None and not isinstance(loss, bool):
+    if loss is not None and loss not in (True, False):  # also 1 and 0, as in the key 'weight'
         raise DataError(f"turn {number} ({role}): '{loss_key}' must be true or false, got {loss!r:.80}")
     if loss and ROLES[role] != "assistant":
         raise DataError(f"turn {number} ({role}): '{loss_key}' is true, but only replies can be learned; remove it")
-    return Message(ROLES[role], text, loss=loss is not False)  # type: ignore[arg-type]
+    return Message(ROLES[role], text, loss=loss is None or bool(loss))  # type: ignore[arg-type]
 
 
 def _from_question(messages: list[Message]) -> list[Message]:

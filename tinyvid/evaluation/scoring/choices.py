@@ -199,8 +199,9 @@ def _letter_of_match(
         letter = match[1]
         return letter if letter.isupper() or "(" in match[0] else None
     after = text[match.end() : match.end() + 400].lstrip()
-    line = after.partition("\n")[0]
-    return _stated(line, letters, texts)
+    if _lists_letters(after):
+        return _UNCERTAIN
+    return _stated(after.partition("\n")[0], letters, texts)
 
 
 def _is_denied(before: str) -> bool:
@@ -310,7 +311,7 @@ def _accepts(letter: str, rest: str, letters: Mapping[str, str], texts: Mapping[
 
 def _letter_with_text(line: str, texts: Mapping[str, str], letters: Mapping[str, str]) -> str | None:
     """Return the letter of a line that is a letter and its own option's text, such as ``C the dog``."""
-    match = re.match(rf"\W*{LETTER}\W*\s", line)
+    match = re.match(rf"\W*{LETTER}\W+", line)
     if not match or letters.get(match[1].upper()) is None:
         return None
     return match[1] if texts.get(wording(line[match.end() :])) == letters[match[1].upper()] else None
