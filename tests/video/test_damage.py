@@ -210,6 +210,17 @@ def test_a_matroska_header_of_absurd_size_ends_the_check(tmp_path):
     assert find_damage(str(path), "matroska", 0) == []
 
 
+@pytest.mark.parametrize("left", [9, 100])
+def test_a_fragment_that_is_cut_in_its_header_is_noticed(tmp_path, left):
+    whole = clips.write_clip(tmp_path / "whole.mp4", bframes=0, muxer={"movflags": "frag_keyframe+empty_moov"})
+
+    def cut(data):
+        del data[data.rindex(b"moof") - 4 + left :]
+
+    with pytest.raises(VideoError, match="is truncated: its last fragment is incomplete"):
+        index_of(changed(whole, cut))
+
+
 def test_fragments_behind_a_hole_are_missed(tmp_path, caplog):
     whole = clips.write_clip(tmp_path / "whole.mp4", bframes=0, muxer={"movflags": "frag_keyframe+empty_moov"})
 

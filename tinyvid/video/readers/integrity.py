@@ -273,6 +273,8 @@ def _boxes(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
             return
         fragmented = fragmented or head[4:8] == b"moof"
         start += length
+        if head[4:8] == b"moof" and start > size:
+            yield _cut("its last fragment is incomplete", size)
         file.seek(min(start, size))
 
 
