@@ -26,6 +26,7 @@ from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import printable
+from tinyvid.files import expanded
 from tinyvid.generation.decode import Decoding
 from tinyvid.interrupts import interruptible
 from tinyvid.registry import check_options
@@ -164,7 +165,10 @@ def ask_all(
     samples = [Sample([Message("user", question)], video=video, id=name) for (name, question), video in asked.items()]
     replies = assistant.answer_each(samples, batch_size=config.batch_size, on_error=config.on_error, **decoding)
     failed = 0
-    progress = track(replies, "asking", total=len(samples), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    progress = track(
+        replies, "asking", total=len(samples), console=console, transient=True, disable=not console.is_terminal
+    )
     for (name, question), found in zip(asked, progress, strict=True):
         error = str(found) if isinstance(found, TinyvidError) else ""
         failed += bool(error)
@@ -174,7 +178,7 @@ def ask_all(
             file.append([ClipAnswer(name, question, "" if error else str(found), error, digest)])
         elif not error:
             print(printable(": ".join([name] * (len(videos) > 1) + [question] * (len(questions) > 1) + [str(found)])))
-    counts = f"{len(asked) - failed} answers, {len(pairs) - len(asked)} from before, {failed} errors"
+    counts = f"{len(asked) - failed} new answers, {len(pairs) - len(asked)} earlier answers, {failed} errors"
     if file is None:
         print(counts, file=sys.stderr)
     else:
@@ -250,7 +254,7 @@ def draw(assistant: Assistant, video: Video, config: DictConfig) -> None:
     """Draw the patches of each frame that the question attended to."""
     found = assistant.attention_map(video, config.question)[0]
     drawn = found.save(config.attention_map)
-    print(f"wrote {config.attention_map}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
+    print(f"Wrote {config.attention_map}: {len(drawn)} of {len(found.frames)} frames", file=sys.stderr)
 
 
 def videos_of(config: DictConfig) -> list[Video | None]:
@@ -267,7 +271,7 @@ def videos_of(config: DictConfig) -> list[Video | None]:
             )
         return [Video(config.image)]
     if config.videos is not None:
-        return [Video(os.path.expanduser(path), **bounds) for path in read_lines(config.videos, key="videos")]
+        return [Video(str(expanded(path)), **bounds) for path in read_lines(config.videos, key="videos")]
     if config.video is not None:
         return [Video(path, **bounds) for path in find_clips(config.video)]
     if any(value is not None for value in bounds.values()):
@@ -295,7 +299,7 @@ def convert(config: DictConfig, line: CommandLine) -> None:
     if not config.convert_to:
         raise ConfigError("convert_to= is empty; set it to a directory")
     load(config, line).save_pretrained(config.convert_to)
-    print(f"wrote {config.convert_to}")
+    print(f"Wrote {config.convert_to}")
 
 
 if __name__ == "__main__":

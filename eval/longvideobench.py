@@ -26,6 +26,7 @@ from tinyvid import (
     micro,
     require,
 )
+from tinyvid.files import expanded
 
 from .prompts import LETTER_PROMPT, conversation, dotted
 from .rows import Row, first_of, read_rows
@@ -71,7 +72,7 @@ class LongVideoBench:
                 "benchmark.prompt_style=interleaved puts subtitles between frames, but benchmark.subtitles=false; "
                 "choose benchmark.prompt_style=official"
             )
-        folder = Path(root).expanduser()
+        folder = expanded(root)
         annotation = next((name for name in FILES[split] if (folder / name).is_file()), FILES[split][0])
         self.folder = require(root, [annotation], source=self.source)
         self.split, self.prompt_style = split, prompt_style

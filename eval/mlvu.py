@@ -24,6 +24,7 @@ from tinyvid import (
     micro,
     require,
 )
+from tinyvid.files import expanded
 
 from .prompts import BEST_OPTION, LETTER_PROMPT, bracketed, conversation
 from .rows import Row, digest, first_of, numbered, read_rows
@@ -74,7 +75,7 @@ class MLVU:
                 f"benchmark.tasks={tasks}: packing={packing} has no writing tasks; choose benchmark.packing=official"
             )
         self.packing, self.prompt_style = packing, prompt_style
-        self.folder = Path(root).expanduser()
+        self.folder = expanded(root)
         if packing == "official":
             files = [*(CHOICE_FILES if tasks != "writing" else ()), *(WRITING if tasks != "choice" else ())]
             require(root, [f"json/{file}.json" for file in files], source=self.source)
@@ -163,7 +164,7 @@ class MLVU:
 
 def _parquet(root: str, source: str) -> Path:
     """Find the annotation file of a repacked set."""
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     found = sorted([*folder.glob("data/test-*.parquet"), *folder.glob("test-*.parquet")])
     if len(found) > 1:
         raise DataError(f"{folder} contains several annotation files: {', '.join(map(str, found))}; keep only one")

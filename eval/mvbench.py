@@ -23,6 +23,7 @@ from tinyvid import (
     require,
     suggest,
 )
+from tinyvid.files import expanded
 
 from .prompts import BEST_OPTION, LETTER_PROMPT, bracketed, conversation
 from .rows import Row, below, digest, first_of, numbered, read_object, read_rows
@@ -109,7 +110,7 @@ class MVBench:
                 raise ConfigError(f"benchmark.tasks: unknown task {task!r}. {suggest(task, TASKS)}")
         self.revision, self.bounds, self.prompt_style = revision, bounds, prompt_style
         chosen = [task for task in TASKS if not tasks or task in tasks]
-        folder = Path(root).expanduser()
+        folder = expanded(root)
         if revision == "video" and (folder / "test.json").is_file():
             found = _cut_rows(folder / "test.json", chosen)
         else:

@@ -30,6 +30,7 @@ from tinyvid import (
     lettered,
     micro,
 )
+from tinyvid.files import expanded
 from tinyvid.worlds.shapes import (
     Background,
     ClipPlan,
@@ -127,7 +128,7 @@ class Shapes:
         )
         described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
         self.set = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
-        folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else Path(root).expanduser()
+        folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else expanded(root)
         draw(options, folder, clips=clips, crf=crf, codecs=codecs, workers=workers)
         # A blind run has the same items; the prompt style, which every report lists, tells the runs apart.
         self.prompt_style = prompt_style if blind is None else f"{prompt_style}, blind: {blind}"

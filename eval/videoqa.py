@@ -5,10 +5,10 @@ counts as wrong, with score 0.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from tinyvid import BENCHMARKS, DataError, Item, Outcome, Sample, micro, require
+from tinyvid.files import expanded
 
 from .prompts import conversation
 from .rows import Row, below, digest, first_of, numbered, read_rows
@@ -63,7 +63,7 @@ def msvd_qa(*, root: str, split: Split = "test", prompt_style: Literal["official
         prompt_style: ``official`` asks the question without instructions.
     """
     source = "https://github.com/xudejing/video-question-answering (MSVD-QA) and MSVD's YouTubeClips"
-    file = Path(root).expanduser() / "youtube_mapping.txt"
+    file = expanded(root) / "youtube_mapping.txt"
     lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     original = {line[1]: line[0] for line in lines if len(line) == 2}
     items = _numbered_videos(root, split, source, "vid", original)

@@ -28,6 +28,7 @@ from tinyvid.data.datasets import held_out_rows
 from tinyvid.diagnostics.checks import Fault, RowChecks, RowReport, as_row
 from tinyvid.diagnostics.transcript import transcript
 from tinyvid.errors import ConfigError, printable, suggest
+from tinyvid.files import expanded
 from tinyvid.processing.processor import Processor
 from tinyvid.registry import DATASETS
 
@@ -51,7 +52,7 @@ def main(config: DictConfig, line: CommandLine) -> None:
         build_benchmark(settings["benchmark"])  # raises an error for its first bad row
     sets = {"training rows": DATASETS.build(data), "held-out rows": held_out_rows(settings["eval_path"], data)}
     used = processor(settings, groups)
-    out = Path(settings["out"]).expanduser()
+    out = expanded(settings["out"])
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 160)
     faulty = False
@@ -120,7 +121,9 @@ def find(checks: RowChecks, out: Path, *, workers: int, append: bool = False) ->
     findings = Findings()
     rows: Any = checks  # a DataLoader only needs __len__ and __getitem__
     loader: DataLoader[RowReport] = DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=_identity)
-    progress = track(loader, "checking", total=len(checks), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    progress = track(loader, "checking", total=len(checks), console=console, transient=True, disable=hidden)
     with (out / "faults.jsonl").open(mode) as faults, (out / "lengths.jsonl").open(mode) as lengths:
         try:
             for row in progress:

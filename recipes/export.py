@@ -21,6 +21,7 @@ from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest
+from tinyvid.files import expanded
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.model_card import write_card
@@ -95,7 +96,7 @@ def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
 
 def dtypes_of(ckpt: str, loaded: Loaded) -> dict[str, torch.dtype]:
     """Return the data type of each part in a checkpoint; float32 if it is not recorded."""
-    folder = Path(ckpt).expanduser()
+    folder = expanded(ckpt)
     if not (folder / native.MANIFEST).is_file():
         return dict.fromkeys(PARTS, DTYPES.get(stored_dtype(ckpt), torch.float32))
     llm, tower = loaded.groups["llm"], loaded.groups["vision_tower"]

@@ -33,7 +33,9 @@ def main(config: DictConfig, _: CommandLine) -> None:
     progress = Console(stderr=True)
 
     def show(clips: Iterable[Any]) -> Iterable[Any]:
-        return track(clips, "writing", total=writing["clips"], console=progress, transient=True)
+        return track(
+            clips, "writing", total=writing["clips"], console=progress, transient=True, disable=not progress.is_terminal
+        )
 
     with interruptible(f"Finished clips are in {out}.partial; run the same command again to continue."):
         manifest = write_set(options, out, **writing, track=show)

@@ -193,7 +193,7 @@ def test_errors_of_tinyvid_print_one_line(capsys):
 def test_ctrl_c_prints_one_word(capsys):
     with pytest.raises(SystemExit) as end, readable_errors():
         raise KeyboardInterrupt
-    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+    assert (end.value.code, capsys.readouterr().err) == (130, "Interrupted.\n")
 
 
 @pytest.mark.parametrize(

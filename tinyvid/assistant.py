@@ -11,7 +11,7 @@ from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
-from tinyvid.files import refuse_links
+from tinyvid.files import expanded, refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
@@ -331,7 +331,7 @@ def local_folder(path: str, revision: str | None = None) -> Path:
         raise CheckpointError("the path of the checkpoint is empty; give a directory or a hub id")
     if path == DEFAULT:
         return DEFAULT_MODEL
-    folder = Path(os.path.expanduser(path))  # leaves ~name as it is if there is no such user
+    folder = expanded(path)
     if os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         return folder
     if os.path.isfile(folder):

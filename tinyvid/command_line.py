@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose, refuse_unknown
 from tinyvid.errors import ConfigError, printable
 from tinyvid.explain import DEBUG, explained
+from tinyvid.files import expanded
 
 CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
 PRESETS = ("model", "experiment")  # they choose parts; a preset may set the checkpoint of its parts
@@ -253,9 +254,9 @@ def _literal(key: str, value: str) -> str | None:
     """Return the text that the value of a key in ``PATHS`` or ``TEXTS`` stands for."""
     if key not in PATHS:
         return value
-    return (
-        None if value == "null" else os.path.expanduser(value)
-    )  # unlike Path.expanduser, accepts ~name without a user
+    if value == "null":
+        return None
+    return str(expanded(value)) if value.startswith("~") else value  # a Path would change a URL
 
 
 def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def readable_errors() -> Iterator[None]:
     except (SystemExit, GeneratorExit):
         raise
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write("Interrupted.\n")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes the standard output again at exit

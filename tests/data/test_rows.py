@@ -171,6 +171,12 @@ def test_only_offsets_stay_in_memory(tmp_path, monkeypatch, array):
     assert held < 100 * len(file)
 
 
+def test_a_name_that_begins_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~rows.jsonl").write_text('{"a": 1}\n')
+    assert open_rows("~rows.jsonl")[0] == {"a": 1}
+
+
 def test_it_can_be_sent_to_workers(tmp_path):
     assert contents(pickle.loads(pickle.dumps(RowFile(write(tmp_path, LINES))))) == ROWS
 

@@ -91,5 +91,5 @@ def test_eval_draws_it(models, tmp_path):
     arguments += ["question=What moves?", f"attention_map={target}", "max_new_tokens=2", "device=cpu"]
     done = python(ROOT / "eval.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"wrote {target}: 4 of 4 frames" in done.stderr
+    assert f"Wrote {target}: 4 of 4 frames" in done.stderr
     assert Image.open(target).size[0] == 4 + 4 * 228

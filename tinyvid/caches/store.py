@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, DataError, raised_as
+from tinyvid.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Store:
     def __init__(self, folder: str | Path, *, max_gib: float, name: str) -> None:
         if not max_gib > 0:
             raise ConfigError(f"cache.max_gib={max_gib!r} must be a positive number of GiB")
-        self.folder = Path(os.path.abspath(Path(folder).expanduser()))
+        self.folder = Path(os.path.abspath(expanded(folder)))
         self.max_bytes = int(max_gib * GIB)
         self.name = name
         self.statistics = Statistics()

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
-from tinyvid.files import read_text, refuse_unreadable
+from tinyvid.files import expanded, read_text, refuse_unreadable
 from tinyvid.models import adapters
 from tinyvid.models.folders import CONFIG, TOKENIZER as FILES
 from tinyvid.models.video_llm import VideoLLM
@@ -72,7 +72,7 @@ def save(loaded: Loaded, path: Path) -> None:
         CheckpointError: ``path`` cannot be written or is not empty, or a stored part is quantized.
     """
     try:
-        _save(loaded, path.expanduser())
+        _save(loaded, expanded(path))
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 

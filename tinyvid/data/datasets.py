@@ -6,7 +6,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from tinyvid.data.media import is_number
 from tinyvid.data.parsing import RowError, to_sample
 from tinyvid.data.rows import open_rows
 from tinyvid.errors import ConfigError, DataError, raised_as
+from tinyvid.files import expanded
 from tinyvid.registry import DATASETS, AtLeast
 from tinyvid.types import Sample
 
@@ -42,8 +42,8 @@ class RowDataset:
     ) -> None:
         self.rows = open_rows(path)
         with raised_as(ConfigError, f"media_root={media_root!r}, allowed_roots={list(allowed_roots)}", "correct them"):
-            self.media_root = Path(media_root or self.rows.path.parent).expanduser().absolute()
-            self.allowed = [Path(folder).expanduser().absolute() for folder in allowed_roots]
+            self.media_root = expanded(media_root or self.rows.path.parent).absolute()
+            self.allowed = [expanded(folder).absolute() for folder in allowed_roots]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tinyvid.data.tables import MAGIC, MAX_ROW, TableFile, check_size
 from tinyvid.errors import DataError, raised_as
-from tinyvid.files import refuse_special
+from tinyvid.files import expanded, refuse_special
 
 CHUNK = 1 << 22  # bytes to read at a time when indexing an array
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -35,7 +35,7 @@ def open_rows(path: str | Path) -> "RowFile | TableFile":
         DataError: The file is missing, has no rows, or has another format.
     """
     with raised_as(DataError, f"data file {str(path)!r}", "correct the path"):
-        place = Path(path).expanduser()
+        place = expanded(path)
         refuse_special(place, DataError)
         if not place.is_file():
             raise DataError(f"data file {str(place)!r} does not exist; check the path")

@@ -8,6 +8,7 @@ from typing import Any
 from tinyvid.data.options import LETTERS, is_padding
 from tinyvid.errors import ConfigError, DataError, raised_as
 from tinyvid.evaluation.items import Benchmark
+from tinyvid.files import expanded
 from tinyvid.registry import BENCHMARKS
 
 LISTED = 8  # most names that a message lists
@@ -41,7 +42,7 @@ def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
         DataError: Some are missing; the message lists them.
     """
     with raised_as(ConfigError, f"benchmark.root={str(root)!r}", "correct the path"):
-        folder = Path(root).expanduser()
+        folder = expanded(root)
     missing = [name for name in files if not os.path.exists(folder / name)]
     if missing:
         found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None

@@ -6,7 +6,6 @@ padded with empty entries so that all processes have the same number of batches.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from tinyvid.data.parsing import NO_REPLY, learns
 from tinyvid.data.skipped import Skipped, file_of, read_skipped, sources_of
 from tinyvid.errors import DataError, TinyvidError, VideoError, raised_as
+from tinyvid.files import expanded
 from tinyvid.processing.batch import Example
 from tinyvid.processing.processor import Processor
 from tinyvid.training.objectives import NextTokenObjective, Objective, Row
@@ -55,7 +55,7 @@ class TrainingData(Dataset[Any]):
         self.policy = policy
         self.objective = objective
         self.skipped: Mapping[str, Skipped] = {}
-        listed = {} if policy.skip_listed is None else read_skipped(Path(policy.skip_listed).expanduser())
+        listed = {} if policy.skip_listed is None else read_skipped(expanded(policy.skip_listed))
         self.listed = {row.key: row for row in listed.values()}
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from tinyvid.errors import TinyvidError
+from tinyvid.files import expanded
 from tinyvid.registry import DATASETS
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -38,7 +39,7 @@ def write_card(
         dtypes: The dtype in which each part is stored.
         unmerged: Parts whose adapters were merged, and are also stored unmerged.
     """
-    path = Path(ckpt).expanduser()
+    path = expanded(ckpt)
     run = path.absolute().parent
     record = run / "config.yaml"
     settings = yaml.safe_load(record.read_text(encoding="utf-8")) if record.is_file() else {}

@@ -152,8 +152,8 @@ def _read_image(path: Path) -> np.ndarray:
         method = _turn(path, image)
         turned = image if method is None else image.transpose(method)
         if turned.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 8
-            grey = (np.asarray(turned).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-            return grey[..., None].repeat(3, axis=-1)
+            gray = (np.asarray(turned).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+            return gray[..., None].repeat(3, axis=-1)
         return np.asarray(turned.convert("RGB"))
 
 

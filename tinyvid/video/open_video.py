@@ -139,7 +139,7 @@ def _bounds(video: Video, duration: float) -> tuple[float, float]:
     if start < 0:
         raise VideoError(f"{video}: start={start:g} is negative; give seconds from the beginning of the video")
     if start >= duration:
-        raise VideoError(f"{video}: start={start:g} s is past the end of the video, at {duration:.3f} s")
+        raise VideoError(f"{video}: start={start:g} s is past the end of the video, at {duration:.3f} s; correct it")
     if end <= start:
         raise VideoError(f"{video}: end={end:g} s must come after start={start:g} s")
     return start, min(end, duration)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
-from tinyvid.files import read_json
+from tinyvid.files import expanded, read_json
 from tinyvid.models.text_decoders.qformer_weights import PREFIXES, read_selected, rename
 from tinyvid.models.weights import load_strict
 
@@ -70,7 +70,7 @@ def read_connector(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file cannot be read, or does not contain these weights.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     found = read_selected(place, MARKS)
     if not found:
         raise CheckpointError(

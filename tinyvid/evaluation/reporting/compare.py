@@ -17,6 +17,7 @@ from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
 from tinyvid.evaluation.scoring.averages import bootstrap, by_group, interval, kinds_of, macro, mcnemar, micro
+from tinyvid.files import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def load_runs(folders: Sequence[str | Path], names: Sequence[str] | None = None)
         raise ConfigError(f"runs= contains {len(folders)} run; give at least two, separated by commas")
     if names is not None and len(names) != len(folders):
         raise ConfigError(f"names= contains {len(names)} names for {len(folders)} runs; give one name per run")
-    paths = [Path(folder).expanduser() for folder in folders]
+    paths = [expanded(folder) for folder in folders]
     reports = [Report.load(path) for path in paths]
     benchmarks = {report.data["benchmark"] for report in reports}
     if len(benchmarks) > 1:

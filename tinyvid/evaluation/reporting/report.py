@@ -21,7 +21,7 @@ from tinyvid.errors import CheckpointError, DataError
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
-from tinyvid.files import read_json
+from tinyvid.files import expanded, read_json
 
 REPORT = "report.json"
 TEXT = "report.md"
@@ -46,7 +46,7 @@ class Report:
         Raises:
             DataError: The report is missing or damaged.
         """
-        file = Path(folder).expanduser() / REPORT
+        file = expanded(folder) / REPORT
         try:
             data = read_json(file)
         except CheckpointError as error:

@@ -16,6 +16,7 @@ from tinyvid.evaluation.annotations import build_benchmark
 from tinyvid.evaluation.items import Benchmark, Item, Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
+from tinyvid.files import expanded
 
 # VLMEvalKit's letter for "none of the options". Some of its scorers count an empty text, or its text for failures, as a
 # correct answer.
@@ -64,7 +65,7 @@ def export_run(folder: str | Path, out: str | Path, *, model: str) -> Path:
     table = _table(report.data["benchmark"], options)
     outcomes = {outcome.id: outcome for outcome in read_outcomes(report.folder / ROWS)}
     rows = rows_of(table, build_benchmark(options), outcomes, where=str(report.folder))
-    path = Path(out).expanduser() / f"{model}_{table.dataset}.{table.suffix}"
+    path = expanded(out) / f"{model}_{table.dataset}.{table.suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     (_write_xlsx if table.suffix == "xlsx" else _write_tsv)(path, rows)
     return path

@@ -126,7 +126,7 @@ def evaluate(
         ConfigError: An option is wrong, a judge is missing, or the folder contains another run or is in use.
         DataError: There are no items, videos are missing, or no item fits into the LLM's context.
     """
-    folder = Path(run_dir).expanduser()
+    folder = expanded(run_dir)
     is_first = int(os.environ.get("RANK", "0")) == 0
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
@@ -164,7 +164,7 @@ def _evaluate(
     finished = rows.read()
     if all(row.status == "prompt_failed" for row in finished.values()):
         raise DataError(f"no item of benchmark '{benchmark.name}' can be asked: {finished[items[0].id].reason}")
-    verdicts = _judge(judge, items, finished, Path(options.judge_cache or folder / VERDICTS).expanduser(), state)
+    verdicts = _judge(judge, items, finished, expanded(options.judge_cache or folder / VERDICTS), state)
     if state.is_main_process:
         outcomes = [rescore(item, finished[item.id], verdicts.get(item.id)) for item in items]
         rows.rewrite(outcomes)
@@ -247,7 +247,7 @@ def read_listed(path: str | None, items: Sequence[Item], benchmark: Benchmark) -
     """
     if path is None:
         return {}
-    listed = read_skipped(Path(path).expanduser())
+    listed = read_skipped(expanded(path))
     if not any(item.id in listed for item in items):
         raise DataError(
             f"skip_listed={path} lists {len(listed):,} items, but none of them is asked in this run of benchmark "

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tinyvid.errors import CheckpointError
+from tinyvid.files import expanded
 from tinyvid.models.folders import weight_files
 from tinyvid.models.weights import load_strict, read_tensors
 
@@ -35,7 +36,7 @@ def read_qformer(decoder: nn.Module, path: str) -> None:
     Raises:
         CheckpointError: The weights cannot be read, contain no Q-Former, or do not match.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     tensors = rename(read_selected(place, tuple(PREFIXES)))
     if not tensors:
         raise CheckpointError(
