@@ -29,7 +29,7 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, readable_errors, run_hydra
 from tinyvid.config import PARTS
 from tinyvid.data.datasets import held_out_rows
-from tinyvid.interrupts import Interrupted, Interrupts
+from tinyvid.interrupts import Interrupted, Interrupts, unbroken_output
 from tinyvid.outputs import owned
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
@@ -152,7 +152,7 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
         evaluate_on=evaluated(run, loaded),
         benchmark=asked(run.benchmark, settings, run_dir),
     )
-    with Interrupts(notice=STOPPING) as trainer.interrupts:
+    with unbroken_output(), Interrupts(notice=STOPPING) as trainer.interrupts:
         trainer.train(resume_from_checkpoint=newest)
     result = run_dir / RESULT
     trainer.save_result(result)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.runs import ROOT
-from tinyvid.interrupts import Interrupted, Interrupts, interruptible, shield_worker
+from tinyvid.interrupts import Interrupted, Interrupts, interruptible, shield_worker, unbroken_output
 
 FORK = multiprocessing.get_context("fork")
 BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -28,6 +28,35 @@ def test_the_first_signal_is_remembered(number, status, capfd):
             pytest.fail("raised before the block")
         assert raised.value.code == status
     assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def print_to_closed_pipe():
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    os.close(writing)
+    with unbroken_output(), Interrupts(notice="stopping") as interrupts:
+        sys.stdout.write("before")
+        sys.stdout.flush()
+        os.close(reading)
+        os.kill(os.getpid(), signal.SIGINT)
+        for stream in (sys.stdout, sys.stderr):
+            for _ in range(2):
+                stream.write("after")
+                stream.flush()
+        assert interrupts.received == signal.SIGINT
+        assert not sys.stdout.isatty()
+    sys.stdout.write("at the end")
+    raise SystemExit(7)
+
+
+def test_a_closed_pipe_does_not_prevent_a_graceful_stop():
+    """Ctrl-C also ends the program that reads the output, such as ``tee``."""
+    child = FORK.Process(target=print_to_closed_pipe)
+    child.start()
+    child.join(10)
+    assert child.exitcode == 7
 
 
 def wait_for_two(ready):

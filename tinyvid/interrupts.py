@@ -3,6 +3,7 @@
 Only programs install these handlers, never an import.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -75,7 +76,8 @@ class Interrupts:
             signal.signal(other, signal.SIG_DFL)
         self.received = number
         if self.notice:
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self.notice}\n".encode())
+            with contextlib.suppress(OSError):  # its reader may be gone
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self.notice}\n".encode())
         if self.at_once:
             raise Interrupted(number)
 
@@ -96,6 +98,42 @@ def interruptible(how_to_continue: str) -> Iterator[None]:
         except Interrupted:
             sys.stderr.write(f"\nInterrupted. {how_to_continue}\n")
             raise
+
+
+class _Unbroken:
+    """A text stream whose output is dropped once nobody reads it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._dropped():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropped():
+            self._stream.flush()
+
+    @contextmanager
+    def _dropped(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def unbroken_output() -> Iterator[None]:
+    """Drop the output of the block, rather than raise ``BrokenPipeError``, once nobody reads it.
+
+    Ctrl-C also ends the program behind a pipe, such as ``tee``, and a graceful stop prints more lines.
+    """
+    with contextlib.redirect_stdout(_Unbroken(sys.stdout)), contextlib.redirect_stderr(_Unbroken(sys.stderr)):
+        yield
 
 
 def shield_worker(number: int, *, start: Callable[[int], None] | None = None) -> None:
