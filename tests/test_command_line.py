@@ -98,8 +98,6 @@ def test_home_and_null(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["question=a", "+question=b"], "question is set twice, by 'question=a' and '\\+question=b'"),
-        (["sampler=fps", "sampler=fps"], "sampler is set twice"),
         (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model can be removed; set ckpt= to another"),
         (["~seed=0"], "~seed=0: only benchmark"),
         (["+max_new_token=4"], "unknown key 'max_new_token'. Did you mean 'max_new_tokens'"),
@@ -110,6 +108,14 @@ def test_home_and_null(monkeypatch):
 def test_what_is_not_understood_is_questioned(arguments, message):
     with pytest.raises(ConfigError, match=message):
         compose(CommandLine.parse(arguments).overrides)
+
+
+def test_the_last_of_several_values_counts():
+    first = ["sampler=fps", "sampler.num_frames=4", "question=a", "ckpt=a", "+debug=one_batch"]
+    line = CommandLine.parse([*first, "sampler=uniform", "sampler.num_frames=8", "+question=b", "~debug", "ckpt=b"])
+    composed = compose(line.overrides[:3])
+    assert (composed.sampler.name, composed.sampler.num_frames, composed.question) == ("uniform", 8, "b")
+    assert (line.text, line.overrides[3:]) == ({"question": "b", "ckpt": "b"}, ["~debug", "ckpt='b'"])
 
 
 def test_keys_that_choose_a_group():

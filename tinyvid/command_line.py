@@ -73,13 +73,14 @@ class CommandLine:
     def parse(cls, arguments: Sequence[str]) -> "CommandLine":
         """Split ``arguments``. An argument without ``=`` is a flag, or the value of the flag before it.
 
-        ``+key=`` and ``++key=`` are the same as ``key=``; they also set an option that the YAML file does not list.
+        ``+key=`` and ``++key=`` are the same as ``key=``; they also set an option that the YAML file does not list. If
+        a key is set several times, the last one counts, as in Hydra.
 
         Args:
             arguments: Without the program's name.
 
         Raises:
-            ConfigError: An argument without ``=`` is neither, a key is set twice, or a key cannot be removed.
+            ConfigError: An argument without ``=`` is neither, or a key cannot be removed.
         """
         line = cls(arguments=list(arguments))
         previous = ""
@@ -93,21 +94,20 @@ class CommandLine:
                 continue
             if not equals and sign != "~":
                 raise ConfigError(f"argument {argument!r} has no '='; write key=value (--help lists the keys)")
-            if key in given:
-                raise ConfigError(f"{key} is set twice, by {given[key]!r} and {argument!r}; remove one of them")
             if sign == "~" and key not in REMOVABLE:
                 raise ConfigError(
                     f"{argument}: only {', '.join(REMOVABLE)} can be removed; set {key}= to another value"
                 )
+            given.pop(key, None)  # scripts append to defaults, so the last one counts
+            line.text.pop(key, None)
             given[key] = argument
             if sign != "~" and key in (*PATHS, *TEXTS) and not _is_sweep(arguments, value):
                 line.text[key] = _literal(key, value)
-                line.overrides.append(f"{key}={quoted(line.text[key])}")
+                given[key] = f"{key}={quoted(line.text[key])}"
             elif sign.startswith("+"):
                 is_group = key.isidentifier() and (CONF_DIR / key).is_dir()
-                line.overrides.append(f"{key}={value}" if is_group else f"++{key}={value}")
-            else:
-                line.overrides.append(argument)
+                given[key] = f"{key}={value}" if is_group else f"++{key}={value}"
+        line.overrides = list(given.values())
         return line
 
     def chosen(self, group: str) -> list[str]:
