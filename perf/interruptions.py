@@ -7,7 +7,7 @@ uninterrupted run: weights, replies and files must be equal to the bit.
 
 Each program also runs with a full disk (no file may grow beyond a limit), in a folder that it may not write to, and
 while another process uses its folder. These must end with one of tinyvid's own errors, and the program must finish
-after the cause is gone. A cache must never stop a program, so there it must end without an error.
+after the cause is gone. A cache must never stop a program, so that program must end without an error.
 
 The last line is one JSON object: for each program the number of kills, and the sums over all programs: `lost` (kills
 after which something complete was gone; target: 0), `half` (incomplete things that look complete; target: 0),

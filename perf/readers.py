@@ -1,14 +1,14 @@
 """Read several hundred generated media files with each reader, and count what is exact, refused, wrong, or worse.
 
 The script writes tiny files with PyAV: containers, codecs, groups of pictures, rates, orientations, starts, streams;
-and damaged files: truncated, flipped, lying, bombs. Every frame shows its own number, so a reader that returns another
-frame, or a rotated one, is found out. The frames of a damaged file are compared with those of the intact file. Each
-file is opened as tinyvid opens it, 8 frames are sampled evenly and read. Many files share one child process, which has
-a time limit per file and a limit on memory; a crash or a hang is charged to the file that was being read.
+and damaged files: truncated, with flipped bits or false headers, decompression bombs. Every frame shows its number, so
+a wrong or rotated frame is detected. The frames of a damaged file are compared with those of the intact file. Each file
+is opened as tinyvid opens it, and 8 evenly spaced frames are read. Many files share one child process, which has a time
+limit per file and a limit on memory; a crash or a hang counts for the file that was being read.
 
 The outcomes: ``exact``; ``warning`` (a log message that names the file); ``error`` (a TinyvidError); ``fewer`` (a
-damaged file from which only frames are missing, and nothing is said); ``wrong`` (wrong or damaged frames or times, and
-nothing is said); ``untyped`` (another exception), ``crash``, ``hang``.
+damaged file: frames are missing without a warning, the others are right); ``wrong`` (wrong or damaged frames or times
+without a warning); ``untyped`` (another exception), ``crash``, ``hang``.
 
 The last line is one JSON object: ``files``, and for all readers ``crashes``, ``hangs`` and ``untyped``; for the default
 reader ``silently_wrong`` and ``silently_fewer``, their shares of the damaged files and their names, the names of the

@@ -1,4 +1,4 @@
-"""Explain any error of a program in one line, and tell causes that users can change from bugs."""
+"""Explain any error of a program in one line, and distinguish causes that users can fix from bugs."""
 
 import errno
 import json
@@ -13,19 +13,8 @@ from tinyvid.errors import TinyvidError, printable
 DEBUG = "TINYVID_DEBUG"  # environment variable: 1 prints the traceback of every error
 # Their errors are caused by files and settings of the user.
 LIBRARIES = (
-    *(
-        "PIL",
-        "accelerate",
-        "av",
-        "bitsandbytes",
-        "decord",
-        "huggingface_hub",
-        "hydra",
-        "numpy",
-        "omegaconf",
-        "open_clip",
-    ),
-    *("peft", "pyarrow", "safetensors", "timm", "tokenizers", "torchcodec", "transformers", "yaml"),
+    *("PIL", "accelerate", "av", "bitsandbytes", "decord", "huggingface_hub", "hydra", "numpy", "omegaconf"),
+    *("open_clip", "peft", "pyarrow", "safetensors", "timm", "tokenizers", "torchcodec", "transformers", "yaml"),
 )
 LESS_MEMORY = (
     "lower batch_size= (recipe.batch_size= in training), sampler.num_frames= or llm.max_length=, or load the LLM with "
@@ -70,7 +59,7 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 
 def _message(error: BaseException) -> str:
-    """Return the message of an error; of one in a data loader's worker, the last line, and of a library, the first."""
+    """Return the message of an error: the last line from a DataLoader worker, the first line from a library."""
     text = str(error).strip()
     if "Original Traceback (most recent call last)" in text:
         return printable(text.splitlines()[-1].partition(": ")[2])

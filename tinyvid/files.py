@@ -1,4 +1,4 @@
-"""Open files that others made: only regular files, inside their folder, of a bounded size."""
+"""Open untrusted files: only regular files, inside their folder, of a bounded size."""
 
 import json
 import os
@@ -18,7 +18,7 @@ MAX_HEADER = 8 << 20  # bytes of the list of tensors of a safetensors file; a mo
 def expanded(path: str | Path) -> Path:
     """Return a path with the home directory in place of a ``~`` at its start.
 
-    A name such as ``~a.mp4`` is a plain name, unless it is a user of this machine and there is no such file.
+    ``~a.mp4`` is a plain name, unless this machine has a user ``a.mp4`` and no such file exists.
     """
     text = str(path)
     if not text.startswith("~") or (text[1:2] not in ("", os.sep) and os.path.lexists(text)):

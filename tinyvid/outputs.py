@@ -1,4 +1,4 @@
-"""Write folders of outputs: one process at a time, and no file that a kill could leave half written."""
+"""Write output folders: one process at a time, and no file that a kill could leave half-written."""
 
 import errno
 import logging
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: after a kill, it has its old or its new content."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files may be no UTF-8
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file name may not be UTF-8
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def owned(folder: Path, *, key: str) -> Iterator[None]:
             raise ConfigError(f"{where} cannot be written to: {error}; {advice}") from error
         raise
     finally:
-        lock.unlink(missing_ok=True)  # before the lock is released, so that nobody else has this file
+        lock.unlink(missing_ok=True)  # before the lock is released: no other process has this file yet
         os.close(file)
 
 

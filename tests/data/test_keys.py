@@ -90,7 +90,7 @@ def test_a_system_message_beside_the_turns(key):
         ({"nframes": 8}, "keys", "'nframes' is not read; set sampler.num_frames"),
         ({"n_frames": 8}, "keys", "'n_frames' is not read; set sampler.num_frames"),
         ({"segments": [[1, 2]]}, "keys", "'segments' is not read; give 'clip'"),
-        ({"Audio": "a.wav"}, "keys", "'Audio' is not read; tinyvid reads no sound"),
+        ({"Audio": "a.wav"}, "keys", "'Audio' is not read; tinyvid does not read sound"),
         *[
             ({"video": "a.mp4", key: 1}, "keys", f"'{key}' is not read; give 'clip'")
             for key in (
@@ -111,7 +111,7 @@ def test_a_system_message_beside_the_turns(key):
         ],
         ({"media": {"video": "a.mp4"}}, "keys", "'media' seems to name the medium"),
         ({"media": [{"type": "video", "path": "a.mp4"}]}, "keys", "'media' seems to name the medium"),
-        ({"audios": ["a.wav"]}, "keys", "'audios' is not read; tinyvid reads no sound"),
+        ({"audios": ["a.wav"]}, "keys", "'audios' is not read; tinyvid does not read sound"),
         ({"tools": '[{"name": "zoom"}]'}, "keys", "'tools' is not read; describe the tools in the system message"),
         (
             {"file": "a/b.MP4"},

@@ -103,7 +103,7 @@ def test_without_usable_times_the_rate_counts(reader, tmp_path, caplog):
     source = clips.write_clip(tmp_path / "clip.mkv", num_frames=20, bframes=0, gop=1)
     path = clips.remux(source, tmp_path / "pairs.mkv", pts=lambda i, pts: pts // 80 * 80)
     assert reader.probe(path).num_frames == 20
-    assert "pairs.mkv: 10 of 20 frames have no time of their own; the frame rate of the file gives" in caplog.text
+    assert "pairs.mkv: 10 of 20 frames have no timestamp; all times are computed from the frame rate" in caplog.text
 
 
 @pytest.mark.parametrize(("scale", "rate"), [(1, 0xFFFFFFFF), (0xFFFFFFFF, 1), (1, 20_000), (4000, 1)])

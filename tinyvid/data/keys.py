@@ -1,7 +1,7 @@
 """The keys of a row: their names in common formats, and the keys that a row must not have.
 
 A key that nothing reads is metadata. It is an error if it looks like a mistake: its name is almost that of another
-key, it asks for something that tinyvid does not do, or it holds the only media of the row.
+key, it asks for something that tinyvid does not do, or it contains the only media of the row.
 """
 
 import re
@@ -27,7 +27,7 @@ _SECONDS = "give 'clip': [start, end] in seconds"
 _FRAMES = "set sampler.num_frames or another option of the sampler for the run"
 _BOUNDS = f"{_SECONDS}, or 'clip': null for the whole video"
 _NOT_LEARNED = "use 'loss': false for a reply to read but not to learn"
-_SOUND = "tinyvid reads no sound; remove it"
+_SOUND = "tinyvid does not read sound; remove it"
 _REFUSED = {
     "timestamp": _SECONDS,
     "timestamps": _SECONDS,
@@ -132,7 +132,7 @@ def _fault(key: str, names: tuple[str, ...], refused: Mapping[str, str]) -> str 
     if near is None:
         return None
     advice = f"; {refused[near]}." if near in refused else f". Did you mean '{near}'?"
-    return f"'{key:.40}' is not read{advice} Your own notes can be below one key, such as 'meta'"
+    return f"'{key:.40}' is not read{advice} Put your own notes below one key, such as 'meta'"
 
 
 @lru_cache(maxsize=4096)

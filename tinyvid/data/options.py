@@ -34,7 +34,7 @@ def options_of(row: Mapping[str, Any]) -> list[str]:
     wordings = [text.strip() for text in texts]
     twins = [text for text in wordings if wordings.count(text) > 1 and not is_padding(text)]
     if twins:
-        raise DataError(f"'options' contains {twins[0]!r:.80} twice; each option must differ")
+        raise DataError(f"'options' contains {twins[0]!r:.80} twice; all options must differ")
     return texts
 
 

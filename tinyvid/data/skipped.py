@@ -84,7 +84,7 @@ def summarize_skipped(rows: Sequence[Skipped], total: int, path: Path, *, what: 
 
 
 def file_of(videos: Sequence[Video], error: TinyvidError) -> str | None:
-    """Return the source of the video that an error is about, or ``None`` if it is about no video."""
+    """Return the source of the video that an error is about, or ``None`` if it is not about a video."""
     sources = sources_of(videos)
     if not isinstance(error, VideoError) or not sources:
         return None

@@ -1,7 +1,7 @@
-"""Read a parquet file in a process of its own, because a damaged one can abort pyarrow or take any amount of memory.
+"""Read a parquet file in a separate process, because a damaged one can abort pyarrow or exhaust the memory.
 
 ``python -P table_reader.py FILE MAX_BYTES MAX_VALUES`` writes the table as an Arrow stream to standard output, or a
-reason to standard error. It imports nothing of tinyvid, so that it starts in a fraction of a second.
+reason to standard error. It does not import tinyvid, so it starts in a fraction of a second.
 """
 
 import os

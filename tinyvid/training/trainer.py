@@ -244,7 +244,7 @@ class VideoTrainer(SavingTrainer):
         return int(self.accelerator.gather(received).max())
 
     def evaluate_if_due(self) -> None:
-        """Make the evaluation of a checkpoint whose run was stopped between the two."""
+        """Evaluate if the run was stopped between its last checkpoint and the evaluation that was due."""
         if runs.evaluation_is_due(self.state, self.args):
             self._determine_best_metric(self.evaluate(), None)
         self._stop_early()
@@ -268,7 +268,7 @@ class VideoTrainer(SavingTrainer):
 
 
 class OnResume(TrainerCallback):
-    """Make the evaluation that a stopped run still owes."""
+    """Run the evaluation that was due when the run stopped."""
 
     def __init__(self, trainer: VideoTrainer) -> None:
         self.trainer = trainer

@@ -158,7 +158,7 @@ def _read_image(path: Path) -> np.ndarray:
 
 
 def _turn(path: Path, image: Image.Image) -> Image.Transpose | None:
-    """Return what makes an image upright according to its EXIF data; nothing, with a warning, if they are broken."""
+    """Return the transposition that makes an image upright; ``None``, with a warning, if its EXIF data are broken."""
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow raises whatever its parser meets; the picture itself is intact

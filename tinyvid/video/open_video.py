@@ -141,7 +141,7 @@ def _bounds(video: Video, duration: float) -> tuple[float, float]:
     if start >= duration:
         raise VideoError(f"{video}: start={start:g} s is past the end of the video, at {duration:.3f} s; correct it")
     if end <= start:
-        raise VideoError(f"{video}: end={end:g} s must come after start={start:g} s")
+        raise VideoError(f"{video}: end={end:g} s must come after start={start:g} s; correct one of them")
     return start, min(end, duration)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tinyvid.evaluation.items import Outcome
+from tinyvid.outputs import write_text
 
 ROWS = "predictions.jsonl"
 
@@ -37,9 +38,7 @@ class Predictions:
 
     def rewrite(self, outcomes: Iterable[Outcome]) -> None:
         """Replace the rows of all processes atomically. Only the first process may call this."""
-        partial = self.folder / f".{ROWS}.partial"
-        partial.write_text("".join(f"{_line(outcome)}\n" for outcome in outcomes), encoding="utf-8")
-        partial.replace(self.folder / ROWS)
+        write_text(self.folder / ROWS, "".join(f"{_line(outcome)}\n" for outcome in outcomes))
         for file in self._files()[1:]:
             file.unlink()
 

@@ -22,6 +22,7 @@ from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, Writes
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
 from tinyvid.files import expanded, read_json
+from tinyvid.outputs import write_text
 
 REPORT = "report.json"
 TEXT = "report.md"
@@ -101,9 +102,8 @@ def write_report(
     if isinstance(benchmark, WritesFiles):
         for name, content in benchmark.files(outcomes).items():
             (folder / name).write_text(content, encoding="utf-8")
-    partial = folder / f".{REPORT}.partial"
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(folder / REPORT)  # last: a folder with a report is complete
+    # Last: a folder with a report is complete.
+    write_text(folder / REPORT, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def summarize(

@@ -5,6 +5,7 @@ contains, for each question, the columns that the scorer reads, and the model's 
 """
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tinyvid.evaluation.items import Benchmark, Item, Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
 from tinyvid.files import expanded
+from tinyvid.outputs import write_text
 
 # VLMEvalKit's letter for "none of the options". Some of its scorers count an empty text, or its text for failures, as a
 # correct answer.
@@ -185,12 +187,11 @@ def _is_number(text: str) -> bool:
 
 
 def _write_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows(row.values() for row in rows)
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
+    write_text(path, text.getvalue())
 
 
 def _write_xlsx(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

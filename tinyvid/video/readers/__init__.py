@@ -14,5 +14,5 @@ __all__ = ["DecordReader", "PyAVReader", "TorchCodecReader", "auto"]
 
 @VIDEO_READERS.register("auto")
 def auto(*, threads: PositiveInt = 2) -> PyAVReader:
-    """Return the recommended reader, which is PyAV; its ``name`` tells which."""
+    """Return the recommended reader, which is PyAV."""
     return PyAVReader(threads=threads)

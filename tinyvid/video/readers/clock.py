@@ -50,8 +50,8 @@ def parts_of(name: str, container: Any, stream: Any, packets: Packets) -> list[n
         return parts
     if missing or shared > SHARED_TIMES * len(pts) or SPARSE.intersection(names):
         if missing < len(pts) and not SPARSE.intersection(names):
-            none = f"{missing or shared} of {len(pts)} frames have no time of their own"
-            warn_once(name, f"{none}; the frame rate of the file gives all times")
+            none = f"{missing or shared} of {len(pts)} frames have no timestamp"
+            warn_once(name, f"{none}; all times are computed from the frame rate")
         return None
     warn_once(name, f"{shared} of {len(pts)} frames have the time of another frame and are left out")
     return parts

@@ -6,8 +6,8 @@ from tinyvid.video.readers.clock import warn_once
 from tinyvid.video.readers.integrity import Damage
 from tinyvid.video.readers.packets import NO_PTS, Packets
 
-RARE = 0.1  # share of the steps that may differ in a clip with a constant rate
-SHORT = 0.9  # share of the declared length that must be there
+RARE = 0.1  # fraction of the steps that may differ in a clip with a constant rate
+SHORT = 0.9  # fraction of the declared length that must exist
 MISPLACED = 3  # steps that may not be whole frames; one wrong time makes up to three
 
 
@@ -56,7 +56,7 @@ def warn_of_damage(
 def _out_of_step(pts: np.ndarray, time_base: float) -> list[int]:
     """Return the frames after which a clip of constant rate has a gap, or a step of another length.
 
-    A variable rate, as of phones, has no such frames: many of its steps differ by more than containers round.
+    In a variable rate, as phones record it, many steps differ by more than the rounding of a container.
     """
     steps = np.diff(pts) * time_base
     if len(steps) < 8:
@@ -85,5 +85,5 @@ def _frames(places: list[Damage], packets: Packets, pts: np.ndarray) -> str:
     order = np.searchsorted(pts, stamps) if stamps.max() == pts[-1] else np.arange(len(stamps))
     numbers = np.unique(order[np.cumsum(hurt[:-1]) > 0])
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    shown = ", ".join(f"{run[0]} to {run[-1]}" for run in runs[:5])
+    shown = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs[:5])
     return f"frames {shown}{' and others' * (len(runs) > 5)}"

@@ -7,8 +7,7 @@ and PyAV otherwise. It also uses PyAV for long files, because decord scans the w
 numbers and times are the same with both. One limit remains: decord conceals bit errors in frames, which this reader
 cannot detect; PyAV raises an error for them.
 
-decord has not been maintained since 2022. decord2 continues it under the same module name, and is named where it is
-installed.
+decord has not been maintained since 2022. decord2 continues it under the same module name.
 """
 
 import logging
@@ -94,7 +93,7 @@ def _counts_right(index: FrameIndex) -> bool:
     """Return whether decord reaches the right frame by counting from key frames, and returns it upright.
 
     decord rotates frames of MP4, but not of Matroska, and never mirrors them. It chooses a video stream by itself, and
-    loses its way before time 0.
+    is not exact before time 0.
     """
     known = index.codec in CODECS and not CONTAINERS.isdisjoint(index.container.split(","))
     plain = index.only_stream and not index.is_turned and index.pts[0] >= 0

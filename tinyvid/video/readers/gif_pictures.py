@@ -1,4 +1,4 @@
-"""The pictures of a GIF, to check that they decode: FFmpeg accepts what Pillow knows to be broken."""
+"""Check that the pictures of a GIF decode: FFmpeg accepts broken ones, which Pillow detects."""
 
 import struct
 from io import BytesIO
@@ -13,7 +13,7 @@ def color_bytes(flags: int) -> int:
 
 
 def skip_blocks(file: BinaryIO, most: int) -> bool:
-    """Move behind the blocks of a picture or an extension, and return whether they end; assume so after ``most``."""
+    """Move past the blocks of a picture or an extension, and return whether they end; assume so after ``most``."""
     file.seek(1, 1)
     for _ in range(most):
         length = file.read(1)

@@ -58,8 +58,8 @@ class FrameIndex:
         mirrored: Whether left and right are swapped after the rotation.
         timed: Whether a timestamp identifies a frame. Raw streams have none, nor do AVI and WMV with B-frames, and
             those of joined files repeat. The frames of such files are found by counting.
-        restarts: Numbers of the frames at which the clock jumps back. Only then, frames are counted that have the
-            next timestamp of ``pts``; the decoder may return others where the parts meet.
+        restarts: Numbers of the frames at which the clock jumps back. If there are any, only frames with the next
+            timestamp of ``pts`` are counted, because the decoder may return other frames where the parts meet.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
         clean_keys: Whether no frame that is decoded after a key frame is shown before it.

@@ -1,7 +1,7 @@
 """Damage that a container reveals without decoding: cut ends, wrong checksums, missing packets.
 
-FFmpeg reads on at the next place that it understands, and does not say so to its callers. These checks read sizes,
-checksums and counters of the container itself. MP4 lists every frame, so only its fragments are followed.
+FFmpeg continues at the next position that it can parse, without telling its caller. These checks read the sizes,
+checksums and counters of the container. MP4 lists every frame, so only its fragments are followed.
 """
 
 import re
@@ -21,7 +21,7 @@ from tinyvid.video.readers.gif_pictures import color_bytes, picture_fits, skip_b
 MAX_STEPS = 500_000  # parts of a file that are checked, a few seconds; two hours of FLV, days of others
 MAX_GIF_PIXELS = 1 << 27  # of all pictures of a GIF that are decoded to check them, about a second
 MAX_SLICES = 1024  # of an FFV1 frame, in any sensible file
-MOST = 100  # places after which a file is damaged enough
+MOST = 100  # places; more are not listed
 BLOCK = 1 << 20  # bytes that are read at once
 _CLUSTER, _SEGMENT, _CRC = 0x1F43B675, 0x18538067, 0xBF
 _MATROSKA = {_CLUSTER, _CRC, 0xEC, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770}
@@ -166,7 +166,7 @@ def _ogg(file: BinaryIO, size: int, _: int) -> Iterator[Damage | None]:
         numbers[serial], ended = number, bool(head[5] & 4)
         start += len(whole)
     if not ended:
-        yield Damage(size, size, "its last page does not say that it is the last")
+        yield Damage(size, size, "its last page is not marked as the last")
 
 
 def _checksum(data: bytes) -> int:

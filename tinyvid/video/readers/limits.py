@@ -1,4 +1,4 @@
-"""The limits of decoding, checked before it begins, for all readers, and what its decoders must not hide.
+"""The limits that all readers check before decoding, and the options with which decoders report damage.
 
 A file of a few kilobytes can declare pictures that take gigabytes, and a sampler can request any number of frames.
 """
@@ -11,9 +11,8 @@ from tinyvid.types import VideoMeta
 MAX_PIXELS = 35_651_584  # of a frame: 8192x4352, the most at the highest levels of H.264, HEVC and AV1
 MAX_READ_BYTES = 2 << 30  # of the frames of one read: 776 frames of 1280x720, or 21 of 7680x4320
 MAX_DECODER_BYTES = 1 << 30  # of all decoders of one read, as far as threads multiply them
-_DETECT = (
-    "crccheck+bitstream+buffer"  # errors that a decoder looks for; it marks their frames, or raises with "explode"
-)
+# Errors that a decoder looks for. It marks their frames or, with "explode", raises an error.
+_DETECT = "crccheck+bitstream+buffer"
 _DECODER_BYTES_PER_PIXEL = 60  # 16 reference frames and a few in progress, at 3 bytes per pixel
 
 
@@ -55,5 +54,5 @@ def decoder_options(codec: str) -> dict[str, str]:
 
 
 def affordable_threads(threads: int, meta: VideoMeta) -> int:
-    """Return how many of ``threads`` may decode at the same time, at least one: each holds frames of its own."""
+    """Return how many of ``threads`` may decode at the same time, at least one; each keeps its own frames."""
     return max(1, min(threads, MAX_DECODER_BYTES // (_DECODER_BYTES_PER_PIXEL * meta.width * meta.height)))

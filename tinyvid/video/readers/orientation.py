@@ -38,7 +38,7 @@ def turns_and_mirror(name: str, matrix: Sequence[int]) -> tuple[int, bool]:
         matrix: Nine numbers in the layout of FFmpeg, which moves a pixel from (x, y) to (ax + cy, bx + dy).
 
     Raises:
-        VideoError: The matrix does anything else than turn by 90 degrees and mirror.
+        VideoError: The matrix does not only rotate by multiples of 90 degrees and mirror.
     """
     (a, b), (c, d) = (np.array(matrix[i : i + 2]) / _ONE for i in (0, 3))
     if not any((a, b, c, d)):

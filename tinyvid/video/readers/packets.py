@@ -17,7 +17,7 @@ PHOTOS = {"heic", "heix", "heim", "heis", "mif1"}  # brands of MP4 files; FFmpeg
 PLAYLIST_BYTES = 8192  # at the start of a file, in which a playlist is recognized
 MAX_FRAMES = 5_000_000  # 46 hours at 30 frames per second; their packets take about half a minute
 NO_PTS = -(1 << 63)  # stands for a missing timestamp
-MAX_BOXES = 1_000_000  # of an MP4 file that are looked at
+MAX_BOXES = 1_000_000  # of an MP4 file that are visited
 _NESTED = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}  # boxes that contain boxes
 _COUNTS = {b"stsz": (8, 12), b"stz2": (8, 12), b"trun": (4, 8)}  # boxes with a number of frames, and its place
 _RESTART = 1.0  # seconds that a clock must jump back between key frames; smaller steps come from reordering
@@ -80,7 +80,7 @@ def open_container(name: str) -> Any:
 def demux(container: Any, stream: Any) -> Iterator[Any]:
     """Yield the packets of a stream or a list of streams, and an empty one of each at the end.
 
-    PyAV raises an IndexError after the last packet if another stream began in mid-file, as sound does in some FLV.
+    PyAV raises an IndexError after the last packet if another stream begins later, as sound does in some FLV files.
     """
     try:
         yield from container.demux(stream)
@@ -233,7 +233,7 @@ def _is_idr(data: memoryview) -> bool:
 def declared_end(container: Any, stream: Any) -> float | None:
     """Return the end of the stream that Matroska declares in a tag, in seconds from the zero of the file.
 
-    Other containers keep a tag of this name without meaning. A tag that is not a time says nothing.
+    In other containers, a tag with this name has no defined meaning. A tag that is not a time is ignored.
     """
     if "matroska" not in container.format.name.split(","):
         return None

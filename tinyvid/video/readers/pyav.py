@@ -95,7 +95,7 @@ class _Read:
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             finally:
-                runs.clear()  # only after an error or an interrupt there are any
+                runs.clear()  # not empty after an error or an interrupt
         for task in tasks:
             task.result()
         return None
@@ -106,7 +106,7 @@ class _Read:
             self._run(numbers, container, self._stream(container, threads), seek=False)
 
     def _take_runs(self, runs: deque[list[int]], threads: int) -> None:
-        """Decode runs until none is left; other threads take from the same ``runs``."""
+        """Decode runs until ``runs`` is empty; other threads take runs from it, too."""
         with open_container(str(self.path.absolute())) as container:
             stream = self._stream(container, threads)
             while True:
@@ -204,7 +204,7 @@ def _needed_frames(container: Any, stream: Any, wanted: set[int]) -> Iterator[An
             continue
         near = 2 if packet.pts in wanted else near - 1
         wanted.discard(packet.pts)
-        # A packet that is decoded after the last wanted time has passed tells that the container sought too far.
+        # A packet whose decoding time is after the last wanted time shows that the container sought too far.
         if near <= 0 and (not wanted or (packet.dts is not None and packet.dts > last)):
             break
         if skips:
