@@ -1,4 +1,4 @@
-"""A video reader that fails as libraries do. A file name such as ``probe ValueError.mp4`` tells when and how."""
+"""A video reader that fails as libraries do. A file name such as ``probe ValueError.mp4`` sets when and how."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from tinyvid.video.readers.pyav import PyAVReader
 
 
 class Panic(BaseException):
-    """An error that is no ``Exception``, as a panic of a library in Rust."""
+    """An error that is not an ``Exception``, like a panic of a library in Rust."""
 
 
 EXCEPTIONS: tuple[type[BaseException], ...] = (

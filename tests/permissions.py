@@ -1,4 +1,4 @@
-"""Missing permissions for tests, also if they are run by root, who may read everything."""
+"""Missing permissions for tests, even if root runs them."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Take the rights of root away."""
+    """Drop the permissions of root."""
     if os.geteuid():
         yield
         return

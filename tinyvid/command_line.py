@@ -286,7 +286,7 @@ def readable_errors() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes the standard output again at exit
         sys.exit(128 + 13)  # as if ended by SIGPIPE
-    except BaseException as error:  # a panic of a library in Rust is no Exception
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         if os.environ.get(DEBUG, "0") != "0":
             traceback.print_exc()
         line, status = explained(error)

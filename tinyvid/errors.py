@@ -61,7 +61,7 @@ def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[Non
         yield
     except (TinyvidError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of a library in Rust is no Exception
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         if type(error).__name__ == "OutOfMemoryError":  # torch's; this module does not import torch
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]

@@ -101,7 +101,7 @@ def interruptible(how_to_continue: str) -> Iterator[None]:
 
 
 class _Unbroken:
-    """A text stream whose output is dropped once nobody reads it."""
+    """A text stream that drops its output once the reader has closed it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -128,7 +128,7 @@ class _Unbroken:
 
 @contextmanager
 def unbroken_output() -> Iterator[None]:
-    """Drop the output of the block, rather than raise ``BrokenPipeError``, once nobody reads it.
+    """Drop the output of the block, instead of raising ``BrokenPipeError``, once its reader has closed it.
 
     Ctrl-C also ends the program behind a pipe, such as ``tee``, and a graceful stop prints more lines.
     """

@@ -173,7 +173,7 @@ def _line_rows(path: Path) -> Iterator[tuple[int, int, int]]:
         for number in count(1):
             line = file.readline(CHUNK)
             end, blank = start + len(line), not line.strip()
-            while line and not line.endswith(b"\n"):  # a long line, of which no more than a chunk is in memory
+            while line and not line.endswith(b"\n"):  # a long line; only a chunk of it is in memory
                 line = file.readline(CHUNK)
                 end, blank = end + len(line), blank and not line.strip()
             if end == start:

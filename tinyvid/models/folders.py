@@ -78,7 +78,7 @@ def opened(
         revision: Commit, branch or tag on the hub.
 
     Raises:
-        CheckpointError: The place cannot be reached, holds an adapter beside its weights, or a file is not a regular
+        CheckpointError: The place cannot be reached, contains an adapter beside its weights, or a file is not a regular
             file inside it.
     """
     with loading(part, where):

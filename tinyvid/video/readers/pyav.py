@@ -169,7 +169,7 @@ class _Read:
 
 
 def _runs(numbers: list[int], index: FrameIndex) -> Iterator[list[int]]:
-    """Split ``numbers`` at key frames, where seeking skips frames or a run is long enough for a thread of its own."""
+    """Split ``numbers`` at key frames, where seeking skips frames or a run is long enough for a separate thread."""
     run = numbers[:1]
     for number in numbers[1:]:
         key = index.keys[index.key_of(number)]
