@@ -49,8 +49,8 @@ class PluginError(TinyvidError):
 def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[None]:
     """Raise every error of another library as an error of the given type, so that one bad file cannot end a run.
 
-    Put it around the call of a library that reads a file, a row or a checkpoint of others. Errors of tinyvid pass, and
-    so does a full GPU, which no file causes.
+    Put it around the call of a library that reads an untrusted file, row or checkpoint. Errors of tinyvid and those
+    about a full GPU stay as they are.
 
     Args:
         kind: Type of the error.

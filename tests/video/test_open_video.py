@@ -444,8 +444,11 @@ def test_a_folder_of_frames_has_a_limit(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(VideoError, match="the folder contains no images"):
-        opened(tmp_path, fps=3.0)
+    for name in (None, "notes.txt"):
+        if name is not None:
+            (tmp_path / name).touch()
+        with pytest.raises(VideoError, match="the folder contains no images"):
+            opened(tmp_path, fps=3.0)
 
 
 def test_a_folder_with_other_files(tmp_path):

@@ -241,7 +241,7 @@ def _refuse_other_shapes(part: str, where: object, tensors: Mapping[str, Tensor]
 
 
 def _refuse_integers(part: str, where: object, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise ``CheckpointError`` if weights are whole numbers: quantized or damaged ones would be read as they are."""
+    """Raise ``CheckpointError`` if weights are whole numbers: quantized or damaged ones would load silently."""
     pairs = _pairs(tensors, model)
     whole = [key for key, given, own in pairs if own.is_floating_point() and not given.is_floating_point()]
     if whole:

@@ -89,13 +89,13 @@ def open_folder(folder: Path, fps: float | None) -> Source:
                     raise VideoError(f"{folder}: contains more than {MAX_FILES:,} files; make a video file of them")
     except OSError as error:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    if not files:
+        raise VideoError(f"{folder}: the folder contains no images; give a folder with the frames of one video")
     if strange:
         raise VideoError(
             f"{folder}: {min(strange)!r} is not an image ({len(strange)} of {len(files) + len(strange)} entries are "
             f"not); a folder of frames may contain only {', '.join(sorted(IMAGES))} files"
         )
-    if not files:
-        raise VideoError(f"{folder}: the folder contains no images; put the frames of one video in it")
     if fps is None:
         raise VideoError(f"{folder}: a folder of frames has no frame rate; set fps (frames per second)")
     return _pictures([folder / name for name in sorted(files, key=_natural)], checked_fps(str(folder), fps))
