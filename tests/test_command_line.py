@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationKeyError
 
 from tests.runs import python
 from tinyvid import ConfigError, DataError, compose
-from tinyvid.command_line import PATHS, TEXTS, CommandLine, readable_errors
+from tinyvid.command_line import FOLDERS, PATHS, TEXTS, CommandLine, readable_errors
 from tinyvid.config import CONF_DIR
 
 ROOT = Path(__file__).parents[1]
@@ -61,14 +61,15 @@ def test_every_key_of_a_file_or_a_folder_takes_text():
     """A new option that names a file must be in ``PATHS``, or in this list of options that only mention files."""
     other = {"fps", "cache.max_gib", "benchmark.name", "benchmark.split", "benchmark.bounds", "data.name", "llm.name"}
     other |= {"cache", "defaults", "video_reader.name", "video_reader.isolate"}
-    other |= {"benchmark.allowed_roots", "data.allowed_roots"}  # lists, in the grammar of Hydra
     found = {}
     for path in CONF_DIR.rglob("*.yaml"):
         for key, comment in options(path):
             if key.split(".")[0] != "hydra" and re.search(r"\b(files?|folders?|director(y|ies)|URL)\b", comment):
                 found[key] = path
     assert {"ckpt", "data.path", "run_dir", "benchmark.root", "vision_tower.path"} <= found.keys()
-    assert not [f"{key} of {path}" for key, path in found.items() if key not in (*PATHS, *TEXTS) and key not in other]
+    assert not [
+        f"{key} of {path}" for key, path in found.items() if key not in (*PATHS, *TEXTS, *FOLDERS) and key not in other
+    ]
 
 
 GROUPS = ["benchmark=custom", "judge=local", "connector=llamavid", "text_decoder=bert"]
@@ -86,6 +87,24 @@ def test_text_reaches_every_program_unchanged(config):
     line = CommandLine.parse([*groups, *(f"{sign}{key}={AWKWARD}" for sign, key in zip(signs, keys, strict=False))])
     composed = compose(line.overrides, config=config)
     assert {key: OmegaConf.select(composed, key) for key in keys} == dict.fromkeys(keys, AWKWARD)
+
+
+@pytest.mark.parametrize(
+    ("value", "folders"),
+    [
+        ("[]", []),
+        ("/a,b", ["/a,b"]),
+        ("[/数据, ~/x ,/é (1)#'=[2]]", ["/数据", "/home/me/x", "/é (1)#'=[2]"]),
+        ("""["/a,b",'/c, d']""", ["/a,b", "/c, d"]),
+        ("[${now:}]", ["${now:}"]),
+    ],
+)
+def test_lists_of_folders(monkeypatch, value, folders):
+    monkeypatch.setenv("HOME", "/home/me")
+    for sign in ("", "++"):
+        line = CommandLine.parse([f"{sign}data.allowed_roots={value}"])
+        composed = compose(line.overrides, config="train").data.allowed_roots
+        assert OmegaConf.to_container(composed, resolve=True) == folders
 
 
 def test_home_and_null(monkeypatch):

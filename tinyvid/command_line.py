@@ -45,6 +45,8 @@ PATHS = (
     *("data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )
+# Keys that take one folder, or several in brackets; each is literal text, in quotes if it contains a comma.
+FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots")
 # Other keys whose values are literal text: a commit of digits only is not a number.
 TEXTS = (
     *("name", "names", "question", "runs", "judge.model"),
@@ -104,6 +106,8 @@ class CommandLine:
             if sign != "~" and key in (*PATHS, *TEXTS) and not _is_sweep(arguments, value):
                 line.text[key] = _literal(key, value)
                 given[key] = f"{key}={quoted(line.text[key])}"
+            elif sign != "~" and key in FOLDERS and value != "null":
+                given[key] = f"{key}=[{','.join(map(quoted, _listed(value)))}]"
             elif sign.startswith("+"):
                 is_group = key.isidentifier() and (CONF_DIR / key).is_dir()
                 given[key] = f"{key}={value}" if is_group else f"++{key}={value}"
@@ -250,13 +254,25 @@ def _is_sweep(arguments: Sequence[str], value: str) -> bool:
     return bool(several) and value.startswith("choice(") and value.endswith(")") and not os.path.lexists(value)
 
 
+def _listed(value: str) -> list[str]:
+    """Return the folders that the value of a key in ``FOLDERS`` lists."""
+    if not (value.startswith("[") and value.endswith("]")) or os.path.lexists(value):
+        return [_at_home(value)]
+    found = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""", value[1:-1])
+    return [_at_home(re.sub(r"""^(["'])(.*)\1$""", r"\2", folder.strip())) for folder in found]
+
+
 def _literal(key: str, value: str) -> str | None:
     """Return the text that the value of a key in ``PATHS`` or ``TEXTS`` stands for."""
     if key not in PATHS:
         return value
     if value == "null":
         return None
-    return str(expanded(value)) if value.startswith("~") else value  # a Path would change a URL
+    return _at_home(value)
+
+
+def _at_home(path: str) -> str:
+    return str(expanded(path)) if path.startswith("~") else path  # a Path would change a URL
 
 
 def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
