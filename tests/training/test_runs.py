@@ -42,6 +42,12 @@ def test_a_run_resumes_from_its_newest_checkpoint(run):
     assert resume(run, device="cuda", recipe={"lr": 1e-5, "epochs": 3, "workers": 0}) == str(run / "checkpoint-10")
 
 
+def test_a_run_that_a_bad_row_stopped_continues_without_it(tmp_path):
+    prepare(settings(data={"on_error": "raise", "max_skip": 0.01}), tmp_path, rows=ROWS)
+    newest = checkpoint(tmp_path, 2)
+    assert resume(tmp_path, data={"on_error": "skip", "max_skip": 0.1}) == str(newest)
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [

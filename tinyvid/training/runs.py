@@ -27,6 +27,8 @@ FREE_ON_RESUME = (
     "run_dir",
     "cache.frames",
     "cache.max_gib",
+    "data.max_skip",
+    "data.on_error",  # so that a run that a bad row has stopped can go on without it
     "recipe.workers",
     "recipe.log_every",
     "recipe.save_every",
