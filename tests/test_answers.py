@@ -13,6 +13,7 @@ from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines
 def folder(tmp_path, monkeypatch):
     for name in (
         "clips/b.mp4",
+        "phone/a.3gp",
         "clips/a.MKV",
         "clips/notes.txt",
         "frames/1.png",
@@ -31,6 +32,7 @@ def folder(tmp_path, monkeypatch):
     ("text", "found"),
     [
         ("clips", ["clips/a.MKV", "clips/b.mp4"]),
+        ("phone", ["phone/a.3gp"]),
         ("clips/*.mp4", ["clips/b.mp4"]),
         ("**/*.mp4", ["both/a.mp4", "clips/b.mp4", "x[1]*.mp4"]),
         ("clips/[ab].*", ["clips/a.MKV", "clips/b.mp4"]),
@@ -62,9 +64,9 @@ def test_a_pattern_or_folder_that_is_not_understood_is_refused(folder, text, mes
 def test_questions_are_lines_of_a_file(tmp_path):
     text, rows = tmp_path / "q.txt", tmp_path / "q.jsonl"
     text.write_text("\ufeffWhat is it?\n\n 数据? \n", encoding="utf-8")
-    rows.write_text('"What is it?"\n{"question": "two\\nlines", "id": 3}\n')
+    rows.write_text('"What is\u2028it?"\n{"question": "two\\nlines", "id": 3}\n', encoding="utf-8")
     assert read_lines(str(text), key="questions") == ["What is it?", "数据?"]
-    assert read_lines(str(rows), key="questions") == ["What is it?", "two\nlines"]
+    assert read_lines(str(rows), key="questions") == ["What is\u2028it?", "two\nlines"]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,8 @@ def test_a_file_of_answers_continues_after_every_cut(tmp_path, kind):
         ("a.jsonl", "text\n", "choose another file"),
         ("a.csv", "a,b\n1,2\n", "choose another file"),
         ("a.csv", "video,question,reply,error,settings\na,b,c,,other\n", "contains answers with other settings"),
+        ("a.jsonl", '{"id": 1}', "is not a file of answers"),  # without a line break at its end
+        ("a.csv", "a,b", "is not a file of answers"),
         ("a.txt", "", "must end in .jsonl or .csv"),
     ],
 )

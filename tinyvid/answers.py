@@ -14,7 +14,10 @@ from tinyvid.errors import ConfigError, raised_as
 from tinyvid.outputs import write_text
 from tinyvid.video.images import IMAGES
 
-VIDEOS = {".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+VIDEOS = {
+    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+}
 KINDS = (".jsonl", ".csv")
 
 
@@ -60,7 +63,7 @@ def read_lines(path: str, *, key: str) -> list[str]:
         ConfigError: The file cannot be read, or contains no text.
     """
     with raised_as(ConfigError, f"{key}={path!r}", "give a text file in UTF-8 with one entry per line"):
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not at U+2028
     texts: list[Any] = [line.strip() for line in lines if line.strip()]
     if path.endswith(".jsonl"):
         with raised_as(ConfigError, f"{key}={path!r}", "write a JSON string or object on each line"):
@@ -136,6 +139,9 @@ class AnswerFile:
     def _read(self, text: str) -> list[ClipAnswer]:
         complete = text[: text.rfind("\n") + 1]
         rows: list[Any] = []
+        begins = self._header() or '{"video": '
+        if not complete and not text.startswith(begins) and not begins.startswith(text):
+            raise ConfigError(f"out={str(self.path)!r} is not a file of answers; choose another file")
         if self.is_csv:
             try:
                 for row in csv.reader(io.StringIO(complete, newline=""), strict=True):

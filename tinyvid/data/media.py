@@ -48,14 +48,14 @@ def checked_path(path: Any, media_root: Path, allowed: Sequence[Path] = ()) -> s
     whole = os.path.normpath(os.path.join(roots[0], path))
     if not any(whole == root or whole.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
         raise DataError(
-            f"the path {path!r:.200} leaves the media folder {str(media_root)!r}; set data.media_root to a parent "
-            "folder, or list its folder in data.allowed_roots"
+            f"the path {path!r:.200} leaves the media folder {str(media_root)!r}; set media_root (of data= or "
+            "benchmark=) to a parent folder, or list its folder in allowed_roots=[DIR]"
         )
     for name in (whole, *_links(whole)):
         if not is_below(name, roots):
             raise DataError(
                 f"the path {path!r:.200} leads through a link to {os.path.realpath(name)!r:.200}, outside the media "
-                f"folder {str(media_root)!r}; list the folder of that file in data.allowed_roots"
+                f"folder {str(media_root)!r}; list the folder of that file in allowed_roots=[DIR]"
             )
     return whole
 
