@@ -1,4 +1,4 @@
-"""The damaged files of ``readers.py``: cut, flipped, missing and lying bytes, bombs, and what is not a file."""
+"""The damaged files of ``readers.py``: cut, flipped, missing and false bytes, bombs, and what is not a video file."""
 
 import os
 import struct

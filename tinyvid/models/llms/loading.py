@@ -171,9 +171,8 @@ def check_vocabulary(llm: LanguageModel, control_tokens: Sequence[str]) -> None:
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     unread = special - {*control_tokens, tokenizer.pad_token, tokenizer.eos_token}
     ids = [number for token, number in tokenizer.get_vocab().items() if token not in unread]
-    if (
-        max(ids, default=0) >= num_embeddings or 2 * len(ids) < num_embeddings
-    ):  # embeddings may be padded, but not by that much
+    # Embeddings may be padded, but not to twice the number of tokens.
+    if max(ids, default=0) >= num_embeddings or 2 * len(ids) < num_embeddings:
         raise CheckpointError(
             f"the tokenizer in {tokenizer.name_or_path!r} has {len(ids):,} tokens with ids up to "
             f"{max(ids, default=0):,}, but the LLM has {num_embeddings:,} embeddings; restore the tokenizer that it "
