@@ -27,6 +27,7 @@ from tinyvid import (
 )
 from tinyvid.caches import FeatureCache, tower_key
 from tinyvid.evaluation.judging.judges import ExactJudge
+from tinyvid.evaluation.running.record import digest_items
 from tinyvid.evaluation.running.units import plan_units
 from tinyvid.generation.decode import Decoding, replies
 from tinyvid.outputs import owned
@@ -353,6 +354,11 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
     with pytest.raises(ConfigError, match="weights"):
         evaluate(trained, Fixed(items), run_dir=tmp_path, options=SHORT)
     evaluate(assistant, Fixed(items), run_dir=tmp_path, options=replace(SHORT, batch_size=1, workers=1))
+
+
+def test_other_videos_are_another_run():
+    digests = [digest_items([ask("a", Video(path))]) for path in ("here/a.mp4", "there/a.mp4", "here/b.mp4")]
+    assert digests[0] == digests[1] != digests[2]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

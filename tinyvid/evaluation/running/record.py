@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from tinyvid.assistant import Assistant
+from tinyvid.data.skipped import sources_of
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
 from tinyvid.files import read_json
@@ -50,12 +52,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def digest_items(items: Sequence[Item]) -> str:
-    """Return a short hash of the items: ids, prompts, options, answers, and the bounds of each video."""
+    """Return a short hash of the items: ids, prompts, options, answers, and the name and bounds of each video."""
     digest = hashlib.sha256()
     for item in items:
         messages = [[message.role, message.text, *message.places] for message in item.sample.messages]
-        bounds = [[video.start, video.end] for video in item.sample.videos]
-        entry = [item.id, item.rule, messages, item.prefix, dict(item.options), item.answer, bounds, item.rubric]
+        bounds = [[video.start, video.end, video.fps] for video in item.sample.videos]
+        names = [os.path.basename(source) for source in sources_of(item.sample.videos)]  # folders may move
+        entry = [item.id, item.rule, messages, item.prefix, dict(item.options), item.answer, bounds, names, item.rubric]
         entry += item.alternatives
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()[:16]
