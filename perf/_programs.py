@@ -24,17 +24,32 @@ class Interruptible:
         name: Name for the report.
         is_exclusive: Only one process at a time may use its folder.
         survives: It must finish although nothing can be written.
+        result: File or folder that a finished program leaves in its folder; empty for the folder itself.
     """
 
     name = ""
     is_exclusive = True
     survives = False
+    result = ""
 
     def __init__(self, inputs: Path) -> None:
         self.inputs = inputs
 
     def load(self) -> None:
         """Load what the program needs."""
+
+    def finished(self, place: Path) -> bool:
+        """Return whether the program has finished."""
+        return (place / self.result).exists()
+
+    def half(self, place: Path, reference: Path) -> Iterator[str]:
+        """Yield what looks complete, but is not."""
+        if self.finished(place) and not self.same(place, reference):
+            yield f"{self.result or 'the folder'} exists, but is not complete"
+
+    def same(self, place: Path, reference: Path) -> bool:
+        """Return whether a program has the results of an uninterrupted one."""
+        return contents(place) == contents(reference)
 
 
 class Worlds(Interruptible):
@@ -48,22 +63,15 @@ class Worlds(Interruptible):
         options = SetOptions(questions=2, seconds=[2.0], sizes=["64x64"])
         write_set(options, place, clips=16, crf=[23], codecs=["h264"])
 
-    def finished(self, place: Path) -> bool:
-        return place.exists()
-
     def progress(self, place: Path) -> int:
         return FINISHED if place.exists() else len(self._clips(place.with_name(f"{place.name}.partial")))
 
     def half(self, place: Path, reference: Path) -> Iterator[str]:
-        if place.exists() and not self.same(place, reference):
-            yield "the set exists, but is not complete"
+        yield from super().half(place, reference)
         partial = place.with_name(f"{place.name}.partial")
         for name, content in self._clips(partial).items():
             if content != (reference / name).read_bytes():
                 yield f"{name} is not complete"
-
-    def same(self, place: Path, reference: Path) -> bool:
-        return contents(place) == contents(reference)
 
     def _clips(self, folder: Path) -> dict[str, bytes]:
         return {str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("clips/*/*.mp4")}
@@ -73,6 +81,7 @@ class Training(Interruptible):
     """Train a small model, or resume its run."""
 
     name = "training"
+    result = "model"
 
     def load(self) -> None:
         """Compose the settings."""
@@ -90,9 +99,6 @@ class Training(Interruptible):
         from recipes.train import train
 
         train(self.settings | {"resume": (place / "config.yaml").exists()}, place)
-
-    def finished(self, place: Path) -> bool:
-        return (place / "model").exists()
 
     def progress(self, place: Path) -> int:
         from tinyvid.training.runs import numbered
@@ -137,18 +143,8 @@ class Saving(Interruptible):
     def run(self, place: Path) -> None:
         self.assistant.save_pretrained(place)
 
-    def finished(self, place: Path) -> bool:
-        return place.exists()
-
     def progress(self, place: Path) -> int:
         return int(place.exists())
-
-    def half(self, place: Path, reference: Path) -> Iterator[str]:
-        if place.exists() and not self.same(place, reference):
-            yield "the folder exists, but is not complete"
-
-    def same(self, place: Path, reference: Path) -> bool:
-        return contents(place) == contents(reference)
 
 
 class Caching(Interruptible):
@@ -198,6 +194,7 @@ class Evaluating(Interruptible):
     """Run a benchmark."""
 
     name = "evaluation"
+    result = "report.json"
 
     def load(self) -> None:
         """Build the model and the benchmark."""
@@ -211,17 +208,10 @@ class Evaluating(Interruptible):
         options = EvaluationOptions(max_new_tokens=8, batch_size=2, workers=1)
         evaluate(*self.parts, run_dir=place, options=options)
 
-    def finished(self, place: Path) -> bool:
-        return (place / "report.json").exists()
-
     def progress(self, place: Path) -> int:
         from tinyvid.evaluation.reporting.predictions import Predictions
 
         return len(Predictions(place).read())
-
-    def half(self, place: Path, reference: Path) -> Iterator[str]:
-        if self.finished(place) and not self.same(place, reference):
-            yield "the report exists, but is not complete"
 
     def same(self, place: Path, reference: Path) -> bool:
         rows = [

@@ -9,7 +9,9 @@ import runpy
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -21,6 +23,7 @@ from PIL import Image
 from tests.clips import write_clip
 from tests.factories import tiny_overrides
 from tinyvid import compose
+from tinyvid.outputs import LOCK, owned
 
 ROOT = Path(__file__).parents[1]
 # No dropout, so that runs with different batch sizes are comparable.
@@ -98,6 +101,25 @@ def _run(arguments: list[str], cwd: Path, env: dict[str, str], stdout: IO[str], 
         sys.argv = arguments
         sys.path.insert(0, str(Path(cwd, arguments[0]).parent))
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+@contextmanager
+def owner_of(folder: Path) -> Iterator[int]:
+    """Let another process own a folder until it is killed at the end of the block; its id is the value."""
+    other = multiprocessing.get_context("fork").Process(target=_own, args=(folder,))
+    other.start()
+    while not (folder / LOCK).exists() or not (folder / LOCK).read_text():
+        time.sleep(0.001)
+    try:
+        yield other.pid or 0
+    finally:
+        other.kill()
+        other.join()
+
+
+def _own(folder: Path) -> None:
+    with owned(folder, key="run_dir"):
+        time.sleep(60)
 
 
 def turns(question: str, reply: str | None = None) -> list[dict[str, str]]:

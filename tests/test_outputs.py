@@ -2,34 +2,23 @@
 
 import multiprocessing
 import os
-import signal
-import time
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.runs import owner_of
 from tinyvid.errors import ConfigError
 from tinyvid.outputs import LOCK, cut_torn_line, owned, share, write_text
 
 FORK = multiprocessing.get_context("fork")
 
 
-def hold(folder):
-    with owned(folder, key="run_dir"):
-        time.sleep(60)
-
-
 def test_a_folder_has_one_owner_whose_death_frees_it(tmp_path):
-    other = FORK.Process(target=hold, args=(tmp_path / "run",))
-    other.start()
-    while not (tmp_path / "run" / LOCK).exists() or not (tmp_path / "run" / LOCK).read_text():
-        time.sleep(0.001)
-    message = rf"run_dir='.*run' is used by process {other.pid} on .*; wait until it ends, or choose another folder"
-    with pytest.raises(ConfigError, match=message), owned(tmp_path / "run", key="run_dir"):
-        pass
-    os.kill(other.pid, signal.SIGKILL)
-    other.join()
+    with owner_of(tmp_path / "run") as owner:
+        message = rf"run_dir='.*run' is used by process {owner} on .*; wait until it ends, or choose another folder"
+        with pytest.raises(ConfigError, match=message), owned(tmp_path / "run", key="run_dir"):
+            pass
     with owned(tmp_path / "run", key="run_dir"):
         assert str(os.getpid()) in (tmp_path / "run" / LOCK).read_text()
     assert list((tmp_path / "run").iterdir()) == []

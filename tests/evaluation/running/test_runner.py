@@ -1,8 +1,6 @@
 """Running a benchmark in one process: prompts, sharing, counts, errors and reports."""
 
 import json
-import multiprocessing
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 from tests.clips import write_clip
 from tests.factories import tiny_assistant
 from tests.questions import read_rows
+from tests.runs import owner_of
 from tinyvid import (
     ConfigError,
     DataError,
@@ -30,7 +29,6 @@ from tinyvid.evaluation.judging.judges import ExactJudge
 from tinyvid.evaluation.running.record import digest_items
 from tinyvid.evaluation.running.units import plan_units
 from tinyvid.generation.decode import Decoding, replies
-from tinyvid.outputs import owned
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
@@ -287,20 +285,9 @@ def test_a_benchmark_whose_items_are_all_too_long_stops_the_run(assistant, tmp_p
 
 
 def test_a_folder_in_use_is_refused(assistant, tmp_path):
-    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
-    other.start()
-    while not (tmp_path / ".lock").exists() or not (tmp_path / ".lock").read_text():
-        time.sleep(0.001)
-    with pytest.raises(ConfigError, match=rf"run_dir=.* is used by process {other.pid} on"):
+    with owner_of(tmp_path) as owner, pytest.raises(ConfigError, match=rf"run_dir=.* is used by process {owner} on"):
         evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path, options=SHORT)
-    other.kill()
-    other.join()
     assert evaluate(assistant, Fixed([ask("a")]), run_dir=tmp_path, options=SHORT).data["n_total"] == 1
-
-
-def hold(folder):
-    with owned(folder, key="run_dir"):
-        time.sleep(60)
 
 
 def test_errors_are_raised_before_the_model_is_asked(assistant, tmp_path):
