@@ -37,6 +37,15 @@ def test_parquet_gives_the_rows_of_json_lines(tmp_path, name):
     assert all(table.size(n) > 50 for n in range(2))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_parquet_in_several_row_groups(tmp_path, size):
+    talks = [[TALK[0], {"from": "gpt", "value": f"Bike {n}."}] for n in range(5)]
+    rows = RowDataset(
+        path=str(write(tmp_path / "a.parquet", [{"messages": talk} for talk in talks], row_group_size=size))
+    )
+    assert [rows.rows[n] for n in range(5)] == [{"messages": talk} for talk in talks]
+
+
 def test_a_table_that_unpacks_to_gigabytes_is_refused(tmp_path):
     text = "x" * 100_000
     path = write(tmp_path / "rows.parquet", [{"text": text + str(n)} for n in range(20)], compression="zstd")

@@ -30,7 +30,10 @@ def main(path: str, max_bytes: int, max_values: int) -> str | None:
                 f"{max_values:,} values are read; convert it to JSON Lines, which can be larger than memory"
             )
         names = sorted({column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"})
-        table = ParquetFile(file, read_dictionary=names).read(use_threads=False)
+        parquet = ParquetFile(file, read_dictionary=names)
+        # One by one: pyarrow reads no dictionaries in lists over several groups.
+        parts = [parquet.read_row_group(number, use_threads=False) for number in range(parquet.num_row_groups)]
+        table = pyarrow.concat_tables(parts) if parts else parquet.schema_arrow.empty_table()
         table.validate(full=True)  # the process that uses the table relies on it
     options = ipc.IpcWriteOptions(unify_dictionaries=True)
     with ipc.new_stream(pyarrow.PythonFile(sys.stdout.buffer, mode="w"), table.schema, options=options) as stream:
