@@ -1,4 +1,4 @@
-"""The frame table of unusual files: their clocks, streams and tags."""
+"""The frame index of unusual files: their clocks, streams and tags."""
 
 import io
 import logging

@@ -2,7 +2,7 @@
 
 decord seeks by counting frames, and returns wrong frames if its count disagrees with the container: key frames with
 leading frames (x265's default), recovery points instead of IDR frames, AVI, MPEG-TS and MPEG-PS. On a broken file it
-repeats frames, or retries for minutes. This reader uses decord only if the frame table shows that counting is correct,
+repeats frames, or retries for minutes. This reader uses decord only if the frame index shows that counting is correct,
 and PyAV otherwise. It also uses PyAV for long files, because decord scans the whole file each time it opens one. Frame
 numbers and times are the same with both. One limit remains: decord conceals bit errors in frames, which this reader
 cannot detect; PyAV raises an error for them.

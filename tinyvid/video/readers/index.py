@@ -1,8 +1,8 @@
-"""The frame table of a video file: the number of frames, their times, and where decoding can start.
+"""The frame index of a video file: the number of frames, their times, and where decoding can start.
 
 One pass over the packets of the file, without decoding, gives every frame its number (in presentation order) and its
 time. This way, all readers treat variable frame rates, missing rates and frame counts, edit lists and truncated files
-the same. Tables are cached per file, so ``probe`` and ``read`` share one pass.
+the same. Indexes are cached per file, so ``probe`` and ``read`` share one pass.
 """
 
 import os
@@ -37,7 +37,7 @@ from tinyvid.video.readers.packets import (
 )
 
 ADVICE = "the file is damaged or not supported; encode or download it again"
-REMEMBERED = 32  # tables in the cache; an hour of video takes about 2 MB
+REMEMBERED = 32  # indexes in the cache; an hour of video takes about 2 MB
 RATES = (1 / 3600, 10_000)  # plausible frames per second, if only the header gives the times
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of transfer characteristics
 
@@ -114,7 +114,7 @@ class FrameIndex:
 
 
 def index_of(path: Path) -> FrameIndex:
-    """Return the frame table of a video file.
+    """Return the frame index of a video file.
 
     Raises:
         VideoError: The file does not exist, is not a video, contains no frames, or is truncated.
@@ -151,7 +151,7 @@ def check_indices(path: Path, indices: Iterable[int], index: FrameIndex) -> list
 
 
 class IndexedReader:
-    """Base class of readers: everything except decoding comes from the frame table."""
+    """Base class of readers: everything except decoding comes from the frame index."""
 
     name: str  # the decoding library
 
@@ -216,7 +216,7 @@ def _scan(name: str, modified: int, size: int) -> FrameIndex:
 
 
 def _tabulate(name: str, container: Any, stream: Any, packets: Packets) -> FrameIndex:
-    """Sort the packets into presentation order and build the frame table."""
+    """Sort the packets into presentation order and build the frame index."""
     rate = stream.average_rate or stream.guessed_rate
     step = packets.last_duration * float(stream.time_base)
     parts = parts_of(name, container, stream, packets)

@@ -75,7 +75,7 @@ class _Read:
 
     Attributes:
         path: The file.
-        index: Its frame table.
+        index: Its frame index.
         frames: The place of each requested frame in the result, uint8 (H, W, 3), by its number.
     """
 

@@ -14,7 +14,7 @@ from tinyvid.video.readers.pyav import PyAVReader
 
 @VIDEO_READERS.register("torchcodec")
 class TorchCodecReader(IndexedReader):
-    """Decode with torchcodec, and check its times against the frame table.
+    """Decode with torchcodec, and check its times against the frame index.
 
     Args:
         threads: Decoding threads per read.
