@@ -1,4 +1,4 @@
-"""Video readers: ``pyav``, ``decord``, ``torchcodec``, and ``auto``, which uses PyAV, the most exact and the fastest.
+"""Video readers: ``pyav``, ``decord``, ``torchcodec``, and ``auto``, which is PyAV, the most exact one.
 
 All readers use the same frame index, so they agree on the number of frames in a file, on their times, and
 on which files are broken. They differ only in the decoding library.
