@@ -36,7 +36,7 @@ def test_postscript_is_not_an_image(name, ghostscript, tmp_path):
     folder.mkdir()
     (folder / name).write_bytes(EPS)
     for video in (Video(str(folder / name)), Video(str(folder), fps=1.0)):
-        with watched() as events, pytest.raises(VideoError, match="cannot be read as an image"):
+        with watched() as events, pytest.raises(VideoError, match="its content is not PNG, JPEG, WEBP, BMP"):
             open_video(video, VIDEO_READERS.build({"name": "pyav"})).read([0])
         assert not [event for event in events if event[0] == "subprocess.Popen"]
     assert not ghostscript.exists()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tinyvid.errors import VideoError, raised_as
 from tinyvid.files import refuse_special
@@ -134,13 +135,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         file = path.open("rb")
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    advice = "the file is damaged or not an image"
-    guard = raised_as(VideoError, f"{path}: cannot be read as an image", advice)
-    with file, guard, Image.open(file, formats=FORMATS) as image:
+    guard = raised_as(VideoError, f"{path}: cannot be read as an image", "the file is damaged: download it again")
+    with file, guard, _identified(path, file) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit and image.width * image.height > limit:
             raise VideoError(f"{path}: {image.width}x{image.height} pixels exceed the limit of {limit}; resize it")
         yield image
+
+
+def _identified(path: Path, file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise VideoError(
+            f"{path}: cannot be read as an image: its content is not {', '.join(FORMATS)}, whatever its name says; "
+            "convert it, or download it again"
+        ) from error
 
 
 def _read_image(path: Path) -> np.ndarray:
