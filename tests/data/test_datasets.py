@@ -249,6 +249,13 @@ def test_a_link_within_the_folder_is_followed(linked, root, path):
     assert sample(root=linked / root, video=path).videos[0].source == f"{linked}/{root}/{path}"
 
 
+@pytest.mark.parametrize(("root", "named"), [("media", "linked"), ("linked", "media")])
+def test_an_absolute_path_may_name_the_folder_by_a_link(linked, root, named):
+    """Home folders of clusters are often links, and rows name files by either path."""
+    path = f"{linked}/{named}/b.mp4"
+    assert sample(root=linked / root, video=path).videos[0].source == path
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

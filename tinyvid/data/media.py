@@ -46,7 +46,8 @@ def checked_path(path: Any, media_root: Path, allowed: Sequence[Path] = ()) -> s
         raise DataError(f"the path {path!r:.80} contains a character that no file name has; correct it")
     roots = [os.path.normpath(folder) for folder in (media_root, *allowed)]
     whole = os.path.normpath(os.path.join(roots[0], path))
-    if not any(whole == root or whole.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
+    is_named = any(whole == root or whole.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
+    if not is_named and not is_below(whole, roots):
         raise DataError(
             f"the path {path!r:.200} leaves the media folder {str(media_root)!r}; set media_root (of data= or "
             "benchmark=) to a parent folder, or list its folder in allowed_roots=[DIR]"
