@@ -1,7 +1,7 @@
 """Train the default model from scratch: generate clips of the shapes world and train all parts in four stages.
 
     python -m recipes.shapes                       # writes runs/shapes; about 90 minutes on two CPU cores
-    python -m recipes.shapes --size smoke          # about two minutes, for a small model that has learned something
+    python -m recipes.shapes --size smoke          # one or two minutes, for a small model that has learned something
     python -m recipes.shapes --out DIR --seed 1 --device cuda
 
 Finished stages are skipped, so run the same command again to continue an interrupted run. The folder contains the model

@@ -359,7 +359,7 @@ def test_right_options_are_found_in_the_prompt(assistant):
 
 
 def test_smoke_run_beats_its_blind_baseline(tmp_path):
-    """Takes about two minutes on two idle cores."""
+    """Takes about a minute and a half on two idle cores."""
     command = [sys.executable, "-m", "recipes.shapes", "--size", "smoke", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
