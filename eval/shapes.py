@@ -30,6 +30,7 @@ from tinyvid import (
     lettered,
     micro,
 )
+from tinyvid.errors import listed
 from tinyvid.files import expanded
 from tinyvid.worlds.shapes import (
     Background,
@@ -213,8 +214,8 @@ def check_set(folder: Path, described: Mapping[str, Any]) -> None:
         ) from error
     changed = [key for key in described if not isinstance(found, dict) or found.get(key) != described[key]]
     if changed:
-        listed = ", ".join(f"{key} is {found.get(key)!r:.60}, not {described[key]!r:.60}" for key in changed[:4])
-        raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({listed}); {advice}")
+        others = listed((f"{key} is {found.get(key)!r:.60}, not {described[key]!r:.60}" for key in changed), 4)
+        raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({others}); {advice}")
 
 
 def shown(folder: Path, blind: str | None) -> dict[str, Path]:

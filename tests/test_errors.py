@@ -1,7 +1,7 @@
 import pytest
 from torch import OutOfMemoryError
 
-from tinyvid.errors import VideoError, raised_as
+from tinyvid.errors import VideoError, listed, raised_as
 
 
 class PanicException(BaseException):
@@ -20,3 +20,9 @@ def test_our_errors_a_full_gpu_and_the_users_wish_to_stop_pass(error):
     with pytest.raises(type(error)) as caught, raised_as(VideoError, "x.mp4", "encode it again"):
         raise error
     assert caught.value is error
+
+
+def test_a_message_lists_the_first_names_and_counts_the_others():
+    assert listed([]) == ""
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(range(12), 3) == "0, 1, 2 and 9 more"

@@ -10,7 +10,7 @@ from tinyvid.build import build, check
 from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
+from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, listed, raised_as, suggest
 from tinyvid.files import expanded, refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
@@ -312,7 +312,7 @@ def _reader(folder: Path) -> Callable[..., Loaded]:
         return tinyllava_video.load
     if llama_vid.recognizes(folder):
         return llama_vid.load
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+    found = listed(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     raise CheckpointError(
         f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
         f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"

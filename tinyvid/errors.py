@@ -69,6 +69,13 @@ def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[Non
         raise kind(f"{where}: {type(error).__name__}: {cause}; {advice}") from error
 
 
+def listed(names: Iterable[object], limit: int = 8) -> str:
+    """Return the first ``limit`` names of a list, separated by commas, and the number of the others, for a message."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    return ", ".join(shown[:limit]) + more
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """Return the end of an error message: the closest allowed name, if any, then all allowed names.
 

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.data.options import LETTERS, is_padding
-from tinyvid.errors import ConfigError, DataError, raised_as
+from tinyvid.errors import ConfigError, DataError, listed, raised_as
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.files import expanded
 from tinyvid.registry import BENCHMARKS
-
-LISTED = 8  # most names that a message lists
 
 
 def build_benchmark(config: Mapping[str, Any]) -> Benchmark:
@@ -52,12 +50,6 @@ def require(root: str | Path, files: Sequence[str], *, source: str) -> Path:
             f"get them from {source}"
         )
     return folder
-
-
-def listed(names: Sequence[str], limit: int = LISTED) -> str:
-    """Return the first ``limit`` names, separated by commas, and the number of the others."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def lettered(options: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvid.errors import CheckpointError, raised_as
+from tinyvid.errors import CheckpointError, listed, raised_as
 from tinyvid.files import refuse_unreadable
 from tinyvid.models.folders import CONFIG, WEIGHTS, loading, opened, settings_in, weight_files
 
@@ -260,6 +260,4 @@ def _pairs(tensors: Mapping[str, Tensor], model: nn.Module) -> list[tuple[str, T
 
 def few(names: Collection[str]) -> str:
     """Return the first five names of a collection and the number of the others, for a message."""
-    shown = sorted(map(str, names))
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-    return f"[{', '.join(shown[:5])}]{more}"
+    return f"[{listed(sorted(map(str, names)), 5)}]"

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from transformers.trainer_utils import get_last_checkpoint
 
 from tinyvid.data.skipped import SKIPPED
-from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.errors import CheckpointError, ConfigError, listed
 from tinyvid.outputs import write_text
 
 RECORD = "config.yaml"
@@ -119,7 +119,7 @@ def _refuse_changes(new: Mapping[str, Any], old: Mapping[str, Any], run_dir: Pat
         if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
     ]
     if changed:
-        shown = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed[:5])
+        shown = listed((f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed), 5)
         raise ConfigError(
             f"resume=true, but the settings differ from those of {str(run_dir)!r}: {shown}; restore them, or choose "
             "another run_dir and set ckpt= to a checkpoint of this run"

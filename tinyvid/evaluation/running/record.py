@@ -12,7 +12,7 @@ from torch import nn
 
 from tinyvid.assistant import Assistant
 from tinyvid.data.skipped import sources_of
-from tinyvid.errors import CheckpointError, ConfigError
+from tinyvid.errors import CheckpointError, ConfigError, listed
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
 from tinyvid.files import read_json
 from tinyvid.outputs import write_text
@@ -77,7 +77,7 @@ def prepare(folder: Path, identity: Mapping[str, Any]) -> None:
     others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     if others:
         raise ConfigError(
-            f"run_dir={str(folder)!r} is not a run: it contains {', '.join(others[:5])} but no {RECORD}; "
+            f"run_dir={str(folder)!r} is not a run: it contains {listed(others)} but no {RECORD}; "
             "choose an empty or a new folder"
         )
     write_text(record, json.dumps(identity, indent=2, sort_keys=True) + "\n")
@@ -91,7 +91,7 @@ def _refuse_changes(record: Path, identity: Mapping[str, Any]) -> None:
     after = json.loads(json.dumps(identity))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     if changed:
-        shown = "; ".join(f"{key}: {before.get(key)!r:.120} -> {after.get(key)!r:.120}" for key in changed[:4])
+        shown = listed((f"{key}: {before.get(key)!r:.120} -> {after.get(key)!r:.120}" for key in changed), 4)
         raise ConfigError(
             f"run_dir={str(record.parent)!r} contains a run with other settings, which cannot be continued: {shown}; "
             "choose another run_dir"

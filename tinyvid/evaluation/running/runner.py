@@ -28,8 +28,7 @@ from rich.progress import (
 
 from tinyvid.assistant import Assistant
 from tinyvid.data.skipped import SKIPPED, Skipped, read_skipped, write_skipped
-from tinyvid.errors import ConfigError, DataError, suggest
-from tinyvid.evaluation.annotations import listed
+from tinyvid.errors import ConfigError, DataError, listed, suggest
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, Verdict
 from tinyvid.evaluation.judging.judge import Case, Judge, judge_cases
 from tinyvid.evaluation.judging.rubrics import RUBRICS
@@ -131,9 +130,9 @@ def evaluate(
     items = choose_items(benchmark, options.limit)
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
-    listed = read_listed(options.skip_listed, items, benchmark)
+    skipped = read_listed(options.skip_listed, items, benchmark)
     with owned(folder, key="run_dir") if is_first else nullcontext():
-        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, listed, progress=progress)
+        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, skipped, progress=progress)
     return Report.load(folder)
 
 
@@ -145,7 +144,7 @@ def _evaluate(
     options: EvaluationOptions,
     judge: Judge | None,
     settings: Mapping[str, Any],
-    listed: Mapping[str, Skipped],
+    skipped: Mapping[str, Skipped],
     *,
     progress: bool,
 ) -> None:
@@ -158,7 +157,7 @@ def _evaluate(
         # Merge the rows into one file without truncated lines, and retry items that could not be asked.
         rows.rewrite([row for row in rows.read().values() if row.status not in NOT_ASKED])
     state.wait_for_everyone()
-    unit_of = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score, listed)
+    unit_of = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score, skipped)
     _answer(assistant, unit_of, rows, options, state, progress=progress)
     state.wait_for_everyone()
     finished = rows.read()
@@ -247,13 +246,13 @@ def read_listed(path: str | None, items: Sequence[Item], benchmark: Benchmark) -
     """
     if path is None:
         return {}
-    listed = read_skipped(expanded(path))
-    if not any(item.id in listed for item in items):
+    found = read_skipped(expanded(path))
+    if not any(item.id in found for item in items):
         raise DataError(
-            f"skip_listed={path} lists {len(listed):,} items, but none of them is asked in this run of benchmark "
+            f"skip_listed={path} lists {len(found):,} items, but none of them is asked in this run of benchmark "
             f"'{benchmark.name}'; give the record of a run of the same benchmark"
         )
-    return listed
+    return found
 
 
 def _answer(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinyvid.errors import listed
 from tinyvid.video.readers.clock import warn_once
 from tinyvid.video.readers.integrity import Damage
 from tinyvid.video.readers.packets import NO_PTS, Packets
@@ -45,11 +46,10 @@ def warn_of_damage(
             name, f"its header declares {declared:.2f} s of video, but the file has {end:.2f} s; the rest is missing"
         )
     if packets.pts and max(packets.pts) == pts[-1] and (odd := _out_of_step(pts, time_base)):
-        which = ", ".join(str(number) for number in odd[:5]) + " and others" * (len(odd) > 5)
         warn_once(
             name,
-            f"has a constant rate, except after frame {which}: frames are missing or have a wrong time, and those up "
-            "to the next key frame may be wrong",
+            f"has a constant rate, except after frame {listed(odd, 5)}: frames are missing or have a wrong time, and "
+            "those up to the next key frame may be wrong",
         )
 
 
@@ -85,5 +85,5 @@ def _frames(places: list[Damage], packets: Packets, pts: np.ndarray) -> str:
     order = np.searchsorted(pts, stamps) if stamps.max() == pts[-1] else np.arange(len(stamps))
     numbers = np.unique(order[np.cumsum(hurt[:-1]) > 0])
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    shown = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs[:5])
-    return f"frames {shown}{' and others' * (len(runs) > 5)}"
+    shown = listed((f"{run[0]} to {run[-1]}" if len(run) > 1 else run[0] for run in runs), 5)
+    return f"frames {shown}"
