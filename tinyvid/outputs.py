@@ -73,7 +73,7 @@ def owned(folder: Path, *, key: str) -> Iterator[None]:
         file = _locked(lock, where)
     except OSError as error:
         raise ConfigError(
-            f"{where} cannot be written to: {error.strerror}: {error.filename}; choose another folder"
+            f"{where} cannot be written to: {error.strerror}: {error.filename or lock}; choose another folder"
         ) from error
     try:
         yield

@@ -171,6 +171,11 @@ def test_only_offsets_stay_in_memory(tmp_path, monkeypatch, array):
     assert held < 100 * len(file)
 
 
+def test_a_folder_in_place_of_a_file(tmp_path):
+    with pytest.raises(DataError, match="is a folder; give the file of rows in it"):
+        open_rows(tmp_path)
+
+
 def test_a_name_that_begins_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~rows.jsonl").write_text('{"a": 1}\n')

@@ -37,6 +37,8 @@ def open_rows(path: str | Path) -> "RowFile | TableFile":
     with raised_as(DataError, f"data file {str(path)!r}", "correct the path"):
         place = expanded(path)
         refuse_special(place, DataError)
+        if place.is_dir():
+            raise DataError(f"data file {str(place)!r} is a folder; give the file of rows in it")
         if not place.is_file():
             raise DataError(f"data file {str(place)!r} does not exist; check the path")
         with place.open("rb") as file:
