@@ -162,6 +162,7 @@ def wait_for(condition):
 
 def hang(path, own):
     """Read a file that hangs, in a process that writes its children to ``own``."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore Ctrl-C
     reader = IsolatedReader(FaultyReader())
     threading.Thread(target=lambda: (wait_for(children), Path(own).write_text(str(children()[0])))).start()
     try:
