@@ -306,6 +306,13 @@ def test_too_many_skipped_rows_stop_the_run(models, broken, tmp_path):
         )
 
 
+def test_a_run_without_a_usable_row_fails(models, broken, tmp_path):
+    broken.write_text(broken.read_text().splitlines()[-1] + "\n")
+    skip = ["data.on_error=skip", "data.max_skip=1", "recipe.max_steps=null"]
+    with pytest.raises(DataError, match=r"none of the 1 training rows can be used; .*skipped.jsonl lists .*bad.mp4"):
+        program.train(settings(models, broken, *skip), tmp_path / "run")
+
+
 UNUSABLE = [
     ({"conversations": turns("Only a question?")}, "rows.jsonl:9: .*no reply to learn"),
     ({"conversations": turns("Q?", "")}, "rows.jsonl:9: a reply is empty"),

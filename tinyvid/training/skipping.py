@@ -27,6 +27,7 @@ class SkippedRows:
     def __init__(self, run_dir: Path, data: Sequence[TrainingData]) -> None:
         self.file = run_dir / SKIPPED
         self.policy = data[0].policy
+        self.training = data[0]
         self.listed = data[0].listed
         self.total = sum(rows.num_rows for rows in data)
         if self.listed and not any(key in self.listed for rows in data for key in rows.row_keys()):
@@ -50,7 +51,7 @@ class SkippedRows:
         """Add rows, each once, and append them to the record if ``write``.
 
         Raises:
-            DataError: More rows are skipped than ``data.max_skip`` allows.
+            DataError: More rows are skipped than ``data.max_skip`` allows, or all training rows.
         """
         new = {row.row: row for row in rows if row.row not in self.rows}
         if not new:
@@ -58,12 +59,16 @@ class SkippedRows:
         self.rows |= new
         if write:
             append_skipped(self.file, new.values())
-        count = sum(row.key not in self.listed for row in self.rows.values())
+        keys = {row.key for row in self.rows.values()}
+        count = len(keys - self.listed.keys())
+        last = f"{self.file} lists them. The last one: {[*new.values()][-1].reason}"
         if count > self.policy.max_skip * self.total:
             raise DataError(
                 f"{count} of {self.total} rows cannot be used, which is more than data.max_skip="
-                f"{self.policy.max_skip:g} allows; {self.file} lists them. The last one: {[*new.values()][-1].reason}"
+                f"{self.policy.max_skip:g} allows; {last}"
             )
+        if len(keys) >= self.training.num_rows and keys.issuperset(self.training.row_keys()):
+            raise DataError(f"none of the {self.training.num_rows} training rows can be used; {last}")
 
     def summary(self) -> str:
         """Return a sentence with the number of skipped rows, by type of error."""
