@@ -67,13 +67,18 @@ def answer_index(row: Mapping[str, Any], options: list[str]) -> int:
     """Return the index of the correct option.
 
     Raises:
-        DataError: It is not the index of an option.
+        DataError: It is not the index of an option, or ``answer`` names another option.
     """
     index = row.get("answer_index")
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(options):
         raise DataError(f"'answer_index' must be a number from 0 to {len(options) - 1}, got {index!r:.80}")
     if is_padding(options[index]):
         raise DataError(f"'answer_index' is {index}, the option {options[index]!r}, which stands for no option")
+    answer = row.get("answer")
+    if isinstance(answer, str) and answer.strip() in options and answer.strip() != options[index]:
+        raise DataError(
+            f"'answer_index' is {index}, the option {options[index]!r}, but 'answer' is {answer!r}; correct one"
+        )
     return index
 
 
