@@ -331,7 +331,7 @@ def test_an_existing_reply_is_not_changed():
         ({"options": "ab", "answer_index": 0}, "'options' must be a list of 2 to 26 choices"),
         ({"options": ["a"], "answer_index": 0}, "'options' must be a list of 2 to 26 choices"),
         ({"options": ["a", "b"]}, "'answer_index' must be a number from 0 to 1, got None"),
-        ({"options": ["a", "b"], "answer_index": 0, "answer": "b"}, "option 'a', but 'answer' is 'b'; correct one of them"),
+        ({"options": ["a", "b"], "answer_index": 0, "answer": "b"}, "'a', but 'answer' is 'b'; correct one"),
         ({"options": ["a", "b"], "answer_index": 2}, "from 0 to 1, got 2"),
         ({"options": ["a", "b"], "answer_index": True}, "from 0 to 1, got True"),
         ({"options": ["a", "b"], "answer_index": "B"}, "from 0 to 1, got 'B'"),
