@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from recipes.shapes import attention, parts
+from recipes.shapes.__main__ import run_stages
 from recipes.shapes.clips import draw_clip, make_clips, read_frames, write_video
 from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
 from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
-from recipes.shapes.release import digest, replaceable, ship
+from recipes.shapes.release import digest, release, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES
 from recipes.shapes.stages import STAGES, RecipeRun
 from recipes.shapes.student import Student, accuracy, forward_with, mix, resample
@@ -358,6 +359,19 @@ def test_right_options_are_found_in_the_prompt(assistant):
 # --- the whole recipe ---------------------------------------------------------------------------------------------
 
 
+def test_every_stage_runs(tmp_path):
+    steps = dict.fromkeys(("vision_steps", "connector_steps", "mixer_steps", "answer_steps", "open_steps"), 2)
+    size = replace(TINY, clips=12, held_out=4, test=4, check_every=2, **steps)
+    run = RecipeRun(tmp_path, size, 0, "cpu", False, 1)
+    run_stages(run)
+    release(run, command="none")
+    assert {"test", "test_of_another_clip", "sha256"} <= json.loads((tmp_path / "report.json").read_text()).keys()
+    for name in ("loss.png", "accuracy.png", "model/tinyvid.yaml"):
+        assert (tmp_path / name).is_file()
+    assert Assistant.from_pretrained(tmp_path / "model", device="cpu").config["connector"]["mixer_layers"]
+
+
+@pytest.mark.long
 def test_smoke_run_beats_its_blind_baseline(tmp_path):
     """Takes about a minute and a half on two idle cores."""
     command = [sys.executable, "-m", "recipes.shapes", "--size", "smoke", "--out", str(tmp_path / "run")]
@@ -366,9 +380,6 @@ def test_smoke_run_beats_its_blind_baseline(tmp_path):
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     seeing, blind = report["test"]["overall"], report["test_of_another_clip"]["overall"]
     assert seeing["low"] > blind["high"], (seeing, blind)
-    for name in ("loss.png", "accuracy.png", "model/tinyvid.yaml"):
-        assert (tmp_path / "run" / name).is_file()
-    assert Assistant.from_pretrained(tmp_path / "run" / "model", device="cpu").config["connector"]["mixer_layers"]
 
 
 def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
@@ -413,7 +424,5 @@ def test_finished_stages_are_not_repeated(tmp_path):
     run = RecipeRun(tmp_path, TINY, 0, "cpu", False, 1)
     for _, result in STAGES.values():
         (tmp_path / result).touch()
-    from recipes.shapes.__main__ import run_stages
-
     run_stages(run)
     assert not (tmp_path / "seconds.jsonl").exists()
