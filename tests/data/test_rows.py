@@ -187,8 +187,8 @@ def test_it_can_be_sent_to_workers(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "nowhere.jsonl", tmp_path):
-        with pytest.raises(DataError, match="data file '.*' does not exist"):
+    for path, message in ((tmp_path / "nowhere.jsonl", "does not exist"), (tmp_path, "is a folder; give the file")):
+        with pytest.raises(DataError, match=f"data file '.*' {message}"):
             open_rows(path)
 
 

@@ -43,7 +43,7 @@ def isolated():
 def children():
     """Return the living children of this process that read videos, and its zombies."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=,stat=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,stat=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
     lines = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     return [int(pid) for pid, state, arguments in lines if "isolation" in arguments or state.startswith("Z")]

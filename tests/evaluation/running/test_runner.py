@@ -328,7 +328,7 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
     for changed, key in (
         ((assistant, Fixed(items[:1]), SHORT), "questions"),
         ((assistant, Fixed(items), replace(SHORT, max_new_tokens=5)), "max_new_tokens: 4 -> 5"),
-        ((assistant, Fixed(items), replace(SHORT, temperature=0.5)), "seed: None -> 0; temperature: None -> 0.5"),
+        ((assistant, Fixed(items), replace(SHORT, temperature=0.5)), "seed: None -> 0, temperature: None -> 0.5"),
         ((assistant, Fixed([items[0], replace(items[1], answer="y")]), SHORT), "questions"),
     ):
         other, benchmark, options = changed
