@@ -35,6 +35,7 @@ def test_help_explains_what_is_measured_and_what_is_reported(name):
     assert len(text.split()) > 100
 
 
+@pytest.mark.long
 def test_train_step_reports_its_ratios():
     done = run("train_step.py", "--quick")
     report = last_line(done)
@@ -47,6 +48,7 @@ def test_train_step_reports_its_ratios():
     assert report["flops_share"] < 1
 
 
+@pytest.mark.long
 def test_gpu_runs_the_same_steps_on_the_cpu_when_tiny():
     report = last_line(run("gpu.py", "--tiny"))
     rows = [(row["method"], row["features"]) for row in report["rows"]]
@@ -63,6 +65,7 @@ def test_gpu_needs_a_gpu():
     assert not done.stdout
 
 
+@pytest.mark.long
 def test_the_learning_check_of_llamavid_reports_its_margin():
     few = ["--seeds=1", "--steps=2", "--train=70", "--test=64", "--batch-size=32"]
     report = last_line(run("llamavid_learning.py", *few))
@@ -88,6 +91,7 @@ def test_soak_counts_the_files_that_fail(tmp_path, monkeypatch):
     assert found["descriptors"] == 0
 
 
+@pytest.mark.long
 def test_interruptions_lose_nothing():
     report = last_line(run("interruptions.py", "--quick", "--programs", "cache", "make_world"))
     assert report == dict.fromkeys(("cache", "make_world"), 1) | dict.fromkeys(
