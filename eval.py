@@ -178,11 +178,11 @@ def ask_all(
             file.append([ClipAnswer(name, question, "" if error else str(found), error, digest)])
         elif not error:
             print(printable(": ".join([name] * (len(videos) > 1) + [question] * (len(questions) > 1) + [str(found)])))
-    counts = f"{len(asked) - failed} new answers, {len(pairs) - len(asked)} earlier answers, {failed} errors"
+    counts = f"answers: {len(asked) - failed} new, {len(pairs) - len(asked)} earlier; errors: {failed}"
     if file is None:
         print(counts, file=sys.stderr)
     else:
-        print(printable(f"Wrote {config.out}: {counts}"))
+        print(printable(f"Wrote {config.out} ({counts})"))
 
 
 def questions_of(config: DictConfig) -> list[str]:

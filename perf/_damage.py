@@ -286,29 +286,12 @@ def _no_videos(folder: Path) -> Iterator[CorpusFile]:
         "boxes.mp4": struct.pack(">I4s", 8, b"moov") * 1000,
         "deep.mp4": b"".join(struct.pack(">I4s", 8 * (3000 - i), b"moov") for i in range(3000)),
     }
-    for name, data in garbage.items():
-        yield CorpusFile(
-            name=f"garbage_{name}",
-            kind="not a video",
-            make=partial(Path.write_bytes, data=data),
-            numbers=REFUSED,
-            damaged=True,
-        )
-    if hasattr(os, "mkfifo"):
-        for name in ("pipe.mp4", "pipe.png"):
-            yield CorpusFile(name=name, kind="not a video", make=os.mkfifo, numbers=REFUSED, damaged=True)
-    yield CorpusFile(
-        name="device.mp4",
-        kind="not a video",
-        make=partial(Path.symlink_to, target="/dev/zero"),
-        numbers=REFUSED,
-        damaged=True,
-    )
-    yield CorpusFile(
-        name="nothing.mp4",
-        kind="not a video",
-        make=partial(Path.symlink_to, target="missing.mp4"),
-        numbers=REFUSED,
-        damaged=True,
-    )
-    yield CorpusFile(name="folder.mp4", kind="not a video", make=Path.mkdir, numbers=REFUSED, damaged=True)
+    makers: dict[str, Callable[[Path], Any]] = {
+        **{f"garbage_{name}": partial(Path.write_bytes, data=data) for name, data in garbage.items()},
+        **dict.fromkeys(("pipe.mp4", "pipe.png") if hasattr(os, "mkfifo") else (), os.mkfifo),
+        "device.mp4": partial(Path.symlink_to, target="/dev/zero"),
+        "nothing.mp4": partial(Path.symlink_to, target="missing.mp4"),
+        "folder.mp4": Path.mkdir,
+    }
+    for name, make in makers.items():
+        yield CorpusFile(name=name, kind="not a video", make=make, numbers=REFUSED, damaged=True)

@@ -22,7 +22,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from _tasks import arguments_of, run_task
 
 READERS = ("decord", "pyav", "torchcodec")
 SEEK = "decord seek"
@@ -47,12 +48,7 @@ def main() -> None:
         "--quick", action="store_true", help="use clips of one or two seconds, to check that the script runs"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds of timing; the median counts (default: 5)")
-    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
-    arguments = parser.parse_args()
-    if arguments.task:
-        task = json.loads(arguments.task)
-        print(json.dumps(TASKS[task.pop("name")](**task)))
-        return
+    arguments = arguments_of(parser, TASKS)
     with tempfile.TemporaryDirectory(prefix="decode-") as folder:
         report(Path(folder), QUICK_CLIPS if arguments.quick else CLIPS, arguments.repeats)
 
@@ -116,15 +112,7 @@ def paired(rounds: dict[str, list[float]], method: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(rounds[method], rounds[other], strict=True))
 
 
-def child(name: str, **task: Any) -> Any:
-    """Run a task in a new process and return its output.
-
-    This process imports nothing heavy, because a child's peak memory is at least the size of its parent.
-    """
-    command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+child = partial(run_task, __file__)
 
 
 def fits(size: int) -> bool:

@@ -27,10 +27,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import decode
+from _tasks import arguments_of, run_task
 
 ROOT = Path(__file__).parents[1]
 EVERY = 20  # one file in 20 is bad
@@ -47,12 +49,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the training (default: 10)")
     parser.add_argument("--rows", type=int, default=200, help="rows of the training (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="DataLoader workers (default: 2)")
-    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
-    arguments = parser.parse_args()
-    if arguments.task:
-        task = json.loads(arguments.task)
-        print(json.dumps(TASKS[task.pop("name")](**task)))
-        return
+    arguments = arguments_of(parser, TASKS)
     if arguments.quick:
         arguments.opens, arguments.epochs, arguments.rows = 200, 2, 20
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -99,12 +96,7 @@ def isolation(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"isolated_over_plain": round(max(ratios.values()), 3)}
 
 
-def child(name: str, **task: Any) -> Any:
-    """Run a task in a new process and return its output, the last line."""
-    command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+child = partial(run_task, __file__, env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
 
 
 # --- tasks: each runs in a child process ------------------------------------------------------------------------

@@ -25,15 +25,13 @@ The last line is one JSON object. `logits_memory_ratio` is the logits memory, la
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from _caching import BATCH, caching
 from _logits import LABELS, TEXT_TOKENS, VIDEO_TOKENS, logits
+from _tasks import arguments_of, run_task
 
 LOGITS = {"vocab_size": 151_936, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2}
 QUICK_LOGITS = LOGITS | {"vocab_size": 8_000, "hidden_size": 128}
@@ -63,12 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of torch (default: 1; more are less stable on a shared machine)"
     )
-    parser.add_argument("--task", help=argparse.SUPPRESS)  # task of a child process, as JSON
-    arguments = parser.parse_args()
-    if arguments.task:
-        task = json.loads(arguments.task)
-        print(json.dumps(TASKS[task.pop("name")](**task)))
-        return
+    arguments = arguments_of(parser, TASKS)
     repeats, threads = (1 if arguments.quick else arguments.repeats), arguments.threads
     print(f"CPU, float32; threads: {threads} of {os.cpu_count()} cores; best of {repeats}; {load()}")
     report = report_logits(QUICK_LOGITS if arguments.quick else LOGITS, repeats, threads)
@@ -159,12 +152,13 @@ def report_loading(found: dict[str, float]) -> dict[str, float]:
 
 def child(name: str, threads: int, **task: Any) -> Any:
     """Run a task in a new process and return its output."""
-    command = [sys.executable, __file__, "--task", json.dumps({"name": name, **task})]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    environment |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # silence torch's profiler
-    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+    quiet = {
+        "KINETO_LOG_LEVEL": "99",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+    }  # the profiler
+    env = quiet | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return run_task(__file__, name, env=env, **task)
 
 
 TASKS: dict[str, Callable[..., Any]] = {

@@ -35,7 +35,7 @@ from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
 from tinyvid.training.evaluation import TrainingBenchmark
 from tinyvid.training.packing import PackedRows
-from tinyvid.training.runs import RESULT, identity_of, prepare
+from tinyvid.training.runs import RECORD, RESULT, identity_of, prepare
 
 logger = logging.getLogger("tinyvid.train")
 
@@ -54,10 +54,10 @@ def main(config: DictConfig, line: CommandLine) -> None:
             "run_dir is not set, and its default contains the time, which differs between processes; set run_dir="
         )
     if settings["resume"] and HydraConfig.get().mode == RunMode.MULTIRUN:
-        if (run_dir / "model").exists():
+        if (run_dir / RESULT).exists():
             logger.info("The run in %s is already finished.", run_dir)
             return
-        settings["resume"] = (run_dir / "config.yaml").exists()  # start jobs that the interrupted sweep did not reach
+        settings["resume"] = (run_dir / RECORD).exists()  # start jobs that the interrupted sweep did not reach
     try:
         train(settings, run_dir)
     except Interrupted:

@@ -263,14 +263,14 @@ def test_many_clips_and_questions_are_answered_once_each(kind, tmp_path, monkeyp
     assert (end.value.code, "VideoError: " in capsys.readouterr().err) == (2, True)
     ask(script, monkeypatch, *arguments, "on_error=skip", "batch_size=3")
     printed = capsys.readouterr()
-    assert f"Wrote {out}: 2 new answers, 0 earlier answers, 2 errors" in printed.out
+    assert f"Wrote {out} (answers: 2 new, 0 earlier; errors: 2)" in printed.out
     assert printed.err.count("broken.mp4") == 2
     rows = out.read_text().splitlines()
     assert (len(rows) - (kind == "csv"), rows[-1].count("clip.mp4"), rows[-1].count("Where?")) == (4, 1, 1)
     assistant = Assistant.from_pretrained(CKPT, device="cpu", sampler={"num_frames": 2})
     (tmp_path / "broken.mp4").write_bytes(CLIP.read_bytes())
     ask(script, monkeypatch, *arguments, "on_error=skip")
-    assert "2 new answers, 2 earlier answers, 0 errors" in capsys.readouterr().out
+    assert "answers: 2 new, 2 earlier; errors: 0" in capsys.readouterr().out
     kept = AnswerFile(str(out)).resume(AnswerFile(str(out))._read(out.read_text())[0].settings)
     assert [(Path(answer.video).name, answer.question) for answer in kept] == [
         *(("clip.mp4", question) for question in ("What moves?", "Where?")),

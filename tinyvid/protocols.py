@@ -63,6 +63,9 @@ class Dataset(Protocol):
     def size(self, index: int) -> int:
         """Return the approximate size of a row without reading it, such as its length in bytes."""
 
+    def digest(self) -> str:
+        """Return a text that changes with the rows, for a resumed run; empty if the options determine the rows."""
+
 
 class VideoReader(Protocol):
     """Decodes video files. Keeps no file open between calls, so it can be sent to DataLoader workers."""

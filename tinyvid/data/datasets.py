@@ -124,8 +124,8 @@ class Mixture:
         return self.parts[self._part[index]].size(int(self._row[index]))
 
     def digest(self) -> str:
-        """Return the hashes of all sources that have one."""
-        return " ".join(part.digest() for part in self.parts if hasattr(part, "digest"))
+        """Return the hashes of all sources."""
+        return " ".join(part.digest() for part in self.parts)
 
 
 def held_out_rows(path: str | None, data: Mapping[str, Any]) -> RowDataset | None:

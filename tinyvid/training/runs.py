@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from tinyvid.data.skipped import SKIPPED
 from tinyvid.errors import CheckpointError, ConfigError, listed
 from tinyvid.outputs import write_text
+from tinyvid.protocols import Dataset
 
 RECORD = "config.yaml"
 RESULT = "model"
@@ -36,9 +37,9 @@ FREE_ON_RESUME = (
 )
 
 
-def identity_of(rows: Any) -> dict[str, Any]:
-    """Return the number of rows and, if the data set has one, the digest of their content."""
-    return {"count": len(rows), "digest": rows.digest() if hasattr(rows, "digest") else None}
+def identity_of(rows: Dataset) -> dict[str, Any]:
+    """Return the number of rows, and the digest of their content."""
+    return {"count": len(rows), "digest": rows.digest()}
 
 
 def prepare(settings: Mapping[str, Any], run_dir: Path, *, rows: Mapping[str, Any]) -> str | None:

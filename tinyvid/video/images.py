@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tinyvid.errors import VideoError, raised_as
 from tinyvid.files import refuse_special
 from tinyvid.types import Frames, VideoMeta
-from tinyvid.video.readers.clock import warn_once
+from tinyvid.video.file_warnings import warn_once
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow also knows EPS, for which it starts Ghostscript

@@ -1,27 +1,18 @@
 """The times of the frames of a file, from the timestamps of its packets."""
 
-import logging
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tinyvid.errors import VideoError
+from tinyvid.video.file_warnings import warn_once
 from tinyvid.video.readers.packets import NO_PTS, Packets
 
 GUESSED = {"avi", "asf"}  # without presentation times; FFmpeg's guess is wrong if frames are reordered
 SPARSE = {"mpeg"}  # states the times of some frames; FFmpeg's guesses of the others may repeat
 MAX_SECONDS = 366 * 24 * 3600  # from the first frame to the last
 SHARED_TIMES = 0.3  # of the frames may have the time of another one; with more, the clock is not used
-
-logger = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=1 << 16)
-def warn_once(name: str, message: str) -> None:
-    """Log a warning about a file once, although its packets may be read again."""
-    logger.warning("%s: %s", name, message)
 
 
 def parts_of(name: str, container: Any, stream: Any, packets: Packets) -> list[np.ndarray] | None:

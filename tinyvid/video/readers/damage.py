@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyvid.errors import listed
-from tinyvid.video.readers.clock import warn_once
+from tinyvid.video.file_warnings import warn_once
 from tinyvid.video.readers.integrity import Damage
 from tinyvid.video.readers.packets import NO_PTS, Packets
 

@@ -19,7 +19,8 @@ from tinyvid.errors import VideoError, raised_as
 from tinyvid.files import refuse_special
 from tinyvid.registry import PositiveInt
 from tinyvid.types import Frames, VideoMeta
-from tinyvid.video.readers.clock import joined, parts_of, rate_of, warn_once
+from tinyvid.video.file_warnings import warn_once
+from tinyvid.video.readers.clock import joined, parts_of, rate_of
 from tinyvid.video.readers.damage import warn_of_damage
 from tinyvid.video.readers.integrity import find_damage
 from tinyvid.video.readers.limits import check_picture, check_read
