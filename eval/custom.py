@@ -1,7 +1,8 @@
 """Your own questions: rows in the format of ``data=jsonl``, with a correct answer. The example for new benchmarks.
 
 A row with ``options`` and ``answer_index`` is multiple choice. Any other row gives the correct answer as its last
-assistant turn or as ``answer``: a text, a number, or a list of alternatives.
+assistant turn or as ``answer``: a text, a number, or a list of alternatives. With ``key_frames``, a list of times in
+seconds of the file, the report also says whether replies cite these frames.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ from tinyvid import (
     require,
 )
 from tinyvid.data.options import answers_of, options_of
+from tinyvid.evaluation.scoring.references import answer_part, key_frames_of
 from tinyvid.evaluation.scoring.scores import check_answers
 
 
@@ -117,7 +119,7 @@ def _open(sample: Sample, rule: Any, groups: Mapping[str, str]) -> Item:
     replied = last.role == "assistant"
     messages = asked if replied else sample.messages
     answers = (last.text,) if replied else answers_of(sample.meta)
-    return Item(
+    item = Item(
         id=sample.id,
         sample=replace(sample, messages=messages),
         rule=rule,
@@ -127,6 +129,8 @@ def _open(sample: Sample, rule: Any, groups: Mapping[str, str]) -> Item:
         groups=groups,
         question=messages[-1].text,
     )
+    # The reply of a row with key frames is a trace that ends with the answer.
+    return replace(item, answer=answer_part(answers[0], rule).strip()) if key_frames_of(item) else item
 
 
 def _bracketed(item: Item) -> Item:

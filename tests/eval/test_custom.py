@@ -109,3 +109,16 @@ def test_media_keep_their_places_in_brackets(tmp_path):
     message = item.sample.messages[-1]
     assert message.text.startswith("Question:  or ?\nOptions:\n(A) x\n(B) y\n")
     assert message.places == (10, 14)
+
+
+def test_the_reply_of_a_row_with_key_frames_is_a_trace_that_ends_with_the_answer(tmp_path):
+    trace = "In <frame:1.5> a dog runs. Answer: a dog"
+    rows = [
+        {"id": "a", "video": "a.mp4", "conversations": turns("Who?", trace), "key_frames": [1.5]},
+        {"id": "b", "video": "a.mp4", "conversations": turns("Who?", trace)},
+    ]
+    with_frames, without = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
+    assert (with_frames.answer, without.answer) == ("a dog", trace)
+    rows[0]["key_frames"] = "1.5"
+    with pytest.raises(DataError, match=r"rows.jsonl:1: item 'a': key_frames='1.5' must be a list of times"):
+        build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})

@@ -22,7 +22,8 @@ ROLE_KEYS, TEXT_KEYS, LOSS_KEYS = ("from", "role"), ("value", "content"), ("loss
 READ = {"id", "clip", "fps", "subtitles"}.union(
     VIDEO_KEYS, IMAGE_KEYS, TURN_KEYS, SYSTEM_KEYS, START_KEYS, END_KEYS
 )  # fmt: skip
-KNOWN = READ | {"options", "answer_index", "answer", "rule", "group"}  # also those that are read from ``Sample.meta``
+# Also those that are read from ``Sample.meta``.
+KNOWN = READ | {"options", "answer_index", "answer", "rule", "group", "key_frames"}
 _SECONDS = "give 'clip': [start, end] in seconds"
 _FRAMES = "set sampler.num_frames or another option of the sampler for the run"
 _BOUNDS = f"{_SECONDS}, or 'clip': null for the whole video"

@@ -72,11 +72,13 @@ class Outcome:
         answer: Answer of the item.
         exact: Whether the reply is the answer and nothing else (ignoring case, brackets and punctuation).
         groups: Groups of the item.
-        points: Additional marks of a judge, by name.
+        points: Additional marks by name: those of a judge, and for items with key frames those of the cited frames
+            (``tinyvid.evaluation.scoring.references``).
         likelihoods: Log-probability of each option, if options were scored by likelihood.
         video: The first video, with its bounds; items about one video are resampled together.
         duration: Duration of the first clip in seconds; ``None`` without a video.
         num_frames: Number of frames that the model saw.
+        shown: Times of these frames in seconds of the file, for items with key frames.
         reason: Why the item was not answered.
     """
 
@@ -93,6 +95,7 @@ class Outcome:
     video: str = ""
     duration: float | None = None
     num_frames: int = 0
+    shown: Sequence[float] = ()
     reason: str = ""
 
 

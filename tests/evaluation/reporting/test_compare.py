@@ -26,7 +26,7 @@ class Made:
         return {}
 
 
-def write_run(folder, values, *, answer="A", name="made", rule="choice", settings=None, groups=None):
+def write_run(folder, values, *, answer="A", name="made", rule="choice", settings=None, groups=None, points=None):
     """Write the folder of a finished run: ``values`` by id; a string is the prediction of a label."""
     options = {"A": "x", "B": "y"}
     items, outcomes = [], []
@@ -39,7 +39,7 @@ def write_run(folder, values, *, answer="A", name="made", rule="choice", setting
         outcomes.append(
             Outcome(
                 key, "answered", number, reply="r", prediction=predicted, answer=right,
-                groups=groups or {"task": key[0]}, video=key[:2],
+                groups=groups or {"task": key[0]}, points=points or {}, video=key[:2],
             )
         )  # fmt: skip
     benchmark = Made(name, len(items))
@@ -139,3 +139,25 @@ def test_the_program_lists_the_runs_of_a_folder(tmp_path):
     assert program._folders(f"{tmp_path}/c, d") == [f"{tmp_path}/c, d"]
     with pytest.raises(ConfigError, match="matches no finished run"):
         program._folders(f"{tmp_path}/empty/*")
+
+
+def test_the_marks_of_several_runs_stand_side_by_side(tmp_path):
+    values = {f"i{n}": float(n < 4) for n in range(8)}
+    points = {
+        "none": {"references": 0.0, "reference_f1": 0.0},
+        "right": {"references": 2.0, "reference_f1": 0.9, "reference_validity": 1.0, "score": 4.0},
+        "shuffled": {"references": 2.0, "reference_f1": 0.2, "reference_validity": 1.0, "score": 1.0},
+    }
+    folders = [write_run(tmp_path / name, values, points=marks) for name, marks in points.items()]
+    found = compare_runs(load_runs(folders, list(points)))
+    assert [run and run["value"] for run in found["marks"]["reference_f1"]["runs"]] == pytest.approx([0.0, 0.9, 0.2])
+    assert found["marks"]["reference_validity"]["runs"][0] is None, "no reply of this run has the mark"
+    text = as_text(found)
+    assert "| mark | none | right | shuffled |" in text
+    assert "| reference_validity | none | 1.00 (0.68 to 1.00), n=8 | 1.00 (0.68 to 1.00), n=8 |" in text
+    assert "| score | none | 4.00 (4.00 to 4.00), n=8 | 1.00" in text
+    write_comparison(tmp_path / "out", found)
+    assert (tmp_path / "out" / "references.png").stat().st_size > 5000
+    report = (folders[1] / "report.md").read_text()
+    assert "## Marks" in report
+    assert "| reference_f1 | 0.90 |" in report

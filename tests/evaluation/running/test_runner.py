@@ -426,3 +426,22 @@ def test_arrays_are_videos_too(assistant, tmp_path):
     assert [row["duration"] for row in rows] == [2.0] * 4
     for row, item in zip(rows, items, strict=True):
         assert row["reply"] == assistant.answer([item.sample], max_new_tokens=4)[0]
+
+
+def test_items_with_key_frames_have_marks_and_keep_the_times_of_the_shown_frames(assistant, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=10, fps=5)
+    items = [ask("plain", clip), ask("cites", clip), ask("outside", clip)]
+    frames = {"cites": [0.4, 1.0], "outside": [0.4, 7.0]}
+    items = [replace(i, sample=replace(i.sample, meta={"key_frames": frames.get(i.id)})) for i in items]
+    report = evaluate(assistant, Fixed(items), run_dir=tmp_path / "run", options=SHORT)
+    plain, cites, outside = read_rows(tmp_path / "run")
+    assert (plain["points"], plain["shown"]) == ({}, [])
+    assert cites["points"]["reference_recall"] == outside["points"]["reference_recall"] == 0
+    assert cites["shown"] == sorted(cites["shown"])
+    assert len(cites["shown"]) == cites["num_frames"]
+    assert outside["status"] == "prompt_failed"
+    assert "key frame at 7 s is not in the clip from 0 to 2 s" in report.data["prompt_failed"][0]["reason"]
+    assert report.data["points"]["reference_f1"] == 0
+    items[0] = replace(items[0], sample=replace(items[0].sample, meta={"key_frames": [-1]}))
+    with pytest.raises(DataError, match="item 'plain': key_frames="):
+        evaluate(assistant, Fixed(items), run_dir=tmp_path / "other", options=SHORT)

@@ -129,6 +129,7 @@ def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "runs": [_run(run, chosen[id(run)]) for run in runs],
         "repeats": _repeats(runs, {id(run): micro(chosen[id(run)]) for run in runs}),
         "pairs": pairs,
+        "marks": _marks([chosen[id(run)] for run in runs]),
         "groups": {kind: _groups(runs, chosen, kind) for kind in kinds_of(chosen[id(runs[0])])},
         "classes": _classes(runs, chosen),
     }
@@ -173,6 +174,20 @@ def _run(run: FinishedRun, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     low, high = interval([outcome.value or 0.0 for outcome in outcomes])
     return {"value": micro(outcomes), "low": low, "high": high, "n": len(outcomes)}
+
+
+def _marks(of_runs: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """Return the mean of each mark in each run, over the items that have it; ``None`` if none of a run's items has."""
+    names = dict.fromkeys(name for outcomes in of_runs for outcome in outcomes for name in outcome.points)
+    return {name: {"runs": [_mark(outcomes, name) for outcomes in of_runs]} for name in names}
+
+
+def _mark(outcomes: Sequence[Outcome], name: str) -> dict[str, Any] | None:
+    values = [float(outcome.points[name]) for outcome in outcomes if name in outcome.points]
+    if not values:
+        return None
+    low, high = interval(values)
+    return {"value": statistics.fmean(values), "low": low, "high": high, "n": len(values)}
 
 
 def _repeats(runs: Sequence[FinishedRun], values: Mapping[int, float]) -> dict[str, Any]:

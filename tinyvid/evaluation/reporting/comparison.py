@@ -1,11 +1,13 @@
 """Write a comparison: ``comparison.json``, ``comparison.md`` and plots."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tinyvid.evaluation.reporting.plots import MOST_BARS, error_bars, file_name, finish, plain_text, start
+from tinyvid.evaluation.scoring.references import SHARES
 
 
 def write_comparison(folder: Path, comparison: Mapping[str, Any]) -> None:
@@ -41,6 +43,7 @@ def as_text(comparison: Mapping[str, Any]) -> str:
         names = f"{_name(pair['first'])} | {_name(pair['second'])}"
         counts = f"{pair['only_first']} | {pair['only_second']}"
         lines.append(f"| {names} | {counts} | {_points(pair['difference'])} | {bounds} | {pair['p']:.3g} |")
+    lines += _table_of_marks(comparison)
     tables = {f"By {kind}": groups for kind, groups in comparison["groups"].items()}
     for title, groups in {**tables, "By right answer": comparison["classes"]}.items():
         if groups:
@@ -50,6 +53,22 @@ def as_text(comparison: Mapping[str, Any]) -> str:
                 shares = " | ".join(_percent(number["value"]) for number in group["runs"])
                 lines.append(f"| {_name(name)} | {group['n']} | {shares} |")
     return "\n".join(lines) + "\n"
+
+
+def _table_of_marks(comparison: Mapping[str, Any]) -> list[str]:
+    """Return the marks as Markdown: a row per mark, a column per run, with the number of items if they differ."""
+    if not comparison["marks"]:
+        return []
+    lines = ["", "## Marks", "", "With 95 % intervals, and the number of items that have the mark.", ""]
+    lines += [f"| mark | {' | '.join(_name(run['name']) for run in comparison['runs'])} |"]
+    lines += ["|---|" + "---|" * len(comparison["runs"])]
+    for name, mark in comparison["marks"].items():
+        cells = " | ".join(
+            "none" if of is None else f"{of['value']:.2f} ({of['low']:.2f} to {of['high']:.2f}), n={of['n']}"
+            for of in mark["runs"]
+        )
+        lines.append(f"| {_name(name)} | {cells} |")
+    return lines
 
 
 def _name(text: str) -> str:
@@ -69,7 +88,10 @@ def _share(run: Mapping[str, Any]) -> str:
 
 
 def draw(folder: Path, comparison: Mapping[str, Any]) -> None:
-    """Plot runs, differences of pairs, and runs by group: ``runs.png``, ``pairs.png`` and ``by_<kind>.png``."""
+    """Plot runs, differences of pairs, runs by group, and the marks of cited frames.
+
+    The files are ``runs.png``, ``pairs.png``, ``by_<kind>.png`` and ``references.png``.
+    """
     pyplot = start()
     runs = [(run["name"], run) for run in comparison["runs"]]
     _draw_intervals(pyplot, folder / "runs.png", runs, "value", "accuracy in %, with 95 % interval")
@@ -80,6 +102,12 @@ def draw(folder: Path, comparison: Mapping[str, Any]) -> None:
     for kind, groups in {**comparison["groups"], "answer": comparison["classes"]}.items():
         if groups:
             _draw_groups(pyplot, folder / f"by_{file_name(kind)}.png", names, groups, kind)
+    missing = {"value": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    shares = {name: [of or missing for of in comparison["marks"].get(name, {"runs": []})["runs"]] for name in SHARES}
+    marks = {name: {"n": max(of["n"] for of in shown), "runs": shown} for name, shown in shares.items() if shown}
+    if marks:
+        accuracy = {"accuracy": {"n": comparison["n_common"], "runs": comparison["runs"]}}
+        _draw_groups(pyplot, folder / "references.png", names, accuracy | marks, "cited frames")
 
 
 def _draw_intervals(pyplot: Any, path: Path, rows: list[tuple[str, Mapping[str, Any]]], key: str, label: str) -> None:
@@ -106,7 +134,7 @@ def _draw_groups(pyplot: Any, path: Path, names: list[str], groups: Mapping[str,
     axes.set_yticks(range(len(shown)), [f"{plain_text(name)} ({group['n']})" for name, group in shown.items()])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("accuracy in %, with 95 % interval")
+    axes.set_xlabel("mean in %, with 95 % interval")
     axes.set_title(plain_text(f"by {kind}", 80))
     axes.legend(fontsize=8)
     finish(pyplot, figure, path)

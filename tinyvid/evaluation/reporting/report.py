@@ -243,7 +243,7 @@ def as_text(data: Mapping[str, Any]) -> str:
     for key, text in (("chance", "guessing among the options"), ("majority", "always the most common answer")):
         if data[key] is not None:
             lines.append(f"| {text} | {_percent(data[key])} | | |")
-    for title, values in (("Averages of the benchmark", data["official"]), ("Marks of the judge", data["points"])):
+    for title, values in (("Averages of the benchmark", data["official"]), ("Marks", data["points"])):
         if values:
             lines += ["", f"## {title}", "", "| average | value |", "|---|---|"]
             lines += [f"| {name} | {'none' if value is None else f'{value:.2f}'} |" for name, value in values.items()]

@@ -13,6 +13,7 @@ from tinyvid.data.skipped import Skipped, file_of
 from tinyvid.errors import ConfigError, DataError, VideoError
 from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
+from tinyvid.evaluation.scoring.references import key_frames_of
 from tinyvid.evaluation.scoring.scores import rescore
 from tinyvid.generation.decode import Decoding, log_probs, replies
 from tinyvid.processing.batch import Batch, Example, VideoInput
@@ -203,5 +204,6 @@ def outcome_of(item: Item, answer: Answer, group: VideoGroup) -> Outcome:
         video=group.video,
         duration=group.duration,
         num_frames=group.num_frames,
+        shown=group.times if key_frames_of(item) else (),
     )
     return rescore(item, asked)

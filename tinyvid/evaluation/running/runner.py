@@ -38,6 +38,7 @@ from tinyvid.evaluation.running.answering import Answerer, failures_of, outcome_
 from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
+from tinyvid.evaluation.scoring.references import key_frames_of
 from tinyvid.evaluation.scoring.scores import is_judged, rescore
 from tinyvid.files import expanded
 from tinyvid.generation.decode import Decoding
@@ -177,7 +178,7 @@ def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
     """Return the items of a run: all items, or ``limit`` items evenly spaced over the benchmark.
 
     Raises:
-        DataError: There are no items, or two items have the same id.
+        DataError: There are no items, two items have the same id, or the key frames of an item are malformed.
     """
     total = len(benchmark)
     if total == 0:
@@ -189,6 +190,7 @@ def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
         if item.id in seen:
             raise DataError(f"two items of benchmark '{benchmark.name}' have the id '{item.id}'; ids must be unique")
         seen.add(item.id)
+        key_frames_of(item)
     return items
 
 

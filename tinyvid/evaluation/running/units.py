@@ -17,6 +17,7 @@ import torch
 from tinyvid.data.skipped import Skipped, sources_of
 from tinyvid.errors import ConfigError, DataError, VideoError, raised_as
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes, Status
+from tinyvid.evaluation.scoring.references import check_key_frames
 from tinyvid.processing.batch import Example
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
@@ -71,6 +72,11 @@ class VideoGroup:
     def num_frames(self) -> int:
         """Number of frames of all videos."""
         return sum(video.num_frames for video in self.example.videos) if self.example else 0
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Times of the frames of the first video, in seconds of the file."""
+        return self.example.videos[0].times if self.example and self.example.videos else ()
 
 
 def plan_units(items: Sequence[Item], batch_size: int) -> list[Unit]:
@@ -141,6 +147,7 @@ class Preparer:
             try:
                 with self._guard(index):
                     questions[index] = self._written(index)
+                    check_key_frames(self.items[index], questions[index][1][0].layout.clips)
             except VideoError as error:
                 return [VideoGroup(indices, name, failure=str(error))]
             except DataError as error:

@@ -16,6 +16,8 @@
     The reply equals the answer, ignoring case, outer punctuation and a leading article.
 ``judge``
     A judge decides; see ``tinyvid.evaluation.judging.judge``.
+
+Of a reply to an item with key frames, the rules read only the answer, not the trace before it; see ``references``.
 """
 
 import re
@@ -26,6 +28,7 @@ from fractions import Fraction
 from tinyvid.errors import DataError
 from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
+from tinyvid.evaluation.scoring.references import answer_part, key_frames_of, marks_of
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
 
 THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]  # 0.50 to 0.95 in steps of 0.05, without rounding errors
@@ -70,7 +73,8 @@ def read(item: Item, reply: str) -> Reading:
 
 
 def check_answers(item: Item) -> None:
-    """Raise ``DataError`` if no reply can match an answer of an item, such as a text for the rule ``number``."""
+    """Raise ``DataError`` if no reply can match an answer of an item, or if its key frames are malformed."""
+    key_frames_of(item)
     readers = {"number": extract_number, "yes_no": extract_yes_no, "exact": wording, "contains": wording}
     for answer in () if item.answer is None else (item.answer, *item.alternatives):
         if item.rule in readers and readers[item.rule](answer) in (None, ""):
@@ -79,22 +83,23 @@ def check_answers(item: Item) -> None:
 
 def rescore(item: Item, row: Outcome, verdict: Verdict | None = None) -> Outcome:
     """Return a row with the score of its reply, or with the score of the verdict if a judge decides."""
-    row = replace(row, answer=item.answer, groups=dict(item.groups))
+    row = replace(row, answer=item.answer, groups=dict(item.groups), points=marks_of(item, row))
     if row.status in NOT_ASKED:
         return replace(row, value=None if item.answer is None else 0.0)
     if row.likelihoods:
         best = max(row.likelihoods, key=lambda key: row.likelihoods[key])
         value = None if item.answer is None else float(best == item.answer)
         return replace(row, status="answered", prediction=best, value=value)
-    reading = read(item, row.reply or "")
-    row = replace(row, prediction=reading.prediction, value=reading.value, exact=reading.exact, points={}, reason="")
+    reply = row.reply or ""
+    reading = read(item, answer_part(reply, item.rule) if key_frames_of(item) else reply)
+    row = replace(row, prediction=reading.prediction, value=reading.value, exact=reading.exact, reason="")
     if reading.prediction is None:
         return replace(row, status="unparsed", value=None if item.answer is None else 0.0)
     if verdict is None:
         return replace(row, status="answered")
     if verdict.error:
         return replace(row, status="judge_failed", value=0.0, reason=verdict.error)
-    return replace(row, status="answered", value=verdict.value, points=dict(verdict.points))
+    return replace(row, status="answered", value=verdict.value, points={**row.points, **verdict.points})
 
 
 def is_judged(item: Item) -> bool:
