@@ -91,5 +91,6 @@ from tinyvid.types import (
     VideoMeta as VideoMeta,
     VideoTokens as VideoTokens,
 )
+from tinyvid.video.thumbnail import thumbnail as thumbnail
 
 __version__: str
