@@ -9,7 +9,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 from tinyvid.errors import DataError, suggest
 from tinyvid.types import Sample
 
-Rule = Literal["choice", "label", "number", "yes_no", "contains", "exact", "judge"]
+TimedRule = Literal["span", "spans", "events"]
+Rule = Literal["choice", "label", "number", "yes_no", "contains", "exact", "judge", "span", "spans", "events"]
 Status = Literal["answered", "unparsed", "media_failed", "prompt_failed", "judge_failed"]
 NOT_ASKED: tuple[Status, ...] = ("media_failed", "prompt_failed")
 
@@ -24,7 +25,9 @@ class Item:
             same videos and bounds share one decode and one forward pass of the tower.
         rule: How to score the reply with a value in [0, 1]; see ``tinyvid.evaluation.scoring.scores``.
         answer: The correct letter (``choice``), the correct key of ``options`` (``label``), a number as text
-            (``number``), ``yes`` or ``no``, or the correct text; ``None`` if the benchmark does not publish it.
+            (``number``), ``yes`` or ``no``, spans of time as ``<time:2.4> to <time:9.0>`` in seconds of the file
+            (``span``; one per line for ``spans``; with a sentence behind each for ``events``), or the correct text;
+            ``None`` if the benchmark does not publish it.
         options: The options of ``choice`` and ``label``: letter, or key, to text. Padding of a row (``N/A``, empty
             strings) is not included.
         groups: The group of the item for each kind of groups: ``{"duration": "short", "task": "OCR Problems"}``.
@@ -68,7 +71,7 @@ class Outcome:
             that exceeds the context. ``judge_failed``: the judge returned no valid verdict.
         value: Value in [0, 1]; 0 unless answered; ``None`` if the benchmark has no answer for the item.
         reply: The reply; ``None`` if the item was not asked, or if options were scored by likelihood.
-        prediction: What was parsed from the reply: a letter, a label, a number or a text.
+        prediction: What was parsed from the reply: a letter, a label, a number, spans with markers, or a text.
         answer: Answer of the item.
         exact: Whether the reply is the answer and nothing else (ignoring case, brackets and punctuation).
         groups: Groups of the item.

@@ -16,6 +16,8 @@
     The reply equals the answer, ignoring case, outer punctuation and a leading article.
 ``judge``
     A judge decides; see ``tinyvid.evaluation.judging.judge``.
+``span``, ``spans``, ``events``
+    The spans of time in the reply; see ``tinyvid.evaluation.scoring.timed``.
 
 Of a reply to an item with key frames, the rules read only the answer, not the trace before it; see ``references``.
 """
@@ -30,6 +32,7 @@ from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome, Verdict
 from tinyvid.evaluation.scoring.choices import STATEMENT, extract_choice
 from tinyvid.evaluation.scoring.references import answer_part, key_frames_of, marks_of
 from tinyvid.evaluation.scoring.replies import final_part, plain, wording
+from tinyvid.evaluation.scoring.timed import TIMED, check_timed, predict_spans, value_of
 
 THRESHOLDS = [Fraction(k, 20) for k in range(10, 20)]  # 0.50 to 0.95 in steps of 0.05, without rounding errors
 NUMBER = re.compile(
@@ -50,7 +53,7 @@ class Reading:
     Attributes:
         prediction: What was parsed; ``None`` if the reply cannot be parsed.
         value: Value in [0, 1]; ``None`` if the item has no answer, or if a judge decides.
-        exact: Whether the reply is the answer and nothing else.
+        exact: Whether the reply is the answer and nothing else; for spans, whether they are those of the answer.
     """
 
     prediction: str | None
@@ -67,16 +70,27 @@ def read(item: Item, reply: str) -> Reading:
         return Reading(None, 0.0)
     readings = []
     for answer in (item.answer, *item.alternatives):
-        exact = wording(reply) == wording(item.options[answer] if item.rule == "label" else answer)
+        exact = _is_exact(item, reply, prediction, answer)
         readings.append(Reading(prediction, _value(item, prediction, answer), exact))
     return max(readings, key=lambda reading: (reading.value, reading.exact))
 
 
+def _is_exact(item: Item, reply: str, prediction: str, answer: str) -> bool:
+    if item.rule in TIMED:
+        return prediction == predict_spans(item.rule, answer)
+    return wording(reply) == wording(item.options[answer] if item.rule == "label" else answer)
+
+
 def check_answers(item: Item) -> None:
-    """Raise ``DataError`` if no reply can match an answer of an item, or if its key frames are malformed."""
+    """Raise ``DataError`` if no reply can match an answer of an item, or if its key frames are malformed.
+
+    An answer of a timed rule must be written as ``Item.answer`` describes.
+    """
     key_frames_of(item)
     readers = {"number": extract_number, "yes_no": extract_yes_no, "exact": wording, "contains": wording}
     for answer in () if item.answer is None else (item.answer, *item.alternatives):
+        if item.rule in TIMED:
+            check_timed(item, answer)
         if item.rule in readers and readers[item.rule](answer) in (None, ""):
             raise DataError(f"item '{item.id}': no reply can match the answer {answer!r:.80} with rule '{item.rule}'")
 
@@ -118,10 +132,14 @@ def predict(item: Item, reply: str) -> str | None:
         return None if number is None else str(int(number) if number.denominator == 1 else float(number))
     if item.rule == "yes_no":
         return extract_yes_no(reply)
+    if item.rule in TIMED:
+        return predict_spans(item.rule, reply)
     return plain(final_part(reply)) or None
 
 
 def _value(item: Item, prediction: str, answer: str) -> float:
+    if item.rule in TIMED:
+        return value_of(item.rule, prediction, answer)
     if item.rule == "number":
         right = extract_number(answer)
         return mean_relative_accuracy(Fraction(prediction), right) if right is not None else 0.0
