@@ -105,13 +105,17 @@ def ask_one(
 def reply(
     assistant: Assistant, turns: list[Message], video: Video | None, decoding: dict[str, Any], *, stream: bool
 ) -> str:
-    """Print and return the reply to a conversation."""
-    sample, text = Sample(messages=turns, video=video), ""
-    for piece in assistant.stream(sample, **decoding) if stream else assistant.answer([sample], **decoding):
+    """Print the reply to a conversation. Return it in the words of the model, which can differ in how times look."""
+    sample, words = Sample(messages=turns, video=video), ""
+
+    def streamed() -> Iterator[str]:
+        nonlocal words
+        words = yield from assistant.stream(sample, **decoding)
+
+    for piece in streamed() if stream else assistant.answer([sample], **decoding):
         print(printable(piece), end="", flush=True)
-        text += piece
     print(flush=True)
-    return text
+    return words
 
 
 def chat(assistant: Assistant, video: Video | None, questions: list[str], decoding: dict[str, Any]) -> None:

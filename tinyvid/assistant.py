@@ -2,21 +2,22 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 from tinyvid.build import build, check
 from tinyvid.checkpoints import native
-from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
+from tinyvid.checkpoints.layouts import reader_of
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, listed, raised_as, suggest
+from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
 from tinyvid.files import expanded, refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on
-from tinyvid.processing.batch import Batch
+from tinyvid.processing.batch import Batch, VideoInput
 from tinyvid.processing.processor import Processor
 from tinyvid.types import Message, Sample, Video, VideoSource
 
@@ -132,7 +133,7 @@ class Assistant:
         folder = local_folder(DEFAULT if path is None else str(path), revision)
         with raised_as(CheckpointError, f"{folder} cannot be loaded", "check its files"), building_on(device):
             refuse_links(folder)
-            load = _reader(folder)
+            load = reader_of(folder)
             return cls(load(folder, device=device, dtype=dtype, quant=quant, overrides=groups))
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -160,7 +161,7 @@ class Assistant:
         Args:
             video: A file, an image, a folder of frames (as ``Video(folder, fps=...)``), a uint8 array (T, H, W, 3),
                 several of these, or ``None`` for a question without a video.
-            question: Any text.
+            question: Any text; ``<time:12.5>`` is a time and ``<frame:12.5>`` a frame, in seconds of the file.
             start: Start of the clip in the video, in seconds.
             end: End of the clip in the video, in seconds.
             max_new_tokens: Longest reply, in tokens.
@@ -173,9 +174,8 @@ class Assistant:
             VideoError: The video cannot be read.
             DataError: The question, the video tokens and the reply do not fit into the LLM's context.
         """
-        sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
-        (reply,) = self.answer([sample], max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        return reply
+        sample = Sample([Message("user", question)], video=video, start=start, end=end)
+        return self.answer([sample], max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)[0]
 
     @overload
     def answer(
@@ -253,7 +253,9 @@ class Assistant:
     def _replies(self, samples: Sequence[Sample], decoding: Decoding, on_error: OnError) -> list[str | TinyvidError]:
         """Return the replies to one batch; with ``skip``, one by one if a sample has an error."""
         try:
-            return [*replies(self.model, self.processor, self._prompts(samples, decoding), decoding)]
+            timelines, batch = self._prompts(samples, decoding)
+            found = replies(self.model, self.processor, batch, decoding)
+            return [*map(self.processor.template.moments.in_seconds, found, timelines)]
         except (VideoError, DataError) as error:
             if on_error == "raise":
                 raise
@@ -275,7 +277,7 @@ class Assistant:
             ConfigError: The connector has no context token.
             VideoError: The video cannot be read.
         """
-        sample = Sample(messages=[Message("user", question)], video=video, start=start, end=end)
+        sample = Sample([Message("user", question)], video=video, start=start, end=end)
         return attention_maps(self.model, self.processor, sample)
 
     def stream(
@@ -286,37 +288,22 @@ class Assistant:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, str]:
         """Yield the reply to a sample piece by piece; the joined pieces equal what ``answer`` returns.
 
-        Closing the iterator early stops the generation. Options and errors are those of ``ask``.
+        Closing the iterator early stops the generation. ``yield from`` returns the reply in the words of the model.
+        Options and errors are those of ``ask``.
         """
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-        yield from stream(self.model, self.processor, self._prompts([sample], decoding), decoding)
+        (timeline,), batch = self._prompts([sample], decoding)
+        with closing(stream(self.model, self.processor, batch, decoding)) as pieces:
+            return (yield from self.processor.template.moments.stream(pieces, timeline))
 
-    def _prompts(self, samples: Sequence[Sample], decoding: Decoding) -> Batch:
-        """Return samples as one batch of prompts with room for the replies."""
+    def _prompts(self, samples: Sequence[Sample], decoding: Decoding) -> tuple[list[VideoInput | None], Batch]:
+        """Return the timeline of each sample, and the samples as one batch of prompts with room for the replies."""
         examples = [self.processor(sample, reserve=decoding.max_new_tokens) for sample in samples]
-        return self.processor.collate(examples, padding_side="left").to(self.model.device)
-
-
-def _reader(folder: Path) -> Callable[..., Loaded]:
-    """Return the function that loads checkpoints of the layout of a folder.
-
-    Raises:
-        CheckpointError: The layout is unknown.
-    """
-    if (folder / native.MANIFEST).exists():
-        return native.load
-    if tinyllava_video.recognizes(folder):
-        return tinyllava_video.load
-    if llama_vid.recognizes(folder):
-        return llama_vid.load
-    found = listed(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-    raise CheckpointError(
-        f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
-        f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"
-    )
+        batch = self.processor.collate(examples, padding_side="left")
+        return [example.timeline for example in examples], batch.to(self.model.device)
 
 
 def local_folder(path: str, revision: str | None = None) -> Path:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from tinyvid.text.frame_text import FrameText
+from tinyvid.text.moments import Moments
 from tinyvid.types import (
     Choice,
     FeatureSpec,
@@ -195,6 +196,7 @@ class ChatTemplate(Protocol):
     """Writes a conversation as text. It does not use a tokenizer."""
 
     frame: FrameText  # the text next to the frames of a video
+    moments: Moments  # how times and frames are written in texts
     stop: tuple[str, ...]  # strings that end a reply
     control_tokens: tuple[str, ...]  # strings that the tokenizer must know as single tokens
 

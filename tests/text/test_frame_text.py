@@ -41,7 +41,7 @@ def test_no_frame_is_lost(style):
     [
         ("Frame {i}", r"template.frame='Frame \{i\}' contains \{video\} 0 times; write it once"),
         ("{video}{video}", r"contains \{video\} 2 times"),
-        ("{video}{number}", "or a stray brace; use only {i}, {seconds}, {subtitle}, {time}, {video}"),
+        ("{video}{number}", "or a stray brace; use only {at}, {i}, {seconds}, {subtitle}, {time}, {video}"),
         ("{video.__class__}", "has an unknown field or a stray brace"),
         ("{video!r}", "has an unknown field or a stray brace"),
         ("{seconds:.3f}{video}", "has an unknown field or a stray brace"),
@@ -60,12 +60,45 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
+def test_the_time_of_a_frame_in_the_words_of_the_template():
+    style = FrameText("{at} {video}\n")
+    assert (style.shows_moments, style.splits_frames, FrameText().shows_moments) == (True, True, False)
+    assert style([61.0, 62.0], ["", ""], ["00%", "50%"]) == [
+        FrameRun("00% ", 1),
+        FrameRun("\n50% ", 1),
+        FrameRun("\n", 0),
+    ]
+
+
 def test_frame_labels_are_found_in_replies():
     written = "".join(run.text for run in FrameText(FRAME_LABEL + "{video}")([0.0] * 12, [""] * 12))
-    assert reference().findall(written) == [str(i) for i in range(1, 13)]
-    reply = "In Frame-3 and frame7, Frame 11 (not frames 5, nor a wireframe 6 or Frame x)."
-    assert reference().findall(reply) == ["3", "7", "11"]
-    assert reference("[{i}] ").findall("see [4] and 5") == ["4"]
+    assert numbers(written) == [str(i) for i in range(1, 13)]
+    assert numbers("In Frame-3 and frame7, FRAME_11 (not frames 5, nor a wireframe 6 or Frame x).") == ["3", "7", "11"]
+    assert numbers("see [4] and 5", reference("[{i}] ")) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("Frames 3 and 5", ["3 and 5"]),
+        ("frames 3, 5 & 7, then", ["3, 5 & 7"]),
+        ("Frames 3, 5, and 7.", ["3, 5, and 7"]),
+        ("Frames 3-5", []),
+        ("Frames 3, 5-7", []),
+        ("Frames 3 to 5", []),
+        ("Frame 3, 5 dogs", ["3"]),
+        ("Frame 3.5", []),
+        ("Frame 1234567", []),
+        ("Frame 3rd", []),
+        ("Frame \u0663", []),
+    ],
+)
+def test_lists_of_frames_are_found_and_ranges_are_not(reply, found):
+    assert numbers(reply) == found
+
+
+def numbers(text, pattern=None):
+    return [found[1] or found[2] for found in (pattern or reference()).finditer(text)]
 
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / "template").glob("*.yaml")), ids=lambda path: path.stem)

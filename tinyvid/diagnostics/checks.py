@@ -18,6 +18,7 @@ from tinyvid.files import expanded
 from tinyvid.processing.layout import Layout
 from tinyvid.processing.processor import Processor
 from tinyvid.protocols import Dataset
+from tinyvid.text.moments import MomentError, has_markers, without_markers
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.video.images import IMAGES
 from tinyvid.video.open_video import Clip, open_video
@@ -31,8 +32,8 @@ class Fault:
 
     Attributes:
         where: The row, as ``file:line``.
-        kind: One of ``RowError.faults``, ``missing``, ``unreadable``, ``undecodable``, ``control_token``, ``no_reply``,
-            ``too_long`` or, from other data sets, ``row``.
+        kind: One of ``RowError.faults``, ``missing``, ``unreadable``, ``undecodable``, ``control_token``, ``moments``,
+            ``no_reply``, ``too_long`` or, from other data sets, ``row``.
         message: What is wrong, and how to correct it.
     """
 
@@ -120,15 +121,28 @@ class RowChecks:
         found += broken
         try:
             if not broken:
-                return self._unlimited.plan(replace(sample, messages=messages))
-            text_only = [replace(message, videos=None, places=()) for message in messages]
+                return self._plan(replace(sample, messages=messages), found)
+            text_only = [replace(message, videos=None) for message in map(_without_markers, messages)]
             self._unlimited.plan(Sample(text_only, id=sample.id))
         except TinyvidError as error:
             found.append(("turns", str(error)))
         return None
 
+    def _plan(self, sample: Sample, found: list[tuple[str, str]]) -> Layout:
+        """Lay out a sample; add a marker outside its clip to ``found``, and lay out the text without markers."""
+        try:
+            return self._unlimited.plan(sample)
+        except MomentError as error:
+            found.append(("moments", str(error)))
+            return self._unlimited.plan(replace(sample, messages=[*map(_without_markers, sample.messages)]))
+
     def _checked(self, number: int, message: Message, found: list[tuple[str, str]]) -> Message:
-        """Add the control tokens of a text to ``found``, and return the message without them."""
+        """Add the control tokens and malformed markers of a text to ``found``, and return the message without them."""
+        try:
+            has_markers(message.text)
+        except MomentError as error:
+            found.append(("moments", f"message {number} ({message.role}): {error}"))
+            message = _without_markers(message)
         text = message.text
         for token, place in self.processor.find_control_tokens(message.text):
             at = f"message {number} ({message.role}) contains the control token {token!r} at character {place}"
@@ -170,6 +184,10 @@ class RowChecks:
             except TinyvidError as error:
                 self._decoded[key] = str(error)
         return self._decoded[key]
+
+
+def _without_markers(message: Message) -> Message:
+    return replace(message, text=without_markers(message.text), places=())
 
 
 def _medium(sample: Sample) -> str:

@@ -6,7 +6,7 @@ chooses a token and leaves it as the only candidate, so that greedy and sampled 
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
@@ -102,7 +102,7 @@ def stops(processor: Processor) -> tuple[list[int], list[str]]:
     return sorted(ends), [stop for stop in template.stop if stop not in template.control_tokens]
 
 
-def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding) -> Iterator[str]:
+def stream(model: VideoLLM, processor: Processor, batch: Batch, decoding: Decoding) -> Generator[str, None, None]:
     """Yield the reply to a batch of one prompt in pieces, as they are generated; joined, they equal the reply.
 
     Closing the iterator early stops the generation. Arguments and errors are those of ``generate``.

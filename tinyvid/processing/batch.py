@@ -68,6 +68,11 @@ class Example:
     id: str = ""
     blocks: Tensor | None = None
 
+    @property
+    def timeline(self) -> VideoInput | None:
+        """The video that times and frames in a text refer to, or ``None`` without exactly one video."""
+        return self.videos[0] if len(self.videos) == 1 else None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.processing.batch import Example
+from tinyvid.processing.batch import Example, VideoInput
 from tinyvid.processing.planner import Plans, VideoPlan
+from tinyvid.protocols import ChatTemplate
 from tinyvid.text.frame_text import FrameRun, FrameText
+from tinyvid.text.moments import MomentError, Moments, has_markers
 from tinyvid.text.subtitles import place, read_subtitles
 from tinyvid.types import IGNORE_INDEX, Cue, Message, Sample, Segment, Slot, TokenBudget, Video
 from tinyvid.video.open_video import Clip
@@ -131,16 +134,50 @@ def check_style(style: FrameText, budget: TokenBudget) -> None:
         )
 
 
-def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], style: FrameText) -> list[FrameRun]:
+def with_moments(messages: Sequence[Message], clips: Sequence[Clip], plans: Plans, moments: Moments) -> list[Message]:
+    """Return the messages with the words of the model instead of markers.
+
+    Raises:
+        MomentError: A marker is malformed or lies outside the clip, or the sample does not have exactly one video.
+    """
+    written: list[Message] = []
+    timeline: VideoInput | None = None
+    for number, message in enumerate(messages):
+        try:
+            if not has_markers(message.text):
+                written.append(message)
+                continue
+            if len(clips) != 1:
+                raise MomentError(f"a marker needs a sample with exactly one video, but this one has {len(clips)}")
+            timeline = timeline or timeline_of(clips[0], plans[0])
+            ends = (*message.places, len(message.text))
+            parts = [message.text[start:end] for start, end in zip((0, *message.places), ends, strict=True)]
+            parts = [moments.write(part, timeline) for part in parts]
+        except MomentError as error:
+            raise MomentError(f"message {number} ({message.role}): {error}") from error
+        places = tuple(accumulate(len(part) for part in parts))[:-1]
+        written.append(replace(message, text="".join(parts), places=places))
+    return written
+
+
+def timeline_of(clip: Clip, plan: VideoPlan) -> VideoInput:
+    """Return the bounds of a clip and the times of its chosen frames, without pixels."""
+    return VideoInput(clip.start, clip.end, tuple(clip.times(plan.indices)))
+
+
+def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], template: ChatTemplate) -> list[FrameRun]:
     """Return the frames of a video as runs, with the text between them.
 
     Raises:
         DataError: There are subtitles between frames, but the connector has no tokens per frame.
     """
+    style, moments = template.frame, template.moments
     if not cues and not style.splits_frames:
         return [FrameRun("", len(plan.indices))]
-    times = clip.times(plan.indices)
-    runs = style(times, place(cues, times, start=video.start, end=video.end))
+    timeline = timeline_of(clip, plan)
+    times = timeline.times
+    at = [moments.time(second, timeline) for second in times] if style.shows_moments else []
+    runs = style(times, place(cues, times, start=video.start, end=video.end), at)
     if plan.budget.fixed and any(run.text for run in runs):
         raise DataError(
             f"{video}: its subtitles go between frames, but this connector makes {plan.budget.fixed} tokens for all "

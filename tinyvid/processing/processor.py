@@ -31,6 +31,7 @@ from tinyvid.processing.layout import (
     runs_of,
     same_videos,
     videos_per_message,
+    with_moments,
 )
 from tinyvid.processing.planner import Plans, VideoPlan, fit
 from tinyvid.protocols import ChatTemplate, FrameSampler, LookingSampler, VideoReader
@@ -69,7 +70,7 @@ class Processor:
 
     Raises:
         ConfigError: The tokenizer does not have a control token of the template, or the template puts text between
-            frames and the connector does not support it.
+            frames and the connector does not support it, or the tokenizer cannot write the times of the template.
     """
 
     def __init__(
@@ -107,7 +108,11 @@ class Processor:
         # all_special_tokens can be incomplete: it does not contain Llama 3's <|eot_id|>.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self.control_tokens = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
-        self.ends = (*template.stop, *sorted(self.control_tokens))
+        # A time can be a control token, but it does not end a reply.
+        self.ends = (*template.stop, *sorted(self.control_tokens.difference(template.moments.words)))
+        self._fault_of_times = template.moments.fault(tokenizer, self.ends)
+        if template.moments.steps or template.frame.shows_moments:
+            self._refuse_times()
 
     def __call__(self, sample: Sample, *, reserve: int = 0) -> Example:
         """Lay out a sample and decode its frames.
@@ -198,6 +203,15 @@ class Processor:
             text = text.partition(end)[0]
         return text.strip()
 
+    def read_moments(self, reply: str, video: VideoInput | None) -> str:
+        """Return a reply with markers instead of the times and frames in it; see ``Moments.read``.
+
+        Args:
+            reply: The reply in the words of the model.
+            video: The video of the sample, or ``Example.timeline``; with ``None``, the reply stays as it is.
+        """
+        return reply if video is None else self.template.moments.read(reply, video)
+
     def _lay_out(self, sample: Sample, reserve: int, known: Layout | None = None) -> Layout:
         """Lay out a sample; ``known`` is the layout of another sample with the same videos."""
         self._refuse_control_tokens(sample.messages)
@@ -234,18 +248,26 @@ class Processor:
 
     def _typeset(self, sample: Sample, clips: Sequence[Clip], plans: Plans, cues: Sequence[Sequence[Cue]]) -> Layout:
         """Lay out a sample with the given plans, without checking its length."""
-        shown = videos_per_message(sample.messages, len(clips), every_turn=self.tokens.reads_question)
-        segments = self.template(sample.messages, slots=[len(videos) for videos in shown])
+        messages = with_moments(sample.messages, clips, plans, self.template.moments)
+        if self._fault_of_times and messages != list(sample.messages):
+            self._refuse_times()
+        shown = videos_per_message(messages, len(clips), every_turn=self.tokens.reads_question)
+        segments = self.template(messages, slots=[len(videos) for videos in shown])
         asked = [plan.budget.per_frame if plan.budget != self.tokens.planned else None for plan in plans]
         slots = tuple(
             Slot(video, message.text, self.questions(message.text) if self.questions else (), asked[video])
-            for message, videos in zip(sample.messages, shown, strict=True)
+            for message, videos in zip(messages, shown, strict=True)
             for video in videos
         )
         described = zip(sample.videos, clips, plans, cues, strict=True)
-        runs = {number: runs_of(*parts, self.template.frame) for number, parts in enumerate(described)}
+        runs = {number: runs_of(*parts, self.template) for number, parts in enumerate(described)}
         pieces = [Piece(self._first_ids()), *pieces_of(segments, slots, runs, plans, self._tokenize)]
         return Layout(*joined(pieces, self.pad_id), slots=slots, clips=tuple(clips), plans=plans)
+
+    def _refuse_times(self) -> None:
+        if self._fault_of_times:
+            style = self.template.moments.style
+            raise ConfigError(f"template.time={style!r} cannot be used: {self._fault_of_times}; choose another style")
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         with raised_as(DataError, "the text cannot be tokenized", "check the text and the tokenizer of the checkpoint"):

@@ -5,11 +5,12 @@ videos. Labels are created from the segments while tokenizing, so no code has to
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from tinyvid.errors import ConfigError, DataError
-from tinyvid.registry import TEMPLATES
+from tinyvid.registry import TEMPLATES, AtLeast, AtMost
 from tinyvid.text.frame_text import PLAIN, FrameText
+from tinyvid.text.moments import STYLE, Moments
 from tinyvid.types import Message, Segment
 
 
@@ -32,9 +33,11 @@ class TurnTemplate:
         read_user_text: ``False`` omits the user text, for captioning stages that show only the video.
         frame: Format of a frame; see ``tinyvid.text.frame_text``. Without ``{subtitle}``, subtitles are omitted.
         control_tokens: Strings that the tokenizer must know as single tokens.
+        time: Format of a time with one number; see ``tinyvid.text.moments``.
+        time_steps: Number of steps that a clip is divided into for times; ``None`` for seconds after its start.
 
     Raises:
-        ConfigError: ``end`` is empty, or ``frame`` is invalid.
+        ConfigError: ``end`` is empty, or ``frame`` or ``time`` is invalid.
     """
 
     def __init__(  # noqa: PLR0913 - a template is its strings
@@ -53,6 +56,8 @@ class TurnTemplate:
         read_user_text: bool = True,
         frame: str = PLAIN,
         control_tokens: list[str] = (),  # type: ignore[assignment]
+        time: str = STYLE,
+        time_steps: Annotated[int, AtLeast(1), AtMost(1000)] | None = None,
     ) -> None:
         if not end:
             raise ConfigError("template 'turns': template.end is empty; set an end marker, such as \\n")
@@ -68,6 +73,7 @@ class TurnTemplate:
         self.separator = separator
         self.read_user_text = read_user_text
         self.frame = FrameText(frame)
+        self.moments = Moments(time, time_steps)
         self.control_tokens = tuple(control_tokens)
         self.stop = (end,)
 
