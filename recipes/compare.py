@@ -1,7 +1,8 @@
 """Compare runs of a benchmark: ``python recipes/compare.py --help`` lists the options.
 
-On the items that all runs share, reports the accuracy of each run; for each pair of runs the disagreements, McNemar's
-exact test and a confidence interval of the difference; accuracy by group and class; and the spread of repeated runs.
+On the items that all runs share, reports the accuracy of each run; for each pair of runs the disagreements, a
+confidence interval of the difference and its p-value (McNemar's exact test, or the bootstrap if values are between 0
+and 1); accuracy by group and class; and the spread of repeated runs.
 """
 
 import os

@@ -60,6 +60,7 @@ def test_the_study_of_frames_per_second(tmp_path):
     pair = found["pairs"][0]
     assert (pair["both"], pair["only_first"], pair["only_second"], pair["neither"]) == (146, 4, 12, 80)
     assert pair["p"] == pytest.approx(0.0768, abs=1e-4)
+    assert pair["test"] == "McNemar"
     assert pair["difference"] == pytest.approx(8 / 242)
     assert pair["low"] < pair["difference"] < pair["high"]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tinyvid import Outcome, macro, micro
-from tinyvid.evaluation.scoring.averages import bootstrap, interval, mcnemar, mean_points, wilson
+from tinyvid.evaluation.scoring.averages import bootstrap, bootstrap_p, interval, mcnemar, mean_points, wilson
 
 
 def outcomes(*values, kind="task", status="answered"):
@@ -58,6 +58,18 @@ def test_bootstrap_resamples_videos_not_items():
     assert alone == (pytest.approx(0.5 - 1.96 * 0.0645, abs=0.02), pytest.approx(0.5 + 1.96 * 0.0645, abs=0.02))
     assert together[1] - together[0] == pytest.approx((alone[1] - alone[0]) * 3**0.5, rel=0.1)
     assert interval([0.5, 0.7]) == bootstrap([0.5, 0.7], range(2)), "values between 0 and 1 have no Wilson interval"
+
+
+def test_bootstrap_p_agrees_with_the_interval():
+    assert bootstrap_p([0.0] * 20, range(20)) == 1, "no difference"
+    assert bootstrap_p([0.3, -0.3] * 10, range(20)) > 0.5
+    certain = bootstrap_p([0.1, 0.3, 0.2] * 10, range(30))
+    assert certain == pytest.approx(2 / 10_001), "all means are above 0"
+    values = [0.5, -0.2, 0.4, -0.3, 0.6, 0.1, -0.1, 0.3] * 4
+    p = bootstrap_p(values, range(32))
+    assert (p < 0.05) == (bootstrap(values, range(32))[0] > 0)
+    assert p == bootstrap_p([-value for value in values], range(32)), "either run may be better"
+    assert bootstrap_p(values, [index // 8 for index in range(32)]) != p, "clusters are drawn as a whole"
 
 
 def test_marks_are_averaged_over_outcomes_that_have_them():

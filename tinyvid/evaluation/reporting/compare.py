@@ -1,7 +1,8 @@
 """Compare runs of a benchmark on their common items.
 
 Pairs of runs are compared item by item: how often only one run is correct (McNemar's exact test), and the interval of
-the difference when whole videos are resampled. Runs with the same name are repeats, such as seeds. Their spread shows
+the difference when whole videos are resampled. If some values are between 0 and 1, such as an IoU, the same resampling
+gives the p-value. Runs with the same name are repeats, such as seeds. Their spread shows
 how large a difference is due to chance.
 """
 
@@ -16,7 +17,16 @@ from tinyvid.errors import ConfigError, DataError
 from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
-from tinyvid.evaluation.scoring.averages import bootstrap, by_group, interval, kinds_of, macro, mcnemar, micro
+from tinyvid.evaluation.scoring.averages import (
+    bootstrap,
+    bootstrap_p,
+    by_group,
+    interval,
+    kinds_of,
+    macro,
+    mcnemar,
+    micro,
+)
 from tinyvid.files import expanded
 
 
@@ -138,12 +148,15 @@ def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
     """Compare two runs on the same items.
 
-    McNemar's test counts values of at least 0.5 as correct. The difference uses the values themselves.
+    If all values are 0 or 1, the p-value is that of McNemar's test; otherwise, that of the bootstrap of the difference.
+    The counts take values of at least 0.5 as correct. The difference uses the values themselves.
     """
     differences = [float(b.value or 0) - float(a.value or 0) for a, b in zip(first, second, strict=True)]
     right = [((a.value or 0) >= 0.5, (b.value or 0) >= 0.5) for a, b in zip(first, second, strict=True)]
     only_first, only_second = right.count((True, False)), right.count((False, True))
-    low, high = bootstrap(differences, [outcome.video or outcome.id for outcome in first])
+    clusters = [outcome.video or outcome.id for outcome in first]
+    low, high = bootstrap(differences, clusters)
+    is_binary = all(outcome.value in (0, 1) for outcome in (*first, *second))
     return {
         "both": right.count((True, True)),
         "only_first": only_first,
@@ -153,7 +166,8 @@ def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any
         "difference": sum(differences) / len(differences),
         "low": low,
         "high": high,
-        "p": mcnemar(only_first, only_second),
+        "p": mcnemar(only_first, only_second) if is_binary else bootstrap_p(differences, clusters),
+        "test": "McNemar" if is_binary else "bootstrap",
     }
 
 

@@ -36,13 +36,15 @@ def as_text(comparison: Mapping[str, Any]) -> str:
             numbers = " | ".join(_percent(spread[key]) for key in ("mean", "low", "high", "deviation"))
             lines.append(f"| {_name(name)} | {spread['n']} | {numbers} |")
     lines += ["", "## Pairs", "", "Pairs use the first of repeated runs. Intervals resample whole videos.", ""]
-    lines += ["| first | second | only first right | only second right | difference | 95 % interval | McNemar p |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["| first | second | only first right | only second right | difference | 95 % interval | p | test |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for pair in comparison["pairs"]:
         bounds = f"{_points(pair['low'])} to {_points(pair['high'])}"
         names = f"{_name(pair['first'])} | {_name(pair['second'])}"
         counts = f"{pair['only_first']} | {pair['only_second']}"
-        lines.append(f"| {names} | {counts} | {_points(pair['difference'])} | {bounds} | {pair['p']:.3g} |")
+        lines.append(
+            f"| {names} | {counts} | {_points(pair['difference'])} | {bounds} | {pair['p']:.3g} | {pair['test']} |"
+        )
     lines += _table_of_marks(comparison)
     tables = {f"By {kind}": groups for kind, groups in comparison["groups"].items()}
     for title, groups in {**tables, "By right answer": comparison["classes"]}.items():

@@ -3,6 +3,8 @@
 ``accuracy.all`` is over all items and counts unanswered items as wrong. ``accuracy.decodable`` excludes items whose
 videos could not be read. ``accuracy.exact`` requires that a reply is the answer and nothing else. ``chance`` and
 ``majority`` are the accuracies of guessing and of always giving the most common answer; compare a result with them.
+For items with timed rules, the accuracy is the mean value (mIoU, mAP or F1), and ``official`` includes the published
+averages of these rules.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from tinyvid.errors import CheckpointError, DataError
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
+from tinyvid.evaluation.scoring.timed import timed_averages
 from tinyvid.files import expanded, read_json
 from tinyvid.outputs import write_text
 
@@ -135,7 +138,10 @@ def summarize(
         "chance": _chance(items),
         "majority": _majority(items, outcomes),
         "macro": {kind: _finite(macro(outcomes, kind)) for kind in kinds_of(outcomes)},
-        "official": {name: _finite(value) for name, value in benchmark.summary(outcomes).items()},
+        "official": {
+            name: _finite(value)
+            for name, value in {**timed_averages(items, outcomes), **benchmark.summary(outcomes)}.items()
+        },
         "points": dict(mean_points(outcomes)),
         "groups": groups,
         "confusion": _confusion(labels, outcomes) if labels else None,

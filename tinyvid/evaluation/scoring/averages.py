@@ -75,6 +75,22 @@ def bootstrap(
     """Return the percentile interval of a mean by resampling whole clusters. The result is deterministic."""
     if len(values) == 0:
         return math.nan, math.nan
+    low, high = np.quantile(_resampled(values, clusters), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_p(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Return the two-sided p-value of a mean of 0 by resampling whole clusters. The result is deterministic.
+
+    It is twice the fraction of resampled means on the less frequent side of 0, with the observed mean counted once.
+    """
+    means = _resampled(values, clusters)
+    fewer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(means) + 1))
+
+
+def _resampled(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
+    """Return the means of samples that draw as many clusters as there are, with replacement."""
     number = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
     of = np.array([number[cluster] for cluster in clusters])
     sums = np.bincount(of, weights=np.asarray(values, dtype=float))
@@ -84,8 +100,7 @@ def bootstrap(
     for _ in range(RESAMPLES // 100):  # in chunks, to limit memory
         drawn = rng.integers(len(sums), size=(100, len(sums)))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return np.concatenate(means)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
