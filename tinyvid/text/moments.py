@@ -123,15 +123,19 @@ class Moments:
         clip becomes a marker after the end. Markers in the text are kept.
         """
 
+        def time(found: re.Match[str]) -> str:
+            return marker("time", self._second(found[1], timeline)) if found[1] else found[0]
+
+        return self._time_or_marker.sub(time, self.read_frames(text, timeline))
+
+    def read_frames(self, text: str, timeline: Timeline) -> str:
+        """Return a reply with markers instead of frames, and times as they are; see ``read``."""
+
         def frame(number: re.Match[str]) -> str:
             index = int(number[0]) - 1
             return marker("frame", timeline.times[index]) if 0 <= index < len(timeline.times) else NOT_SHOWN
 
-        def time(found: re.Match[str]) -> str:
-            return marker("time", self._second(found[1], timeline)) if found[1] else found[0]
-
-        text = self._frame.sub(lambda found: re.sub("[0-9]+", frame, found[1] or found[2]), text)
-        return self._time_or_marker.sub(time, text)
+        return self._frame.sub(lambda found: re.sub("[0-9]+", frame, found[1] or found[2]), text)
 
     def in_seconds(self, text: str, timeline: Timeline | None) -> str:
         """Return a reply with seconds of the file instead of steps. Without steps or a timeline, it stays as it is."""

@@ -26,9 +26,12 @@ from tinyvid import (
 )
 from tinyvid.caches import FeatureCache, tower_key
 from tinyvid.evaluation.judging.judges import ExactJudge
+from tinyvid.evaluation.running.answering import Answer, outcome_of
 from tinyvid.evaluation.running.record import digest_items
-from tinyvid.evaluation.running.units import plan_units
+from tinyvid.evaluation.running.units import VideoGroup, plan_units
 from tinyvid.generation.decode import Decoding, replies
+from tinyvid.processing.batch import Example, VideoInput
+from tinyvid.text.moments import Moments
 
 SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
@@ -445,3 +448,18 @@ def test_items_with_key_frames_have_marks_and_keep_the_times_of_the_shown_frames
     items[0] = replace(items[0], sample=replace(items[0].sample, meta={"key_frames": [-1]}))
     with pytest.raises(DataError, match="item 'plain': key_frames="):
         evaluate(assistant, Fixed(items), run_dir=tmp_path / "other", options=SHORT)
+
+
+def test_a_reply_whose_times_or_frames_are_scored_is_kept_with_markers():
+    ids = torch.zeros(1, dtype=torch.int64)
+    example = Example(ids, ids, ids.bool(), videos=(VideoInput(10.0, 20.0, (10.0, 15.0, 20.0)),))
+    group, answer = VideoGroup((0,), "clip.mp4", example), Answer(0, "In Frame 2 and Frame 9, at 2.5 s.")
+    item = ask("Q?", "clip.mp4")
+    plain = outcome_of(item, answer, group, Moments())
+    assert (plain.reply, plain.shown) == (answer.reply, ())
+    span = outcome_of(replace(item, rule="span", answer="<time:1> to <time:2>"), answer, group, Moments())
+    assert (span.reply, span.shown) == ("In <frame:15> and <frame:-1>, at <time:12.5>.", ())
+    cites = replace(item, sample=replace(item.sample, meta={"key_frames": [14.0]}))
+    cited = outcome_of(cites, answer, group, Moments())
+    assert (cited.reply, cited.shown) == ("In <frame:15> and <frame:-1>, at 2.5 s.", (10.0, 15.0, 20.0))
+    assert (cited.points["reference_validity"], cited.points["reference_recall"]) == (0.5, 1.0)

@@ -15,8 +15,10 @@ from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.references import key_frames_of
 from tinyvid.evaluation.scoring.scores import rescore
+from tinyvid.evaluation.scoring.timed import TIMED
 from tinyvid.generation.decode import Decoding, log_probs, replies
 from tinyvid.processing.batch import Batch, Example, VideoInput
+from tinyvid.text.moments import Moments
 from tinyvid.types import IGNORE_INDEX
 
 Asked = tuple[PreparedItem, int]  # a question and the index of its group
@@ -193,17 +195,24 @@ def skipped_of(items: Sequence[Item], outcomes: Sequence[Outcome], *, reader: st
     return rows
 
 
-def outcome_of(item: Item, answer: Answer, group: VideoGroup) -> Outcome:
-    """Return the outcome of an answered item, before judging."""
+def outcome_of(item: Item, answer: Answer, group: VideoGroup, moments: Moments) -> Outcome:
+    """Return the outcome of an answered item, before judging.
+
+    In a reply whose times or frames are scored, markers with seconds of the file replace them.
+    """
+    reply, key_frames = answer.reply, key_frames_of(item)
+    video = None if group.example is None else group.example.timeline
+    if reply is not None and video is not None and (item.rule in TIMED or key_frames):
+        reply = (moments.read if item.rule in TIMED else moments.read_frames)(reply, video)
     asked = Outcome(
         id=item.id,
         status="answered",
         value=None,
-        reply=answer.reply,
+        reply=reply,
         likelihoods=dict(answer.likelihoods),
         video=group.video,
         duration=group.duration,
         num_frames=group.num_frames,
-        shown=group.times if key_frames_of(item) else (),
+        shown=video.times if key_frames and video is not None else (),
     )
     return rescore(item, asked)

@@ -280,7 +280,8 @@ def _answer(
             asked, answers = answerer.ask(groups)
             group_of = {question.index: group for group in asked for question in group.questions}
             new = failures_of(asked, items)
-            new += [outcome_of(items[answer.index], answer, group_of[answer.index]) for answer in answers]
+            moments = assistant.processor.template.moments
+            new += [outcome_of(items[answer.index], answer, group_of[answer.index], moments) for answer in answers]
             # A unit that a kill interrupted is asked again as a whole, in the same batches; only new rows are written.
             new = [outcome for outcome in new if outcome.id not in done]
             rows.append(new)

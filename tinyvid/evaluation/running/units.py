@@ -73,11 +73,6 @@ class VideoGroup:
         """Number of frames of all videos."""
         return sum(video.num_frames for video in self.example.videos) if self.example else 0
 
-    @property
-    def times(self) -> tuple[float, ...]:
-        """Times of the frames of the first video, in seconds of the file."""
-        return self.example.videos[0].times if self.example and self.example.videos else ()
-
 
 def plan_units(items: Sequence[Item], batch_size: int) -> list[Unit]:
     """Group items about the same videos, and combine videos into units of at most ``batch_size`` items.

@@ -33,11 +33,12 @@ from numbers import Real
 from tinyvid.errors import DataError
 from tinyvid.evaluation.items import Item, Outcome, Rule
 from tinyvid.evaluation.scoring.replies import LONGEST, final_part
+from tinyvid.text.moments import NOT_SHOWN, nearest
 from tinyvid.video.open_video import Clip
 
 TOLERANCE = 1  # frames
 SHARES = tuple(f"reference_{name}" for name in ("validity", "precision", "recall", "f1", "f1_chance", "order"))
-_REFERENCE = re.compile(r"<frame:(-?\d{1,9}(?:\.\d{1,9})?)>")
+_REFERENCE = re.compile(rf"{NOT_SHOWN}|<frame:([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)>")
 _ANSWER = re.compile(r"(?<!\w)answer[\s*_]{0,4}:", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -87,13 +88,8 @@ def cited_frames(reply: str, times: Sequence[float]) -> list[int | None]:
         >>> cited_frames("In <frame:1.5> and <frame:-1>.", [0.5, 1.5])
         [1, None]
     """
-    seconds = [float(found[1]) for found in _REFERENCE.finditer(reply[-LONGEST:])]
-    return [nearest(times, second) if second >= 0 and times else None for second in seconds]
-
-
-def nearest(times: Sequence[float], second: float) -> int:
-    """Return the number of the time nearest to ``second``, from 0; the first one of equally near ones."""
-    return min(range(len(times)), key=lambda number: abs(times[number] - second))
+    seconds = [found[1] for found in _REFERENCE.finditer(reply[-LONGEST:])]
+    return [nearest(times, float(second)) if second and times else None for second in seconds]
 
 
 def num_met(cited: Sequence[int], keys: Sequence[int], tolerance: int = TOLERANCE) -> int:
@@ -164,10 +160,10 @@ def marks(reply: str, key_frames: Sequence[float], times: Sequence[float]) -> di
     found["reference_recall"] = met / len(keys) if keys else 0.0
     found["reference_f1"] = 2 * met / (num_cited + len(keys)) if keys else 0.0
     found["reference_f1_chance"] = expected_f1(num_cited, keys, len(times))
-    closest = [nearest(ordered, frame) for frame in shown] if ordered else []
-    near = [key for key, frame in zip(closest, shown, strict=True) if abs(ordered[key] - frame) <= TOLERANCE]
-    if len(near) > 1:
-        found["reference_order"] = sum(a <= b for a, b in pairwise(near)) / (len(near) - 1)
+    near = [min((abs(key - frame), place) for place, key in enumerate(ordered)) for frame in shown]
+    places = [place for distance, place in near if distance <= TOLERANCE]
+    if len(places) > 1:
+        found["reference_order"] = sum(a <= b for a, b in pairwise(places)) / (len(places) - 1)
     return found
 
 
