@@ -42,6 +42,7 @@ from tinyvid.worlds.shapes import (
     Shot,
     describe_set,
     encode,
+    key_frames,
     write_set,
 )
 
@@ -134,6 +135,7 @@ class Shapes:
         # A blind run has the same items; the prompt style, which every report lists, tells the runs apart.
         self.prompt_style = prompt_style if blind is None else f"{prompt_style}, blind: {blind}"
         self.shown = shown(folder, blind)
+        self.blind = blind is not None
         self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / "rows.jsonl")}, key="benchmark")
 
     def __len__(self) -> int:
@@ -144,40 +146,51 @@ class Shapes:
         sample: Sample = self.rows[index]
         (clip,) = sample.videos
         video = Video(self.shown.get(str(clip.source), clip.source))
-        return _item(replace(sample, id=f"{self.set}/{sample.id}", video=video))
+        meta = sample.meta if self.blind else {**sample.meta, "key_frames": _evidence(sample.meta)}
+        return _item(replace(sample, id=f"{self.set}/{sample.id}", video=video, meta=meta))
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return accuracies in percent: ``Overall`` without captions, and ``Captions``, which must match exactly.
+        """Return averages in percent: ``Overall`` is the accuracy without captions, which must match exactly.
 
-        The group ``part`` of the report contains both with confidence intervals.
+        Families with times count apart: ``mIoU`` and ``R@0.7`` of ``grounding``, and ``F1`` of ``dense_caption``. The
+        group ``part`` of the report contains the averages with confidence intervals.
         """
-        parts = {
-            name: [outcome for outcome in outcomes if outcome.groups["part"] == part]
-            for name, part in (("Overall", "questions"), ("Captions", "captions"))
-        }
-        return {name: 100 * micro(members) for name, members in parts.items() if members}
+        names = {"questions": "Overall", "captions": "Captions", "grounding": "mIoU", "dense_caption": "F1"}
+        parts = {part: [outcome for outcome in outcomes if outcome.groups["part"] == part] for part in names}
+        found = {names[part]: 100 * micro(members) for part, members in parts.items() if members}
+        if spans := parts["grounding"]:
+            found["R@0.7"] = 100 * sum((outcome.value or 0.0) >= 0.7 for outcome in spans) / len(spans)
+        return found
 
 
 def _item(sample: Sample) -> Item:
-    """Return a row as an item; letters and yes or no have their own rules, all other replies must match exactly."""
+    """Return a row as an item; letters, yes or no and times have their own rules, other replies must match exactly."""
     *asked, reply = sample.messages
-    form = str(sample.meta["format"])
-    rules: dict[str, Rule] = {"choice": "choice", "yesno": "yes_no"}
+    form, family = str(sample.meta["format"]), str(sample.meta["family"])
+    rules: dict[str, Rule] = {"choice": "choice", "yesno": "yes_no", "grounding": "span", "dense_caption": "events"}
+    part = family if family in rules else "captions" if form == "caption" else "questions"
     options = [str(option) for option in sample.meta.get("options") or ()]
     written = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     return Item(
         id=sample.id,
         sample=replace(sample, messages=asked),
-        rule=rules.get(form, "exact"),
+        rule=rules.get(family) or rules.get(form, "exact"),
         answer=reply.text,
         options=lettered(options),
         groups={
-            "part": "captions" if form == "caption" else "questions",
-            "family": str(sample.meta["family"]),
+            "part": part,
+            "family": family,
             "format": form,
         },
         question=asked[-1].text.removesuffix("\n".join(["", *written])),
     )
+
+
+def _evidence(row: Mapping[str, Any]) -> list[float]:
+    """Return the seconds of the frames that decide the answer of a row."""
+    num_frames, duration = row["frames"][-1] + 1, row["duration"]
+    times = [seconds / duration for seconds in row["seconds"]]
+    return key_frames(times, num_frames=num_frames, fps=num_frames / duration, frames=row["frames"])
 
 
 def draw(options: SetOptions, folder: Path, *, clips: int, crf: list[int], codecs: list[str], workers: int) -> None:
@@ -212,9 +225,10 @@ def check_set(folder: Path, described: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"benchmark.root={str(folder)!r} exists but does not contain a set of the shapes world; {advice}"
         ) from error
-    changed = [key for key in described if not isinstance(found, dict) or found.get(key) != described[key]]
+    found = found if isinstance(found, dict) else {}
+    changed = [key for key in {**described, **found} if found.get(key) != described.get(key)]
     if changed:
-        others = listed((f"{key} is {found.get(key)!r:.60}, not {described[key]!r:.60}" for key in changed), 4)
+        others = listed((f"{key} is {found.get(key)!r:.60}, not {described.get(key)!r:.60}" for key in changed), 4)
         raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({others}); {advice}")
 
 

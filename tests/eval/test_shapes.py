@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import pickle
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recipes.shapes.measure import measure
@@ -15,7 +17,7 @@ from tests.runs import ROOT
 from tinyvid import VIDEO_READERS, ConfigError, DataError, EvaluationOptions, build_benchmark, evaluate
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.evaluation.scoring.scores import read
-from tinyvid.worlds.shapes import SetOptions, write_set
+from tinyvid.worlds.shapes import SetOptions, plan_clip, write_set
 
 OPTIONS = {"clips": 6, "questions": 4, "seed": 7, "sizes": ["64x64"], "fps": [8.0], "seconds": [2.0, 3.0]}
 
@@ -141,6 +143,40 @@ def test_captions_are_counted_apart(benchmark):
     alone = [outcome for outcome in outcomes(benchmark, values) if outcome.groups["part"] == "questions"]
     assert benchmark.summary(alone) == {"Overall": 100.0}
     assert {item.groups["format"] for item in benchmark if item.groups["part"] == "captions"} == {"caption"}
+
+
+def test_replies_with_times_are_scored_by_overlap(tmp_path):
+    benchmark = build("shapes", tmp_path / "set", **OPTIONS | {"families": ["grounding", "dense_caption"]})
+    items = list(benchmark)
+    assert {(item.rule, item.groups["part"]) for item in items} == {("span", "grounding"), ("events", "dense_caption")}
+    for item in items:
+        assert read(item, item.answer).value == 1.0
+        assert read(item, "From 0.0 to 0.1 seconds. It moves.").value < 0.2
+        assert read(item, re.sub(r"<time:([\d.]+)>", r"\1 s", item.answer)).value == 1.0
+    values = [1.0 if item.rule == "events" else 0.6 + 0.2 * (number % 2) for number, item in enumerate(items)]
+    found = benchmark.summary(outcomes(benchmark, values))
+    spans = [value for value in values if value < 1]
+    assert found == pytest.approx(
+        {"mIoU": 100 * np.mean(spans), "F1": 100, "R@0.7": 100 * np.mean(np.array(spans) > 0.7)}
+    )
+
+
+def test_items_have_the_key_frames_of_traces(benchmark, folder):
+    options = SetOptions(
+        split="iid", **{key: value for key, value in OPTIONS.items() if key != "clips"}, traces="cited"
+    )
+    questions = [question for index in range(6) for question in plan_clip(options, index).questions]
+    found = [item.sample.meta["key_frames"] for item in benchmark]
+    assert found == [question.meta.get("key_frames", []) for question in questions]
+    assert sum(map(bool, found)) >= 4
+    assert all("key_frames" not in item.sample.meta for item in build("shapes", folder, **OPTIONS, blind="other"))
+
+
+def test_a_set_with_traces_is_refused(benchmark, folder, tmp_path):
+    options = {key: value for key, value in OPTIONS.items() if key != "clips"}
+    write_set(SetOptions(split="iid", traces="text", **options), tmp_path / "set", clips=6, crf=[23], codecs=["h264"])
+    with pytest.raises(ConfigError, match="traces is 'text', not None"):
+        build("shapes", tmp_path / "set", **OPTIONS, crf=[23])
 
 
 # --- blind ----------------------------------------------------------------------------------------------------------

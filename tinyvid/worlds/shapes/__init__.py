@@ -15,6 +15,7 @@ from tinyvid.worlds.shapes.rendering import boxes, render, render_at
 from tinyvid.worlds.shapes.sampling import sample_scene
 from tinyvid.worlds.shapes.scene import Background, Scene, Shot, frame_times, sampled_times
 from tinyvid.worlds.shapes.shape import Phase, Shape
+from tinyvid.worlds.shapes.traces import key_frames
 from tinyvid.worlds.shapes.writing import describe_set, write_set
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "describe_set",
     "encode",
     "frame_times",
+    "key_frames",
     "plan_clip",
     "render",
     "render_at",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, SceneQues
 from tinyvid.worlds.shapes.rendering import MIN_SIDE
 from tinyvid.worlds.shapes.sampling import sample_scene
 from tinyvid.worlds.shapes.scene import Scene, sampled_times
+from tinyvid.worlds.shapes.traces import TRACE_STYLES, TraceStyle, traced
 
 SPLITS = ("train", "iid", "unseen")
 SCENES = 40  # maximum number of scenes to draw until one allows enough questions
@@ -44,7 +46,9 @@ class SetOptions:
         sizes: Sizes in pixels, as ``WIDTHxHEIGHT``, even numbers.
         fps: Frame rates.
         seconds: Durations.
-        frames: Number of frames that a model samples, for questions about frame numbers.
+        frames: Number of frames that a model samples, for questions about frame numbers and for traces.
+        traces: Put what decides the answer before each reply that times decide: ``text``, ``cited`` with references to
+            frames, or ``shuffled`` with references to random frames; ``null`` for replies without a trace.
     """
 
     seed: int = 0
@@ -64,6 +68,7 @@ class SetOptions:
     fps: list[float] = (8.0, 10.0, 12.0)  # type: ignore[assignment]
     seconds: list[float] = (2.0, 3.0, 4.0, 6.0)  # type: ignore[assignment]
     frames: PositiveInt = 16
+    traces: TraceStyle | None = None
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -81,6 +86,8 @@ class SetOptions:
             raise ConfigError(
                 f"split=unseen needs red, blue, yellow or cyan, but colors={list(self.colors)}; add one of them"
             )
+        if self.traces not in (None, *TRACE_STYLES):
+            raise ConfigError(f"traces={self.traces!r} is unknown. {suggest(str(self.traces), TRACE_STYLES)}")
         self._check_files()
         self.draw_scene(np.random.default_rng(self.seed))  # fail now if no scene is possible
         self.ask(Scene(shapes=(), shots=()), np.random.default_rng(0), num=0, num_frames=MIN_FRAMES, fps=1.0)
@@ -111,6 +118,19 @@ class SetOptions:
             moments=sampled_times(num_frames, self.frames),
             duration=round(num_frames / fps, 2),
         )
+
+    def add_traces(
+        self, questions: Sequence[SceneQuestion], scene: Scene, index: int, *, num_frames: int, fps: float
+    ) -> list[SceneQuestion]:
+        """Return questions about clip number ``index`` with the traces of these options in their replies."""
+        if self.traces is None:
+            return list(questions)
+        rng = np.random.default_rng([SPLITS.index(self.split), self.seed, index, 1])  # leaves the questions unchanged
+        frames = np.linspace(0, num_frames - 1, self.frames, dtype=int).tolist()
+        return [
+            traced(question, scene, rng, style=self.traces, num_frames=num_frames, fps=fps, frames=frames)
+            for question in questions
+        ]
 
     def draw_scene(self, rng: np.random.Generator) -> Scene:
         """Draw a scene with these options; raises the errors of ``sample_scene``."""
@@ -175,6 +195,7 @@ def plan_clip(options: SetOptions, index: int) -> ClipPlan:
         scene = options.draw_scene(rng)
         questions = options.ask(scene, rng, num=options.questions, num_frames=num_frames, fps=fps)
         if len(questions) == options.questions:
+            questions = options.add_traces(questions, scene, index, num_frames=num_frames, fps=fps)
             return ClipPlan(index, scene, width, height, fps, num_frames, tuple(questions), lot)
         most = max(most, len(questions))
     families = ", ".join(DEFAULT_FAMILIES if options.families is None else options.families)

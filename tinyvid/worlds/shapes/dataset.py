@@ -9,6 +9,7 @@ from tinyvid.types import Sample, Video
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
 from tinyvid.worlds.shapes.records import question_sample
 from tinyvid.worlds.shapes.rendering import render
+from tinyvid.worlds.shapes.traces import TraceStyle
 
 SIZES, FPS, SECONDS = ["64x64"], [8.0], [2.0, 3.0, 4.0, 6.0]
 ROW_SIZE = 100  # approximate number of characters: the text of a row is only known once it is drawn
@@ -41,6 +42,7 @@ class ShapesDataset:
         fps: list[float] = FPS,
         seconds: list[float] = SECONDS,
         frames: PositiveInt = 16,
+        traces: TraceStyle | None = None,
     ) -> None:
         self.clips = clips
         self.options = SetOptions(
@@ -57,6 +59,7 @@ class ShapesDataset:
             fps=fps,
             seconds=seconds,
             frames=frames,
+            traces=traces,
         )
 
     def __len__(self) -> int:

@@ -58,6 +58,7 @@ class Asked:
         shapes: Numbers of the shapes that it is about.
         times: Moments that determine the answer, from 0 to 1.
         listed: The question above a list of options, if it differs.
+        balanced: What is drawn first, so that all of its values are equally common, if not the answer.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Asked:
     shapes: tuple[int, ...] = ()
     times: tuple[float, ...] = ()
     listed: str | None = None
+    balanced: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

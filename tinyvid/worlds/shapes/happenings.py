@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyvid.worlds.shapes.facts import Asked, Claim, Look, claims_of, without
 from tinyvid.worlds.shapes.scene import Event
-from tinyvid.worlds.shapes.wording import LIFE_EVENTS, does_event, happens, kind_is_unique, life_events, listed
+from tinyvid.worlds.shapes.wording import LIFE_EVENTS, does_event, happens, kind_is_unique, lasts, life_events, listed
 
 NOTHING = "nothing"
 EARLY_LATE = 0.1  # of the clip: minimum distance from a limit at which a moment is clearly before or after it
@@ -111,7 +111,7 @@ def when(look: Look) -> list[Asked]:
     """Ask when something happens, with options in seconds."""
     asked = []
     for found in life_events(look.scene) if look.duration else []:
-        text = f"{_lasts(look)} When does {look.the(found.shape)} {does_event(found.kind)}?"
+        text = f"{lasts(look.duration)} When does {look.the(found.shape)} {does_event(found.kind)}?"
         answer, *wrong = _moments(look, found.time)
         asked.append(Asked(text, answer, tuple(wrong), (), (found.shape,), (found.time,)))
     return asked
@@ -124,7 +124,7 @@ def when_open(look: Look) -> list[Asked]:
         seconds = found.time * (look.duration or 0.0)
         if 0.2 <= seconds % 1 <= 0.8:
             what = f"{look.the(found.shape)} {does_event(found.kind)}"
-            text = f"{_lasts(look)} After how many whole seconds does {what}?"
+            text = f"{lasts(look.duration)} After how many whole seconds does {what}?"
             asked.append(Asked(text, str(int(seconds)), (), (), (found.shape,), (found.time,)))
     return asked
 
@@ -137,7 +137,7 @@ def when_claims(look: Look) -> list[Claim]:
         share = float(limit) / (look.duration or 1.0)
         if abs(found.time - share) >= EARLY_LATE:
             what = f"{look.the(found.shape)} {does_event(found.kind)}"
-            text = f"{_lasts(look)} Does {what} in the first {limit} seconds?"
+            text = f"{lasts(look.duration)} Does {what} in the first {limit} seconds?"
             claims.append(Claim(text, found.time < share, "", (found.shape,), (found.time,)))
     return claims
 
@@ -185,10 +185,6 @@ def _groups(events: list[Event]) -> list[list[Event]]:
     """Return all pairs of events and, if there are three events, the triple, in order of time."""
     pairs = [[one, two] for number, one in enumerate(events) for two in events[number + 1 :]]
     return [*pairs, events] if len(events) == 3 else pairs
-
-
-def _lasts(look: Look) -> str:
-    return f"The video lasts {look.duration:g} seconds."
 
 
 def _seconds(look: Look, time: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.worlds.shapes import captions, happenings, looks, moves
+from tinyvid.worlds.shapes import captions, happenings, looks, moves, spans
 from tinyvid.worlds.shapes.facts import Asked, Claim, Look
 from tinyvid.worlds.shapes.scene import Scene, frame_times
 
@@ -53,14 +53,18 @@ FAMILIES: dict[str, Family] = {
     "caption": Family(caption=captions.caption),
     "event_list": Family(caption=captions.event_list, weight=0.7),
     "bounce_count": Family(moves.bounce_count, moves.bounce_count, moves.bounce_count_claims),
+    "grounding": Family(spans.grounding),
+    "dense_caption": Family(caption=spans.dense_caption),
 }
-EXTRA_FAMILIES = ("bounce_count",)  # asked only on request: reserved for teaching a new skill
+# Asked only on request: reserved for teaching a new skill, or with times in their replies.
+EXTRA_FAMILIES = ("bounce_count", "grounding", "dense_caption")
 DEFAULT_FAMILIES = tuple(name for name in FAMILIES if name not in EXTRA_FAMILIES)
 # Relative weights of answers, lower for answers that more scenes allow.
 ANSWER_WEIGHTS: dict[str, dict[str, float]] = {
     "count": {"0": 0.5, "1": 0.5, "2": 1.0, "3": 2.0, "4": 4.0},
     "motion": {"still": 0.6},
     "event": {"nothing": 0.5},
+    "grounding": {"inside": 6.0},
 }
 # Fraction of draws to keep for an answer ("yes" or "no") that more scenes allow than the opposite one.
 KEPT: dict[tuple[str, bool], float] = {
@@ -141,7 +145,7 @@ def draw_question(look: Look, family: str, form: str) -> SceneQuestion | None:
     asked: list[Asked] = getattr(FAMILIES[family], form)(look)
     if not asked:
         return None
-    item = _balanced(look, family, asked, [each.answer for each in asked])
+    item = _balanced(look, family, asked, [each.balanced or each.answer for each in asked])
     meta = {"answer": item.answer, "shapes": list(item.shapes), "times": [round(t, 4) for t in item.times]}
     if form != "choice":
         return SceneQuestion(family, form, item.text, item.answer, meta=meta)

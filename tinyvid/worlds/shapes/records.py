@@ -101,6 +101,8 @@ def _facts(clip: ClipPlan, question: SceneQuestion, frames: int) -> dict[str, An
             for index, shape in enumerate(clip.scene.shapes)
         ],
     }
+    if "key_frames" in question.meta:
+        facts["key_frames"] = question.meta["key_frames"]
     if question.options:
         facts |= {"options": list(question.options), "answer_index": question.options.index(question.meta["answer"])}
     return facts

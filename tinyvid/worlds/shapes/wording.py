@@ -70,6 +70,11 @@ def life_events(scene: Scene) -> list[Event]:
     return [event for event in scene.events if event.kind in LIFE_EVENTS]
 
 
+def lasts(duration: float | None) -> str:
+    """Return a sentence about the duration in seconds, for questions about seconds."""
+    return f"The video lasts {duration:g} seconds."
+
+
 def listed(words: Sequence[str]) -> str:
     """Return ``a, b or c``."""
     return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -107,6 +107,8 @@ def write_set(
 def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
     """Return the options that determine a set, as in its manifest; the arguments are those of ``write_set``."""
     made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
+    if options.traces is None:
+        del made_of["traces"]  # sets without traces, which are older than the option, keep their description
     described: dict[str, Any] = json.loads(json.dumps(made_of))
     return described
 
