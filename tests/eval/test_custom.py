@@ -77,6 +77,15 @@ def test_a_mistake_in_a_benchmark_is_named(questions, options, error, message):
                 ([3, "many"], "number"),
             ]
         ],
+        *[
+            ([{"conversations": turns("When?"), "answer": answer, "rule": rule}], f"rows.jsonl:1: .*{message}")
+            for answer, rule, message in [
+                ("in the end", "span", "has no span; write it as '<time:2.4> to <time:9.0>'"),
+                ("<time:9> to <time:2>", "span", "has no span"),
+                ("<time:1> to <time:2>\n<time:9> to <time:3>", "spans", "has 4 markers of times, but 1 readable spans"),
+                (["<time:1> to <time:2> A.", "<time:1> to <time:2>"], "events", "has spans without a sentence"),
+            ]
+        ],
         ([{"conversations": turns("Q?", "A"), "answer_index": "B", "options": ["a", "b"]}], "'answer_index' must be a"),
         ([{"conversations": turns("Q?"), "answer_index": 1, "options": ["a", "N/A", "b"]}], "stands for no option"),
         ([{"conversations": turns("Q?"), "answer_index": 0, "options": ["a", "N/A"]}], "needs at least 2 options"),
@@ -100,6 +109,18 @@ def test_a_list_of_answers_means_alternatives(tmp_path, rule, answer, replies):
     rows = [{"conversations": turns("What?"), "answer": answer, "rule": rule}]
     (item,) = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
     assert {reply: read(item, reply).value for reply in replies} == replies
+
+
+def test_answers_in_seconds(tmp_path):
+    rows = [
+        {"id": "a", "conversations": turns("When?", "From <time:2.4> to <time:9>."), "rule": "span"},
+        {"id": "b", "conversations": turns("When?"), "rule": "spans", "answer": "[[2.4, 9], [12, 15]]"},
+        {"id": "c", "conversations": turns("What?"), "rule": "events", "answer": "2.4 - 9 s, a man.\n9 - 15 s, a dog."},
+        {"id": "d", "conversations": turns("When?"), "rule": "span", "answer": ["0:02 to 0:04", "0:08 to 0:10"]},
+    ]
+    benchmark = build_benchmark({"name": "custom", "root": str(write_rows(tmp_path, rows))})
+    values = [read(item, reply).value for item, reply in zip(benchmark, ["2.4 - 9 s"] * 3 + ["8 - 10 s"], strict=True)]
+    assert values == [1.0, 0.5, pytest.approx(2 / 3), 1.0]
 
 
 def test_media_keep_their_places_in_brackets(tmp_path):

@@ -13,6 +13,7 @@ from tinyvid.evaluation.scoring.spans import (
     clip_scores,
     f1_at,
     hit_at_1,
+    in_file_seconds,
     iou,
     precision_recall_at,
     read_spans,
@@ -139,6 +140,15 @@ def test_every_span_is_in_order_and_finite(text):
 @given(st.lists(st.tuples(SECONDS, SECONDS).map(lambda span: tuple(sorted(span)))))
 def test_spans_are_written_and_read_back(spans):
     assert read_spans(write_spans(spans)) == spans
+
+
+def test_spans_in_words_become_seconds_of_the_file():
+    text = "<think>1 - 2 or [3, 4]</think> From **2.4** to 0:09, <time:12> to 15 s, 1 or 2."
+    moved = in_file_seconds(text, 10)
+    assert moved == "<think>11 - 12 or 13 s to 14 s</think> 12.4 s to 19 s, 12 s to 25 s, 1 or 2."
+    assert read_spans(moved) == [(13, 14), (12.4, 19), (12, 25)], "bare pairs still do not count"
+    marked = "<time:12> to <time:15>. no idea"
+    assert in_file_seconds(marked, 10) == marked
 
 
 @settings(deadline=None, max_examples=50)

@@ -12,7 +12,7 @@ linear time.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -69,18 +69,46 @@ def without_markup(text: str) -> str:
 
 def found_spans(text: str) -> list[tuple[Span, int, int]]:
     """Return the spans in a text, and where each one starts and ends in the text, in characters."""
-    found: list[list[tuple[Span, int, int]]] = [[], [], []]  # with markers, explicit, bare pairs
+    found: list[list[tuple[Span, int, int]]] = [[], [], []]
+    for match, (start, end), kind in _found(text):
+        if _seconds(start) <= _seconds(end):
+            found[kind].append(((_seconds(start), _seconds(end)), match.start(), match.end()))
+    return found[0] or found[1] or found[2]
+
+
+def in_file_seconds(text: str, start: float) -> str:
+    """Return a text whose spans in words count from the beginning of the file, not from ``start`` seconds after it.
+
+    Times that are markers count from there already.
+
+    Example:
+        >>> in_file_seconds("<think>2 - 3</think> From 2.4 to 9 seconds.", 10.0)
+        '<think>12 - 13</think> 12.4 s to 19 s.'
+    """
+    text, parts, last = without_markup(text), "", 0
+    for match, times, kind in _found(text):
+        if kind:
+            moved = [_digits(round(_seconds(time) + (0.0 if time[0] else start), 9)) for time in times]
+            parts += text[last : match.start()] + ("{} s to {} s" if kind == 1 else "{} - {}").format(*moved)
+            last = match.end()
+    return parts + text[last:]
+
+
+Time = Sequence[str | None]  # the groups of a time
+
+
+def _found(text: str) -> Iterator[tuple[re.Match[str], list[Time], int]]:
+    """Yield the matches in a text, the groups of their two times, and their kind.
+
+    The kinds are 0 for markers, 1 for spans that state that they are spans, and 2 for bare pairs of numbers.
+    """
     for match in _SPAN.finditer(text):
         if _FRAMES.search(match[0]) or _BEFORE.search(text[max(0, match.start() - 10) : match.start()]):
             continue
         groups = match.groups()
         times = [groups[first : first + _PARTS] for first in range(0, len(groups), _PARTS)]
         start, end = [parts for parts in times if any(parts)]
-        span = _seconds(start), _seconds(end)
-        if span[0] <= span[1]:
-            kind = 0 if start[0] and end[0] else 1 if _is_explicit(match[0]) else 2
-            found[kind].append((span, match.start(), match.end()))
-    return found[0] or found[1] or found[2]
+        yield match, [start, end], 0 if start[0] and end[0] else 1 if _is_explicit(match[0]) else 2
 
 
 def _is_explicit(text: str) -> bool:
@@ -88,7 +116,7 @@ def _is_explicit(text: str) -> bool:
     return text[0] not in "0123456789" or ":" in text or _STATED_UNIT.search(text) is not None
 
 
-def _seconds(parts: Sequence[str | None]) -> float:
+def _seconds(parts: Time) -> float:
     marker, hours, minutes, seconds, long_minutes, number = parts
     if marker:
         return float(marker)
@@ -109,7 +137,11 @@ def write_spans(spans: Sequence[Span]) -> str:
 
 def write_time(seconds: float) -> str:
     """Return a time as a marker, with all digits of the number."""
-    return f"<time:{np.format_float_positional(seconds, trim='-')}>"
+    return f"<time:{_digits(seconds)}>"
+
+
+def _digits(seconds: float) -> str:
+    return np.format_float_positional(seconds, trim="-")
 
 
 def iou(first: Span, second: Span) -> float:
