@@ -445,6 +445,8 @@ def test_items_with_key_frames_have_marks_and_keep_the_times_of_the_shown_frames
     assert outside["status"] == "prompt_failed"
     assert "key frame at 7 s is not in the clip from 0 to 2 s" in report.data["prompt_failed"][0]["reason"]
     assert report.data["points"]["reference_f1"] == 0
+    with pytest.raises(DataError, match="item 'span': the answer '9 to 2' has no span"):
+        evaluate(assistant, Fixed([ask("span", rule="span", answer="9 to 2")]), run_dir=tmp_path / "span")
     items[0] = replace(items[0], sample=replace(items[0].sample, meta={"key_frames": [-1]}))
     with pytest.raises(DataError, match="item 'plain': key_frames="):
         evaluate(assistant, Fixed(items), run_dir=tmp_path / "other", options=SHORT)
@@ -459,6 +461,10 @@ def test_a_reply_whose_times_or_frames_are_scored_is_kept_with_markers():
     assert (plain.reply, plain.shown) == (answer.reply, ())
     span = outcome_of(replace(item, rule="span", answer="<time:1> to <time:2>"), answer, group, Moments())
     assert (span.reply, span.shown) == ("In <frame:15> and <frame:-1>, at <time:12.5>.", ())
+    words = outcome_of(
+        replace(item, rule="span", answer="<time:12> to <time:15>"), Answer(0, "2 - 5 seconds"), group, Moments()
+    )
+    assert (words.reply, words.value) == ("12 s to 15 s", 1.0), "times count from the start of the clip"
     cites = replace(item, sample=replace(item.sample, meta={"key_frames": [14.0]}))
     cited = outcome_of(cites, answer, group, Moments())
     assert (cited.reply, cited.shown) == ("In <frame:15> and <frame:-1>, at 2.5 s.", (10.0, 15.0, 20.0))

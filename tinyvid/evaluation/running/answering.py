@@ -15,6 +15,7 @@ from tinyvid.evaluation.items import NOT_ASKED, Item, Outcome
 from tinyvid.evaluation.running.units import PreparedItem, VideoGroup
 from tinyvid.evaluation.scoring.references import key_frames_of
 from tinyvid.evaluation.scoring.scores import rescore
+from tinyvid.evaluation.scoring.spans import in_file_seconds
 from tinyvid.evaluation.scoring.timed import TIMED
 from tinyvid.generation.decode import Decoding, log_probs, replies
 from tinyvid.processing.batch import Batch, Example, VideoInput
@@ -198,12 +199,14 @@ def skipped_of(items: Sequence[Item], outcomes: Sequence[Outcome], *, reader: st
 def outcome_of(item: Item, answer: Answer, group: VideoGroup, moments: Moments) -> Outcome:
     """Return the outcome of an answered item, before judging.
 
-    In a reply whose times or frames are scored, markers with seconds of the file replace them.
+    In a reply whose times or frames are scored, markers with seconds of the file replace them. Other times in the reply
+    to a timed rule count from the start of the clip, like those of the template, and are moved by it.
     """
     reply, key_frames = answer.reply, key_frames_of(item)
     video = None if group.example is None else group.example.timeline
     if reply is not None and video is not None and (item.rule in TIMED or key_frames):
         reply = (moments.read if item.rule in TIMED else moments.read_frames)(reply, video)
+        reply = in_file_seconds(reply, video.start) if item.rule in TIMED and video.start else reply
     asked = Outcome(
         id=item.id,
         status="answered",

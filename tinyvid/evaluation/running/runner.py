@@ -39,7 +39,8 @@ from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
 from tinyvid.evaluation.scoring.references import key_frames_of
-from tinyvid.evaluation.scoring.scores import is_judged, rescore
+from tinyvid.evaluation.scoring.scores import check_answers, is_judged, rescore
+from tinyvid.evaluation.scoring.timed import TIMED
 from tinyvid.files import expanded
 from tinyvid.generation.decode import Decoding
 from tinyvid.outputs import owned
@@ -178,7 +179,8 @@ def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
     """Return the items of a run: all items, or ``limit`` items evenly spaced over the benchmark.
 
     Raises:
-        DataError: There are no items, two items have the same id, or the key frames of an item are malformed.
+        DataError: There are no items, two items have the same id, or the key frames or the spans of an item's answer
+            are malformed.
     """
     total = len(benchmark)
     if total == 0:
@@ -191,6 +193,8 @@ def choose_items(benchmark: Benchmark, limit: int | None) -> list[Item]:
             raise DataError(f"two items of benchmark '{benchmark.name}' have the id '{item.id}'; ids must be unique")
         seen.add(item.id)
         key_frames_of(item)
+        if item.rule in TIMED:
+            check_answers(item)
     return items
 
 
