@@ -254,9 +254,11 @@ def marker(kind: str, second: float) -> str:
 
 
 def nearest(times: Sequence[float], second: float) -> int:
-    """Return the index of the time nearest to ``second``; of two equally near ones, the earlier."""
+    """Return the index of the time nearest to ``second``; of equally near ones, the first."""
     after = min(bisect_left(times, second), len(times) - 1)
-    return after if after == 0 or times[after] - second < second - times[after - 1] else after - 1
+    if after == 0 or times[after] - second < second - times[after - 1]:
+        return after
+    return bisect_left(times, times[after - 1])  # frames can repeat
 
 
 def _duration(timeline: Timeline) -> float:
