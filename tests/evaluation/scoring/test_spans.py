@@ -45,10 +45,14 @@ SOME = SPANS.filter(bool)
         "between 2.4 and 9 seconds",
         "from about 2.4 to around 9.0 seconds",
         "second 2.4 to second 9",
+        "from the 2.4-second mark to the 9-second mark",
+        "2.4 sec. to 9 sec.",
         "starts at 2.4 s and ends at 9 s",
+        "begins at about 2.4 seconds and goes on until 9.0 seconds",
         "Start: 2.4 s\nEnd: 9 s",
         '{"start_time": 2.4, "end_time": 9.0}',
         '{"start": "0:02.4", "end": "0:09"}',
+        '"start_timestamp": "2.4s", "end_timestamp": "9s"',
         "[[2.4, 9]]",
         "(2.4s,9s)",
         "0:02.4 to 0:09",
@@ -87,6 +91,8 @@ def test_reads_several_spans(text, spans):
         "20-40%",
         "1 to 2 minutes",
         "2m to 5m",
+        "It starts with 3 people and ends with 5 people.",
+        "starts at 3 s and lasts for 5 s",
         "3 to 5 frames",
         "frames 3 to 9",
         "Frame 3 to Frame 9",
@@ -116,7 +122,9 @@ def test_guesses_nothing(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("piece", ["start ", "1 to ", "[1,", "<time:1> ", " ", "start 1 end ", "from about 1m "])
+@pytest.mark.parametrize(
+    "piece", ["start ", "1 to ", "[1,", "<time:1> ", " ", "start 1 end ", "from about 1m ", "start" + " " * 40]
+)
 def test_reading_takes_linear_time(piece):
     def seconds(length):
         text = (piece * length)[:length]

@@ -97,6 +97,7 @@ def test_no_reply_raises(reply):
         ("span", "<time:2>, <time:5> to <time:9>", "has 3 markers of times, but 1 readable spans"),
         ("spans", "<time:1> to <time:2>\n<time:9> to <time:3>", "has 4 markers of times, but 1 readable spans"),
         ("spans", "<time:1> to <time:nan>", "has no span"),
+        ("spans", "[[1, 2], [9, 3]]", "has a span that ends before it starts"),
         ("events", "<time:1> to <time:2> A man.\n<time:3> to <time:4>", "has spans without a sentence"),
         ("events", "A man.", "has no span"),
     ],

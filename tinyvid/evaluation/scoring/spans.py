@@ -24,7 +24,7 @@ CLIP = 2.0  # seconds of a clip with a saliency score in QVHighlights
 
 _NUMBER = r"\d{1,6}(?:\.\d{1,20})?"
 _MARKER = rf"<(?:time|frame):({_NUMBER})>"
-_UNIT = r"(?:\s{0,2}(?:seconds?|secs?|s)\b)?"
+_UNIT = r"(?:[\s-]{0,2}(?:seconds?|secs?|s)\b\.?(?:\smark\b)?)?"
 _OTHER_UNIT = r"%|per\s?cent|(?:m|mins?|minutes?|h|hrs?|hours?|ms|milliseconds?|frames?|fps|x)\b"
 _TIME = (
     rf"(?:{_MARKER}|(?:"
@@ -35,9 +35,14 @@ _TIME = (
 _ABOUT = r"(?:(?:the|about|around|roughly|approximately|second|time)\s){0,2}"
 _TO = r"\s{0,3}(?:to|until|till|through|-{1,2}>|→|[-–—~])\s{0,3}"
 _FIRST = r"(?<![\w.-])(?<!\d[:,])"
-_KEY = rf"\w{{0,8}}\b[^\d<>\n]{{0,24}}(?<!-){_TIME}"
+_SIGNS = r"[\s\"':=(]"
+_FILLER = (  # a word separates two repetitions, so that time stays linear
+    rf"{_SIGNS}{{0,6}}(?:(?:time|timestamp|second|at|from|in|is|the|about|around|roughly|approximately)\b"
+    rf"{_SIGNS}{{1,4}}){{0,5}}"
+)
+_KEY = rf"\w{{0,12}}\b{_FILLER}(?<!-){_TIME}"
 _SPAN = re.compile(
-    rf"\b(?:start|begin){_KEY}[^\d<>]{{0,24}}\b(?:end|finish|stop){_KEY}"
+    rf"\b(?:start|begin){_KEY}[^\d<>]{{0,24}}\b(?:end|finish|stop|until|till){_KEY}"
     rf"|\bbetween\s{{1,3}}{_ABOUT}{_TIME}\s{{1,3}}and\s{{1,3}}{_ABOUT}{_TIME}(?!,\d{{3}})"
     rf"|[\[(]\s{{0,4}}{_TIME}\s{{0,3}},\s{{0,3}}{_TIME}\s{{0,3}}[\])]"
     rf"|(?:\bfrom\s{{1,3}}{_ABOUT})?{_FIRST}{_TIME}{_TO}{_ABOUT}{_TIME}(?!,\d{{3}}|{_TO}\d)",
@@ -109,6 +114,11 @@ def _found(text: str) -> Iterator[tuple[re.Match[str], list[Time], int]]:
         times = [groups[first : first + _PARTS] for first in range(0, len(groups), _PARTS)]
         start, end = [parts for parts in times if any(parts)]
         yield match, [start, end], 0 if start[0] and end[0] else 1 if _is_explicit(match[0]) else 2
+
+
+def has_backward_span(text: str) -> bool:
+    """Return whether a text has a span that ends before it starts, which ``read_spans`` does not read."""
+    return any(_seconds(start) > _seconds(end) for _, (start, end), _ in _found(without_markup(text)))
 
 
 def _is_explicit(text: str) -> bool:

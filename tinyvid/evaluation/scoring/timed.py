@@ -33,6 +33,7 @@ from tinyvid.evaluation.scoring.spans import (
     count_markers,
     f1_at,
     found_spans,
+    has_backward_span,
     iou,
     precision_recall_at,
     read_spans,
@@ -70,6 +71,8 @@ def check_timed(item: Item, answer: str) -> None:
     where, events = f"item '{item.id}': the answer {answer!r:.80}", read_events(answer)
     if not events:
         raise DataError(f"{where} has no span; write it as '<time:2.4> to <time:9.0>', with the end after the start")
+    if not count_markers(answer) and has_backward_span(answer):
+        raise DataError(f"{where} has a span that ends before it starts; correct it, or write spans with markers")
     if count_markers(answer) not in (0, 2 * len(events)):
         raise DataError(
             f"{where} has {count_markers(answer)} markers of times, but {len(events)} readable spans; write each span "
