@@ -140,6 +140,7 @@ class TinyVid(lmms):
 
     def _replies(self, items: Sequence[Item], decoding: Decoding) -> Iterator[tuple[int, str]]:
         """Yield the index of each item and its reply, as they are generated."""
+        moments = self.assistant.processor.template.moments
         answerer = Answerer(self.assistant, batch_size=self.batch_size, decoding=decoding)
         prepare = Preparer(self.assistant.processor, _Asked(items), items, decoding.max_new_tokens, "reply")
         for groups in ahead(prepare, plan_units(items, self.batch_size), WORKERS):
@@ -149,8 +150,9 @@ class TinyVid(lmms):
                 for index in group.indices if group.failure else ():
                     logger.warning("The reply to %s is empty: %s", items[index].id, group.failure)
                     yield index, ""
+            videos = {q.index: group.example.timeline for group in groups if group.example for q in group.questions}
             for answer in answerer(groups):
-                yield answer.index, answer.reply or ""
+                yield answer.index, moments.in_seconds(answer.reply or "", videos.get(answer.index))
 
 
 class _Asked:

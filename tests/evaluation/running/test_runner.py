@@ -468,4 +468,6 @@ def test_a_reply_whose_times_or_frames_are_scored_is_kept_with_markers():
     cites = replace(item, sample=replace(item.sample, meta={"key_frames": [14.0]}))
     cited = outcome_of(cites, answer, group, Moments())
     assert (cited.reply, cited.shown) == ("In <frame:15> and <frame:-1>, at 2.5 s.", (10.0, 15.0, 20.0))
+    steps = outcome_of(item, Answer(0, "At 25%."), group, Moments("{:02d}%", 100))
+    assert steps.reply == "At 12.5 s."
     assert (cited.points["reference_validity"], cited.points["reference_recall"]) == (0.5, 1.0)

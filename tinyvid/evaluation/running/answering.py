@@ -200,13 +200,17 @@ def outcome_of(item: Item, answer: Answer, group: VideoGroup, moments: Moments) 
     """Return the outcome of an answered item, before judging.
 
     In a reply whose times or frames are scored, markers with seconds of the file replace them. Other times in the reply
-    to a timed rule count from the start of the clip, like those of the template, and are moved by it.
+    to a timed rule count from the start of the clip, like those of the template, and are moved by it. With other rules,
+    seconds replace steps.
     """
     reply, key_frames = answer.reply, key_frames_of(item)
     video = None if group.example is None else group.example.timeline
-    if reply is not None and video is not None and (item.rule in TIMED or key_frames):
-        reply = (moments.read if item.rule in TIMED else moments.read_frames)(reply, video)
-        reply = in_file_seconds(reply, video.start) if item.rule in TIMED and video.start else reply
+    if reply is not None and video is not None:
+        if item.rule in TIMED:
+            reply = moments.read(reply, video)
+            reply = in_file_seconds(reply, video.start) if video.start else reply
+        else:
+            reply = moments.in_seconds(moments.read_frames(reply, video) if key_frames else reply, video)
     asked = Outcome(
         id=item.id,
         status="answered",
