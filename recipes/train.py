@@ -26,8 +26,8 @@ from tinyvid import DATASETS, Assistant, ConfigError, EvaluationOptions, build_b
 from tinyvid.build import check, resolve_device, resolve_dtype
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.command_line import CHANGEABLE, CommandLine, leave_processes, readable_errors, run_hydra
-from tinyvid.config import PARTS
+from tinyvid.command_line import CommandLine, leave_processes, readable_errors, run_hydra
+from tinyvid.config import CHANGEABLE, PARTS
 from tinyvid.data.datasets import held_out_rows
 from tinyvid.interrupts import Interrupted, Interrupts, unbroken_output
 from tinyvid.outputs import owned
@@ -48,7 +48,8 @@ def main(config: DictConfig, line: CommandLine) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if settings["ckpt"] is not None:
         groups = line.checkpoint_groups(config, allow=("experiment",))
-        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps the checkpoint's
+        groups = {kind: group or {} for kind, group in groups.items()}  # an empty group removes the checkpoint's
+        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps it
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.chosen("run_dir"):
         raise ConfigError(
             "run_dir is not set, and its default contains the time, which differs between processes; set run_dir="
@@ -163,7 +164,7 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
 
 
 def load(settings: Mapping[str, Any]) -> Loaded:
-    """Load the initial checkpoint, with the run's sampler, template and video reader if set, or build the parts."""
+    """Load the initial checkpoint, with the groups that the run changes, or build the parts."""
     choices = {"device": settings["device"], "dtype": settings["dtype"], "quant": settings["quant"]}
     if settings["ckpt"] is None:
         return Assistant.from_config(settings, **choices).loaded

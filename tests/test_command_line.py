@@ -117,7 +117,7 @@ def test_home_and_null(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model can be removed; set ckpt= to another"),
+        (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model, reducer can be removed; set ckpt="),
         (["~seed=0"], "~seed=0: only benchmark"),
         (["+max_new_token=4"], "unknown key 'max_new_token'. Did you mean 'max_new_tokens'"),
         (["++vidoe=a"], "unknown key 'vidoe'. Did you mean 'video'"),
@@ -166,7 +166,7 @@ def test_what_a_checkpoint_fixes_is_refused(override):
     line = CommandLine.parse([override, "ckpt=DIR"])
     key = override.partition("=")[0]
     with pytest.raises(
-        ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader and llm"
+        ConfigError, match=rf"{key} is fixed by ckpt='DIR'; only sampler, template, video_reader, reducer and llm"
     ):
         line.refuse_parts()
     line.refuse_parts(allow=[key.partition(".")[0]])

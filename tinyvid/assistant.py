@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
-from tinyvid.build import build, check
+from tinyvid.build import OPTIONAL, build, check
 from tinyvid.checkpoints import native
 from tinyvid.checkpoints.layouts import reader_of
 from tinyvid.checkpoints.native import Loaded
+from tinyvid.config import CHANGEABLE
 from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
 from tinyvid.files import expanded, refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
@@ -78,7 +79,7 @@ class Assistant:
         groups = check(config)
         ckpt = config.get("ckpt")
         if ckpt is not None:
-            free: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
+            free: dict[str, Any] = {kind: groups.get(kind) for kind in CHANGEABLE}
             free["llm"] = {"max_length": groups["llm"]["max_length"]}
             loaded = cls.from_pretrained(ckpt, device=device, dtype=dtype, quant=quant, **free)
             other = [kind for kind in {**groups, **loaded.config} if groups.get(kind) != loaded.config.get(kind)]
@@ -100,7 +101,7 @@ class Assistant:
         device: str = "auto",
         dtype: str = "auto",
         quant: str = "none",
-        **groups: Mapping[str, Any],
+        **groups: Mapping[str, Any] | None,
     ) -> "Assistant":
         """Load a checkpoint of tinyvid, or a checkpoint of TinyLLaVA-Video in any of its layouts.
 
@@ -112,19 +113,20 @@ class Assistant:
             device: See ``from_config``.
             dtype: See ``from_config``.
             quant: See ``from_config``.
-            **groups: ``sampler``, ``template`` or ``video_reader`` groups to use instead of the checkpoint's, and
-                ``llm={"max_length": ...}``.
+            **groups: ``sampler``, ``template``, ``video_reader`` or ``reducer`` groups to use instead of the
+                checkpoint's, and ``llm={"max_length": ...}``. ``reducer=None`` removes a reducer.
 
         Raises:
             CheckpointError: The layout is unknown, or weights are missing, unexpected, or of the wrong shape.
             PluginError: A part needs a plugin that is not installed.
         """
         for kind, group in groups.items():
-            if kind not in ("sampler", "template", "video_reader", "llm"):
+            if kind not in (*CHANGEABLE, "llm"):
                 raise ConfigError(
-                    f"{kind} is fixed by the checkpoint; only sampler, template, video_reader and llm.max_length can "
-                    "be changed"
+                    f"{kind} is fixed by the checkpoint; only {', '.join(CHANGEABLE)} and llm.max_length can be changed"
                 )
+            if not group and kind in OPTIONAL:
+                continue
             if not isinstance(group, Mapping):
                 raise ConfigError(f"{kind} must be a mapping of options, such as {{'name': ...}}, got {group!r}")
             fixed = [option for option in group if kind == "llm" and option != "max_length"]

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from tinyvid.protocols import Connector, LanguageModel, VisionTower
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
+    REDUCERS,
     SAMPLERS,
     TEMPLATES,
     TEXT_DECODERS,
@@ -33,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 REGISTRIES: dict[str, Registry] = {
     registry.kind: registry
-    for registry in (LLMS, VISION_TOWERS, CONNECTORS, TEXT_DECODERS, SAMPLERS, TEMPLATES, VIDEO_READERS)
+    for registry in (LLMS, VISION_TOWERS, CONNECTORS, REDUCERS, TEXT_DECODERS, SAMPLERS, TEMPLATES, VIDEO_READERS)
 }
-OPTIONAL = (TEXT_DECODERS.kind,)  # groups that only some models have
+OPTIONAL = (REDUCERS.kind, TEXT_DECODERS.kind)  # groups that only some models have
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,12 +49,13 @@ def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     checked = {}
     for kind, registry in REGISTRIES.items():
         group = config.get(kind)
-        if group is None and kind in OPTIONAL:
+        if not group and kind in OPTIONAL:
             continue
         options = registry.check(group, key=kind)
         assert group is not None  # or check() would have raised
         checked[kind] = {"name": str(group["name"]), **options}
     check_text_decoder(checked["connector"], checked.get("text_decoder"))
+    check_reducer(checked["connector"], checked.get("reducer"))
     return checked
 
 
@@ -94,6 +96,7 @@ def load_parts(
     connector = make_connector(
         groups["connector"],
         text_decoder=groups.get("text_decoder"),
+        reducer=groups.get("reducer"),
         features=vision_tower.features,
         llm_dim=llm.dim,
         tensors=tensors,
@@ -108,6 +111,7 @@ def make_connector(
     features: FeatureSpec,
     llm_dim: int,
     text_decoder: Mapping[str, Any] | None = None,
+    reducer: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
     where: object = None,
 ) -> Any:
@@ -119,12 +123,13 @@ def make_connector(
         ConfigError: The options contradict each other, or the connector does not fit into memory.
         CheckpointError: Keys or shapes of ``tensors`` do not match.
     """
+    inside = {"text_decoder": text_decoder, "reducer": reducer}
     if tensors is not None:
         with building_on("meta"):  # compare the sizes in an untrusted file before allocating memory
-            empty = build_connector(group, features=features, llm_dim=llm_dim, text_decoder=text_decoder)
+            empty = build_connector(group, features=features, llm_dim=llm_dim, **inside)
             load_strict(empty, tensors, part="connector", where=where)
     try:
-        connector = build_connector(group, features=features, llm_dim=llm_dim, text_decoder=text_decoder)
+        connector = build_connector(group, features=features, llm_dim=llm_dim, **inside)
     except (RuntimeError, MemoryError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ConfigError(f"connector '{group['name']}' cannot be built with {dict(group)}: {reason}") from error
@@ -139,37 +144,60 @@ def make_connector(
     return connector
 
 
-def takes_text_decoder(connector: str) -> bool:
-    """Return whether the connector with this name reads the question with a text decoder."""
-    return "text_decoder" in inspect.signature(CONNECTORS.get(connector)).parameters
+def takes(connector: str, part: str) -> bool:
+    """Return whether the connector with this name contains a ``text_decoder`` or a ``reducer``."""
+    return part in inspect.signature(CONNECTORS.get(connector)).parameters
+
+
+def is_weightless(reducer: str) -> bool:
+    """Return whether the reducer with this name has no weights."""
+    return bool(cast(Any, REDUCERS.get(reducer)).weightless)
 
 
 def build_connector(
-    group: Mapping[str, Any], *, features: FeatureSpec, llm_dim: int, text_decoder: Mapping[str, Any] | None = None
+    group: Mapping[str, Any],
+    *,
+    features: FeatureSpec,
+    llm_dim: int,
+    text_decoder: Mapping[str, Any] | None = None,
+    reducer: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Build a connector, and the text decoder inside it if it takes one, from their names and options.
+    """Build a connector, and the text decoder or reducer inside it, from their names and options.
 
     Raises:
-        ConfigError: Options are wrong, the text decoder is missing, or the connector does not take one.
+        ConfigError: Options are wrong, the text decoder is missing, or the connector does not take one of them.
     """
     check_text_decoder(group, text_decoder)
-    if text_decoder is None:
-        return CONNECTORS.build(group, features=features, llm_dim=llm_dim)
-    decoder = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
-    return CONNECTORS.build(group, features=features, llm_dim=llm_dim, text_decoder=decoder)
+    check_reducer(group, reducer)
+    inside = {}
+    if text_decoder is not None:
+        inside["text_decoder"] = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
+    if reducer is not None:
+        inside["reducer"] = REDUCERS.build(reducer, features=features)
+    return CONNECTORS.build(group, features=features, llm_dim=llm_dim, **inside)
 
 
 def check_text_decoder(connector: Mapping[str, Any], text_decoder: Mapping[str, Any] | None) -> None:
     """Raise ``ConfigError`` if a connector lacks its text decoder, or is given one that it does not take."""
-    name, takes = connector["name"], takes_text_decoder(connector["name"])
-    if takes and text_decoder is None:
+    name, needed = connector["name"], takes(connector["name"], "text_decoder")
+    if needed and text_decoder is None:
         raise ConfigError(
             f"connector '{name}' reads the question with a text decoder; choose one with text_decoder=NAME. "
             f"{suggest('', TEXT_DECODERS.names())}"
         )
-    if text_decoder is not None and not takes:
+    if text_decoder is not None and not needed:
         raise ConfigError(
             f"connector '{name}' does not take a text decoder; remove text_decoder, or use connector=llamavid"
+        )
+
+
+def check_reducer(connector: Mapping[str, Any], reducer: Mapping[str, Any] | None) -> None:
+    """Raise ``ConfigError`` if a connector is given a reducer that it does not take."""
+    if reducer is not None and not takes(connector["name"], "reducer"):
+        raise ConfigError(
+            f"reducer '{reducer['name']}' returns tokens that do not form full frames, but connector "
+            f"'{connector['name']}' needs full frames; remove reducer, or use connector=mlp, for which the model must "
+            "be trained"
         )
 
 

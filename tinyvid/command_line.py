@@ -23,12 +23,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvid.config import CONF_DIR, LIMIT, PARTS, chosen, completed, compose, refuse_unknown
+from tinyvid.config import CHANGEABLE, CONF_DIR, LIMIT, PARTS, chosen, completed, compose, refuse_unknown
 from tinyvid.errors import ConfigError, printable
 from tinyvid.explain import DEBUG, explained
 from tinyvid.files import expanded
 
-CHANGEABLE = ("sampler", "template", "video_reader")  # groups that may differ from a checkpoint's
 PRESETS = ("model", "experiment")  # they choose parts; a preset may set the checkpoint of its parts
 _SHOW = ("-c", "--cfg", "-h", "--help")  # flags that print the configuration and run nothing
 # Flags that change where or how often Hydra composes: composing once beforehand could report wrong errors.
@@ -52,7 +51,7 @@ TEXTS = (
     *("name", "names", "question", "runs", "judge.model"),
     *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
 )
-REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model")  # groups that programs can do without
+REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model", "reducer")  # groups that programs can do without
 
 
 @dataclass
@@ -89,6 +88,8 @@ class CommandLine:
         given: dict[str, str] = {}
         for argument in arguments:
             sign, key, equals, value = _split(argument)
+            if key in REMOVABLE and value == "null":
+                sign, argument = "~", f"~{key}"
             is_flag = argument.startswith("-") or (not equals and not sign and previous.startswith("-"))
             previous = argument
             if is_flag:
@@ -134,7 +135,8 @@ class CommandLine:
         self.refuse_parts(allow=allow)
         limit = {"llm": {"max_length": config.llm.max_length}} if LIMIT in self.chosen("llm") else {}
         if self.chosen("experiment"):
-            return {group: _resolved(config, group) for group in CHANGEABLE} | limit
+            chosen = [group for group in CHANGEABLE if config.get(group) is not None or self.chosen(group)]
+            return {group: _resolved(config, group) for group in chosen} | limit
         return {group: self._changes(config, group) for group in CHANGEABLE if self.chosen(group)} | limit
 
     def refuse_parts(self, *, allow: Sequence[str] = ()) -> None:
@@ -161,10 +163,10 @@ class CommandLine:
         own = [f"+{key}" if key.partition(".")[0] in absent else key for key in self.overrides]
         return [*own, *(f"~{group}" for group in (absent if preset else [*absent, "model"]))]
 
-    def _changes(self, config: DictConfig, group: str) -> dict[str, Any]:
+    def _changes(self, config: DictConfig, group: str) -> dict[str, Any] | None:
         chosen = self.chosen(group)
         values = _resolved(config, group)
-        if group in chosen:
+        if group in chosen or values is None:
             return values
         return {key.partition(".")[2]: values[key.partition(".")[2]] for key in chosen}
 
@@ -275,7 +277,9 @@ def _at_home(path: str) -> str:
     return str(expanded(path)) if path.startswith("~") else path  # a Path would change a URL
 
 
-def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
+def _resolved(config: DictConfig, group: str) -> dict[str, Any] | None:
+    if config.get(group) is None:
+        return None
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config[group], resolve=True))
     except OmegaConfBaseException as error:

@@ -39,6 +39,7 @@ from tinyvid.types import (
     Question,
     Sample,
     Segment,
+    TokenBudget,
     TokenSpec,
     VideoMeta,
     VideoTokens,
@@ -142,11 +143,12 @@ class VisionTower(Protocol):
 class Connector(Protocol):
     """An ``nn.Module`` that turns the patch features of one clip into video tokens.
 
-    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``. If its signature has ``text_decoder``, it also gets
-    the text decoder of the configuration.
+    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``. If its signature has ``text_decoder`` or
+    ``reducer``, it also gets that part of the configuration.
     """
 
-    tokens: TokenSpec  # what it returns for a clip
+    tokens: TokenSpec  # what it returns for a clip, after its reducer
+    reducer: "Reducer | None"  # in front of it; the connector then turns every vector into one token
     text_decoder: "TextDecoder | None"  # reads the question, if a separate part does
     attention: Callable[[Tensor, Question], Tensor] | None  # features (T, P, Dv) to patch weights (T, P)
 
@@ -166,6 +168,35 @@ class Connector(Protocol):
 
         Returns:
             A token for every place of the budget, or ``VideoTokens`` with the places that they fill.
+        """
+
+
+class Reducer(Protocol):
+    """An ``nn.Module`` that reduces the patch features of a clip to fewer tokens, in front of a pointwise connector.
+
+    Built as ``Class(features=FeatureSpec, **options)``. Its weights are part of the connector.
+    """
+
+    budget: TokenBudget  # places of its tokens; ``fixed`` is 0 and ``most`` is None if it is causal
+    causal: bool  # whether a clip can be passed in pieces, each with the state that the previous one returned
+    positions: Literal["kept", "closed"]  # of tokens after an empty place: unchanged, or as if there were no gap
+    weightless: bool  # whether it has no weights, so that it can be added to a trained model or removed
+    reads_question: bool  # whether it needs ``question``
+    reads_times: bool  # whether it needs ``times``
+
+    def __call__(
+        self, features: Tensor, state: Any = None, *, times: Tensor | None = None, question: Question | None = None
+    ) -> tuple[VideoTokens, Any]:
+        """Reduce the features of a clip, or of the next piece of it.
+
+        Args:
+            features: (T, P, Dv), any T >= 1.
+            state: What the call on the previous piece returned; ``None`` for the first piece.
+            times: float32 (T,), in seconds of the file; ``None`` unless ``reads_times``.
+            question: The question about the clip; ``None`` unless ``reads_question``.
+
+        Returns:
+            Tokens (K, Dv), with frames and places counted from the beginning of the piece, and the new state.
         """
 
 

@@ -325,7 +325,10 @@ def _package(plugin: EntryPoint) -> str:
 
 LLMS = Registry("llm", home="tinyvid.models.llms", runtime=("dtype", "quant", "device"))
 VISION_TOWERS = Registry("vision_tower", home="tinyvid.models.vision_towers", runtime=("dtype",))
-CONNECTORS = Registry("connector", home="tinyvid.models.connectors", runtime=("features", "llm_dim", "text_decoder"))
+CONNECTORS = Registry(
+    "connector", home="tinyvid.models.connectors", runtime=("features", "llm_dim", "text_decoder", "reducer")
+)
+REDUCERS = Registry("reducer", home="tinyvid.models.reducers", runtime=("features",))
 TEXT_DECODERS = Registry("text_decoder", home="tinyvid.models.text_decoders", runtime=("features", "llm_dim"))
 SAMPLERS = Registry("sampler", home="tinyvid.video.samplers")
 TEMPLATES = Registry("template", home="tinyvid.text.templates")

@@ -267,11 +267,13 @@ class VideoTokens:
     """Video tokens that fill only some of the places of a clip.
 
     Attributes:
-        x: (K, D).
+        x: (K, D); (K, Dv) from a reducer.
+        frame: int64 (K,), the frame that each token shows, from 0; the first one if it shows several.
         place: int64 (K,), increasing: the place that each token fills, from 0.
     """
 
     x: Tensor
+    frame: Tensor
     place: Tensor
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
-from tinyvid.build import build_connector, takes_text_decoder
+from tinyvid.build import build_connector, takes
 from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import Sinusoids, refine, sinusoid_table
 from tinyvid.models.connectors.resampler import GroupResampler
@@ -23,7 +23,7 @@ QUESTION = Question("What moves?", torch.arange(3), torch.randn(3, D, generator=
 
 def build(name: str, features: FeatureSpec = GRID, **options: object):
     torch.manual_seed(0)
-    decoder = {"name": "llm_embed", "dim": 16, "num_heads": 2} if takes_text_decoder(name) else None
+    decoder = {"name": "llm_embed", "dim": 16, "num_heads": 2} if takes(name, "text_decoder") else None
     group = {"name": name, **SMALL.get(name, {}), **options}
     return build_connector(group, features=features, llm_dim=D, text_decoder=decoder)
 

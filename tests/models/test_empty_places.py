@@ -20,11 +20,13 @@ class Sparse(torch.nn.Module):
     def __init__(self, inner, kept, tokens):
         super().__init__()
         self.inner, self.kept, self.tokens, self.dtype = inner, kept, tokens, inner.dtype
+        self.reducer = None
 
     def forward(self, features, question=None, *, per_frame=None):
         tokens = self.inner(features, question, per_frame=per_frame)
         place = torch.tensor([p for p in range(len(tokens)) if self.kept(p)], dtype=torch.long)
-        return VideoTokens(tokens[place], place)
+        per_frame = self.tokens.budget.per_frame
+        return VideoTokens(tokens[place], place // per_frame, place)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, load_parts
+from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, is_weightless, load_parts
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.files import expanded, read_text, refuse_unreadable
 from tinyvid.models import adapters
@@ -38,6 +38,7 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import few, without_bars
 from tinyvid.outputs import share
 from tinyvid.processing.processor import Processor
+from tinyvid.registry import REDUCERS
 
 FORMAT = 1
 MANIFEST = "tinyvid.yaml"
@@ -97,7 +98,10 @@ def _save(loaded: Loaded, path: Path) -> None:
         raise
 
 
-def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
+Overrides = Mapping[str, Mapping[str, Any] | None]
+
+
+def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> Loaded:
     """Read a checkpoint directory that ``save`` wrote; ``overrides`` replace some of its groups.
 
     Options as in ``build.build``.
@@ -108,7 +112,8 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
         PluginError: A part needs a plugin that is not installed.
     """
     manifest = read_manifest(path)
-    groups = apply_overrides({kind: manifest[kind] for kind in REGISTRIES if kind in manifest}, overrides)
+    written = {kind: manifest[kind] for kind in REGISTRIES if kind in manifest}
+    groups = apply_overrides(written, overrides)
     stored = frozenset(manifest["stored"])
     for part in stored:
         groups[part]["path"] = str(_stored_folder(path, part))
@@ -118,6 +123,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
         groups["text_decoder"] |= {"path": None, "tokenizer": str(path / QUESTION_TOKENIZER)}
     _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
     groups = check(groups)
+    _refuse_learned_reducers(written.get("reducer"), groups.get("reducer"), path)
     weights = path / "connector.safetensors"
     parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
     model, processor = assemble(groups, *parts)
@@ -126,14 +132,19 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[
     return Loaded(model, processor, groups, stored)
 
 
-def apply_overrides(
-    groups: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Return ``groups`` with overrides. An override with a ``name`` replaces its group; others change options of it."""
-    return {
-        kind: dict(overrides[kind]) if "name" in overrides.get(kind, {}) else {**group, **overrides.get(kind, {})}
-        for kind, group in groups.items()
-    }
+def apply_overrides(groups: Mapping[str, Mapping[str, Any]], overrides: Overrides) -> dict[str, dict[str, Any]]:
+    """Return ``groups`` with overrides.
+
+    An override with a ``name`` replaces its group, or adds it; others change options of it. An empty one removes an
+    optional group.
+    """
+    result = {kind: dict(group) for kind, group in groups.items()}
+    for kind, override in overrides.items():
+        if override is None or (kind in OPTIONAL and not override):
+            result.pop(kind, None)
+        else:
+            result[kind] = dict(override) if "name" in override else {**result.get(kind, {}), **override}
+    return result
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -266,6 +277,18 @@ def _stored_folder(path: Path, part: str) -> Path:
             f"{path / MANIFEST} lists the {part} as stored, but {folder} is missing; restore the folder"
         )
     return folder
+
+
+def _refuse_learned_reducers(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, path: Path) -> None:
+    """Raise an error if a reducer with weights is added to a checkpoint, changed or removed."""
+    if old is not None:
+        old = {"name": old["name"], **REDUCERS.check(old, key="reducer")}
+    for group in (old, new):
+        if group is not None and old != new and not is_weightless(group["name"]):
+            raise ConfigError(
+                f"reducer '{group['name']}' has weights that are trained with the model, so it cannot be added to "
+                f"{path}, changed or removed; choose a reducer without weights, or train a model with it"
+            )
 
 
 def _refuse_absent_plugins(groups: Mapping[str, Mapping[str, Any]], plugins: Mapping[str, str], path: Path) -> None:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from tinyvid.assistant import Assistant
 from tinyvid.build import OPTIONAL, check, resolve_dtype, resolve_quant
-from tinyvid.config import CONF_DIR
+from tinyvid.config import CHANGEABLE, CONF_DIR
 from tinyvid.diagnostics.memory import activation_bytes, copied_bytes, logits_bytes, optimizer_bytes, weight_bytes
 from tinyvid.diagnostics.skeleton import build_skeleton
 from tinyvid.errors import ConfigError
@@ -163,7 +163,7 @@ def plan_tokens(groups: Mapping[str, Any], settings: Mapping[str, Any], budget: 
     frames = len(sampler(meta, _restless).indices if sampler.looks else sampler(meta))
     return TokenPlan(
         frames=frames,
-        video=budget(frames),
+        video=budget.bound(frames),
         text=settings["text_tokens"],
         labels=settings["label_tokens"],
         limit=groups["llm"]["max_length"],
@@ -306,7 +306,7 @@ def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[
         model = build_skeleton(groups, dtype=dtype)
     else:
         name = str(dtype).removeprefix("torch.")
-        choices: dict[str, Any] = {kind: groups[kind] for kind in ("sampler", "template", "video_reader")}
+        choices: dict[str, Any] = {kind: groups[kind] for kind in CHANGEABLE if kind in groups}
         loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
         model, groups = loaded.model, loaded.groups
     base(model.llm).is_quantized = settings["quantized"]  # as transformers sets it on a quantized LLM

@@ -60,6 +60,7 @@ def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtyp
             features=vision_tower.features,
             llm_dim=width,
             text_decoder=groups.get("text_decoder"),
+            reducer=groups.get("reducer"),
         )
     return VideoLLM(llm, vision_tower, connector.to(dtype))
 

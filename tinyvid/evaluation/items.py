@@ -82,6 +82,7 @@ class Outcome:
         duration: Duration of the first clip in seconds; ``None`` without a video.
         num_frames: Number of frames that the model saw.
         shown: Times of these frames in seconds of the file, for items with key frames.
+        kept: Share of the video places that tokens filled; ``None`` without a reducer.
         reason: Why the item was not answered.
     """
 
@@ -99,6 +100,7 @@ class Outcome:
     duration: float | None = None
     num_frames: int = 0
     shown: Sequence[float] = ()
+    kept: float | None = None
     reason: str = ""
 
 

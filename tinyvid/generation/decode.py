@@ -4,6 +4,7 @@ The token loop is transformers' ``generate``, which also manages the key-value c
 chooses a token and leaves it as the only candidate, so that greedy and sampled generation share all other code.
 """
 
+import logging
 import math
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +21,8 @@ from tinyvid.models.video_llm import VideoLLM
 from tinyvid.processing.batch import Batch
 from tinyvid.processing.processor import Processor
 from tinyvid.types import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,9 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
         options["tokenizer"] = processor.tokenizer
     options["logits_processor"] = [_refuse_nan, *([_sampler(batch, decoding)] if decoding.temperature else [])]
     embeddings, batch = model.fill(batch, padding_side="left")  # (B, L, D)
+    if model.kept is not None:
+        shares = ", ".join(f"{share:.1%}" for share in model.kept)
+        logger.info("The reducer kept %s of the video tokens.", shares)
     if batch.positions is not None:  # otherwise, transformers counts them itself
         options["position_ids"] = batch.positions
     return model.llm.generate(

@@ -32,6 +32,9 @@ class VideoLLM(nn.Module):
         vision_tower: Implements ``protocols.VisionTower``.
         connector: Implements ``protocols.Connector``.
         tower_chunk: Frames per forward pass of the vision tower; limits memory and does not change the result.
+
+    Attributes:
+        kept: Share of the video places of each sample of the last batch that tokens filled; ``None`` without a reducer.
     """
 
     def __init__(self, llm: Any, vision_tower: VisionTower, connector: Connector, *, tower_chunk: int = 32) -> None:
@@ -40,6 +43,7 @@ class VideoLLM(nn.Module):
         self.vision_tower = vision_tower
         self.connector = connector
         self.tower_chunk = tower_chunk
+        self.kept: tuple[float, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +113,7 @@ class VideoLLM(nn.Module):
         Raises:
             DataError: The number of video tokens differs from the number of places in the sequence.
         """
+        self.kept = None
         if not batch.slots:
             return self.llm.get_input_embeddings()(batch.input_ids), batch
         tokens, filled = self.slot_tokens(batch)  # (sum of K, D), (sum of places,)
@@ -118,8 +123,11 @@ class VideoLLM(nn.Module):
                 f"samples {list(batch.ids)}: the connector returned {len(filled)} video tokens for {places} places; "
                 "make the connector's budget agree with its output"
             )
+        before = batch.video_mask.sum(-1)  # (B,)
         kept = self.connector.tokens.kept_positions
         batch = without_empty(batch, filled, padding_side=padding_side, keep_positions=kept)
+        if self.connector.reducer is not None:
+            self.kept = tuple((batch.video_mask.sum(-1) / before.clamp(min=1)).tolist())
         embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
         mask = batch.video_mask.unsqueeze(-1)  # (B, L, 1)
         return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype)), batch
@@ -139,12 +147,17 @@ class VideoLLM(nn.Module):
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batch.slots]
         for video, pieces in enumerate(self.pieces(batch)):
             shown = [number for number, slot in enumerate(batch.slots) if slot.video == video]
+            times = torch.tensor(batch.videos[video].times, device=self.device)  # (T,)
+            states: dict[Slot | int | None, Any] = {}  # of the reducer
             for features in pieces:  # (T, P, Dv), or pieces along T
                 made: dict[Slot | int | None, tuple[Tensor, Tensor]] = {}  # slots with the same question share tokens
+                now, times = times[: len(features)], times[len(features) :]
                 for number in shown:
                     slot = batch.slots[number]
                     key = slot if reads else slot.per_frame
-                    if key not in made:
+                    if key not in made and self.connector.reducer is not None:
+                        made[key], states[key] = self._reduce(features, states.get(key), now, asked[number])
+                    elif key not in made:
                         made[key] = self._connect(features, asked[number], slot.per_frame)
                     parts[number].append(made[key])
         tokens, filled = zip(*[piece for slot_parts in parts for piece in slot_parts], strict=True)
@@ -156,9 +169,17 @@ class VideoLLM(nn.Module):
         if not isinstance(made, VideoTokens):
             return made, torch.ones(len(made), dtype=torch.bool)
         budget = self.connector.tokens.budget if per_frame is None else TokenBudget(per_frame=per_frame)
-        filled = torch.zeros(budget(len(features)), dtype=torch.bool)
-        filled[made.place.cpu()] = True
-        return made.x, filled
+        return made.x, _filled(made, budget(len(features)))
+
+    def _reduce(
+        self, features: Tensor, state: Any, times: Tensor, question: Question | None
+    ) -> tuple[tuple[Tensor, Tensor], Any]:
+        """Return the video tokens (K, D) and filled places of a clip, or its next piece, and the reducer's state."""
+        reducer = self.connector.reducer
+        assert reducer is not None  # checked by the caller
+        reduced, state = reducer(features, state, times=times if reducer.reads_times else None, question=question)
+        tokens, _ = self._connect(reduced.x.unsqueeze(1), None, None)  # (K, 1, Dv) -> (K, D)
+        return (tokens, _filled(reduced, reducer.budget(len(features)))), state
 
     def question(self, slot: Slot) -> Question:
         """Return the question of a slot for the connector. Its embeddings are computed without gradients."""
@@ -240,6 +261,13 @@ class VideoLLM(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
         return self
+
+
+def _filled(tokens: VideoTokens, num_places: int) -> Tensor:
+    """Return a mask on the CPU of the places that tokens fill, bool (places,)."""
+    filled = torch.zeros(num_places, dtype=torch.bool)
+    filled[tokens.place.cpu()] = True
+    return filled
 
 
 def _block_mask(attention_mask: Tensor, blocks: Tensor) -> Tensor:

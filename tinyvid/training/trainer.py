@@ -70,6 +70,7 @@ class VideoTrainer(SavingTrainer):
         self.objective = train.objective
         self.benchmark = benchmark
         self.interrupts = Interrupts()
+        self._kept: list[float] = []  # shares of video tokens since the last log
         best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
         super().__init__(
             model=loaded.model,
@@ -156,6 +157,7 @@ class VideoTrainer(SavingTrainer):
         """
         batch = self._ready(inputs["batch"])
         output = self.objective(model, batch)
+        self._kept += self.loaded.model.kept or ()
         if not torch.isfinite(output.loss):
             raise DataError(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}, on the samples "
@@ -181,6 +183,13 @@ class VideoTrainer(SavingTrainer):
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log metrics of a step, with the mean share of video tokens that a reducer kept."""
+        if "loss" in logs and self._kept:
+            logs["kept"] = sum(self._kept) / len(self._kept)
+            self._kept.clear()
+        super().log(logs, start_time)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ class QueryPool(nn.Module):
     """
 
     text_decoder = None  # this connector does not read the question
+    reducer = None  # and does not take a reducer
     attention = None  # so it has no attention map of the question
 
     def __init__(self, *, features: FeatureSpec, llm_dim: int, num_queries: PositiveInt = 4) -> None:

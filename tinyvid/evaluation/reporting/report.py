@@ -143,6 +143,7 @@ def summarize(
             for name, value in {**timed_averages(items, outcomes), **benchmark.summary(outcomes)}.items()
         },
         "points": dict(mean_points(outcomes)),
+        "kept": _mean([outcome.kept for outcome in outcomes if outcome.kept is not None]),
         "groups": groups,
         "confusion": _confusion(labels, outcomes) if labels else None,
         "unparsed": [outcome.id for outcome in outcomes if outcome.status == "unparsed"],
@@ -154,6 +155,10 @@ def summarize(
         "config_hash": _config_hash(settings),
         "versions": _versions(),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _accuracy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -249,6 +254,8 @@ def as_text(data: Mapping[str, Any]) -> str:
     for key, text in (("chance", "guessing among the options"), ("majority", "always the most common answer")):
         if data[key] is not None:
             lines.append(f"| {text} | {_percent(data[key])} | | |")
+    if data.get("kept") is not None:
+        lines += ["", f"The reducer kept {_percent(data['kept'])} of the video tokens of an item on average."]
     for title, values in (("Averages of the benchmark", data["official"]), ("Marks", data["points"])):
         if values:
             lines += ["", f"## {title}", "", "| average | value |", "|---|---|"]

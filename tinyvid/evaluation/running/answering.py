@@ -32,11 +32,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's answer to an item: a reply, or the log-probabilities of the options."""
+    """The model's answer to an item: a reply, or the log-probabilities of the options.
+
+    Attributes:
+        kept: Share of the video places that tokens filled; ``None`` without a reducer.
+    """
 
     index: int
     reply: str | None = None
     likelihoods: Mapping[str, float] = field(default_factory=dict)
+    kept: float | None = None
 
 
 class Answerer:
@@ -100,8 +105,9 @@ class Answerer:
     def _replies(self, asked: Sequence[Asked], videos: Sequence[Videos]) -> Iterator[Answer]:
         batch = self._batch([question.examples[0] for question, _ in asked], [n for _, n in asked], videos, side="left")
         texts = replies(self.model, self.processor, batch, self.decoding)
-        for (question, _), reply in zip(asked, texts, strict=True):
-            yield Answer(question.index, reply)
+        shares = self.model.kept or [None] * len(texts)
+        for (question, _), reply, kept in zip(asked, texts, shares, strict=True):
+            yield Answer(question.index, reply, kept=kept)
 
     def _compare(self, asked: Sequence[Asked], videos: Sequence[Videos]) -> Iterator[Answer]:
         """Yield the mean log-probability per token of each option.
@@ -117,20 +123,24 @@ class Answerer:
         for question, _ in asked:
             texts = _texts(question)
             if len({text[:-1] for text in texts}) == 1:
-                one = next(rows)  # (tokens, vocabulary)
+                one, kept = next(rows)  # (tokens, vocabulary)
                 before = _total(one[:-1], texts[0][:-1])
                 totals = [before + float(one[-1, text[-1]]) for text in texts]
             else:
-                totals = [_total(next(rows), text) for text in texts]
+                passed = [(*next(rows), text) for text in texts]
+                totals, kept = [_total(row, text) for row, _, text in passed], passed[0][1]
             means = [total / len(text) for total, text in zip(totals, texts, strict=True)]
-            yield Answer(question.index, likelihoods=dict(zip(question.options, means, strict=True)))
+            yield Answer(question.index, likelihoods=dict(zip(question.options, means, strict=True)), kept=kept)
 
     @torch.inference_mode()
-    def _log_probs(self, passes: Sequence[tuple[Example, Span, int]], videos: Sequence[Videos]) -> Iterator[Tensor]:
-        """Yield the log-probabilities (tokens, vocabulary) at the span of each example."""
+    def _log_probs(
+        self, passes: Sequence[tuple[Example, Span, int]], videos: Sequence[Videos]
+    ) -> Iterator[tuple[Tensor, float | None]]:
+        """Yield the log-probabilities (tokens, vocabulary) at the span of each example, and its filled share."""
         examples = [_learning(example, span) for example, span, _ in passes]
         batch = self._batch(examples, [number for _, _, number in passes], videos, side="right")
-        yield from log_probs(self.model, batch)
+        rows = log_probs(self.model, batch)
+        yield from zip(rows, self.model.kept or [None] * len(rows), strict=True)
 
     def _batch(
         self, examples: Sequence[Example], numbers: Sequence[int], videos: Sequence[Videos], *, side: str
@@ -221,5 +231,6 @@ def outcome_of(item: Item, answer: Answer, group: VideoGroup, moments: Moments) 
         duration=group.duration,
         num_frames=group.num_frames,
         shown=video.times if key_frames and video is not None else (),
+        kept=answer.kept,
     )
     return rescore(item, asked)

@@ -44,6 +44,8 @@ class LlamaVid(nn.Module):
         ConfigError: The tower's grid does not support the pooling.
     """
 
+    reducer = None
+
     def __init__(  # noqa: PLR0913 - independent options
         self,
         *,

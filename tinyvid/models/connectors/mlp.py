@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import init_linear, projection
+from tinyvid.protocols import Reducer
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
 
@@ -17,23 +18,41 @@ class MLP(nn.Module):
     Source: Liu et al., LLaVA-1.5, arXiv:2310.03744 (``depth`` 2, no pooling).
 
     Args:
+        reducer: Reduces the patches of a clip first.
         depth: Linear layers, with GELU between them.
         pool: Side, in patches, of the squares that are averaged into one token; 1 for no pooling.
 
     Raises:
-        ConfigError: The tower's grid cannot be divided into such squares.
+        ConfigError: The tower's grid cannot be divided into such squares, or ``pool`` is combined with a reducer.
     """
 
     text_decoder = None
     attention = None
 
-    def __init__(self, *, features: FeatureSpec, llm_dim: int, depth: NumLayers = 2, pool: PositiveInt = 1) -> None:
+    def __init__(
+        self,
+        *,
+        features: FeatureSpec,
+        llm_dim: int,
+        reducer: Reducer | None = None,
+        depth: NumLayers = 2,
+        pool: PositiveInt = 1,
+    ) -> None:
         super().__init__()
         if pool > 1:
-            _check_pool(features, pool)
+            _check_pool(features, pool, reducer)
         self.grid = features.grid
         self.pool = pool
-        self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
+        self.reducer = reducer
+        if reducer is None:
+            self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
+        else:
+            self.tokens = TokenSpec(
+                reducer.budget,
+                reads_question=reducer.reads_question,
+                in_pieces=reducer.causal,
+                kept_positions=reducer.positions == "kept",
+            )
         self.layers = projection(features.dim, llm_dim, depth)
         self.apply(init_linear)
 
@@ -43,14 +62,22 @@ class MLP(nn.Module):
         return self.get_parameter("layers.0.weight").dtype
 
     def forward(self, features: Tensor, question: Question | None = None, *, per_frame: int | None = None) -> Tensor:
-        """Map the features (T, P, Dv) of one clip to tokens (T * P / pool^2, D), frame by frame, row by row."""
+        """Map the features (T, P, Dv) of one clip to tokens (T * P / pool^2, D), frame by frame, row by row.
+
+        With a reducer, the features are its output, (K, 1, Dv).
+        """
         if self.pool > 1 and self.grid is not None:
             maps = features.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
             features = F.avg_pool2d(maps, self.pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)
         return self.layers(features.flatten(0, 1))
 
 
-def _check_pool(features: FeatureSpec, pool: int) -> None:
+def _check_pool(features: FeatureSpec, pool: int, reducer: Reducer | None) -> None:
+    if reducer is not None:
+        raise ConfigError(
+            f"connector 'mlp': connector.pool={pool} averages patches after the reducer, which leaves no full frames; "
+            "use connector.pool=1, and reducer.pool or reducer=views to average patches"
+        )
     if features.grid is None:
         raise ConfigError(
             f"connector 'mlp': connector.pool={pool} needs a rectangle of patches, but the {features.num_patches} "

@@ -33,6 +33,7 @@ class _Resampler(nn.Module):
     """Base of the resamplers: latents that attend to patches projected to the LLM's width, and positions."""
 
     text_decoder = None
+    reducer = None
     attention = None
 
     def __init__(
