@@ -4,29 +4,37 @@ An installed tinyvid contains this package as ``tinyvid.eval``, so its modules u
 """
 
 from . import (
+    activitynet_captions,
     animal_kingdom,
+    charades_sta,
     custom,
     longvideobench,
     mlvu,
     mmvu,
     mvbench,
+    qvhighlights,
     shapes,
     ucf_crime,
     videobench,
     videomme,
     videoqa,
+    youcook2,
 )
 
 __all__ = [
+    "activitynet_captions",
     "animal_kingdom",
+    "charades_sta",
     "custom",
     "longvideobench",
     "mlvu",
     "mmvu",
     "mvbench",
+    "qvhighlights",
     "shapes",
     "ucf_crime",
     "videobench",
     "videomme",
     "videoqa",
+    "youcook2",
 ]

@@ -1,15 +1,15 @@
-"""Convert the data sets of LLaMA-VID's reproduction study to rows: ``python recipes/convert.py ucf_crime --help``.
+"""Convert published data sets to rows: ``python recipes/convert.py ucf_crime --help``.
 
-Each converter reads the files that the authors publish and writes JSON lines for ``data=jsonl``. Videos are opened only
-for ``--max-seconds``. Ids depend on names and texts, never on file order. Rows are left out only if an option says so;
-the summary counts them.
+``ucf_crime`` and ``animal_kingdom`` are the data sets of LLaMA-VID's reproduction study. ``cotasks`` and ``traces``
+read any data set with timed sentences, and write dialogs, or replies that cite frames. Each converter reads the files
+that the authors publish and writes JSON lines for ``data=jsonl``. Videos are opened only for ``--max-seconds``. Ids
+depend on names and texts, never on file order. Rows are left out only if an option says so; the summary counts them.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyvid.command_line import readable_errors
-from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments
+from tinyvid.data.animal_rows import choices, descriptions, groundings, shuffled, turns
+from tinyvid.data.cotasks import ROUTES, dialog
+from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments, refuse
+from tinyvid.data.timed_sentences import READERS
+from tinyvid.data.traces import ARMS, KINDS, traces
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.registry import VIDEO_READERS
 from tinyvid.types import Video
@@ -32,12 +36,6 @@ FOURTEEN = (*CRIMES[:-1], *NOT_ASKED, NORMAL)
 
 CRIME = "The video is from a surveillance camera. Which one of these categories describes what happens in it?"
 CRIME_LABEL = "{question} Answer with the category only: {categories}."
-DESCRIBE = (
-    "What does each animal in the video do? Describe every action in a sentence of its own, and none twice. "
-    "There may be a single animal."
-)
-GROUND = 'When does this happen in the video: "{sentence}"? Give start and end in seconds.'
-WHICH = "Which of these does the clip show?"
 
 
 # --- UCF-Crime --------------------------------------------------------------------------------------------------
@@ -95,58 +93,71 @@ def animal_kingdom(args: argparse.Namespace, report: Counter[str]) -> Iterator[R
     for moment in moments:
         if moment.code in files:
             by_code.setdefault(moment.code, []).append(moment)
-    make = {"description": descriptions, "grounding": groundings, "choice": choices}[args.task]
-    for row in make(by_code, args):
+    rows = {
+        "description": lambda: descriptions(by_code, keep_repeats=args.keep_repeats),
+        "grounding": lambda: groundings(by_code),
+        "choice": lambda: choices(by_code, num_options=args.options, seed=args.seed),
+    }
+    for row in rows[args.task]():
         code = row.pop("code")
         row["video"] = files[code].relative_to(args.videos).as_posix()
         yield row | {"source": "animal_kingdom"}
 
 
-def descriptions(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield one row per video; the reply joins its sentences in file order."""
-    for code, moments in sorted(by_code.items()):
-        sentences = [moment.sentence for moment in moments]
-        text = " ".join(sentences if args.keep_repeats else dict.fromkeys(sentences))
-        yield {"id": f"animal_kingdom:{code}", "code": code, "conversations": turns(DESCRIBE, text)}
+# --- timed sentences --------------------------------------------------------------------------------------------
 
 
-def groundings(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield one row per video and sentence that asks when it happens; the reply lists every time span."""
-    for code, moments in sorted(by_code.items()):
-        for sentence in dict.fromkeys(moment.sentence for moment in moments):
-            spans = sorted([m.start, m.end] for m in moments if m.sentence == sentence)
-            answer = ", ".join(f"{start:.1f} - {end:.1f} s" for start, end in spans)
-            question = GROUND.format(sentence=sentence)
-            yield {
-                "id": identity(code, sentence),
-                "code": code,
-                "spans": spans,
-                "conversations": turns(question, answer),
-            }
+def cotasks(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield a dialog about the events of each video, for each route."""
+    for code, (video, moments) in timed(args, report).items():
+        for route in args.route:
+            name = f"cotasks:{args.format}:{code}:{route}"
+            yield {"id": name, "video": video, "conversations": dialog(moments, route), "source": args.format}
 
 
-def choices(by_code: dict[str, list[Moment]], args: argparse.Namespace) -> Iterator[Row]:
-    """Yield one row per moment that asks what its clip shows; wrong options are sentences of other videos."""
-    known = sorted({moment.sentence for moments in by_code.values() for moment in moments})
-    for code, moments in sorted(by_code.items()):
-        own = {moment.sentence for moment in moments}
-        others = [sentence for sentence in known if sentence not in own]  # sentences of this video may be true as well
-        if len(others) < args.options - 1:
-            raise DataError(
-                f"{code}: {len(others)} sentences of other videos are too few for --options {args.options}; lower it"
-            )
-        for moment in dict.fromkeys(moments):
-            name = identity(code, moment.sentence, moment.start, moment.end)
-            drawn = random.Random(f"{args.seed}:{name}").sample(others, args.options - 1)
-            options = shuffled([moment.sentence, *drawn], args.seed, name)
-            yield {
-                "id": name,
-                "code": code,
-                "clip": [moment.start, moment.end],
-                "conversations": turns(WHICH),
-                "options": options,
-                "answer_index": options.index(moment.sentence),
-            }
+def traced(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield questions about the moments of each video, with replies that cite frames."""
+    for code, (video, moments) in timed(args, report).items():
+        found = traces(
+            moments,
+            kinds=args.kinds,
+            arm=args.arm,
+            seed=args.seed,
+            on_fault=on_fault(args, report, "sentences or pairs"),
+        )
+        for row in found:
+            report[f"rows of kind {row['kind']}"] += 1
+            digest = hashlib.sha256(row["conversations"][0]["value"].encode()).hexdigest()[:12]
+            yield {"id": f"traces:{args.format}:{code}:{digest}", "video": video, **row, "source": args.format}
+
+
+def timed(args: argparse.Namespace, report: Counter[str]) -> dict[str, tuple[str, list[Moment]]]:
+    """Return the path and the moments of each video, sorted by time."""
+    moments = READERS[args.format](Path(args.annotation), on_fault(args, report, "windows"))
+    files = list_videos(Path(args.videos))
+    by_code: dict[str, list[Moment]] = {}
+    for moment in sorted(moments, key=lambda moment: (moment.code, moment.start, moment.end)):
+        by_code.setdefault(moment.code, []).append(moment)
+    leave_out(sorted(by_code.keys() - files.keys()), "videos that are not in the folder", args.allow_missing, report)
+    return {
+        code: (files[code].relative_to(args.videos).as_posix(), found)
+        for code, found in by_code.items()
+        if code in files
+    }
+
+
+def on_fault(args: argparse.Namespace, report: Counter[str], what: str) -> Callable[[DataError], None]:
+    """Return what to do with a faulty entry: count it with ``--skip-faulty``, or raise its error."""
+
+    def count(_: DataError) -> None:
+        report[f"left out: faulty {what} (--skip-faulty)"] += 1
+
+    return count if args.skip_faulty else raise_with_advice
+
+
+def raise_with_advice(error: DataError) -> None:
+    """Raise an error that names the option that leaves faulty entries out."""
+    refuse(DataError(f"{error}. --skip-faulty leaves out and counts such entries"))
 
 
 # --- shared -----------------------------------------------------------------------------------------------------
@@ -176,25 +187,6 @@ def leave_out(names: Sequence[str], what: str, allowed: bool, report: Counter[st
         report[f"left out: {what}"] = len(names)
 
 
-def turns(question: str, answer: str | None = None) -> list[dict[str, str]]:
-    """Return a question and its answer, if any, as the turns of a row."""
-    asked = [{"from": "human", "value": question}]
-    return asked if answer is None else [*asked, {"from": "gpt", "value": answer}]
-
-
-def shuffled(options: Sequence[str], seed: int | None, name: str) -> list[str]:
-    """Return the options shuffled per row, or in their given order without a seed."""
-    order = list(options)
-    if seed is not None:
-        random.Random(f"{seed}:{name}:order").shuffle(order)
-    return order
-
-
-def identity(code: str, *parts: object) -> str:
-    """Return an id from a video and the question about it."""
-    return f"animal_kingdom:{code}:{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
-
-
 def short_enough(rows: Iterable[Row], args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
     """Yield the rows whose video lasts at most ``--max-seconds``; opens every file."""
     reader = VIDEO_READERS.build({"name": "auto"})
@@ -208,6 +200,8 @@ def short_enough(rows: Iterable[Row], args: argparse.Namespace, report: Counter[
 CONVERTERS: dict[str, Callable[[argparse.Namespace, Counter[str]], Iterator[Row]]] = {
     "ucf_crime": ucf_crime,
     "animal_kingdom": animal_kingdom,
+    "cotasks": cotasks,
+    "traces": traced,
 }
 
 
@@ -257,7 +251,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     animals.add_argument("--keep-repeats", action="store_true", help="keep repeated sentences, as in the study")
     animals.add_argument("--options", type=int, default=4, help="options per multiple-choice question (default: 4)")
     animals.add_argument("--seed", type=int, default=0, help="seed for wrong options and their order (default: 0)")
-    for command in (crime, animals):
+    tasks = commands.add_parser("cotasks", help="dialogs of tasks about timed sentences: count, times, captions")
+    tasks.add_argument("--route", nargs="+", choices=ROUTES, default=["time_first"], help="default: time_first")
+    cited = commands.add_parser("traces", help="questions about timed sentences, with replies that cite frames")
+    cited.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of questions (default: all)")
+    cited.add_argument("--arm", choices=ARMS, default="right", help="what replies contain before the answer")
+    cited.add_argument("--seed", type=int, default=0, help="seed for the order of options and --arm shuffled")
+    for command in (tasks, cited):
+        command.add_argument("--format", required=True, choices=sorted(READERS), help="format of the annotation")
+        command.add_argument("--annotation", required=True, help="annotation file, such as train.json")
+        command.add_argument(
+            "--skip-faulty", action="store_true", help="leave out windows that are not valid or overlap"
+        )
+    for command in (crime, animals, tasks, cited):
         command.add_argument("--videos", required=True, help="folder of videos; pass it to training as data.media_root")
         command.add_argument("--out", required=True, help="JSON lines file to write")
         command.add_argument("--allow-missing", action="store_true", help="leave out rows whose video is missing")

@@ -74,7 +74,9 @@ def assert_contract(benchmark) -> None:
     assert benchmark.name in BENCHMARKS.names()
     assert (CONF_DIR / "benchmark" / f"{benchmark.name}.yaml").is_file()
     assert "http" in benchmark.source
-    assert benchmark.prompt_style in ("official", "interleaved", "tinyllava_video", "lmms_eval")
+    assert benchmark.prompt_style in (
+        *("official", "interleaved", "tinyllava_video", "lmms_eval", "timelens", "timechat"),
+    )
     items = [fields(benchmark[index]) for index in range(len(benchmark))]
     assert len({item[0] for item in items}) == len(items) > 0
     assert all(item[0] == item[1] for item in items), "errors name the sample by the item's id"

@@ -40,8 +40,8 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 PATHS = (
     *("attention_map", "ckpt", "convert_to", "eval_path", "image", "judge_cache", "out", "questions", "run"),
     *("run_dir", "skip_listed", "video", "videos"),
-    *("benchmark.file", "benchmark.media_root", "benchmark.root", "cache.features", "cache.frames"),
-    *("data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
+    *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root"),
+    *("cache.features", "cache.frames", "data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )
 # Keys that take one folder, or several in brackets; each is literal text, in quotes if it contains a comma.

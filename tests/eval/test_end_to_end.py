@@ -11,6 +11,7 @@ from tests.eval.test_mvbench import row as bounded
 from tests.eval.test_videomme import ROWS, SRT, row as mme
 from tests.factories import tiny_assistant
 from tests.runs import ROOT
+from tests.timed_files import HIGHLIGHTS, write_activitynet, write_charades, write_highlights, write_youcook2
 from tinyvid import BENCHMARKS, ConfigError, DataError, EvaluationOptions, evaluate
 from tinyvid.config import CONF_DIR
 from tinyvid.text.frame_text import FrameText
@@ -107,6 +108,35 @@ def test_longvideobench_with_subtitles_between_frames(assistant, models, tmp_pat
     framewise.processor.template.frame = FrameText("{video}")
     with pytest.raises(ConfigError, match=r"template.frame='\{video\}' omits them; add \{subtitle\}"):
         run(framewise, benchmark, tmp_path / "without")
+
+
+TIMED = {
+    "charades_sta": (write_charades, {"3MSZA": "Charades_v1_480", "AMT7R": "videos"}, {}, "mIoU"),
+    "activitynet_captions": (write_activitynet, {"v_one": "videos", "v_two": "videos"}, {"task": "captions"}, "F1"),
+    "qvhighlights": (write_highlights, dict.fromkeys((row["vid"] for row in HIGHLIGHTS), "videos"), {}, "mAP"),
+    "youcook2": (write_youcook2, {"xHr8X2Wpmno": "raw_videos/validation/226"}, {}, "F1"),
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_benchmarks_that_ask_for_times(assistant, tmp_path, name):
+    write, videos, options, average = TIMED[name]
+    write(tmp_path)
+    for code, folder in list(videos.items())[:2]:
+        video(tmp_path / folder / f"{code}.mp4")
+    report, rows = run(assistant, build(name, tmp_path, **options), tmp_path / "run", missing="count")
+    assert {row["status"] for row in rows.values()} <= {"answered", "unparsed"}
+    assert average in report.text()
+    assert all(row["value"] is not None for row in rows.values())
+
+
+def test_charades_from_captions_shows_no_video(assistant, tmp_path):
+    write_charades(tmp_path)
+    rows = [{"video": f"{code}.mp4", "captions": ["a man", "a dog"]} for code in ("3MSZA", "AMT7R")]
+    write_text(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    _, rows = run(assistant, build("charades_sta", tmp_path, prompt_style="captions"), tmp_path / "run")
+    assert {row["status"] for row in rows.values()} <= {"answered", "unparsed"}
+    assert {(row["duration"], row["num_frames"]) for row in rows.values()} == {(None, 0)}
 
 
 def test_every_benchmark_is_on_the_menu():

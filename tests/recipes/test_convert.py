@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmark_files import write_json
 from tests.clips import write_clip
+from tests.timed_files import (
+    HIGHLIGHTS,
+    RECIPES,
+    VAL_1,
+    write_activitynet,
+    write_charades,
+    write_highlights,
+    write_youcook2,
+)
 from tinyvid import ConfigError, DataError
 from tinyvid.data.datasets import RowDataset
 
@@ -211,6 +221,78 @@ def test_codes_without_a_video_raise_or_are_counted(animals):
     report, rows, _ = animal(animals, "--allow-missing")
     assert len(rows) == 2
     assert report["left out: videos that are not in the folder"] == 1
+
+
+# --- timed sentences --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    place(tmp_path / "videos", ["v_one.mp4", "more/v_two.webm"])
+    write_activitynet(tmp_path)
+    return tmp_path
+
+
+def timed(folder, program, *arguments, file="val_1.json", **kwargs):
+    return run(folder, program, "--format", "activitynet", "--annotation", str(folder / file), *arguments, **kwargs)
+
+
+def test_cotasks_are_dialogs_about_all_events(captioned):
+    report, rows, samples = timed(captioned, "cotasks", "--route", "time_first", "direct")
+    assert [row["id"] for row in rows][:2] == [
+        "cotasks:activitynet:v_one:time_first",
+        "cotasks:activitynet:v_one:direct",
+    ]
+    assert [row["video"] for row in rows] == ["v_one.mp4"] * 2 + ["more/v_two.webm"] * 2
+    assert report["rows"] == 4
+    assert [len(sample.messages) for sample in samples] == [6, 2] * 2
+    assert (
+        samples[0].messages[-1].text
+        == samples[1].messages[-1].text
+        == ("<time:0> to <time:8> A man lights the stove.\n<time:6> to <time:20.01> He cooks two eggs.")
+    )
+
+
+def test_traces_cite_the_middles_of_windows(captioned):
+    with pytest.raises(DataError, match=r"'v_one', event 2: the window .* --skip-faulty leaves out and counts such"):
+        timed(captioned, "traces")
+    assert not list(captioned.glob("rows.jsonl*"))
+    report, rows, samples = timed(captioned, "traces", "--skip-faulty")
+    assert report == {"rows of kind when": 3, "rows": 3, "left out: faulty sentences or pairs (--skip-faulty)": 1}
+    assert len({row["id"] for row in rows}) == 3
+    assert samples[0].messages[1].text == "In <frame:4> a man lights the stove. Answer: From <time:0> to <time:8>."
+    assert samples[0].meta["key_frames"] == [4.0]
+    _, rows, _ = timed(captioned, "traces", "--kinds", "when", "--arm", "none", name="none.jsonl")
+    assert rows[0]["conversations"][1]["value"] == "From <time:0> to <time:8>."
+
+
+def test_faulty_windows_are_left_out_only_on_request(captioned):
+    write_json(captioned / "val_1.json", {"v_one": VAL_1["v_one"] | {"timestamps": [[0, 0], [6, 20]]}})
+    with pytest.raises(DataError, match=r"val_1.json: 'v_one', event 1: the window \[0, 0\] .* --skip-faulty leaves"):
+        timed(captioned, "cotasks")
+    report, rows, _ = timed(captioned, "cotasks", "--skip-faulty")
+    assert report == {"left out: faulty windows (--skip-faulty)": 1, "rows": 1}
+    assert rows[0]["conversations"][1]["value"] == "1 event."
+
+
+def test_videos_without_a_file_are_left_out_only_on_request(captioned):
+    (captioned / "videos" / "v_one.mp4").unlink()
+    with pytest.raises(DataError, match="1 videos that are not in the folder: v_one; --allow-missing"):
+        timed(captioned, "traces")
+    assert timed(captioned, "traces", "--allow-missing")[0]["rows"] == 1
+
+
+@pytest.mark.parametrize("form", ["animal_kingdom", "charades_sta", "qvhighlights", "youcook2"])
+def test_every_format_of_timed_sentences(tmp_path, form):
+    write_charades(tmp_path), write_youcook2(tmp_path), write_highlights(tmp_path)
+    files = {"qvhighlights": "highlight_val_release.jsonl", "youcook2": "youcookii_annotations_trainval.json"}
+    codes = {"qvhighlights": [row["vid"] for row in HIGHLIGHTS], "youcook2": RECIPES["database"]}
+    place(tmp_path / "videos", [f"{code}.mp4" for code in codes.get(form, ["3MSZA", "AMT7R"])])
+    annotation = tmp_path / files.get(form, "charades_sta_test.txt")
+    arguments = ["--format", form, "--annotation", str(annotation), "--kinds", "when"]
+    report, rows, _ = run(tmp_path, "traces", *arguments)
+    assert report["rows"] == len(rows) == {"youcook2": 3, "qvhighlights": 2}.get(form, 3)
+    assert all(row["key_frames"] for row in rows)
 
 
 def test_nothing_is_overwritten(animals):

@@ -1,11 +1,12 @@
 """File formats of published data sets that are used for both training rows and benchmarks.
 
-In UCF-Crime (arXiv:1801.04264), the file name of a video begins with its class. Animal Kingdom (arXiv:2204.08129) has a
-text file with one grounded sentence per line.
+In UCF-Crime (arXiv:1801.04264), the file name of a video begins with its class. Animal Kingdom (arXiv:2204.08129) and
+Charades-STA (arXiv:1705.02101) have a text file with one grounded sentence per line.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinyvid.errors import DataError, suggest
@@ -49,18 +50,42 @@ def crime_of(name: str, *, where: object) -> str:
     return label
 
 
+OnFault = Callable[[DataError], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A sentence about the video ``code`` from ``start`` to ``end``, in seconds."""
+    """A sentence about the video ``code`` from ``start`` to ``end``, in seconds.
+
+    Attributes:
+        code: Name of the video.
+        start: Start of the window.
+        end: End of the window.
+        sentence: What happens in it.
+        duration: Duration of the video; ``None`` if the file does not give it.
+        where: Location in the file, for messages.
+    """
 
     code: str
     start: float
     end: float
     sentence: str
+    duration: float | None = None
+    where: str = field(default="", compare=False)
 
 
-def read_moments(path: Path) -> list[Moment]:
-    """Read an Animal Kingdom grounding file, with lines of the form ``CODE start end##sentence``.
+def refuse(error: DataError) -> None:
+    """Raise the error of a faulty window."""
+    raise error
+
+
+def read_moments(path: Path, on_fault: OnFault = refuse) -> list[Moment]:
+    """Read a grounding file of Animal Kingdom or Charades-STA, with lines of the form ``CODE start end##sentence``.
+
+    Args:
+        path: The text file.
+        on_fault: Called with the error of each window that ends before it starts, which is then left out; raises it
+            by default.
 
     Raises:
         DataError: The file does not exist, or a line is malformed or ends before it starts.
@@ -76,8 +101,9 @@ def read_moments(path: Path) -> list[Moment]:
         found = _MOMENT.fullmatch(line.strip())
         if found is None:
             raise DataError(f"{path}:{number}: expected 'CODE start end##sentence', found {line!r:.80}")
-        moment = Moment(found[1], float(found[2]), float(found[3]), found[4])
+        moment = Moment(found[1], float(found[2]), float(found[3]), found[4], where=f"{path}:{number}")
         if moment.end <= moment.start:
-            raise DataError(f"{path}:{number}: end={moment.end:g} s must come after start={moment.start:g} s")
-        moments.append(moment)
+            on_fault(DataError(f"{moment.where}: end={moment.end:g} s must come after start={moment.start:g} s"))
+        else:
+            moments.append(moment)
     return moments

@@ -1,0 +1,46 @@
+"""What benchmarks that ask for times share: moments by video, answers, averages and a submission format."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from tinyvid import Item, Outcome
+from tinyvid.data.formats import Moment
+from tinyvid.evaluation.scoring.captions import read_events, write_events
+from tinyvid.evaluation.scoring.timed import timed_averages
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+
+def by_video(moments: Iterable[Moment]) -> dict[str, list[Moment]]:
+    """Return the moments of each video, sorted by time; videos are in the order of the file."""
+    found: dict[str, list[Moment]] = {}
+    for moment in moments:
+        found.setdefault(moment.code, []).append(moment)
+    return {code: sorted(several, key=lambda moment: (moment.start, moment.end)) for code, several in found.items()}
+
+
+def events_of(moments: Sequence[Moment]) -> str:
+    """Return moments as the answer of an item with the rule ``events``."""
+    return write_events([(moment.start, moment.end, moment.sentence) for moment in moments])
+
+
+def averages(items: Sequence[Item], outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the published averages of the outcomes of a run, which may have asked only some of the items."""
+    asked = {item.id: item for item in items}
+    return timed_averages([asked[outcome.id] for outcome in outcomes], outcomes)
+
+
+def caption_submission(outcomes: Sequence[Outcome]) -> str:
+    """Return dense captions in the format of the ActivityNet Captions challenge, by the ids of their items.
+
+    A video whose reply could not be parsed has an empty list of events.
+    """
+    results: Mapping[str, list[dict[str, object]]] = {
+        outcome.id: [
+            {"sentence": sentence, "timestamp": [start, end]}
+            for start, end, sentence in read_events(outcome.prediction or "")
+        ]
+        for outcome in outcomes
+    }
+    external = {"used": True, "details": "pretrained vision tower and language model"}
+    return json.dumps({"version": "VERSION 1.0", "results": results, "external_data": external}, indent=1)
