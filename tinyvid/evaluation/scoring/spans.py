@@ -108,7 +108,8 @@ def _found(text: str) -> Iterator[tuple[re.Match[str], list[Time], int]]:
     The kinds are 0 for markers, 1 for spans that state that they are spans, and 2 for bare pairs of numbers.
     """
     for match in _SPAN.finditer(text):
-        if _FRAMES.search(match[0]) or _BEFORE.search(text[max(0, match.start() - 10) : match.start()]):
+        before = text[max(0, match.start() - 10) : match.start()]
+        if "<" not in match[0] and (_FRAMES.search(match[0]) or _BEFORE.search(before)):
             continue
         groups = match.groups()
         times = [groups[first : first + _PARTS] for first in range(0, len(groups), _PARTS)]
