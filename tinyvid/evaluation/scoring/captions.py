@@ -11,15 +11,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-
-import numpy as np
 
 from tinyvid.errors import DataError
 from tinyvid.evaluation.scoring.spans import F1_THRESHOLDS, found_spans, iou_matrix, without_markup, write_spans
 
 Event = tuple[float, float, str]
+Weighted = tuple[dict[tuple[str, ...], float], list[float], int]
 SIZES = 4  # CIDEr-D uses sequences of one to four words
 SIGMA = 6.0  # CIDEr-D's tolerance of a difference in length
 
@@ -105,10 +104,12 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> l
         raise DataError(f"{len(candidates)} candidates need as many non-empty lists of references: {len(references)}")
     counted = [[_sequences(words_of(text)) for text in texts] for texts in references]
     frequency = Counter(key for texts in counted for key in set().union(*texts))
+    idf = {key: math.log(len(candidates) / count) for key, count in frequency.items()}
+    unseen = math.log(max(1, len(candidates)))
     scores = []
     for candidate, texts in zip(candidates, counted, strict=True):
-        given = _sequences(words_of(candidate))
-        pairs = [_cider_d(given, text, frequency, len(candidates)) for text in texts]
+        given = _weighted(_sequences(words_of(candidate)), idf, unseen)
+        pairs = [_cider_d(given, _weighted(text, idf, unseen)) for text in texts]
         scores.append(10 * sum(pairs) / len(pairs))
     return scores
 
@@ -120,29 +121,23 @@ def _sequences(words: Sequence[str]) -> Counter[tuple[str, ...]]:
     )
 
 
-def _cider_d(
-    given: Counter[tuple[str, ...]],
-    right: Counter[tuple[str, ...]],
-    frequency: Counter[tuple[str, ...]],
-    num_documents: int,
-) -> float:
-    def weights(counts: Counter[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-        return {key: count * math.log(num_documents / max(1, frequency[key])) for key, count in counts.items()}
+def _weighted(counts: Counter[tuple[str, ...]], idf: Mapping[tuple[str, ...], float], unseen: float) -> Weighted:
+    """Return the weight of each sequence, the norm for each size, and the number of pairs of words."""
+    weights = {key: count * idf.get(key, unseen) for key, count in counts.items()}
+    squares = [0.0] * SIZES
+    for key, weight in weights.items():
+        squares[len(key) - 1] += weight * weight
+    return weights, [math.sqrt(square) for square in squares], sum(n for key, n in counts.items() if len(key) == 2)
 
-    first, second = weights(given), weights(right)
-    norms = np.zeros((2, SIZES))
-    products = np.zeros(SIZES)
-    for row, vector in enumerate((first, second)):
-        for key, weight in vector.items():
-            norms[row, len(key) - 1] += weight**2
-    for key, weight in second.items():
-        products[len(key) - 1] += min(first.get(key, 0.0), weight) * weight
-    norm = np.sqrt(norms[0] * norms[1])
-    cosines = np.divide(products, norm, out=np.zeros(SIZES), where=norm > 0)
-    difference = sum(n for key, n in given.items() if len(key) == 2) - sum(
-        n for key, n in right.items() if len(key) == 2
-    )
-    return float(cosines.mean()) * math.exp(-(difference**2) / (2 * SIGMA**2))
+
+def _cider_d(given: Weighted, right: Weighted) -> float:
+    products = [0.0] * SIZES
+    for key, weight in given[0].items():
+        if key in right[0]:
+            products[len(key) - 1] += min(weight, right[0][key]) * right[0][key]
+    norms = [first * second for first, second in zip(given[1], right[1], strict=True)]
+    cosines = [product / norm if norm else 0.0 for product, norm in zip(products, norms, strict=True)]
+    return sum(cosines) / SIZES * math.exp(-((given[2] - right[2]) ** 2) / (2 * SIGMA**2))
 
 
 def dense_cider_d(
@@ -220,7 +215,7 @@ def _best_match(predicted: Sequence[Event], gold: Sequence[Event], similarity: C
     for event, row in zip(predicted, ious, strict=True):
         after = [0.0]
         for column, right in enumerate(gold):
-            value = row[column] * similarity(event[2], right[2]) if row[column] else 0.0
+            value = float(row[column]) * similarity(event[2], right[2]) if row[column] else 0.0
             after.append(max(best[column] + value, best[column + 1], after[column]))
         best = after
     return best[-1]
