@@ -25,7 +25,7 @@ from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
 from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
-from tinyvid.errors import printable
+from tinyvid.errors import listed, printable
 from tinyvid.files import expanded
 from tinyvid.generation.decode import Decoding
 from tinyvid.interrupts import interruptible
@@ -37,7 +37,8 @@ ONLY_SHAPES = (
     "This is the default model. It only knows moving colored shapes (docs/shapes.md). "
     'Use another model: python eval.py ckpt=DIR video=FILE question="..."'
 )
-QUESTION = ("question", "questions", "video", "videos", "image", "attention_map", "out")  # keys of a question
+MEDIA = ("video", "videos", "image")
+QUESTION = ("question", "questions", *MEDIA, "attention_map", "evidence", "out")  # keys of a question
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")  # options of decoding
 OPTIONS = ("limit", "score", "missing", "batch_size", "workers", "judge_cache", "skip_listed")  # options of a benchmark
 ONLY_BENCHMARK = ("judge", "run_dir", "cache", *OPTIONS)
@@ -71,9 +72,12 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
     if config.ckpt == DEFAULT and not config.chat and all(config[key] is None for key in QUESTION):
         demonstrate(config, line, decoding)
         return
+    if line.text.get("ckpt") is None and config.ckpt == DEFAULT and all(config[key] is None for key in MEDIA):
+        config.video = str(DEFAULT_MODEL / "clip.mp4")
+        print(f"video= is not set, so the default model sees its own clip, {config.video}", file=sys.stderr)
     videos, questions = videos_of(config), questions_of(config)
     several = config.out is not None or len(videos) > 1 or len(questions) > 1
-    for key in ("stream", "chat", "attention_map"):
+    for key in ("stream", "chat", "attention_map", "evidence"):
         if several and config[key]:
             raise ConfigError(f"{key}= needs a single video and question, without out=; remove it")
     if several:
@@ -89,24 +93,45 @@ def ask_one(
     config: DictConfig, line: CommandLine, video: Video | None, questions: list[str], decoding: dict[str, Any]
 ) -> None:
     """Answer a single question, or hold a conversation."""
+    for key in ("attention_map", "evidence"):
+        if video is None and config[key] is not None:
+            raise ConfigError(f"{key}= needs video= or image=")
+    if config.evidence is not None and config.chat:
+        raise ConfigError("evidence= needs a single question; remove chat=")
+    if config.evidence is not None and not config.evidence.lower().endswith(".png"):
+        raise ConfigError(f"evidence={config.evidence!r} must end in .png")
     if video is not None:
         open_video(video, VIDEO_READERS.build(config.video_reader))  # fail before the slow loading of the model
-    elif config.attention_map is not None:
-        raise ConfigError("attention_map= needs video= or image=")
     assistant = load(config, line)
     if config.chat:
         chat(assistant, video, questions, decoding)
         return
     if config.attention_map is not None and video is not None:
         draw(assistant, video, config)
-    reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
+    text = reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
+    if config.evidence is not None:
+        show_evidence(assistant, Sample([Message("user", questions[0])], video=video), text, config)
+
+
+def show_evidence(assistant: Assistant, sample: Sample, text: str, config: DictConfig) -> None:
+    """Draw the frames that a reply cites."""
+    try:
+        found = assistant.evidence(sample, text, max_new_tokens=config.max_new_tokens)
+    except DataError as error:
+        raise DataError(f"evidence={config.evidence} was not written: {error}") from error
+    found.save(config.evidence)
+    drawn = listed((str(number + 1) for number in found.cited[: len(found.frames)]), 16)
+    missing = len(found.cited) - len(found.frames)
+    notes = f"; cited but not drawn: {missing}" if missing else ""
+    notes += f"; cited but not shown: {found.num_not_shown}" if found.num_not_shown else ""
+    print(f"Wrote {config.evidence}: frames {drawn} of {len(found.times)}{notes}", file=sys.stderr)
 
 
 def reply(
     assistant: Assistant, turns: list[Message], video: Video | None, decoding: dict[str, Any], *, stream: bool
 ) -> str:
-    """Print the reply to a conversation. Return it in the words of the model, which can differ in how times look."""
-    sample, words = Sample(messages=turns, video=video), ""
+    """Print the reply to a conversation, and return it; of a stream, in the words of the model, which may be steps."""
+    sample, text, words = Sample(messages=turns, video=video), "", ""
 
     def streamed() -> Iterator[str]:
         nonlocal words
@@ -114,8 +139,9 @@ def reply(
 
     for piece in streamed() if stream else assistant.answer([sample], **decoding):
         print(printable(piece), end="", flush=True)
+        text += piece
     print(flush=True)
-    return words
+    return words if stream else text
 
 
 def chat(assistant: Assistant, video: Video | None, questions: list[str], decoding: dict[str, Any]) -> None:
@@ -263,7 +289,7 @@ def draw(assistant: Assistant, video: Video, config: DictConfig) -> None:
 
 def videos_of(config: DictConfig) -> list[Video | None]:
     """Return the videos or the image of the command line, with bounds and frame rate; one ``None`` without a video."""
-    given = [key for key in ("video", "videos", "image") if config[key] is not None]
+    given = [key for key in MEDIA if config[key] is not None]
     if len(given) > 1:
         raise ConfigError(f"{given[0]}= and {given[1]}= are both set; remove one of them")
     bounds = {key: config[key] for key in ("start", "end", "fps")}

@@ -16,6 +16,7 @@ from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
 from tinyvid import Assistant, Message, Sample, compose
 from tinyvid.answers import AnswerFile
+from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.build import REGISTRIES
 from tinyvid.command_line import CommandLine
 from tinyvid.errors import printable
@@ -213,6 +214,9 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "questions=a.txt"), "question= and questions= are both set"),
         (("question=Q", f"ckpt={CKPT}", "out=a.jsonl", "stream=true"), "stream= needs a single video and question"),
         (("question=Q", f"ckpt={CKPT}", "out=a.txt"), "out='a.txt' must end in .jsonl or .csv"),
+        (("question=Q", f"ckpt={CKPT}", "evidence=a.png"), "evidence= needs video= or image="),
+        (("question=Q", f"video={CLIP}", "evidence=a.png", "chat=true"), "needs a single question; remove chat="),
+        (("question=Q", f"video={CLIP}", "evidence=a.jpg"), "evidence='a.jpg' must end in .png"),
         (("question=Q", f"ckpt={CKPT}", "on_error=skip"), "on_error= needs several videos or questions, or out="),
         (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
         (("question=\udcff", f"ckpt={CKPT}"), "message text contains invalid Unicode: '\\udcff' at character 0"),
@@ -280,6 +284,32 @@ def test_many_clips_and_questions_are_answered_once_each(kind, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         ask(script, monkeypatch, *arguments, "temperature=1.5")
     assert "contains answers with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_frames_that_a_reply_cites_are_drawn(tmp_path, monkeypatch, capsys):
+    script, target = load_script(), tmp_path / "what, it = [saw].png"
+    with pytest.raises(SystemExit) as end:
+        ask(script, monkeypatch, f"video={CLIP}", "question=What moves?", f"evidence={target}", "sampler.num_frames=4")
+    printed = capsys.readouterr()
+    assert (end.value.code, target.exists(), bool(printed.out.strip())) == (2, False, True)
+    assert f"DataError: evidence={target} was not written: the reply cites no frame and no time" in printed.err
+    assistant = Assistant.from_pretrained(CKPT, device="cpu", sampler={"num_frames": 4})
+    config = compose([f"evidence='{target}'"])
+    sample = Sample([Message("user", "Q?")], video=real_video("bikes.mp4"))
+    script.show_evidence(assistant, sample, "In Frame 2, Frame 4 and Frame 9.", config)
+    assert f"Wrote {target}: frames 2, 4 of 4; cited but not shown: 1" in capsys.readouterr().err
+    assert target.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_without_a_video_the_default_model_sees_its_own_clip(monkeypatch, capsys):
+    clip, question = DEFAULT_MODEL / "clip.mp4", (DEFAULT_MODEL / "question.txt").read_text().strip()
+    monkeypatch.setattr(sys, "argv", ["eval.py", f"question={question}", "device=cpu"])
+    load_script().main()
+    printed = capsys.readouterr()
+    assert printed.out.strip() == Assistant.from_pretrained(device="cpu").ask(clip, question)
+    assert f"video= is not set, so the default model sees its own clip, {clip}" in printed.err
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on
 from tinyvid.processing.batch import Batch, VideoInput
+from tinyvid.processing.evidence import Evidence, evidence
 from tinyvid.processing.processor import Processor
 from tinyvid.types import Message, Sample, Video, VideoSource
 
@@ -281,6 +282,18 @@ class Assistant:
         """
         sample = Sample([Message("user", question)], video=video, start=start, end=end)
         return attention_maps(self.model, self.processor, sample)
+
+    def evidence(self, sample: Sample, reply: str, *, max_new_tokens: int = 128) -> Evidence:
+        """Return the frames that a reply to a sample cites, and the times of all shown frames.
+
+        ``reply`` is what ``ask`` or ``answer`` returned for the sample, with the same ``max_new_tokens``.
+        ``Evidence.save`` draws the frames.
+
+        Raises:
+            DataError: The sample does not have exactly one video, or the reply cites no shown frame and no time.
+            VideoError: The video cannot be read.
+        """
+        return evidence(self.processor, sample, reply, reserve=max_new_tokens)
 
     def stream(
         self,

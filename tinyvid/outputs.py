@@ -24,9 +24,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: after a kill, it has its old or its new content."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # a file name may not be UTF-8
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: after a kill, it has its old or its new content."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file name may not be UTF-8
+        partial.write_bytes(content)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
