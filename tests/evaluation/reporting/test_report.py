@@ -54,6 +54,17 @@ def test_a_report_follows_from_the_rows(rule, tmp_path):
     assert {**again, "versions": 0} == {**data, "versions": 0}, "the rows and the annotation are enough"
 
 
+def test_a_benchmark_may_include_the_averages_of_its_rule():
+    class Whole(Made):
+        def summary(self, outcomes):
+            return {"mIoU": 12.0}
+
+    items = items_of("span", 1)
+    outcomes = [rescore(items[0], Outcome("0", "answered", None, reply="2 - 12 s"))]
+    assert summarize(Whole("made", 1), items, outcomes, {})["official"] == {"mIoU": 12.0}
+    assert list(summarize(Made("made", 1), items, outcomes, {})["official"]) == ["mIoU", "R@0.3", "R@0.5", "R@0.7"]
+
+
 @pytest.mark.slow
 def test_runs_with_values_between_0_and_1_are_compared_by_the_bootstrap(tmp_path):
     items = items_of("span", 40)
@@ -67,5 +78,6 @@ def test_runs_with_values_between_0_and_1_are_compared_by_the_bootstrap(tmp_path
     assert 0 < pair["low"] < pair["difference"] < pair["high"]
     assert pair["p"] < 0.05
     assert "| bootstrap |" in as_text(comparison)
+    assert "those of at least 0.5 count as right" in as_text(comparison)
     same = compare_runs(load_runs([folders[0], folders[0]], ["a", "b"]))["pairs"][0]
     assert (same["difference"], same["p"]) == (0, 1)

@@ -35,6 +35,7 @@ SOME = SPANS.filter(bool)
         "<time:2.4> - <time:9.0>, not from 1 to 5 seconds",  # markers take precedence
         "<frame:2.4> to <frame:9>",
         "A man walks into the frame.\n<time:2.4> to <time:9>",  # no number of a frame
+        "A man walks into the frame.\n2.4 - 9 s",
         '{"start_time": <time:2.4>, "end_time": <time:9>}',
         "from 2.4 to 9.0 seconds",
         "From 2.4 to 9.0 seconds, 2 to 3 men walk.",  # and words take precedence over bare pairs

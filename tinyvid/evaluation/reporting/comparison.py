@@ -36,6 +36,8 @@ def as_text(comparison: Mapping[str, Any]) -> str:
             numbers = " | ".join(_percent(spread[key]) for key in ("mean", "low", "high", "deviation"))
             lines.append(f"| {_name(name)} | {spread['n']} | {numbers} |")
     lines += ["", "## Pairs", "", "Pairs use the first of repeated runs. Intervals resample whole videos.", ""]
+    if any(pair["test"] == "bootstrap" for pair in comparison["pairs"]):
+        lines[-1:] = ["Some values are between 0 and 1: those of at least 0.5 count as right.", ""]
     lines += ["| first | second | only first right | only second right | difference | 95 % interval | p | test |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for pair in comparison["pairs"]:

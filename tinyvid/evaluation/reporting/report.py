@@ -23,7 +23,7 @@ from tinyvid.errors import CheckpointError, DataError
 from tinyvid.evaluation.items import NOT_ASKED, Benchmark, Item, Outcome, WritesFiles
 from tinyvid.evaluation.reporting.plots import draw_report
 from tinyvid.evaluation.scoring.averages import by_group, graded, interval, kinds_of, macro, mean_points
-from tinyvid.evaluation.scoring.timed import timed_averages
+from tinyvid.evaluation.scoring.timed import NAMES, timed_averages
 from tinyvid.files import expanded, read_json
 from tinyvid.outputs import write_text
 
@@ -138,10 +138,7 @@ def summarize(
         "chance": _chance(items),
         "majority": _majority(items, outcomes),
         "macro": {kind: _finite(macro(outcomes, kind)) for kind in kinds_of(outcomes)},
-        "official": {
-            name: _finite(value)
-            for name, value in {**timed_averages(items, outcomes), **benchmark.summary(outcomes)}.items()
-        },
+        "official": {name: _finite(value) for name, value in _official(benchmark, items, outcomes).items()},
         "points": dict(mean_points(outcomes)),
         "kept": _mean([outcome.kept for outcome in outcomes if outcome.kept is not None]),
         "groups": groups,
@@ -159,6 +156,13 @@ def summarize(
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _official(benchmark: Benchmark, items: Sequence[Item], outcomes: Sequence[Outcome]) -> Mapping[str, float]:
+    """Return the averages of the benchmark, and those of timed rules unless the benchmark includes them."""
+    summary = benchmark.summary(outcomes)
+    names = {NAMES[item.rule] for item in items if item.rule in NAMES}
+    return summary if names <= summary.keys() else {**timed_averages(items, outcomes), **summary}
 
 
 def _accuracy(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ _SPAN = re.compile(
 _PARTS = 6  # groups of a time: marker, hours, minutes and seconds of a clock, minutes and seconds with units
 _STATED_UNIT = re.compile(r"\d\s{0,2}[sm]", re.IGNORECASE)
 _FRAMES = re.compile(r"frames?\b(?!:\d)", re.IGNORECASE)
-_BEFORE = re.compile(r"frames?\W{0,3}$", re.IGNORECASE)
+_BEFORE = re.compile(r"frames?[ :#]{0,3}$", re.IGNORECASE)
 _MARKUP = re.compile(r"[*`$]")
 
 
