@@ -4,6 +4,8 @@ This file imports nothing heavy, because the process that distributes tests to t
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,14 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def keeps_one_thread() -> Iterator[None]:
+    """Fail a test that leaves more threads per operation, because programs that later tests fork would hang."""
+    yield
+    if torch := sys.modules.get("torch"):
+        assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="session")
