@@ -65,6 +65,7 @@ class RandomTower(nn.Module):
 
     image = ImageSpec(size=GRID * CELL, mean=(0.5,) * 3, std=(0.5,) * 3)
     features = FeatureSpec(dim=WIDTH, num_patches=(GRID * CELL // PATCH) ** 2, grid=(GRID * CELL // PATCH,) * 2)
+    embed = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -77,6 +77,7 @@ def test_an_option_file_lists_every_option_with_its_default(path):
     if path.stem == config["name"]:
         for name in options:
             default = parameters[name].default
+            default = [*default] if isinstance(default, tuple) else default
             assert config[name] == ("???" if default is inspect.Parameter.empty else default), name
 
 

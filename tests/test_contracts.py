@@ -33,7 +33,7 @@ CONTRACTS = {
     registry.BENCHMARKS: [Benchmark],
     registry.JUDGES: [Judge],
 }
-OPTIONAL = [ReadsTimes, WritesFiles]  # optional contracts of benchmarks
+OPTIONAL = [ReadsTimes, WritesFiles, protocols.UsesTower]  # optional contracts of benchmarks and reducers
 
 
 def entries():

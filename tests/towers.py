@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 
-def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True) -> Path:
+def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True, vocab_size: int = 32) -> Path:
     """Write SigLIP or its vision encoder, with 3 blocks, width 24, and 4 x 4 patches of 14 pixels."""
     from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
@@ -24,7 +24,7 @@ def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True)
         "intermediate_size": 24,
         "num_attention_heads": 2,
         "num_hidden_layers": 1,
-        "vocab_size": 32,
+        "vocab_size": vocab_size,
         "bos_token_id": 0,
         "eos_token_id": 1,
     }

@@ -15,7 +15,7 @@ from tinyvid.models.llms.loading import QUANTS, check_vocabulary, load_tokenizer
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on, load_strict, read_tensors
 from tinyvid.processing.processor import Processor
-from tinyvid.protocols import Connector, LanguageModel, VisionTower
+from tinyvid.protocols import Connector, LanguageModel, UsesTower, VisionTower
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
@@ -102,6 +102,8 @@ def load_parts(
         tensors=tensors,
         where=connector_weights,
     )
+    if isinstance(connector.reducer, UsesTower):
+        connector.reducer.attach(vision_tower, groups["vision_tower"])
     return llm, vision_tower.to(device), connector.to(device, torch_dtype)
 
 

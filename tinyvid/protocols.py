@@ -18,10 +18,10 @@ A part is chosen by name: ``connector: {name: group, num_queries: 512}`` in YAML
 these contracts; it fulfills one by having its members.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -130,6 +130,10 @@ class VisionTower(Protocol):
     features: FeatureSpec  # its output
 
     @property
+    def embed(self) -> Callable[[Tensor], Tensor] | None:
+        """What maps features (T, P, Dv) to embeddings (T, Dv) that are compared with those of texts, if anything."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype that pixels must have."""
 
@@ -197,6 +201,18 @@ class Reducer(Protocol):
 
         Returns:
             Tokens (K, Dv), with frames and places counted from the beginning of the piece, and the new state.
+        """
+
+
+@runtime_checkable
+class UsesTower(Protocol):
+    """A reducer that also needs the vision tower itself."""
+
+    def attach(self, tower: VisionTower, group: Mapping[str, Any]) -> None:
+        """Keep what it needs of a vision tower; ``group`` is the configuration of the tower.
+
+        Raises:
+            ConfigError: The tower lacks it.
         """
 
 

@@ -33,7 +33,7 @@ def test_the_beginning_of_a_long_question_is_cut_off_with_one_warning(tokenizer,
         assert tokenizer.convert_ids_to_tokens(read("a b c who moves ?")) == ["[CLS]", "who", "moves", "?", "[SEP]"]
         read("a b c d e f g")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "exceeds text_decoder.max_length=5 tokens. The text decoder does not read its first 3" in caplog.text
+    assert "exceeds the 5 tokens that the text decoder reads. The text decoder does not read its first 3" in caplog.text
 
 
 def test_a_question_that_fits_logs_nothing(tokenizer, caplog):

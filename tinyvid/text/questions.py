@@ -24,6 +24,7 @@ class QuestionReader:
         special_tokens: Whether to add the tokenizer's special tokens.
         choices: Whether to keep the choices of a multiple-choice question; see ``without_choices``.
         vocab_size: Vocabulary size of the text decoder; ``None`` if it reads the LLM's embeddings.
+        part: What reads the question, for messages.
 
     Raises:
         ConfigError: The tokenizer is larger than ``vocab_size``, or ``max_length`` leaves no room for a question.
@@ -37,6 +38,7 @@ class QuestionReader:
         special_tokens: bool,
         choices: bool = True,
         vocab_size: int | None = None,
+        part: str = "text decoder",
     ) -> None:
         if vocab_size is not None and len(tokenizer) > vocab_size:
             raise ConfigError(
@@ -46,6 +48,7 @@ class QuestionReader:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.choices = choices
+        self.part = part
         self._before, self._after = _frame(tokenizer) if special_tokens else ([], [])
         self._room = max_length - len(self._before) - len(self._after)
         if self._room < 1:
@@ -63,9 +66,11 @@ class QuestionReader:
     def _warn(self, num_lost: int) -> None:
         if not self._warned:
             logger.warning(
-                "A question exceeds text_decoder.max_length=%d tokens. The text decoder does not read its first %d "
-                "tokens, but the LLM reads the whole question. This warning is shown only once.",
+                "A question exceeds the %d tokens that the %s reads. The %s does not read its first %d tokens, but the "
+                "LLM reads the whole question. This warning is shown only once.",
                 self.max_length,
+                self.part,
+                self.part,
                 num_lost,
             )
         self._warned = True

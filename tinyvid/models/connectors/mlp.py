@@ -54,7 +54,7 @@ class MLP(nn.Module):
                 kept_positions=reducer.positions == "kept",
             )
         self.layers = projection(features.dim, llm_dim, depth)
-        self.apply(init_linear)
+        self.layers.apply(init_linear)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -24,6 +24,7 @@ class IntermediateTower(nn.Module):
 
     example: str  # a valid path, for messages
     norm: str  # name of the option that applies the final norm
+    embed = None
 
     def __init__(self, model: Any, image: ImageSpec, features: FeatureSpec, *, layer: int = -2) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,13 +100,31 @@ class SiglipTower(nn.Module):
         """The dtype of the input: that of the patch embedding, which comes first."""
         return self.model.dtype
 
+    @property
+    def embed(self) -> Callable[[Tensor], Tensor] | None:
+        """Map features (T, P, Dv) to the embeddings (T, Dv) of frames, which SigLIP compares with those of texts.
+
+        The blocks above the chosen layer run on the features, and the pooling head after them. ``None`` if a patch is
+        missing, or if the model has no pooling head.
+        """
+        return None if self.skip or not self._vision.config.vision_use_head else self._embed
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels (N, 3, S, S) to features (N, P, Dv). Blocks above the chosen layer do not run."""
-        vision = getattr(self.model, "vision_model", self.model)  # early releases of transformers 5 nest the model
-        hidden = vision.embeddings(pixels)  # (N, P, Dv)
-        for block in vision.encoder.layers[: self.num_blocks]:
+        hidden = self._vision.embeddings(pixels)  # (N, P, Dv)
+        for block in self._vision.encoder.layers[: self.num_blocks]:
             hidden = block(hidden, attention_mask=None)
         return hidden[:, self.skip :]
+
+    def _embed(self, features: Tensor) -> Tensor:
+        hidden = features.to(self.dtype)
+        for block in self._vision.encoder.layers[self.num_blocks :]:
+            hidden = block(hidden, attention_mask=None)
+        return self._vision.head(self._vision.post_layernorm(hidden))  # (T, Dv)
+
+    @property
+    def _vision(self) -> Any:
+        return getattr(self.model, "vision_model", self.model)  # early releases of transformers 5 nest the model
 
     def save(self, directory: Path) -> None:
         """Write the vision tower in the layout of transformers, with its preprocessor_config.json."""
