@@ -55,6 +55,9 @@ def test_reads_events_without_a_sentence():
 
 def test_events_are_written_and_read_back():
     assert read_events(write_events(STOVE)) == STOVE
+    counted = [(2.4, 9.0, "The team wins by 2."), (9.0, 12.5, "Add 2 - 3 cups in step 4)")]
+    assert [words_of(text) for *_, text in read_events(write_events(counted))] == [words_of(t) for *_, t in counted]
+    assert read_events("1. 1-2 s, a man. 2. 3-4 s, a dog.") == [(1.0, 2.0, "a man."), (3.0, 4.0, "a dog.")]
     assert write_events([(0, 1, "a\n b")]) == "<time:0> to <time:1> a b"
 
 

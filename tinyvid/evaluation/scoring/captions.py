@@ -52,7 +52,9 @@ def read_events(text: str) -> list[Event]:
             continue
         before = text[found[number - 1][2] : start] if number else "\n" + text[:start]
         is_last = number + 1 == len(found)
-        rest, _, below = text[end : None if is_last else found[number + 1][1]].partition("\n")
+        rest, newline, below = text[end : None if is_last else found[number + 1][1]].partition("\n")
+        if not is_last and not newline:
+            rest = _NEXT_BULLET.sub("", rest.rstrip(_OUTER))  # of the next span in this line
         front = before.rpartition("\n")[2] if "\n" in before else ""  # else it belongs to the span before
         lines = below if is_last else below.rpartition("\n")[0]  # the last line is the front of the next span
         events.append((*span, _tidy(rest) or _tidy(_FIRST_BULLET.sub("", front)) or _tidy(lines)))
@@ -69,7 +71,6 @@ def _unquoted(text: str) -> str:
 def _tidy(text: str) -> str:
     """Return a text in one line without outer brackets, separators and bullets."""
     text = " ".join(text.split()).lstrip(_OUTER + ".").rstrip(_OUTER)
-    text = _NEXT_BULLET.sub("", text).rstrip(_OUTER)
     return "" if _BULLET.fullmatch(text) else text
 
 
