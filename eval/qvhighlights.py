@@ -12,6 +12,7 @@ from tinyvid.data.timed_sentences import checked_window
 from tinyvid.evaluation.scoring.spans import (
     CLIP,
     Span,
+    average_precision,
     clip_scores,
     hit_at_1,
     read_spans,
@@ -30,6 +31,7 @@ FILES = {
     "test_with_gt": "highlight_test_with_gt.jsonl",
 }
 ANNOTATORS = 3  # saliency scores of a clip
+LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # of windows in seconds: above the first
 NOTHING = [[0.0, 0.0, 0.0]]  # window of a query without one, because the official scorer needs a first window
 
 
@@ -80,12 +82,14 @@ class QVHighlights:
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return the official averages in percent; empty for the test.
 
-        ``R1``: the first predicted window. ``mAP``: all windows, ranked by order. ``HIT@1`` and ``HL-mAP``: the clips
-        of two seconds that an annotator finds very good, where a clip in the k-th predicted window scores 1/k;
-        a query without a predicted window scores 0.
+        ``R1``: the first predicted window. ``mAP``: all windows, ranked by order; also for short (up to 10 s), middle
+        and long (over 30 s) ones. ``HIT@1`` and ``HL-mAP``: the clips of two seconds that an annotator finds very good,
+        where a clip in the k-th predicted window scores 1/k. A query without a predicted window scores 0; the official
+        scorer ranks its clips in order.
         """
         found = averages(self.items, outcomes)
         if found:
+            found |= self._by_length(outcomes)
             ranked = [(self._clips(outcome), self.saliency[outcome.id]) for outcome in outcomes if outcome.prediction]
             found["HIT@1"] = 100 * sum(hit_at_1(*pair) for pair in ranked) / len(outcomes)
             found["HL-mAP"] = 100 * sum(saliency_average_precision(*pair) for pair in ranked) / len(outcomes)
@@ -106,6 +110,15 @@ class QVHighlights:
             }
             lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
         return {f"hl_{self.split.partition('_')[0]}_submission.jsonl": "".join(lines)}
+
+    def _by_length(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """Return the mAP for each range of lengths, over the queries that have such windows; others do not count."""
+        found: dict[str, float] = {}
+        for name, (least, most) in LENGTHS.items():
+            gold = {o.id: [span for span in self.windows[o.id] if least < span[1] - span[0] <= most] for o in outcomes}
+            scores = [average_precision(_predicted(o), gold[o.id]) for o in outcomes if gold[o.id]]
+            found |= {f"mAP {name}": 100 * sum(scores) / len(scores)} if scores else {}
+        return found
 
     def _clips(self, outcome: Outcome) -> list[float]:
         return clip_scores(_predicted(outcome), int(self.rows[outcome.id].number("duration") / CLIP))

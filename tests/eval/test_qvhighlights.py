@@ -40,12 +40,23 @@ def test_averages(root):
     found = (6 * (1 + 2 / 3) / 2 + 4 * 1 / 2) / 10
     assert [outcome.value for outcome in outcomes] == pytest.approx([found, 0])
     summary = benchmark.summary(outcomes)
-    # The first window has clips 4 and 5; clip 4 is very good for one annotator.
+    # All correct windows are short. The first window has clips 4 and 5; clip 4 is very good for one annotator.
     assert {name: summary[name] for name in summary if name != "HL-mAP"} == pytest.approx(
         {"mAP": 50 * found, "mAP@0.5": 50 * 5 / 6, "mAP@0.75": 50 * 5 / 6, "R1@0.5": 50, "R1@0.7": 50, "HIT@1": 50}
+        | {"mAP short": 50 * found}
     )
     # Very good clips: 4 and 5, only 5, only 5. Both score 1, so precision is 1, 1/2, 1/2.
     assert summary["HL-mAP"] == pytest.approx(50 * (1 + 0.5 + 0.5) / 3)
+
+
+def test_windows_of_each_range_of_lengths(root):
+    rows = [
+        HIGHLIGHTS[0] | {"duration": 150, "relevant_windows": [[0, 10], [20, 31], [60, 91]]},
+        HIGHLIGHTS[1] | {"duration": 150, "relevant_windows": [[0, 30]]},
+    ]
+    benchmark = build("qvhighlights", write_highlights(root, rows))
+    summary = benchmark.summary(answered(benchmark, ["60 - 91 s, 20 - 31 s", "0 - 30 s"]))
+    assert [summary[f"mAP {name}"] for name in ("short", "middle", "long")] == [0, pytest.approx(75), 100]
 
 
 def test_submission(root):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.benchmark_files import write_json
 from tests.clips import write_clip
+from tests.factories import tiny_overrides
 from tests.timed_files import (
     HIGHLIGHTS,
     RECIPES,
@@ -18,8 +19,9 @@ from tests.timed_files import (
     write_highlights,
     write_youcook2,
 )
-from tinyvid import ConfigError, DataError
+from tinyvid import Assistant, ConfigError, DataError, compose
 from tinyvid.data.datasets import RowDataset
+from tinyvid.diagnostics.checks import RowChecks
 
 spec = importlib.util.spec_from_file_location("convert_recipe", Path(__file__).parents[2] / "recipes" / "convert.py")
 convert = importlib.util.module_from_spec(spec)
@@ -280,6 +282,26 @@ def test_videos_without_a_file_are_left_out_only_on_request(captioned):
     with pytest.raises(DataError, match="1 videos that are not in the folder: v_one; --allow-missing"):
         timed(captioned, "traces")
     assert timed(captioned, "traces", "--allow-missing")[0]["rows"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["cotasks", "traces"])
+def test_training_reads_the_rows_and_writes_shown_frames_and_times(tmp_path, models, program):
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos" / "v_one.mp4", num_frames=200, fps=10)
+    write_json(tmp_path / "val_1.json", {"v_one": VAL_1["v_one"] | {"timestamps": [[0, 8], [8, 20.01]]}})
+    _, rows, samples = timed(tmp_path, program)
+    processor = Assistant.from_config(compose(tiny_overrides(models)), device="meta").processor
+    checks = RowChecks(RowDataset(path=str(tmp_path / "rows.jsonl"), media_root=str(tmp_path / "videos")), processor)
+    assert [fault for index in range(len(checks)) for fault in checks[index].faults] == []
+    layout = processor.plan(samples[0])
+    times = layout.clips[0].times(layout.indices[0])
+    text = processor.tokenizer.decode([int(token) for token in layout.labels if token >= 0])
+    if program == "traces":
+        nearest = min(range(4), key=lambda index: abs(times[index] - rows[0]["key_frames"][0])) + 1
+        assert f"In Frame {nearest} a man lights the stove. Answer: From 0.0 s to 8.0 s." in text
+    else:
+        assert "0.0 s to 8.0 s A man lights the stove.\n8.0 s to 20.0 s He cooks two eggs." in text
 
 
 @pytest.mark.parametrize("form", ["animal_kingdom", "charades_sta", "qvhighlights", "youcook2"])
