@@ -215,17 +215,17 @@ def test_a_style_that_ends_a_reply_is_refused(assistant):
         with_template(assistant, time="<|endoftext|>{:d}s", time_steps=9)
 
 
-def test_steps_are_ordinary_text_unless_the_tokenizer_has_them(assistant):
-    assert with_template(assistant, **CODECS["relative"]).processor.find_control_tokens("<|t003|>") == []
+def test_steps_are_no_control_tokens(assistant):
+    assert assistant.processor.find_control_tokens("<|t003|>") == []
     tokens = [AddedToken(f"<|t{number:03d}|>", special=True) for number in range(257)]
     assistant.processor.tokenizer.add_tokens(tokens)
+    assert with_template(assistant).processor.find_control_tokens("<|t003|>") == [("<|t003|>", 0)]
     processor = with_template(assistant, **CODECS["relative"]).processor
-    with pytest.raises(DataError, match=r"contains the control token '<\|t003\|>'"):
-        processor(sample("At <|t003|>?"))
     example = processor(sample("When?", "From <time:0> to <time:6>."))
     reply = processor.reply(example.labels[example.labels >= 0])
     assert reply == "From <|t000|> to <|t256|>."  # times do not end a reply
     assert processor.read_moments(reply, example.timeline) == "From <time:0> to <time:6>."
+    assert same(processor(sample("When?", reply)), example)  # an earlier turn of a conversation
 
 
 def written(assistant, monkeypatch, text):

@@ -65,7 +65,7 @@ class Processor:
         frames: Cache of resized frames, or ``None``.
         features: Cache of the features of a frozen tower, or ``None``. The Processor only reads it;
             ``VideoLLM.fill_features`` writes it.
-        control_tokens: Strings that messages must not contain: all special tokens.
+        control_tokens: Strings that messages must not contain: all special tokens, except times of the template.
         ends: Strings that end a reply.
 
     Raises:
@@ -107,9 +107,9 @@ class Processor:
             )
         # all_special_tokens can be incomplete: it does not contain Llama 3's <|eot_id|>.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self.control_tokens = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
-        # A time can be a control token, but it does not end a reply.
-        self.ends = (*template.stop, *sorted(self.control_tokens.difference(template.moments.words)))
+        special = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
+        self.control_tokens = special.difference(template.moments.words)
+        self.ends = (*template.stop, *sorted(self.control_tokens))
         self._fault_of_times = template.moments.fault(tokenizer, self.ends)
         if template.moments.steps or template.frame.shows_moments:
             self._refuse_times()
