@@ -9,17 +9,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.clips import real_video
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
-from tinyvid import Assistant, Message, Sample, compose
+from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.answers import AnswerFile
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.build import REGISTRIES
 from tinyvid.command_line import CommandLine
 from tinyvid.errors import printable
+from tinyvid.video.open_video import open_video
 
 ROOT = Path(__file__).parents[1]
 CKPT = TINYLLAVA_VIDEO / "group_qwen2"
@@ -324,3 +326,30 @@ def test_a_conversation_keeps_its_turns(monkeypatch, capsys):
         replies += assistant.answer([Sample(turns, video=CLIP)], max_new_tokens=3)
         turns.append(Message("assistant", replies[-1]))
     assert capsys.readouterr().out == "".join(printable(reply) + "\n" for reply in replies)
+
+
+@pytest.mark.slow
+def test_a_conversation_shows_seconds_and_continues_with_the_words_of_the_model(monkeypatch, capsys):
+    script = load_script()
+    template = {"time": "<|t{:03d}|>", "time_steps": 256}
+    assistant = Assistant.from_pretrained(CKPT, device="cpu", sampler={"num_frames": 2}, template=template)
+    tokens = assistant.processor.tokenizer("At <|t128|>.", add_special_tokens=False).input_ids
+    prompts = []
+
+    def generate(*, streamer, **options):
+        for token in tokens:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+
+    def plan(sample, **options):
+        prompts.append([message.text for message in sample.messages])
+        return lay_out(sample, **options)
+
+    lay_out = assistant.processor.__call__
+    monkeypatch.setattr(assistant.model.llm, "generate", generate)
+    monkeypatch.setattr(type(assistant.processor), "__call__", lambda _, sample, **options: plan(sample, **options))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("And at <time:1>?\n"))
+    script.chat(assistant, Video(str(CLIP)), ["When?"], {"max_new_tokens": 20})
+    assert prompts == [["When?"], ["When?", "At <|t128|>.", "And at <time:1>?"]]
+    end = open_video(Video(str(CLIP)), assistant.processor.reader).end
+    assert capsys.readouterr().out == f"At {end / 2:.1f} s.\n" * 2
