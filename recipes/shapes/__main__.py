@@ -23,9 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from recipes.shapes.release import release, replaceable, ship
-from recipes.shapes.sizes import SIZES
+from recipes.shapes.sizes import SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
 from tinyvid.interrupts import interruptible
+from tinyvid.worlds.shapes import EXTRA_FAMILIES
 
 logger = logging.getLogger("tinyvid.shapes")
 
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that generate clips and questions")
     parser.add_argument("--hold-out", action="store_true",
                         help="exclude four pairs of color and shape from training, and test on them")  # fmt: skip
+    parser.add_argument("--extra-families", nargs="+", choices=EXTRA_FAMILIES, default=(),
+                        help="also train on these families, which the world asks only on request")  # fmt: skip
     parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
     parser.add_argument("--real-videos", type=Path, nargs="+", default=(),
                         help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
@@ -60,15 +63,17 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    size = replace(SIZES[args.size], hold_out=args.hold_out)
+    size = SIZES[args.size]
+    size = replace(size, hold_out=args.hold_out, families=with_extra(size.families, args.extra_families))
     run = RecipeRun(args.out, size, args.seed, device, has_bf16(args.precision, device), args.workers)
     with interruptible("Finished stages are kept; run the same command again to continue."):
         run_stages(run, until=args.until)
     if args.until is not None:
         return
-    held_out = " --hold-out" if args.hold_out else ""
+    more = " --hold-out" if args.hold_out else ""
+    more += f" --extra-families {' '.join(args.extra_families)}" if args.extra_families else ""
     if not (args.out / "report.json").exists():
-        release(run, command=f"python -m recipes.shapes --size {args.size} --seed {args.seed}{held_out}")
+        release(run, command=f"python -m recipes.shapes --size {args.size} --seed {args.seed}{more}")
     if args.ship:
         ship(run, args.ship, args.real_videos)
 

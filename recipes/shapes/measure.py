@@ -17,17 +17,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recipes.shapes.progress import progress
 from recipes.shapes.questions import right_replies
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.evaluation.scoring.averages import wilson
+from tinyvid.evaluation.scoring.spans import Span, iou, read_spans
 from tinyvid.processing.batch import Example
 from tinyvid.worlds.shapes import ClipPlan, SceneQuestion, SetOptions, encode, plan_clip
 
 TEST = SetOptions(split="iid", seed=1)
 TOGETHER = 8  # clips per batch
+SPANS = 2  # questions about spans of time per clip
+SPAN_TOKENS = 32  # maximum length of a reply with a span
 Numbers = dict[str, dict[str, float]]
 
 
@@ -60,6 +64,42 @@ def measure(
                     found[name].append(right)
             tick(len(batch))
     return {name: summary(rights) for name, rights in sorted(found.items())}
+
+
+def measure_spans(assistant: Assistant, options: SetOptions, *, clips: int) -> dict[str, float]:
+    """Return the mean IoU of generated spans of time, and the shares with an IoU of at least 0.5 and 0.7.
+
+    Args:
+        assistant: The model to measure.
+        options: Options for the clips. Each clip is asked ``SPANS`` questions of the family ``grounding``.
+        clips: Number of clips.
+    """
+    options = replace(options, families=["grounding"], formats=None, questions=SPANS)
+    ious: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch, progress("spans", clips) as tick:
+        for batch in _batches(plan_clip(options, index) for index in range(clips)):
+            samples = []
+            for plan in batch:
+                path = Path(scratch) / f"{plan.index}.mp4"
+                path.write_bytes(encode(plan))
+                samples += [Sample([Message("user", q.text)], video=Video(str(path))) for q in plan.questions]
+            gold = [read_spans(question.reply)[0] for plan in batch for question in plan.questions]
+            ious += map(span_iou, assistant.answer(samples, max_new_tokens=SPAN_TOKENS), gold)
+            tick(len(batch))
+    return span_summary(ious)
+
+
+def span_iou(reply: str, gold: Span) -> float:
+    """Return the IoU of the first span in a reply with the right one; 0 without a span."""
+    spans = read_spans(reply)
+    return iou(spans[0], gold) if spans else 0.0
+
+
+def span_summary(ious: Sequence[float]) -> dict[str, float]:
+    """Return the mean IoU, the shares with an IoU of at least 0.5 and 0.7, and the number of questions."""
+    values = np.array(ious)
+    found = {"miou": values.mean(), "r50": (values >= 0.5).mean(), "r70": (values >= 0.7).mean(), "spans": len(values)}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def example_of(assistant: Assistant, plan: ClipPlan, folder: Path, codec: str) -> Example:

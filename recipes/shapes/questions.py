@@ -1,7 +1,7 @@
 """Packed batches of questions about the clips, with new questions in every epoch."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,25 +11,37 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.shapes import clips
 from recipes.shapes.clips import File
-from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, Size
-from tinyvid.processing.batch import Batch, Example
+from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, TIMED, Size
+from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.processing.processor import Processor
+from tinyvid.text.moments import Moments
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
 
+UNTIMED = dict.fromkeys((name for name in FAMILIES if name not in TIMED), 1.0)
 OPEN = ("open", "caption")  # formats whose replies describe the clip in words
 draw_clip = functools.cache(clips.draw_clip)  # drawing a scene is slower than generating its questions
 
 
-def corpus(seed: int) -> list[str]:
-    """Return texts that contain every word of the world, including words reserved for teaching new skills."""
+def corpus(seed: int, families: Iterable[str] = ()) -> list[str]:
+    """Return texts that contain every word of the world, including words reserved for teaching new skills.
+
+    Words of ``TIMED`` families are included only if ``families`` contains them, in the seconds of the template.
+    """
     texts = [f" {color} {plural}" for color in RGB for plural in ("circles", "squares", "triangles", "crosses")]
     for index in range(600):
         rng = np.random.default_rng([seed, 5, index])
         scene = sample_scene(rng, colors=tuple(RGB))
-        for question in ask(scene, rng, num=12, families=dict.fromkeys(FAMILIES, 1.0), duration=draw_duration(rng)):
+        for question in ask(scene, rng, num=12, families=UNTIMED, duration=draw_duration(rng)):
             texts += [f" {question.text}", f" {question.reply}"]
+    timed = dict.fromkeys((name for name in TIMED if name in families), 1.0)
+    for index in range(200 if timed else 0):
+        rng = np.random.default_rng([seed, 6, index])
+        duration = draw_duration(rng)
+        clip = VideoInput(start=0.0, end=duration, times=())
+        for question in ask(sample_scene(rng, colors=tuple(RGB)), rng, num=4, families=timed, duration=duration):
+            texts += [f" {question.text}", f" {Moments().write(question.reply, clip)}"]
     return texts
 
 
@@ -44,9 +56,9 @@ def draw_duration(rng: np.random.Generator) -> float:
 
 
 def questions_of(
-    scene: Scene, file: File, rng: np.random.Generator, size: Size, *, only_open: bool = False
+    scene: Scene, file: File, rng: np.random.Generator, size: Size, *, duration: float, only_open: bool = False
 ) -> list[SceneQuestion]:
-    """Generate the questions about a clip that a size of the recipe asks."""
+    """Generate the questions about a clip that a size of the recipe asks, as if it had a duration in seconds."""
     formats = [form for form in size.formats if not only_open or form in OPEN]
     questions = ask(
         scene,
@@ -55,7 +67,7 @@ def questions_of(
         families=size.families,
         formats=formats,
         moments=file.moments,
-        duration=draw_duration(rng),
+        duration=duration,
     )
     if not size.hold_out:
         return questions
@@ -64,9 +76,9 @@ def questions_of(
     return [question for question in questions if not any(name in question.text for name in names)]
 
 
-def lay_out(processor: Processor, questions: Sequence[SceneQuestion], name: str) -> Example:
-    """Pack the questions about a clip after one slot, without reading its video."""
-    unread = Video(np.zeros((NUM_FRAMES, 1, 1, 3), dtype=np.uint8), fps=1.0)
+def lay_out(processor: Processor, questions: Sequence[SceneQuestion], name: str, *, duration: float) -> Example:
+    """Pack the questions about a clip of a duration in seconds after one slot, without reading its video."""
+    unread = Video(np.zeros((NUM_FRAMES, 1, 1, 3), dtype=np.uint8), fps=NUM_FRAMES / duration)
     samples = [
         Sample([Message("user", q.text), Message("assistant", q.reply)], video=unread, id=f"{name}/{q.family}")
         for q in questions
@@ -152,21 +164,24 @@ class Shares(Dataset[Share]):
         for clip in (chosen + self.first).tolist():
             scene, file = draw_clip(self.world, clip, self.size.hold_out)
             rng = np.random.default_rng([self.seed, 3, number, clip])
-            questions = questions_of(scene, file, rng, self.size, only_open=number < self.only_open)
+            duration = draw_duration(rng)
+            only_open = number < self.only_open
+            questions = questions_of(scene, file, rng, self.size, duration=duration, only_open=only_open)
             if not questions:
                 continue  # no question fits this scene
             kept.append(clip)
-            examples.append(lay_out(self.processor, questions, f"clip {clip}"))
+            examples.append(lay_out(self.processor, questions, f"clip {clip}", duration=duration))
             asked.append(questions)
         all_questions = tuple(question for of_clip in asked for question in of_clip) if self.keep_questions else ()
         batch = self.processor.collate(examples)
         options = _options(self.processor, batch, asked)
         return Share(batch, np.array(kept), _asked(asked, self.size), options, all_questions)
 
-    def loader(self, workers: int) -> Any:
-        """Return an iterator over all shares, laid out by worker processes."""
+    def loader(self, workers: int, *, first: int = 0) -> Any:
+        """Return an iterator over the shares from number ``first`` on, laid out by worker processes."""
         options: dict[str, Any] = {"prefetch_factor": 8} if workers else {}
-        return iter(DataLoader(self, batch_size=None, num_workers=workers, **options))
+        numbers = range(first, len(self))
+        return iter(DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, **options))
 
 
 def _asked(questions: Sequence[Sequence[SceneQuestion]], size: Size) -> torch.Tensor:

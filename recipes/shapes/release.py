@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from recipes.shapes.measure import TEST, Numbers, measure
+from recipes.shapes.measure import TEST, Numbers, measure, measure_spans
 from recipes.shapes.plots import read
 from recipes.shapes.real_videos import ask_real_videos, paragraph
+from recipes.shapes.sizes import TIMED
 from recipes.shapes.stages import RecipeRun
 from tinyvid import Assistant
 from tinyvid.checkpoints.native import Loaded, save
@@ -39,7 +40,7 @@ def release(run: RecipeRun, *, command: str) -> None:
         save(Loaded(model, assistant.processor, assistant.config, frozenset({"llm", "vision_tower"})), folder)
     torch.set_num_threads(run.replicas)
     size = run.size
-    families, formats = list(size.families), list(size.formats)
+    families, formats = [name for name in size.families if name not in TIMED], list(size.formats)
     asked = replace(TEST, hold_out=size.hold_out, questions=size.questions, families=families, formats=formats)
     written = Assistant.from_pretrained(folder, device="cpu", dtype="float32")
     report: dict[str, Any] = {
@@ -55,6 +56,8 @@ def release(run: RecipeRun, *, command: str) -> None:
         "test": measure(written, asked, clips=run.size.test),
         "test_of_another_clip": measure(written, asked, clips=run.size.test, blind=True),
     }
+    if "grounding" in size.families:
+        report["test_of_spans"] = measure_spans(written, replace(TEST, hold_out=size.hold_out), clips=size.test)
     if size.hold_out:
         report["test_of_unseen_pairs"] = measure(written, replace(asked, split="unseen"), clips=run.size.test)
     (run.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Model sizes and training lengths of the recipe."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,15 @@ MORE = {
     "event_list": 0.7,
     "order_within": 2.5,
     "motion": 2.0,
+    "grounding": 6.0,
 }
+TIMED = ("grounding", "dense_caption")  # families with times in their replies
 WEIGHTS = {name: MORE.get(name, FAMILIES[name].weight) for name in DEFAULT_FAMILIES}
+
+
+def with_extra(families: Mapping[str, float], extra: Iterable[str]) -> dict[str, float]:
+    """Return the weights of families with those of extra ones."""
+    return {**families, **{name: MORE.get(name, FAMILIES[name].weight) for name in extra}}
 
 
 @dataclass(frozen=True, slots=True)

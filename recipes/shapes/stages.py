@@ -130,7 +130,7 @@ def clips(run: RecipeRun) -> None:
 def llm(run: RecipeRun) -> None:
     """Write an LLM with random weights and its tokenizer."""
     partial = run.out / "llm.partial"
-    parts.make_llm(partial, run.size, corpus(run.seed), seed=run.seed)
+    parts.make_llm(partial, run.size, corpus(run.seed, run.size.families), seed=run.seed)
     partial.rename(run.out / "llm")
 
 

@@ -1,7 +1,8 @@
 """Train the connector to describe shapes, then its mixer and the LLM to answer questions."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from recipes.shapes.attention import guidance
 from recipes.shapes.fitting import Engine, Metrics, fit
 from recipes.shapes.questions import Share, right_replies
+from recipes.shapes.sizes import TIMED
 from recipes.shapes.supervision import TokenHeads, targets_of, token_loss
 from tinyvid.models.connectors.blocks import refine
 from tinyvid.models.video_llm import VideoLLM
@@ -58,14 +60,21 @@ def mix(connector: Any, tokens: Tensor) -> Tensor:
     return connector.mixer(tokens.unflatten(1, (connector.num_groups, -1))).flatten(1, 2)
 
 
-def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
-    """Run the model with given video tokens (B, K, D)."""
+@contextmanager
+def known_tokens(model: VideoLLM, tokens: Tensor) -> Iterator[None]:
+    """Make the model use given video tokens (B, K, D) for the slots of a batch."""
     known = tokens.flatten(0, 1), torch.ones(tokens.shape[0] * tokens.shape[1], dtype=torch.bool)
     model.slot_tokens = lambda batch: known  # type: ignore[method-assign]
     try:
-        return model(batch)
+        yield
     finally:
         del model.slot_tokens
+
+
+def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
+    """Run the model with given video tokens (B, K, D)."""
+    with known_tokens(model, tokens):
+        return model(batch)
 
 
 class Trainer:
@@ -140,7 +149,7 @@ class Trainer:
 
 
 def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dict[str, float]:
-    """Return the accuracy overall (without captions), by family and by format.
+    """Return the accuracy overall (without captions and times), by family and by format.
 
     Args:
         engine: Engine with the student; each replica answers a part of the shares.
@@ -152,7 +161,7 @@ def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dic
     found: dict[str, list[bool]] = defaultdict(list)
     answered = engine.pool.map(lambda student, part: _answered(student.model, part, tokens), engine.replicas, parts)
     for question, right in (pair for part in answered for pair in part):
-        if question.format != "caption":
+        if question.format != "caption" and question.family not in TIMED:
             found["overall"].append(right)
         found[question.family].append(right)
         found[f"format/{question.format}"].append(right)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from torch import nn
 from recipes.shapes import attention, parts
 from recipes.shapes.__main__ import run_stages
 from recipes.shapes.clips import draw_clip, make_clips, read_frames, write_video
+from recipes.shapes.continued import Continued, continue_training, held_out_spans, train
 from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
+from recipes.shapes.plots import read
 from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
 from recipes.shapes.release import digest, release, replaceable, ship
-from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES
+from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
 from recipes.shapes.student import Student, accuracy, forward_with, mix, resample
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
@@ -86,7 +89,7 @@ def test_held_out_pairs_are_neither_shown_nor_mentioned():
         shown |= {(shape.color, shape.kind) for shape in scene.shapes}
         rng = np.random.default_rng(index)
         size = replace(TINY, hold_out=True, families=dict.fromkeys(FAMILIES, 1.0), formats=("open", "choice", "yesno"))
-        named |= {question.text for question in questions_of(scene, file, rng, size)}
+        named |= {question.text for question in questions_of(scene, file, rng, size, duration=4.0)}
     assert len(shown) == len(COLORS) * len(KINDS) - len(HELD_OUT)
     assert not shown & set(HELD_OUT)
     assert not [text for text in named if any(f"{color} {kind}" in text for color, kind in HELD_OUT)]
@@ -362,22 +365,82 @@ def test_right_options_are_found_in_the_prompt(assistant):
 
 def run_every_stage(out):
     steps = dict.fromkeys(("vision_steps", "connector_steps", "mixer_steps", "answer_steps", "open_steps"), 2)
-    size = replace(TINY, clips=12, held_out=4, test=4, check_every=2, **steps)
+    families = with_extra(TINY.families, ("grounding", "dense_caption"))
+    formats = ("open", "caption")
+    size = replace(TINY, clips=12, held_out=4, test=4, check_every=2, families=families, formats=formats, **steps)
     run = RecipeRun(out, size, 0, "cpu", False, 1)
     run_stages(run)
     release(run, command="none")
 
 
-def test_every_stage_runs(tmp_path):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of all stages."""
+    tmp_path = tmp_path_factory.mktemp("run")
     # The recipe uses several threads per operation, and a process that has done so cannot fork and compute.
     child = multiprocessing.get_context("fork").Process(target=run_every_stage, args=(tmp_path,))
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert {"test", "test_of_another_clip", "sha256"} <= json.loads((tmp_path / "report.json").read_text()).keys()
+    return tmp_path
+
+
+def test_every_stage_runs(finished):
+    report = json.loads((finished / "report.json").read_text())
+    assert {"test", "test_of_another_clip", "test_of_spans", "sha256"} <= report.keys()
+    assert "grounding" not in report["test"]
+    assert report["test_of_spans"]["spans"] == 8
     for name in ("loss.png", "accuracy.png", "model/tinyvid.yaml"):
-        assert (tmp_path / name).is_file()
-    assert Assistant.from_pretrained(tmp_path / "model", device="cpu").config["connector"]["mixer_layers"]
+        assert (finished / name).is_file()
+    written = Assistant.from_pretrained(finished / "model", device="cpu")
+    assert written.config["connector"]["mixer_layers"]
+    for text in (" From 1.2 s to 10.9 s.", " Describe every event with its time."):  # each word is one token
+        tokens = written.processor.tokenizer(text, add_special_tokens=False).input_ids
+        assert len(tokens) == len(re.findall(r" ?[a-zA-Z]+|[0-9.]| (?=[0-9])", text)), text
+
+
+class Damaged:
+    """Tokens of clips on a disk that fails."""
+
+    def __init__(self, tokens, reads):
+        self.tokens = tokens
+        self.reads = reads
+
+    def __getitem__(self, chosen):
+        self.reads -= 1
+        if self.reads < 0:
+            raise OSError("the disk is gone")
+        return self.tokens[chosen]
+
+
+def test_continued_training_goes_on_after_an_interruption(finished, tmp_path):
+    size = replace(
+        TINY, clips=8, held_out=8, answer_steps=2, check_every=1, batch_size=4, open_steps=0, formats=("open", "yesno"),
+        families=with_extra(TINY.families, ["grounding"]),
+    )  # fmt: skip
+    run, stopped = (Continued(tmp_path / name, size, 5, 0, 1) for name in ("whole", "stopped"))
+    continue_training(run, finished / "model")
+    curve = read(run.out / "curve.jsonl")
+    assert [row["step"] for row in curve] == [0, 1, 2]
+    assert {"miou", "r70", "overall", "color", "loss"} <= curve[2].keys()
+    assert curve[0]["spans"] == len(held_out_spans(run)) >= 8
+    learned, before = (Assistant.from_pretrained(path / "model", device="cpu") for path in (run.out, finished))
+    changed = {
+        name.split(".")[0] for name, weight in learned.model.state_dict().items()
+        if not torch.equal(weight, before.model.state_dict()[name])
+    }  # fmt: skip
+    assert changed == {"connector", "llm"}
+
+    stopped.out.mkdir()
+    tokens = np.load(run.out / "tokens.npy")
+    reads = 2 * (1 + -(-len(held_out_spans(run)) // 32)) + 1  # of two checks, and of the step in between
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(stopped, Assistant.from_pretrained(finished / "model", device="cpu"), Damaged(tokens, reads))
+    assert read(stopped.out / "curve.jsonl")[:2] == [row | {"seconds": again["seconds"]} for row, again in zip(
+        curve, read(stopped.out / "curve.jsonl"), strict=False)]  # fmt: skip
+    train(stopped, Assistant.from_pretrained(finished / "model", device="cpu"), tokens)
+    again = read(stopped.out / "curve.jsonl")
+    assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in curve]
 
 
 @pytest.mark.long
