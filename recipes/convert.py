@@ -1,9 +1,10 @@
 """Convert published data sets to rows: ``python recipes/convert.py ucf_crime --help``.
 
 ``ucf_crime`` and ``animal_kingdom`` are the data sets of LLaMA-VID's reproduction study. ``cotasks`` and ``traces``
-read any data set with timed sentences, and write dialogs, or replies that cite frames. Each converter reads the files
-that the authors publish and writes JSON lines for ``data=jsonl``. Videos are opened only for ``--max-seconds``. Ids
-depend on names and texts, never on file order. Rows are left out only if an option says so; the summary counts them.
+read any data set with timed sentences, and write dialogs, or replies that cite frames; ``cof`` reads the replies of
+Chain-of-Frames. Each converter reads the files that the authors publish and writes JSON lines for ``data=jsonl``.
+Videos are opened only for ``--max-seconds``. Ids depend on names and texts, never on file order. Rows are left out only
+if an option says so; the summary counts them.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from typing import Any
 
 from tinyvid.command_line import readable_errors
 from tinyvid.data.animal_rows import choices, descriptions, groundings, shuffled, turns
+from tinyvid.data.chain_of_frames import UnusableRow, convert_row, notes_on, num_references
 from tinyvid.data.cotasks import ROUTES, dialog
 from tinyvid.data.formats import CRIMES, NORMAL, NOT_ASKED, Moment, crime_of, read_moments, refuse
+from tinyvid.data.rows import open_rows
 from tinyvid.data.timed_sentences import READERS
 from tinyvid.data.traces import ARMS, KINDS, traces
 from tinyvid.errors import ConfigError, DataError
@@ -160,6 +163,33 @@ def raise_with_advice(error: DataError) -> None:
     refuse(DataError(f"{error}. --skip-faulty leaves out and counts such entries"))
 
 
+# --- Chain-of-Frames --------------------------------------------------------------------------------------------
+
+
+def cof(args: argparse.Namespace, report: Counter[str]) -> Iterator[Row]:
+    """Yield the published rows, with references to times; ``--skip-faulty`` names each row that it leaves out."""
+    rows = open_rows(Path(args.annotation))
+    videos = {video for index in range(len(rows)) if isinstance(video := rows[index].get("video"), str)}
+    missing = {video for video in videos if not (Path(args.videos) / video).is_file()}
+    leave_out(sorted(missing), "videos that are not in the folder", args.allow_missing, report)
+    for index in range(len(rows)):
+        row, where = rows[index], rows.where(index)
+        try:
+            converted = convert_row(row, where, arm=args.arm, seed=args.seed)
+        except UnusableRow as error:
+            if not args.skip_faulty:
+                raise_with_advice(error)
+            print(f"left out: {error}", file=sys.stderr)
+            report[f"left out: {error.reason} (--skip-faulty)"] += 1
+            continue
+        if row["video"] in missing:
+            continue
+        report["references to frames"] += num_references(converted)
+        report["rows with key frames"] += "key_frames" in converted
+        report.update(f"rows: {note}" for note in notes_on(row))
+        yield converted
+
+
 # --- shared -----------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +232,7 @@ CONVERTERS: dict[str, Callable[[argparse.Namespace, Counter[str]], Iterator[Row]
     "animal_kingdom": animal_kingdom,
     "cotasks": cotasks,
     "traces": traced,
+    "cof": cof,
 }
 
 
@@ -255,15 +286,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     tasks.add_argument("--route", nargs="+", choices=ROUTES, default=["time_first"], help="default: time_first")
     cited = commands.add_parser("traces", help="questions about timed sentences, with replies that cite frames")
     cited.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of questions (default: all)")
-    cited.add_argument("--arm", choices=ARMS, default="right", help="what replies contain before the answer")
-    cited.add_argument("--seed", type=int, default=0, help="seed for the order of options and --arm shuffled")
+    frames = commands.add_parser("cof", help="replies of Chain-of-Frames, with references to times")
+    for command in (cited, frames):
+        command.add_argument(
+            "--arm", choices=ARMS, default="cited", help="what replies contain before the answer (default: cited)"
+        )
+        command.add_argument("--seed", type=int, default=0, help="seed of random choices, such as --arm shuffled")
     for command in (tasks, cited):
         command.add_argument("--format", required=True, choices=sorted(READERS), help="format of the annotation")
-        command.add_argument("--annotation", required=True, help="annotation file, such as train.json")
-        command.add_argument(
-            "--skip-faulty", action="store_true", help="leave out windows that are not valid or overlap"
-        )
-    for command in (crime, animals, tasks, cited):
+    for command in (tasks, cited, frames):
+        command.add_argument("--annotation", required=True, help="annotation file, such as cof_data.jsonl")
+        command.add_argument("--skip-faulty", action="store_true", help="leave out entries that cannot be converted")
+    for command in (crime, animals, tasks, cited, frames):
         command.add_argument("--videos", required=True, help="folder of videos; pass it to training as data.media_root")
         command.add_argument("--out", required=True, help="JSON lines file to write")
         command.add_argument("--allow-missing", action="store_true", help="leave out rows whose video is missing")

@@ -10,6 +10,7 @@ import pytest
 from tests.benchmark_files import write_json
 from tests.clips import write_clip
 from tests.factories import tiny_overrides
+from tests.runs import turns
 from tests.timed_files import (
     HIGHLIGHTS,
     RECIPES,
@@ -323,3 +324,35 @@ def test_nothing_is_overwritten(animals):
         animal(animals)
     with pytest.raises(SystemExit):
         convert.parse(["animal_kingdom", "--annotation", "x", "--videos", "x", "--out", "x", "--options", "1"])
+
+
+def test_chain_of_frames(tmp_path):
+    place(tmp_path, ["videos/a.mp4"])
+    cited = "The cup falls in Frame 2 (Frames 2-3). Answer: the cup"
+    published = [
+        {"video": "a.mp4", "conversations": turns("<video>\nWhat falls?", cited), "aug": "gau", "length": 60},
+        {"video": "a.mp4", "conversations": turns("<video>\nWho?", "A dog in Frame 31.")},
+        {"video": "gone.mp4", "conversations": turns("<video>\nWho?", "A cat.")},
+        {"video": "a.mp4", "conversations": turns("<video>\nWho?", "A cat."), "aug": "rev"},
+    ]
+    (tmp_path / "cof_data.jsonl").write_text("\n".join(json.dumps(row) for row in published))
+    arguments = ["cof", "--annotation", str(tmp_path / "cof_data.jsonl")]
+    with pytest.raises(DataError, match="1 videos that are not in the folder: gone.mp4; --allow-missing"):
+        run(tmp_path, *arguments)
+    with pytest.raises(DataError, match=r"cof_data.jsonl:2: Frame 31 is not one of .*--skip-faulty leaves out"):
+        run(tmp_path, *arguments, "--allow-missing")
+    assert not list(tmp_path.glob("rows*"))
+    report, _, (sample,) = run(tmp_path, *arguments, "--allow-missing", "--skip-faulty")
+    assert report == {
+        "left out: videos that are not in the folder": 1,
+        "left out: references outside the frames (--skip-faulty)": 1,
+        "left out: aug=rev (--skip-faulty)": 1,
+        "rows: frames are not blurred (aug=gau)": 1,
+        "references to frames": 3,
+        "rows with key frames": 1,
+        "rows": 1,
+    }
+    assert sample.messages[1].text == "The cup falls in <frame:1.5> (<frame:1.5> to <frame:2.5>). Answer: the cup"
+    assert (sample.messages[0].text, sample.meta["key_frames"]) == ("What falls?", [1.5, 2.5])
+    (row,) = run(tmp_path, *arguments, "--allow-missing", "--skip-faulty", "--arm", "none", name="none.jsonl")[1]
+    assert row["conversations"][1]["value"] == "the cup"

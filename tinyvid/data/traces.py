@@ -15,7 +15,7 @@ from tinyvid.errors import DataError
 from tinyvid.text.moments import marker
 
 Kind = Literal["when", "order", "after", "before"]
-Arm = Literal["right", "shuffled", "unreferenced", "none"]
+Arm = Literal["cited", "text", "shuffled", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ARMS: tuple[Arm, ...] = get_args(Arm)
 
@@ -53,7 +53,7 @@ def traces(
     moments: Sequence[Moment],
     *,
     kinds: Sequence[Kind] = KINDS,
-    arm: Arm = "right",
+    arm: Arm = "cited",
     seed: int = 0,
     on_fault: OnFault = refuse,
 ) -> Iterator[dict[str, Any]]:
@@ -65,17 +65,19 @@ def traces(
     Args:
         moments: Moments of one video.
         kinds: Kinds of questions.
-        arm: What the replies contain before the answer: ``right`` references; references ``shuffled`` among the moments
-            of the video; the same words ``unreferenced``; or ``none``.
-        seed: Seed of the order of options and of shuffled references.
+        arm: What the replies contain before the answer: what happens, with ``cited`` frames; the ``text`` without
+            references; ``shuffled`` references, to random times between the first and the last window; or ``none``.
+        seed: Seed of the order of options and of random times.
         on_fault: Called with an error for each sentence or pair that cannot be asked about; raises it by default.
 
     Raises:
         DataError: The windows of a sentence or of a pair overlap, or a sentence of a pair occurs several times.
     """
     events = _events(moments)
-    rng = random.Random(f"{seed}:{moments[0].code}:{len(moments)}" if moments else seed)
-    everywhere = [middle for event in events for middle in event.middles]
+    name = f"{seed}:{moments[0].code}:{len(moments)}" if moments else f"{seed}"
+    rng, times = random.Random(name), random.Random(f"{name}:times")  # arms have the same options
+    edges = [edge for event in events for window in event.windows for edge in window] or [0.0]
+    bounds = min(edges), max(edges)
     for event in events if "when" in kinds else ():
         if _overlap(event.windows):
             on_fault(DataError(f"{event.where}: windows of {event.text!r:.60} overlap; join or separate them"))
@@ -83,7 +85,7 @@ def traces(
         spans = [f"from {marker('time', start)} to {marker('time', end)}" for start, end in event.windows]
         answer = " and ".join(spans)
         question = when(event.text, several=len(spans) > 1)
-        yield _row("when", question, [event], answer[0].upper() + answer[1:], arm, everywhere, rng)
+        yield _row("when", question, [event], answer[0].upper() + answer[1:], arm, bounds, times)
     for first, second in pairwise(events) if set(kinds) - {"when"} else ():
         error = _unordered(first, second)
         if error is not None:
@@ -98,7 +100,7 @@ def traces(
         for kind in kinds:
             if kind in asked:
                 question, right = asked[kind]
-                yield _row(kind, question, [first, second], right.clause, arm, everywhere, rng)
+                yield _row(kind, question, [first, second], right.clause, arm, bounds, times)
 
 
 def _events(moments: Sequence[Moment]) -> list[Sentence]:
@@ -136,13 +138,13 @@ def _row(
     events: Sequence[Sentence],
     answer: str,
     arm: Arm,
-    everywhere: Sequence[float],
+    bounds: tuple[float, float],
     rng: random.Random,
 ) -> dict[str, Any]:
     middles = [middle for event in events for middle in event.middles]
-    cited = middles if arm != "shuffled" else [rng.choice(everywhere) for _ in middles]
+    cited = middles if arm != "shuffled" else [round(rng.uniform(*bounds), 3) for _ in middles]
     clauses = [event.clause for event in events for _ in event.middles]
-    if arm == "unreferenced":
+    if arm == "text":
         trace = ", then ".join(dict.fromkeys(clauses))
     else:
         trace = ", ".join(f"in {marker('frame', at)} {text}" for at, text in zip(cited, clauses, strict=True))
