@@ -34,6 +34,7 @@ SOME = SPANS.filter(bool)
         "From <time:2.4> to <time:9>.",
         "<time:2.4> - <time:9.0>, not from 1 to 5 seconds",  # markers take precedence
         "<frame:2.4> to <frame:9>",
+        "<time:2.4> to <time:9> - 3 men walk",
         "A man walks into the frame.\n<time:2.4> to <time:9>",  # no number of a frame
         "A man walks into the frame.\n2.4 - 9 s",
         '{"start_time": <time:2.4>, "end_time": <time:9>}',

@@ -45,7 +45,7 @@ _SPAN = re.compile(
     rf"\b(?:start|begin){_KEY}[^\d<>]{{0,24}}\b(?:end|finish|stop|until|till){_KEY}"
     rf"|\bbetween\s{{1,3}}{_ABOUT}{_TIME}\s{{1,3}}and\s{{1,3}}{_ABOUT}{_TIME}(?!,\d{{3}})"
     rf"|[\[(]\s{{0,4}}{_TIME}\s{{0,3}},\s{{0,3}}{_TIME}\s{{0,3}}[\])]"
-    rf"|(?:\bfrom\s{{1,3}}{_ABOUT})?{_FIRST}{_TIME}{_TO}{_ABOUT}{_TIME}(?!,\d{{3}}|{_TO}\d)",
+    rf"|(?:\bfrom\s{{1,3}}{_ABOUT})?{_FIRST}{_TIME}{_TO}{_ABOUT}{_TIME}(?:(?<=>)|(?!,\d{{3}}|{_TO}\d))",
     re.IGNORECASE,
 )
 _PARTS = 6  # groups of a time: marker, hours, minutes and seconds of a clock, minutes and seconds with units
