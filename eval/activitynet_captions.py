@@ -15,7 +15,7 @@ from tinyvid.evaluation.scoring.spans import write_spans
 
 from .prompts import conversation
 from .rows import below, digest, first_of, numbered
-from .timed import SUFFIXES, averages, by_video, caption_submission, events_of
+from .timed import SUFFIXES, averages, by_video, caption_submission, events_of, length_of
 
 SUBMISSION = "activitynet_captions_submission.json"
 
@@ -89,6 +89,7 @@ class ActivityNetCaptions:
             sample=Sample(conversation(when(moment.sentence)), self.paths[moment.code], id=id),
             rule="span",
             answer=write_spans([(moment.start, moment.end)]),
+            groups={"length": length_of(moment)},
             question=moment.sentence,
         )
 

@@ -17,7 +17,7 @@ from tinyvid.evaluation.scoring.spans import write_spans
 
 from .prompts import conversation
 from .rows import below, digest, first_of, numbered, read_rows
-from .timed import SUFFIXES, averages
+from .timed import SUFFIXES, averages, length_of
 
 FOLDERS = ("Charades_v1_480", "Charades_v1", "videos/charades", "videos")
 TIMELENS = "charades-timelens.json"
@@ -108,6 +108,7 @@ class CharadesSTA:
             sample=Sample(self._prompt(moment, captions), shown, id=name),
             rule="span",
             answer=write_spans([(moment.start, moment.end)]),
+            groups={"length": length_of(moment)},
             question=moment.sentence,
         )
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from tinyvid import Item, Outcome
 from tinyvid.data.formats import Moment
 from tinyvid.evaluation.scoring.captions import read_events, write_events
 from tinyvid.evaluation.scoring.timed import timed_averages
 
+LENGTHS = (5, 15, 60)  # seconds: bounds of the groups of windows by length
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -22,6 +24,12 @@ def by_video(moments: Iterable[Moment]) -> dict[str, list[Moment]]:
 def events_of(moments: Sequence[Moment]) -> str:
     """Return moments as the answer of an item with the rule ``events``."""
     return write_events([(moment.start, moment.end, moment.sentence) for moment in moments])
+
+
+def length_of(moment: Moment) -> str:
+    """Return the group of a window by its length, such as ``5 to 15 s``."""
+    length, bounds = moment.end - moment.start, pairwise((0, *LENGTHS))
+    return next((f"{low} to {high} s" for low, high in bounds if length <= high), f"over {LENGTHS[-1]} s")
 
 
 def averages(items: Sequence[Item], outcomes: Sequence[Outcome]) -> dict[str, float]:

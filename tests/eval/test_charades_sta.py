@@ -1,6 +1,7 @@
 """Charades-STA: both annotations, the prompt styles, the captions of LLM4VG, and what the report says."""
 
 import json
+import re
 
 import pytest
 
@@ -57,6 +58,7 @@ def test_items(root):
     assert items[0].sample.video == str(root / "Charades_v1_480/3MSZA.mp4")
     assert items[2].sample.video == str(root / "videos/AMT7R.mkv")
     assert items[2].question == items[3].question, "one sentence with two windows is two questions"
+    assert [item.groups["length"] for item in items] == ["5 to 15 s", "5 to 15 s", "0 to 5 s", "5 to 15 s"]
     for item in items:
         check_answers(item)
 
@@ -85,7 +87,7 @@ def test_averages(root):
 def write_captions(root, **changes):
     rows = {"3MSZA": ["A dark room.", "A  man\nwalks."], "AMT7R": ["A wall.", "", "A picture."]} | changes
     lines = [json.dumps({"video": f"{name}.mp4", "captions": texts}) for name, texts in rows.items() if texts]
-    write_text(root / "captions.jsonl", "\n".join(lines))
+    return str(write_text(root / "captions.jsonl", "\n".join(lines)))
 
 
 def test_captions_instead_of_the_video(root):
@@ -106,6 +108,19 @@ def test_captions_instead_of_the_video(root):
     plain = build("charades_sta", root)
     assert [item.id for item in benchmark] == [item.id for item in plain], "so that runs can be compared"
     assert [fields(item)[2:4] for item in benchmark] == [fields(item)[2:4] for item in plain]
+
+
+def test_captions_that_say_everything_give_every_window(root):
+    """A reader of text that looks for the sentence finds the window, if seconds and captions are aligned."""
+    write_text(root / "charades_sta_test.txt", "3MSZA 2 5##a dog runs\nAMT7R 0 3##a cat eats\n")
+    captions = {"3MSZA": ["nothing"] * 2 + ["Now a dog runs."] * 3 + ["nothing"], "AMT7R": ["a cat eats"] * 3}
+    benchmark = build("charades_sta", root, prompt_style="captions", captions=write_captions(root, **captions))
+    replies = []
+    for item in benchmark:
+        lines = item.sample.messages[0].text.split("\n")
+        seen = [line.split() for line in lines if re.match(r"\d+ to \d+ s: ", line) and item.question in line]
+        replies.append(f"from {seen[0][0]} to {seen[-1][2]} seconds")
+    assert benchmark.summary(answered(benchmark, replies))["R@0.7"] == 100
 
 
 @pytest.mark.parametrize(
