@@ -2,6 +2,7 @@
 
     python -m recipes.shapes.continued --out runs/grounding                # the default model learns grounding
     python -m recipes.shapes.continued --families grounding dense_caption --clips 8000 --steps 4000 --out DIR
+    python -m recipes.shapes.continued --out runs/per_cent --time "{:02d}%" --time-steps 100
 
 Trains the mixer and the LLM on packed questions of all families about new clips. The vision tower and the rest of the
 connector stay frozen, so their tokens are stored once. At every check, ``curve.jsonl`` gets the accuracy of the old
@@ -15,7 +16,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--ckpt", type=Path, help="model of the recipe (default: the default model)")
     parser.add_argument("--families", nargs="+", choices=EXTRA_FAMILIES, default=["grounding"], help="new families")
+    parser.add_argument("--time", help="how times are written, as template.time (default: that of the model)")
+    parser.add_argument("--time-steps", type=int, help="steps that a clip is divided into, as template.time_steps")
     parser.add_argument("--share", type=float, default=0.3, help="fraction of questions of new families (default: 0.3)")
     parser.add_argument("--clips", type=int, default=4000, help="number of training clips (default: 4000)")
     parser.add_argument("--held-out", type=int, default=200, help="number of held-out clips (default: 200)")
@@ -245,15 +248,24 @@ def main() -> None:
     )  # fmt: skip
     run = Continued(args.out, size, args.seed, args.workers, args.cores)
     with interruptible("Finished stages and checks are kept; run the same command again to continue."):
-        continue_training(run, args.ckpt)
+        continue_training(run, args.ckpt, {"time": args.time, "time_steps": args.time_steps} if args.time else {})
 
 
-def continue_training(run: Continued, ckpt: Path | None) -> None:
-    """Generate the clips, store their tokens, train, and write the model; each unless it exists."""
+def continue_training(run: Continued, ckpt: Path | None, times: Mapping[str, Any]) -> None:
+    """Generate the clips, store their tokens, train, and write the model; each unless it exists.
+
+    Args:
+        run: What to train, and where.
+        ckpt: The model; ``None`` for the default model.
+        times: Options of the template to change.
+    """
     run.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(run.replicas)
     torch.manual_seed(run.seed)
     assistant = Assistant.from_pretrained(ckpt, device="cpu", dtype="float32")
+    if times:
+        template = {**assistant.config["template"], **times}
+        assistant = Assistant.from_pretrained(ckpt, device="cpu", dtype="float32", template=template)
     if not (run.out / "clips").exists():
         count, partial = run.size.clips + run.size.held_out, run.out / "clips.partial"
         make_clips(partial, seed=run.seed, count=count, processes=max(run.workers, 1))

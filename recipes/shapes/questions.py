@@ -18,6 +18,7 @@ from tinyvid.text.moments import Moments
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
+from tinyvid.worlds.shapes.wording import lasts
 
 UNTIMED = dict.fromkeys((name for name in FAMILIES if name not in TIMED), 1.0)
 OPEN = ("open", "caption")  # formats whose replies describe the clip in words
@@ -169,6 +170,8 @@ class Shares(Dataset[Share]):
             questions = questions_of(scene, file, rng, self.size, duration=duration, only_open=only_open)
             if not questions:
                 continue  # no question fits this scene
+            if self.processor.template.moments.steps is not None:
+                questions = [_without_duration(question, duration, rng) for question in questions]
             kept.append(clip)
             examples.append(lay_out(self.processor, questions, f"clip {clip}", duration=duration))
             asked.append(questions)
@@ -182,6 +185,13 @@ class Shares(Dataset[Share]):
         options: dict[str, Any] = {"prefetch_factor": 8} if workers else {}
         numbers = range(first, len(self))
         return iter(DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, **options))
+
+
+def _without_duration(question: SceneQuestion, duration: float, rng: np.random.Generator) -> SceneQuestion:
+    """Leave the duration out of half of the questions about times, whose replies in steps do not depend on it."""
+    if question.family not in TIMED or rng.random() < 0.5:
+        return question
+    return replace(question, text=question.text.removeprefix(f"{lasts(duration)} "))
 
 
 def _asked(questions: Sequence[Sequence[SceneQuestion]], size: Size) -> torch.Tensor:

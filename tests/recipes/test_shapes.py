@@ -419,7 +419,7 @@ def test_continued_training_goes_on_after_an_interruption(finished, tmp_path):
         families=with_extra(TINY.families, ["grounding"]),
     )  # fmt: skip
     run, stopped = (Continued(tmp_path / name, size, 5, 0, 1) for name in ("whole", "stopped"))
-    continue_training(run, finished / "model")
+    continue_training(run, finished / "model", {})
     curve = read(run.out / "curve.jsonl")
     assert [row["step"] for row in curve] == [0, 1, 2]
     assert {"miou", "r70", "overall", "color", "loss"} <= curve[2].keys()
