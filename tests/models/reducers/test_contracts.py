@@ -94,25 +94,24 @@ def test_members_are_consistent(name, options):
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("num_frames", [1, 2, 7, 16])
-def test_tokens_fill_places_of_the_budget_in_order(name, options, num_frames, dtype):
+def test_tokens_fill_places_of_the_budget_in_order(name, options, dtype):
     reducer = build(name, options).to(dtype)
-    tokens, _ = reduce(reducer, clip(num_frames).to(dtype))
-    assert isinstance(tokens, VideoTokens)
-    count, dim = tokens.x.shape
-    assert dim == 24
-    assert tokens.x.dtype == dtype
-    assert tokens.x.isfinite().all()
-    assert tokens.frame.shape == tokens.place.shape == (count,)
-    assert tokens.frame.dtype == tokens.place.dtype == torch.int64
-    assert 0 < count <= reducer.budget.bound(num_frames)
-    assert tokens.place[0] >= 0
-    assert tokens.place[-1] < reducer.budget(num_frames)
-    assert (tokens.place.diff() > 0).all()
-    assert tokens.frame.min() >= 0
-    assert tokens.frame.max() < num_frames
-    if reducer.budget.fixed == 0:  # text may stand between the frames
-        assert torch.equal(tokens.frame, tokens.place // reducer.budget.per_frame)
+    for num_frames in (1, 2, 7, 16):
+        tokens, _ = reduce(reducer, clip(num_frames).to(dtype))
+        count, dim = tokens.x.shape
+        assert dim == 24
+        assert tokens.x.dtype == dtype
+        assert tokens.x.isfinite().all()
+        assert tokens.frame.shape == tokens.place.shape == (count,)
+        assert tokens.frame.dtype == tokens.place.dtype == torch.int64
+        assert 0 < count <= reducer.budget.bound(num_frames)
+        assert tokens.place[0] >= 0
+        assert tokens.place[-1] < reducer.budget(num_frames)
+        assert (tokens.place.diff() > 0).all()
+        assert tokens.frame.min() >= 0
+        assert tokens.frame.max() < num_frames
+        if reducer.budget.fixed == 0:  # text may stand between the frames
+            assert torch.equal(tokens.frame, tokens.place // reducer.budget.per_frame)
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
@@ -130,20 +129,20 @@ def test_every_reducer_without_weights_has_a_neutral_setting():
 
 
 @pytest.mark.parametrize(("name", "options"), CAUSAL, ids=str)
-@pytest.mark.parametrize("lengths", [[1] * 13, [4, 4, 5], [2, 11], [12, 1]], ids=str)
-def test_pieces_equal_the_whole_clip(name, options, lengths):
+def test_pieces_equal_the_whole_clip(name, options):
     reducer = build(name, options)
     features = clip(13)
     whole, _ = reduce(reducer, features)
-    state, seen, pieces = None, 0, []
-    for piece in features.split(lengths):
-        tokens, state = reduce(reducer, piece, state, start=seen)
-        places = seen * reducer.budget.per_frame
-        pieces.append(VideoTokens(tokens.x, tokens.frame + seen, tokens.place + places))
-        seen += len(piece)
-    assert torch.equal(torch.cat([piece.place for piece in pieces]), whole.place)
-    assert torch.equal(torch.cat([piece.frame for piece in pieces]), whole.frame)
-    torch.testing.assert_close(torch.cat([piece.x for piece in pieces]), whole.x, atol=1e-5, rtol=0)
+    for lengths in ([1] * 13, [4, 4, 5], [2, 11], [12, 1]):
+        state, seen, pieces = None, 0, []
+        for piece in features.split(lengths):
+            tokens, state = reduce(reducer, piece, state, start=seen)
+            places = seen * reducer.budget.per_frame
+            pieces.append(VideoTokens(tokens.x, tokens.frame + seen, tokens.place + places))
+            seen += len(piece)
+        assert torch.equal(torch.cat([piece.place for piece in pieces]), whole.place)
+        assert torch.equal(torch.cat([piece.frame for piece in pieces]), whole.frame)
+        torch.testing.assert_close(torch.cat([piece.x for piece in pieces]), whole.x, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "options"), CAUSAL, ids=str)
@@ -171,7 +170,9 @@ def test_gradients_reach_every_parameter_and_the_features(name, options):
 def test_calls_do_not_change_state(name, options):
     """A clip does not depend on the clips before, and only parameters are saved."""
     reducer = build(name, options)
-    before, _ = reduce(reducer, clip(4))
+    features = clip(4)
+    before, _ = reduce(reducer, features)
+    assert torch.equal(features, clip(4))
     with torch.inference_mode():
         reduce(reducer, clip(9))
     after, _ = reduce(copy.deepcopy(reducer), clip(4))
@@ -181,18 +182,9 @@ def test_calls_do_not_change_state(name, options):
 
 
 @every_case
-def test_inputs_are_not_changed(name, options):
-    features = clip(4)
-    copied = features.clone()
-    reduce(build(name, options), features)
-    assert torch.equal(features, copied)
-
-
-@every_case
 def test_identical_patches_stay_what_they_are(name, options):
     """Every reducer picks or averages, so a clip of equal patches has tokens of that value."""
     patch = torch.randn(24, generator=torch.Generator().manual_seed(1))
-    if options.get("times"):
-        pytest.skip("adds a code of the time")
+    options = {**options, "times": False} if "times" in options else options
     tokens, _ = reduce(build(name, options), patch.expand(6, 16, 24))
     torch.testing.assert_close(tokens.x, patch.expand_as(tokens.x), atol=1e-5, rtol=0)
