@@ -232,6 +232,15 @@ def test_likelihoods_of_labels_count_all_of_their_tokens(assistant, tmp_path):
     assert read_rows(tmp_path)[0]["likelihoods"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_options_with_times_are_compared_in_the_words_of_the_model(assistant, tmp_path):
+    options = {"a": "at <time:1>", "b": "from <time:0> to <time:2>"}
+    item = ask("When?", np.zeros((4, 30, 40, 3), np.uint8), rule="label", options=options, answer="a", prefix="It is ")
+    evaluate(assistant, Fixed([item]), run_dir=tmp_path, options=replace(SHORT, score="likelihood"))
+    words = {"a": "at 1.0 s", "b": "from 0.0 s to 2.0 s"}
+    expected = {key: log_prob(assistant, item.sample, item.prefix + text) for key, text in words.items()}
+    assert read_rows(tmp_path)[0]["likelihoods"] == pytest.approx(expected, abs=1e-4)
+
+
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,9 @@ from tinyvid.errors import ConfigError, DataError, VideoError, raised_as
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes, Status
 from tinyvid.evaluation.scoring.references import check_key_frames
 from tinyvid.processing.batch import Example
-from tinyvid.processing.layout import Layout
+from tinyvid.processing.layout import Layout, timeline_of
 from tinyvid.processing.processor import Processor
+from tinyvid.text.moments import has_markers
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 
 Score = Literal["reply", "likelihood"]
@@ -205,7 +206,10 @@ class Preparer:
         """Lay out a prompt with the beginning of its reply, and reserve tokens for the rest."""
         if begun:
             sample = replace(sample, messages=[*sample.messages, Message("assistant", begun)])
-        return PromptLayout(sample, begun, reserve, self.processor.plan(sample, reserve=reserve))
+        layout = self.processor.plan(sample, reserve=reserve)
+        if has_markers(begun):
+            begun = self.processor.template.moments.write(begun, timeline_of(layout.clips[0], layout.plans[0]))
+        return PromptLayout(sample, begun, reserve, layout)
 
     def _question(self, index: int, options: tuple[str, ...], written: Sequence["PromptLayout"]) -> PreparedItem:
         examples, spans = zip(*map(self._example, written), strict=True)
