@@ -20,7 +20,7 @@ from .rows import below, digest, first_of, numbered, read_rows
 from .timed import SUFFIXES, averages, length_of
 
 FOLDERS = ("Charades_v1_480", "Charades_v1", "videos/charades", "videos")
-TIMELENS = "charades-timelens.json"
+FILES = {"official": "charades_sta_test.txt", "timelens": "charades-timelens.json"}
 LMMS_EVAL = (
     "Please find the visual event described by a sentence in the video, determining its starting and ending times. The "
     "format should be: 'The event happens in the start time - end time'. For example, The event 'person turn a light "
@@ -46,8 +46,8 @@ class CharadesSTA:
     Args:
         root: Folder with an annotation file and the videos, in ``Charades_v1_480/``, ``Charades_v1/``,
             ``videos/charades/`` or ``videos/``.
-        split: Split of the official annotation; published scores are on ``test``.
         annotation: ``official``, or ``timelens``: the refined annotation of the test videos (arXiv:2512.14698).
+            Official windows count as published; one in seven ends up to 1.5 s after its video.
         prompt_style: ``official`` asks in the words of the training rows by ``recipes/convert.py``, because the data
             set has no prompt; ``lmms_eval`` and ``timelens`` ask in theirs; ``captions`` shows captions instead of the
             video.
@@ -55,7 +55,7 @@ class CharadesSTA:
         confidence: Ask the model to judge the captions before it answers, for ``prompt_style=captions``.
 
     Raises:
-        ConfigError: Options contradict each other.
+        ConfigError: ``confidence`` needs captions.
         DataError: Files are missing or malformed, or a video has no captions.
     """
 
@@ -69,17 +69,14 @@ class CharadesSTA:
         self,
         *,
         root: str,
-        split: Literal["test", "train"] = "test",
         annotation: Literal["official", "timelens"] = "official",
         prompt_style: Literal["official", "lmms_eval", "timelens", "captions"] = "official",
         captions: str = "captions.jsonl",
         confidence: bool = False,
     ) -> None:
-        if annotation == "timelens" and split != "test":
-            raise ConfigError(f"benchmark.split={split}: annotation=timelens has only test videos; remove split=")
         if confidence and prompt_style != "captions":
             raise ConfigError("benchmark.confidence=true needs benchmark.prompt_style=captions")
-        file = TIMELENS if annotation == "timelens" else f"charades_sta_{split}.txt"
+        file = FILES[annotation]
         shows_captions = prompt_style == "captions"
         self.folder = require(root, [file, *([captions] if shows_captions else [])], source=self.source)
         self.prompt_style, self.confidence = prompt_style, confidence

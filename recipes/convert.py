@@ -3,8 +3,8 @@
 ``ucf_crime`` and ``animal_kingdom`` are the data sets of LLaMA-VID's reproduction study. ``cotasks`` and ``traces``
 read any data set with timed sentences, and write dialogs, or replies that cite frames; ``cof`` reads the replies of
 Chain-of-Frames. Each converter reads the files that the authors publish and writes JSON lines for ``data=jsonl``.
-Videos are opened only for ``--max-seconds``. Ids depend on names and texts, never on file order. Rows are left out only
-if an option says so; the summary counts them.
+Videos are opened only for ``--max-seconds`` and ``--cut-windows``. Ids depend on names and texts, never on file order.
+Rows are left out only if an option says so; the summary counts them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +143,24 @@ def timed(args: argparse.Namespace, report: Counter[str]) -> dict[str, tuple[str
     for moment in sorted(moments, key=lambda moment: (moment.code, moment.start, moment.end)):
         by_code.setdefault(moment.code, []).append(moment)
     leave_out(sorted(by_code.keys() - files.keys()), "videos that are not in the folder", args.allow_missing, report)
+    found = {code: several for code, several in by_code.items() if code in files}
+    if args.cut_windows:
+        found = {code: list(cut(several, files[code], args, report)) for code, several in found.items()}
     return {
-        code: (files[code].relative_to(args.videos).as_posix(), found)
-        for code, found in by_code.items()
-        if code in files
+        code: (files[code].relative_to(args.videos).as_posix(), several) for code, several in found.items() if several
     }
+
+
+def cut(moments: Sequence[Moment], path: Path, args: argparse.Namespace, report: Counter[str]) -> Iterator[Moment]:
+    """Yield moments with windows that end no later than their video, which is opened."""
+    duration = open_video(Video(path), VIDEO_READERS.build({"name": "auto"})).meta.duration
+    for moment in moments:
+        if moment.start >= duration:
+            start = f"the window starts at {moment.start:g} s"
+            on_fault(args, report, "windows")(DataError(f"{moment.where}: {start}, after its video of {duration:g} s"))
+            continue
+        report["windows cut to their video (--cut-windows)"] += moment.end > duration
+        yield replace(moment, end=min(moment.end, duration))
 
 
 def on_fault(args: argparse.Namespace, report: Counter[str], what: str) -> Callable[[DataError], None]:
@@ -296,6 +310,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--format", required=True, choices=sorted(READERS), help="format of the annotation")
     for command in (tasks, cited, frames):
         command.add_argument("--annotation", required=True, help="annotation file, such as cof_data.jsonl")
+        command.add_argument(
+            "--cut-windows", action="store_true", help="cut windows that end after their video; opens every file"
+        )
         command.add_argument("--skip-faulty", action="store_true", help="leave out entries that cannot be converted")
     for command in (crime, animals, tasks, cited, frames):
         command.add_argument("--videos", required=True, help="folder of videos; pass it to training as data.media_root")

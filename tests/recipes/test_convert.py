@@ -278,6 +278,23 @@ def test_faulty_windows_are_left_out_only_on_request(captioned):
     assert rows[0]["conversations"][1]["value"] == "1 event."
 
 
+def test_windows_are_cut_to_their_video_only_on_request(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos" / "v_one.mp4", num_frames=12, fps=1, bframes=0)
+    events = {"timestamps": [[0, 8], [8, 20], [14, 18]], "sentences": ["One.", "Two.", "Three."], "duration": 20}
+    write_json(tmp_path / "val_1.json", {"v_one": events})
+    assert timed(tmp_path, "traces", "--kinds", "when", name="whole.jsonl")[0] == {"rows of kind when": 3, "rows": 3}
+    with pytest.raises(
+        DataError, match=r"'v_one', event 3: the window starts at 14 s, after its video of 12 s. --skip"
+    ):
+        timed(tmp_path, "traces", "--cut-windows")
+    report, rows, _ = timed(tmp_path, "traces", "--cut-windows", "--skip-faulty", "--kinds", "when")
+    assert report["windows cut to their video (--cut-windows)"] == 1
+    assert report["left out: faulty windows (--skip-faulty)"] == 1
+    assert [row["key_frames"] for row in rows] == [[4.0], [10.0]]
+    assert rows[1]["conversations"][1]["value"].endswith("Answer: From <time:8> to <time:12>.")
+
+
 def test_videos_without_a_file_are_left_out_only_on_request(captioned):
     (captioned / "videos" / "v_one.mp4").unlink()
     with pytest.raises(DataError, match="1 videos that are not in the folder: v_one; --allow-missing"):
