@@ -122,3 +122,18 @@ def test_shuffled_references_are_at_the_chance_level():
             found.append(marks(reply, key_frames, shown))
     f1, chance = (sum(one[name] for one in found) / len(found) for name in ("reference_f1", "reference_f1_chance"))
     assert f1 == pytest.approx(chance, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [Moment("v", 5.0, 20.0, "It rains.", where="a.json: 'v', event 7")],  # goes on while the pair happens
+        [Moment("v", 1.0, 2.0, "A dog barks."), Moment("v", 20.0, 25.0, "A dog barks.", where="a.json: 'v', event 7")],
+    ],
+    ids=["longer", "again"],
+)
+def test_what_happens_right_after_is_not_clear_with_another_event_in_between(between):
+    faults = []
+    rows = list(traces([STOVE, OIL, *between], on_fault=faults.append))
+    assert [(row["kind"], row["key_frames"]) for row in rows if row["kind"] != "when"] == [("order", [12.0, 31.0])]
+    assert "event 7: 'It rains.' happens between" in str(faults[-1]) or "'A dog barks.' happens" in str(faults[-1])

@@ -60,7 +60,8 @@ def traces(
     """Yield questions about the moments of one video, without ``id`` and ``video``.
 
     ``when`` asks for the windows of each sentence. ``order``, ``after`` and ``before`` are about two sentences that
-    follow each other; both must occur once, and their windows must not overlap.
+    follow each other; both must occur once, and their windows must not overlap. For ``after`` and ``before``, no other
+    sentence may happen between them.
 
     Args:
         moments: Moments of one video.
@@ -71,7 +72,8 @@ def traces(
         on_fault: Called with an error for each sentence or pair that cannot be asked about; raises it by default.
 
     Raises:
-        DataError: The windows of a sentence or of a pair overlap, or a sentence of a pair occurs several times.
+        DataError: The windows of a sentence or of a pair overlap, a sentence of a pair occurs several times, or another
+            one happens between them.
     """
     events = _events(moments)
     name = f"{seed}:{moments[0].code}:{len(moments)}" if moments else f"{seed}"
@@ -97,8 +99,11 @@ def traces(
             "after": (AFTER.format(sentence=bare(first.text)), second),
             "before": (BEFORE.format(sentence=bare(second.text)), first),
         }
+        error = _between(first, second, events)
+        if error is not None and {"after", "before"}.intersection(kinds):
+            on_fault(error)
         for kind in kinds:
-            if kind in asked:
+            if kind in asked and (kind == "order" or error is None):
                 question, right = asked[kind]
                 yield _row(kind, question, [first, second], right.clause, arm, bounds, times)
 
@@ -129,6 +134,18 @@ def _unordered(first: Sentence, second: Sentence) -> DataError | None:
             f"{second.where}: the window {list(second.windows[0])} overlaps with {list(first.windows[0])} of "
             f"{first.text!r:.60}, so their order is not clear"
         )
+    return None
+
+
+def _between(first: Sentence, second: Sentence, events: Sequence[Sentence]) -> DataError | None:
+    """Return why one event does not happen right after another one, if so."""
+    (_, end), (start, _) = first.windows[0], second.windows[0]
+    for event in events:
+        if event not in (first, second) and any(begin < start and until > end for begin, until in event.windows):
+            return DataError(
+                f"{event.where}: {event.text!r:.60} happens between {first.text!r:.60} and {second.text!r:.60}, so it "
+                "is not clear what happens right after and right before"
+            )
     return None
 
 
