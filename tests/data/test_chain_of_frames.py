@@ -2,13 +2,16 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from tests.runs import turns
+from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.data.chain_of_frames import UnusableRow, convert_row, notes_on, num_references, without_references
 from tinyvid.data.traces import ARMS
 from tinyvid.evaluation.scoring.references import marks
+from tinyvid.types import IGNORE_INDEX
 
 REPLY = (
     "**Reasoning:** The gray cube appears in Frame 3 and the red sphere enters in Frames 12-14 (Frame-12). "
@@ -150,3 +153,15 @@ def test_as_many_references_are_converted_as_are_written(numbers, spelling):
     row = convert_row(row_of(text), "x:1")
     assert num_references(row) == len(numbers)
     assert row["key_frames"] == [number - 0.5 for number in dict.fromkeys(numbers)]
+
+
+@pytest.mark.slow
+def test_under_the_published_sampling_a_reference_has_its_published_number():
+    overrides = ["experiment=chain_of_frames_shapes", "sampler=midpoint", "sampler.num_frames=30"]
+    processor = Assistant.from_config(compose(overrides, config="train"), device="meta").processor
+    reply = " ".join(f"Frame {number}." for number in range(1, 31))
+    row = convert_row(row_of(reply), "x:1")
+    messages = [Message("user", "Q?"), Message("assistant", reply_of(row))]
+    clip = Video(np.zeros((75, 16, 16, 3), np.uint8), fps=2.5)
+    example = processor(Sample(messages, video=clip))
+    assert processor.reply(example.input_ids[example.labels != IGNORE_INDEX]) == reply

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from tests.runs import load_program
-from tinyvid import ConfigError, DataError, Item, Message, Outcome, Sample, compare_runs, load_runs
+from tinyvid import ConfigError, DataError, Item, Message, Outcome, Report, Sample, compare_runs, load_runs
 from tinyvid.evaluation.reporting.comparison import as_text, write_comparison
 from tinyvid.evaluation.reporting.report import write_report
 
@@ -146,7 +146,13 @@ def test_the_marks_of_several_runs_stand_side_by_side(tmp_path):
     values = {f"i{n}": float(n < 4) for n in range(8)}
     points = {
         "none": {"references": 0.0, "reference_f1": 0.0},
-        "right": {"references": 2.0, "reference_f1": 0.9, "reference_validity": 1.0, "score": 4.0},
+        "right": {
+            "references": 2.0,
+            "reference_f1": 0.9,
+            "reference_f1_chance": 0.15,
+            "reference_validity": 1.0,
+            "score": 4.0,
+        },
         "shuffled": {"references": 2.0, "reference_f1": 0.2, "reference_validity": 1.0, "score": 1.0},
     }
     folders = [write_run(tmp_path / name, values, points=marks) for name, marks in points.items()]
@@ -161,4 +167,7 @@ def test_the_marks_of_several_runs_stand_side_by_side(tmp_path):
     assert (tmp_path / "out" / "references.png").stat().st_size > 5000
     report = (folders[1] / "report.md").read_text()
     assert "## Marks" in report
+    assert "cited frames: F1 90.00 % (at random 15.00 %)" in Report.load(folders[1]).text()
+    assert "cited frames" not in Report.load(folders[0]).text()
+    assert Report.load(folders[0]).metrics()["made reference_f1"] == 0
     assert "| reference_f1 | 0.90 |" in report

@@ -79,6 +79,9 @@ class Report:
                     f"{name} {_percent(value['value'])} ({_percent(value['low'])} to {_percent(value['high'])})"
                 )
         lines += [f"{name} {value:.2f}" for name, value in data["official"].items() if value is not None]
+        if data["points"].get("references"):
+            f1, chance = (data["points"][f"reference_{name}"] for name in ("f1", "f1_chance"))
+            lines.append(f"cited frames: F1 {_percent(f1)} (at random {_percent(chance)})")
         if data["n_media_failed"] or data["n_prompt_failed"]:
             lines.append(f"{self.folder / SKIPPED} lists the items that were not asked.")
         return "\n".join([*lines, f"See {self.folder / TEXT} for details."])
@@ -88,7 +91,10 @@ class Report:
         data = self.data
         numbers = {"accuracy": self.accuracy, "unparsed": data["n_unparsed"], "media_failed": data["n_media_failed"]}
         official = {name: value for name, value in data["official"].items() if value is not None}
-        return {f"{data['benchmark']} {name}": float(value) for name, value in {**numbers, **official}.items()}
+        cited = {
+            name: value for name, value in data["points"].items() if name in ("reference_f1", "reference_f1_chance")
+        }
+        return {f"{data['benchmark']} {name}": float(value) for name, value in {**numbers, **official, **cited}.items()}
 
 
 def write_report(
