@@ -35,7 +35,7 @@ from recipes.shapes.fitting import CLIP, Engine, Metrics, optimizers, rate
 from recipes.shapes.measure import SPAN_TOKENS, SPANS, span_iou, span_summary
 from recipes.shapes.plots import read
 from recipes.shapes.progress import progress
-from recipes.shapes.questions import Share, Shares, lay_out
+from recipes.shapes.questions import SECONDS, Share, Shares, lay_out
 from recipes.shapes.sizes import SIZES, WEIGHTS, Size
 from recipes.shapes.student import CONNECTOR_RATE, Student, accuracy, forward_with, known_tokens, mix, resample
 from recipes.shapes.vision import to_pixels
@@ -48,7 +48,6 @@ from tinyvid.worlds.shapes import EXTRA_FAMILIES, SceneQuestion, ask
 
 logger = logging.getLogger("tinyvid.shapes")
 CHUNK = 16  # clips per call of the vision tower
-SECONDS = (2.0, 3.0, 4.0, 6.0)  # durations of the held-out clips in questions about spans, as in make_world.py
 TOGETHER = 32  # spans generated at once
 
 

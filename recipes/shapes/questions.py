@@ -20,6 +20,7 @@ from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
 from tinyvid.worlds.shapes.wording import lasts
 
+SECONDS = (2.0, 3.0, 4.0, 6.0)  # default durations of the world
 UNTIMED = dict.fromkeys((name for name in FAMILIES if name not in TIMED), 1.0)
 OPEN = ("open", "caption")  # formats whose replies describe the clip in words
 draw_clip = functools.cache(clips.draw_clip)  # drawing a scene is slower than generating its questions
@@ -46,8 +47,14 @@ def corpus(seed: int, families: Iterable[str] = ()) -> list[str]:
     return texts
 
 
-def draw_duration(rng: np.random.Generator) -> float:
-    """Draw a duration in seconds for the questions about a clip; the model cannot see it in the frames."""
+def draw_duration(rng: np.random.Generator, *, timed: bool = False) -> float:
+    """Draw a duration in seconds for the questions about a clip; the model cannot see it in the frames.
+
+    With ``timed`` families, half of the durations are the default ones of the world: to write tenths of a second, a
+    small LLM has to learn the times of each duration.
+    """
+    if timed and rng.random() < 0.5:
+        return float(rng.choice(SECONDS))
     lot = rng.random()
     if lot < 0.65:
         return float(rng.integers(1, 13))
@@ -165,7 +172,7 @@ class Shares(Dataset[Share]):
         for clip in (chosen + self.first).tolist():
             scene, file = draw_clip(self.world, clip, self.size.hold_out)
             rng = np.random.default_rng([self.seed, 3, number, clip])
-            duration = draw_duration(rng)
+            duration = draw_duration(rng, timed=not set(TIMED).isdisjoint(self.size.families))
             only_open = number < self.only_open
             questions = questions_of(scene, file, rng, self.size, duration=duration, only_open=only_open)
             if not questions:

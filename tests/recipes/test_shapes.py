@@ -22,7 +22,7 @@ from recipes.shapes.continued import Continued, continue_training, held_out_span
 from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
 from recipes.shapes.plots import read
-from recipes.shapes.questions import Shares, corpus, questions_of, right_replies
+from recipes.shapes.questions import SECONDS, Shares, corpus, draw_duration, questions_of, right_replies
 from recipes.shapes.release import digest, release, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
@@ -34,6 +34,7 @@ from tests.runs import python
 from tinyvid import Assistant, compose
 from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.processing.batch import VideoInput
+from tinyvid.registry import TEMPLATES
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
 
@@ -266,6 +267,26 @@ def test_a_share_is_the_same_every_time(assistant):
     assert not np.array_equal(one.questions, other.questions)
     assert one.batch.blocks.max() == TINY.questions
     assert int((one.batch.video_mask.sum(1) == assistant.processor.tokens.budget.fixed).sum()) == 4
+
+
+def test_durations_of_timed_families_are_often_those_of_the_world():
+    usual, timed = ([draw_duration(np.random.default_rng(i), timed=kind) for i in range(400)] for kind in (False, True))
+    assert min(usual) == 1.0
+    assert max(usual) > 40
+    share = [np.isin(found, SECONDS).mean() for found in (usual, timed)]
+    assert share[0] < 0.3
+    assert 0.5 < share[1] < 0.7
+
+
+def test_packed_questions_have_times_in_the_words_of_the_template(assistant):
+    size = replace(TINY, families={"grounding": 1.0}, formats=("open",))
+    seconds = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=size, seed=1, length=1)[0]
+    template = {**assistant.config["template"], "time": "{:02d}%", "time_steps": 100}
+    assistant.processor.template = TEMPLATES.build(template)
+    steps = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=size, seed=1, length=1)[0]
+    texts = [assistant.processor.tokenizer.decode(share.batch.input_ids.flatten()) for share in (seconds, steps)]
+    assert len(re.findall(r"From \d+\.\d s to \d+\.\d s\.", texts[0])) == texts[0].count("The video lasts") > 8
+    assert len(re.findall(r"From \d\d+% to \d\d+%\.", texts[1])) > texts[1].count("The video lasts") > 2
 
 
 def test_a_reply_is_right_if_all_of_it_is(assistant):
