@@ -82,7 +82,7 @@ class Outcome:
         duration: Duration of the first clip in seconds; ``None`` without a video.
         num_frames: Number of frames that the model saw.
         shown: Times of these frames in seconds of the file, for items with key frames.
-        kept: Share of the video places that tokens filled; ``None`` without a reducer.
+        kept: Video tokens as a share of all patches; ``None`` without a reducer or a video.
         reason: Why the item was not answered.
     """
 

@@ -91,8 +91,8 @@ def generate(model: VideoLLM, processor: Processor, batch: Batch, decoding: Deco
     options["logits_processor"] = [_refuse_nan, *([_sampler(batch, decoding)] if decoding.temperature else [])]
     embeddings, batch = model.fill(batch, padding_side="left")  # (B, L, D)
     if model.kept is not None:
-        shares = ", ".join(f"{share:.1%}" for share in model.kept)
-        logger.info("The reducer kept %s of the video tokens.", shares)
+        shares = ", ".join(f"{share:.1%}" for share in model.kept if share is not None)
+        logger.info("Video tokens after the reducer, as shares of the patches: %s.", shares)
     if batch.positions is not None:  # otherwise, transformers counts them itself
         options["position_ids"] = batch.positions
     return model.llm.generate(

@@ -34,7 +34,8 @@ class VideoLLM(nn.Module):
         tower_chunk: Frames per forward pass of the vision tower; limits memory and does not change the result.
 
     Attributes:
-        kept: Share of the video places of each sample of the last batch that tokens filled; ``None`` without a reducer.
+        kept: Video tokens of each sample of the last batch, as a share of its patches; ``None`` without a reducer, and
+            for a sample without video.
     """
 
     def __init__(self, llm: Any, vision_tower: VisionTower, connector: Connector, *, tower_chunk: int = 32) -> None:
@@ -43,7 +44,7 @@ class VideoLLM(nn.Module):
         self.vision_tower = vision_tower
         self.connector = connector
         self.tower_chunk = tower_chunk
-        self.kept: tuple[float, ...] | None = None
+        self.kept: tuple[float | None, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -123,14 +124,24 @@ class VideoLLM(nn.Module):
                 f"samples {list(batch.ids)}: the connector returned {len(filled)} video tokens for {places} places; "
                 "make the connector's budget agree with its output"
             )
-        before = batch.video_mask.sum(-1)  # (B,)
         kept = self.connector.tokens.kept_positions
-        batch = without_empty(batch, filled, padding_side=padding_side, keep_positions=kept)
+        given, batch = batch, without_empty(batch, filled, padding_side=padding_side, keep_positions=kept)
         if self.connector.reducer is not None:
-            self.kept = tuple((batch.video_mask.sum(-1) / before.clamp(min=1)).tolist())
+            pairs = zip(batch.video_mask.sum(-1).tolist(), self._patches(given), strict=True)
+            self.kept = tuple(tokens / patches if patches else None for tokens, patches in pairs)
         embeddings = self.llm.get_input_embeddings()(batch.input_ids)  # (B, L, D)
         mask = batch.video_mask.unsqueeze(-1)  # (B, L, 1)
         return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype)), batch
+
+    def _patches(self, batch: Batch) -> list[int]:
+        """Return the number of patches in the slots of each sample; the batch must contain all places."""
+        frames = torch.tensor([len(batch.videos[slot.video].times) for slot in batch.slots])
+        ends = torch.tensor([self.connector.tokens.budget(count) for count in frames.tolist()]).cumsum(0)
+        samples = torch.searchsorted(
+            batch.video_mask.sum(-1).cumsum(0).cpu(), ends
+        )  # which has the last place of a slot
+        patches = self.vision_tower.features.num_patches * frames
+        return torch.zeros(len(batch.input_ids), dtype=torch.long).index_add(0, samples, patches).tolist()
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the input embeddings (B, L, D) of a batch with its video tokens. Errors are those of ``fill``."""

@@ -70,7 +70,7 @@ class VideoTrainer(SavingTrainer):
         self.objective = train.objective
         self.benchmark = benchmark
         self.interrupts = Interrupts()
-        self._kept: list[float] = []  # shares of video tokens since the last log
+        self._kept: list[float] = []  # shares of patches since the last log
         best = "loss" if evaluate_on is not None else None if benchmark is None else benchmark.metric
         super().__init__(
             model=loaded.model,
@@ -157,7 +157,7 @@ class VideoTrainer(SavingTrainer):
         """
         batch = self._ready(inputs["batch"])
         output = self.objective(model, batch)
-        self._kept += self.loaded.model.kept or ()
+        self._kept += [share for share in self.loaded.model.kept or () if share is not None]
         if not torch.isfinite(output.loss):
             raise DataError(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}, on the samples "
@@ -185,7 +185,7 @@ class VideoTrainer(SavingTrainer):
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log metrics of a step, with the mean share of video tokens that a reducer kept."""
+        """Log metrics of a step, with the video tokens as a mean share of the patches, if there is a reducer."""
         if "loss" in logs and self._kept:
             logs["kept"] = sum(self._kept) / len(self._kept)
             self._kept.clear()

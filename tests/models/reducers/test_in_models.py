@@ -92,6 +92,14 @@ def test_a_sample_does_not_depend_on_its_batch(assistant):
 
 
 @torch.no_grad()
+def test_the_kept_share_counts_patches(assistant):
+    _, batch = assistant.model.fill(batch_of(assistant, CLIP, None, OTHER))
+    counts = (batch.video_mask.sum(-1) / (4 * 16)).tolist()
+    assert assistant.model.kept == (counts[0], None, counts[2])
+    assert 0 < counts[2] < 1
+
+
+@torch.no_grad()
 def test_replies_do_not_depend_on_the_batch(assistant):
     decoding = Decoding(max_new_tokens=4)
     together = generate(assistant.model, assistant.processor, batch_of(assistant, CLIP, OTHER, side="left"), decoding)

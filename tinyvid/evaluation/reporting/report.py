@@ -265,7 +265,10 @@ def as_text(data: Mapping[str, Any]) -> str:
         if data[key] is not None:
             lines.append(f"| {text} | {_percent(data[key])} | | |")
     if data.get("kept") is not None:
-        lines += ["", f"The reducer kept {_percent(data['kept'])} of the video tokens of an item on average."]
+        lines += [
+            "",
+            f"With the reducer, an item had {_percent(data['kept'])} as many video tokens as patches on average.",
+        ]
     for title, values in (("Averages of the benchmark", data["official"]), ("Marks", data["points"])):
         if values:
             lines += ["", f"## {title}", "", "| average | value |", "|---|---|"]

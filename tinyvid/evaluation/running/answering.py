@@ -35,7 +35,7 @@ class Answer:
     """The model's answer to an item: a reply, or the log-probabilities of the options.
 
     Attributes:
-        kept: Share of the video places that tokens filled; ``None`` without a reducer.
+        kept: Video tokens as a share of all patches; ``None`` without a reducer or a video.
     """
 
     index: int
