@@ -55,7 +55,7 @@ class UnusableRow(DataError):
         self.reason = reason
 
 
-class Frames(NamedTuple):
+class FramesOfRow(NamedTuple):
     """The frames that a published row shows: the middle of each in seconds, and the bounds of the shown part."""
 
     middles: list[float]
@@ -145,7 +145,7 @@ def _turns(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     return [dict(turn) for turn in turns]
 
 
-def _frames(row: Mapping[str, Any], where: str) -> Frames:
+def _frames(row: Mapping[str, Any], where: str) -> FramesOfRow:
     """Return the frames of a row in their final order, which its references count."""
     count = row.get("num_segments")
     count = NUM_SEGMENTS if count is None else count
@@ -157,7 +157,7 @@ def _frames(row: Mapping[str, Any], where: str) -> Frames:
             raise UnusableRow(where, f"aug={name:.20}", f"aug={name!r:.40} {what}, and rows show videos as they are")
     picked, length = row.get("indices"), SECONDS / count
     if picked is None:
-        return Frames([round((number + 0.5) * length, 3) for number in range(count)], None)
+        return FramesOfRow([round((number + 0.5) * length, 3) for number in range(count)], None)
     if not isinstance(picked, Sequence) or not picked or any(type(i) is not int or not 0 <= i < count for i in picked):
         raise UnusableRow(where, "malformed rows", f"indices={picked!r:.60} must be a list of numbers below {count}")
     if sorted(set(picked)) != list(picked):
@@ -165,7 +165,7 @@ def _frames(row: Mapping[str, Any], where: str) -> Frames:
             where, "indices that change the order", "'indices' change the order of the frames, which rows cannot"
         )
     clip = [round(picked[0] * length, 3), round((picked[-1] + 1) * length, 3)]
-    return Frames([round((number + 0.5) * length, 3) for number in picked], clip)
+    return FramesOfRow([round((number + 0.5) * length, 3) for number in picked], clip)
 
 
 def _augmentations(row: Mapping[str, Any]) -> list[str]:
@@ -173,7 +173,7 @@ def _augmentations(row: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in ([given] if isinstance(given, str) else given)]
 
 
-def _with_markers(text: str, frames: Frames, where: str) -> str:
+def _with_markers(text: str, frames: FramesOfRow, where: str) -> str:
     def marker(number: re.Match[str]) -> str:
         if not 1 <= int(number[0]) <= len(frames.middles):
             shown = f"1 to {len(frames.middles)}"
@@ -195,7 +195,7 @@ def _seconds(text: str) -> list[str]:
     return re.findall(r"<frame:([\d.]+)>", text)
 
 
-def _changed(reply: str, arm: Arm, frames: Frames, rng: random.Random, where: str) -> str:
+def _changed(reply: str, arm: Arm, frames: FramesOfRow, rng: random.Random, where: str) -> str:
     """Return a reply with another trace."""
     if arm == "none":
         stated = list(_ANSWER.finditer(reply))
