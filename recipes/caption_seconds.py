@@ -17,7 +17,6 @@ from rich.progress import track
 from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, VideoError
 from tinyvid.answers import find_clips, read_lines
 from tinyvid.command_line import CommandLine, run_hydra
-from tinyvid.data.rows import open_rows
 from tinyvid.errors import printable, raised_as, suggest
 from tinyvid.evaluation.running.record import fingerprint
 from tinyvid.files import expanded
@@ -25,6 +24,8 @@ from tinyvid.interrupts import interruptible
 from tinyvid.outputs import cut_torn_line
 from tinyvid.protocols import VideoReader
 from tinyvid.video.open_video import open_video
+
+BEGINS = b'{"video": '  # of each row
 
 
 def main(config: DictConfig, line: CommandLine) -> None:
@@ -38,8 +39,7 @@ def main(config: DictConfig, line: CommandLine) -> None:
     asked = {key: config[key] for key in ("question", "max_new_tokens", "quant")}
     described = json.dumps([fingerprint(assistant.model), assistant.config, asked], sort_keys=True, default=str)
     settings = hashlib.sha256(described.encode()).hexdigest()[:12]
-    with raised_as(ConfigError, f"out={str(out)!r}", "choose another file"):
-        done = resume(out, settings)
+    done = resume(out, settings)
     todo = {name: path for name, path in paths.items() if name not in done}
     decoding = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
     console, failed = Console(stderr=True), 0
@@ -89,17 +89,18 @@ def resume(out: Path, settings: str) -> set[str]:
     """Return the names of the videos that a file has rows for, after removing a row that a kill left incomplete.
 
     Raises:
-        ConfigError: The file has rows of another program or with other settings.
+        ConfigError: The file has other content, or rows with other settings.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with raised_as(ConfigError, f"out={str(out)!r}", "choose another file"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        complete, _, torn = (out.read_bytes() if out.exists() else b"").rpartition(b"\n")
+        rows = [json.loads(line) for line in complete.splitlines()]
+    if not all(isinstance(row, dict) for row in rows) or not (torn.startswith(BEGINS) or BEGINS.startswith(torn)):
+        raise ConfigError(f"out={str(out)!r} is not a file of captions; choose another file")
+    if any(row.get("settings") != settings for row in rows):
+        raise ConfigError(f"out={str(out)!r} has captions with other settings; choose another file")
     cut_torn_line(out)
-    if not out.exists() or not out.stat().st_size:
-        return set()
-    rows = open_rows(out)
-    for index in range(len(rows)):
-        if rows[index].get("settings") != settings:
-            raise ConfigError(f"{rows.where(index)} was written with other settings; choose another file for out=")
-    return {rows[index]["video"] for index in range(len(rows))}
+    return {row["video"] for row in rows}
 
 
 def seconds_of(path: str, question: str, reader: VideoReader) -> list[Sample]:

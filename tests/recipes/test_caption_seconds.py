@@ -68,7 +68,7 @@ def test_a_stopped_run_continues(run, clips):
     again, printed = run()
     assert again == whole
     assert "videos: 1 new, 1 earlier, 0 failed" in printed.out
-    with pytest.raises(ConfigError, match="captions.jsonl:1 was written with other settings; choose another file"):
+    with pytest.raises(ConfigError, match="captions.jsonl' has captions with other settings; choose another file"):
         run("question=What else?")
 
 
@@ -80,6 +80,17 @@ def test_a_video_that_cannot_be_read(run, clips):
     assert [row["video"] for row in rows] == ["3MSZA.mp4", "AMT7R.mp4"]
     assert "videos: 0 new, 2 earlier, 1 failed" in printed.out
     assert "broken.mp4" in printed.err
+
+
+@pytest.mark.parametrize(
+    "content", ["my notes", "one\ntwo", '[{"video": "a.mp4"}]\n', '{"video": "a.mp4"}\n{"vi', "{\n}"]
+)
+def test_another_file_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "captions.jsonl"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="captions.jsonl.*choose another file"):
+        program.resume(path, "0123")
+    assert path.read_text() == content
 
 
 def test_bad_input(run, clips):
