@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 
 from tests.factories import tiny_overrides
 from tests.goldens import TINYLLAVA_VIDEO
+from tests.llamavid import save_tokenizer
 from tests.runs import load_program, python
-from tests.towers import TOWERS
+from tests.towers import TOWERS, save_siglip
 from tinyvid import Assistant, CheckpointError, ConfigError, compose
 from tinyvid.config import CONF_DIR
 from tinyvid.diagnostics.estimate import advise, changed, estimate
@@ -204,6 +205,16 @@ def test_a_checkpoint_is_estimated_as_its_parts():
     assert [p.parameters - p.trainable for p in found.parts[:2]] == [
         sum(p.numel() for p in part.parameters()) for part in (real.llm, real.vision_tower)
     ]
+
+
+@pytest.mark.parametrize(("name", "video"), [("merge", 305), ("guided", 4 * 16), ("prune", 4 * 16)])
+def test_a_reducer_on_a_checkpoint_is_estimated(models, tmp_path, name, video):
+    save_tokenizer(save_siglip(tmp_path / "tower", whole=True, vocab_size=80))
+    overrides = [*tiny_overrides(models, connector="mlp"), f"vision_tower.path={tmp_path / 'tower'}"]
+    Assistant.from_config(compose(overrides), device="cpu").save_pretrained(tmp_path / "ckpt")
+    options = ["reducer.keep=3"] if name == "prune" else []
+    chosen = settings("dtype=float32", "sampler.num_frames=4", f"reducer={name}", *options)
+    assert estimate(chosen | {"ckpt": str(tmp_path / "ckpt")}).tokens.video == video
 
 
 def test_a_run_that_fits_needs_no_change():

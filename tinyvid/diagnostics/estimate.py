@@ -300,13 +300,13 @@ def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[
     settings = json.loads(structure)
     options, parts = read_recipe(settings["recipe"])
     peft = trainable.PeftOptions(**check_options(trainable.PeftOptions, settings["peft"], key="peft"))
-    groups = check(settings)
     dtype = resolve_dtype(settings["dtype"], CARD)
     if settings["ckpt"] is None:
+        groups = check(settings)
         model = build_skeleton(groups, dtype=dtype)
     else:
         name = str(dtype).removeprefix("torch.")
-        choices: dict[str, Any] = {kind: groups[kind] for kind in CHANGEABLE if kind in groups}
+        choices: dict[str, Any] = {kind: settings[kind] for kind in CHANGEABLE if settings.get(kind)}
         loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
         model, groups = loaded.model, loaded.groups
     base(model.llm).is_quantized = settings["quantized"]  # as transformers sets it on a quantized LLM
