@@ -60,6 +60,7 @@ def test_seconds_are_clips_of_the_video(clips):
     assert len(program.seconds_of(str(clips / "long.mp4"), "?", reader)) == 3, "half a second is one more"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues(run, clips):
     (whole, _) = run()
     out = clips / "captions.jsonl"
@@ -72,6 +73,7 @@ def test_a_stopped_run_continues(run, clips):
         run("question=What else?")
 
 
+@pytest.mark.slow
 def test_a_video_that_cannot_be_read(run, clips):
     truncate(clips / "clips/3MSZA.mp4", clips / "clips/broken.mp4", 0.2)
     with pytest.raises(VideoError, match="broken.mp4"):
@@ -93,6 +95,7 @@ def test_another_file_is_left_as_it_is(tmp_path, content):
     assert path.read_text() == content
 
 
+@pytest.mark.slow
 def test_bad_input(run, clips):
     video(clips / "other/3MSZA.mp4", num_frames=4)
     with pytest.raises(ConfigError, match="3MSZA.mp4 and .*3MSZA.mp4 have the same name; rename one of them"):
