@@ -42,7 +42,7 @@ PATHS = (
     *("run", "run_dir", "skip_listed", "video", "videos"),
     *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root"),
     *("cache.features", "cache.frames", "data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
-    *("llm.path", "llm.tokenizer", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
+    *("llm.path", "llm.tokenizer", "reducer.path", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )
 # Keys that take one folder, or several in brackets; each is literal text, in quotes if it contains a comma.
 FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots")
