@@ -1,6 +1,8 @@
 """Published rows of Chain-of-Frames: every spelling of a reference, augmentations, traces, and what is refused."""
 
+import contextlib
 import re
+import time
 
 import numpy as np
 import pytest
@@ -165,3 +167,12 @@ def test_under_the_published_sampling_a_reference_has_its_published_number():
     clip = Video(np.zeros((75, 16, 16, 3), np.uint8), fps=2.5)
     example = processor(Sample(messages, video=clip))
     assert processor.reply(example.input_ids[example.labels != IGNORE_INDEX]) == reply
+
+
+@pytest.mark.parametrize("text", ["Frames 3, 3, ", "Frame 3 and ", "<frame:1> and ", "in the ", " (", "**"])
+def test_repetitive_texts_are_read_in_linear_time(text):
+    begun = time.perf_counter()
+    for arm in ("text", "none"):
+        with contextlib.suppress(UnusableRow):
+            convert_row(row_of(text * 4000), "x:1", arm=arm)
+    assert time.perf_counter() - begun < 5

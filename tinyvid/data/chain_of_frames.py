@@ -18,7 +18,7 @@ SECONDS = 30.0  # length of a published clip
 NUM_SEGMENTS = 30
 MOST_SEGMENTS = 10_000
 USED = {"video", "conversations", "num_segments", "aug", "indices", "length"}
-_NUMBERS = r"\d{1,6}(?:\s*(?:,\s*(?:and\b)?|and\b|&|[-–—]|to\b|through\b)\s*\d{1,6})"
+_NUMBERS = r"\d{1,6}(?:\s{0,3}(?:,\s{0,3}(?:and\b)?|and\b|&|[-–—]|to\b|through\b)\s{0,3}\d{1,6})"
 _END = r"(?![\w%]|\.\d)"  # of a number
 _LABEL = r"(?:\s*(?:number|no\.|#)|[\s_-])?\s*"
 _CITED = re.compile(
@@ -32,15 +32,17 @@ _WORDS = re.compile(
     r"|frames? (?:one|two|three|four|five|six|seven|eight|nine|ten))\b",
     re.IGNORECASE,
 )
-_MARKER = r"<frame:[\d.]+>"
-_MARKERS = rf"{_MARKER}(?:(?:\s*,\s*(?:and\s+)?|\s+(?:and|to)\s+){_MARKER})*"
-_ASIDE = re.compile(rf"\s*[(\[](?:\s*(?:in|at|see|from))?\s*{_MARKERS}\s*[)\]]", re.IGNORECASE)
-_HEADING = re.compile(rf"[*_]*{_MARKERS}[*_]*\s*:\s*", re.IGNORECASE)
+# Repetitions are bounded, so that time is linear.
+_MARKER = r"<frame:[\d.]{1,20}>"
+_MARKERS = rf"{_MARKER}(?:(?:\s{{0,3}},\s{{0,3}}(?:and\s{{1,3}})?|\s{{1,3}}(?:and|to)\s{{1,3}}){_MARKER}){{0,30}}"
+_ASIDE = re.compile(rf"\s{{0,3}}[(\[]\s{{0,3}}(?:(?:in|at|see|from)\s{{1,3}})?{_MARKERS}\s{{0,3}}[)\]]", re.IGNORECASE)
+_HEADING = re.compile(rf"[*_]{{0,4}}{_MARKERS}[*_]{{0,4}}\s{{0,3}}:\s{{0,3}}", re.IGNORECASE)
 _ADVERBIAL = re.compile(
-    rf"(\s*)\b(in|at|on|by|from|during|between|until|around)\s+(?:the\s+)?{_MARKERS},?\s*(\w?)", re.IGNORECASE
+    rf"(\s{{0,3}})\b(in|at|on|by|from|during|between|until|around)\s{{1,3}}(?:the\s{{1,3}})?{_MARKERS},?\s{{0,3}}(\w?)",
+    re.IGNORECASE,
 )
-_OTHER = re.compile(rf"((?:^|[.!?]\s+|\n)?)(?:the\s+)?({_MARKERS})", re.IGNORECASE)
-_ANSWER = re.compile(r"[*_\s]*(?<!\w)(?:final\s+)?answer[\s*_]{0,4}:[\s*_]*", re.IGNORECASE)
+_OTHER = re.compile(rf"((?:^|[.!?]\s{{1,3}}|\n)?)(?:the\s{{1,3}})?({_MARKERS})", re.IGNORECASE)
+_ANSWER = re.compile(r"[*_\s]{0,8}(?<!\w)(?:final\s{1,3})?answer[\s*_]{0,4}:[\s*_]{0,8}", re.IGNORECASE)
 
 
 class UnusableRow(DataError):
