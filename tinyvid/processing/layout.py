@@ -130,7 +130,8 @@ def check_style(style: FrameText, budget: TokenBudget) -> None:
     if style.splits_frames and budget.fixed:
         raise ConfigError(
             f"template.frame={style.style!r} puts text between frames, but this connector makes {budget.fixed} tokens "
-            "for all frames together; use connector=mlp or llamavid, or template.frame='{video}{subtitle}'"
+            "for all frames together; use connector=mlp or llamavid, with no reducer or one for single frames such as "
+            "drop, or template.frame='{video}{subtitle}'"
         )
 
 
@@ -181,7 +182,8 @@ def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], temp
     if plan.budget.fixed and any(run.text for run in runs):
         raise DataError(
             f"{video}: its subtitles go between frames, but this connector makes {plan.budget.fixed} tokens for all "
-            "frames together; use connector=mlp or llamavid, or template.frame='{video}' to omit subtitles"
+            "frames together; use connector=mlp or llamavid, with no reducer or one for single frames such as drop, or "
+            "template.frame='{video}' to omit subtitles"
         )
     return runs
 

@@ -11,7 +11,7 @@ import torch
 from tests.factories import build_once, tiny_overrides
 from tests.llamavid import save_tokenizer
 from tests.towers import save_siglip
-from tinyvid import Assistant, ConfigError, Message, Sample
+from tinyvid import Assistant, ConfigError, DataError, Message, Sample
 from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.video_llm import PARTS
 from tinyvid.processing.collate import positions_of
@@ -97,6 +97,17 @@ def test_the_kept_share_counts_patches(assistant):
     counts = (batch.video_mask.sum(-1) / (4 * 16)).tolist()
     assert assistant.model.kept == (counts[0], None, counts[2])
     assert 0 < counts[2] < 1
+
+
+def test_a_clip_that_does_not_fit_with_kept_positions_may_fit_with_closed_ones(make, monkeypatch):
+    sample = Sample(TURNS, video=CLIP)
+    closed = make("sample", {"tokens": 20, "positions": "closed"}).processor
+    kept = make("sample", SETTINGS["sample"]).processor
+    for processor in (closed, kept):
+        monkeypatch.setattr(processor, "max_length", closed.plan(sample).length)
+    closed(sample)
+    with pytest.raises(DataError, match=r"64 video .* shorten the text, set reducer.positions=closed, lower"):
+        kept(sample)
 
 
 @torch.no_grad()
