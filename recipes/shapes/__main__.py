@@ -2,6 +2,7 @@
 
     python -m recipes.shapes                       # writes runs/shapes; about 90 minutes on two CPU cores
     python -m recipes.shapes --size smoke          # one or two minutes, for a small model that has learned something
+    python -m recipes.shapes --size patches        # a model with connector=mlp, from the parts of the default model
     python -m recipes.shapes --out DIR --seed 1 --device cuda
 
 Finished stages are skipped, so run the same command again to continue an interrupted run. The folder contains the model
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from recipes.shapes.patches import PATCH_STAGES
 from recipes.shapes.release import release, replaceable, ship
 from recipes.shapes.sizes import SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
@@ -50,12 +52,14 @@ def main() -> None:
     parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
     parser.add_argument("--real-videos", type=Path, nargs="+", default=(),
                         help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
-    parser.add_argument("--until", choices=list(STAGES), help="stop after this stage")
+    parser.add_argument("--until", choices=list(dict.fromkeys([*STAGES, *PATCH_STAGES])), help="stop after this stage")
     args = parser.parse_args()
     if args.ship and not replaceable(args.ship):
         parser.error(
             f"--ship {args.ship} would replace a folder that is not a model of this recipe; choose another folder"
         )
+    if args.ship and args.size.startswith("patches"):
+        parser.error(f"--ship is for the default model; copy {args.out / 'model'} instead")
     if args.real_videos and not args.ship:
         parser.error("--real-videos requires --ship, which writes the model card")
     if missing := [str(path) for path in args.real_videos if not path.is_file()]:
@@ -81,7 +85,8 @@ def main() -> None:
 def run_stages(run: RecipeRun, *, until: str | None = None) -> None:
     """Run the stages without a result, in order, and record how long each takes."""
     run.out.mkdir(parents=True, exist_ok=True)
-    for name, (stage, result) in STAGES.items():
+    stages = PATCH_STAGES if run.size.connector["name"] == "mlp" else STAGES
+    for name, (stage, result) in stages.items():
         if not (run.out / result).exists():
             began = time.monotonic()
             stage(run)

@@ -1,7 +1,7 @@
 """Model sizes and training lengths of the recipe."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES, FAMILIES, FORMATS
@@ -159,3 +159,26 @@ SIZES = {
         check_every=120,
     ),
 }
+# A model whose LLM reads every patch (``recipes.shapes.patches``), trained on the families that it learns in minutes.
+PATCH_FAMILIES = {"color": 1.0, "shape": 1.0, "existence": 1.5, "change": 1.0, "position": 2.5}
+SIZES["patches"] = replace(
+    SIZES["default"],
+    clips=2900,
+    held_out=80,
+    test=150,
+    llm=_llm(192, 4),
+    connector={"name": "mlp"},
+    vision_steps=0,
+    connector_steps=500,
+    mixer_steps=0,
+    answer_steps=200,
+    open_steps=0,
+    batch_size=8,
+    families=PATCH_FAMILIES,
+    formats=("open", "yesno"),
+    lr=1e-3,
+    check_every=100,
+)
+SIZES["patches_smoke"] = replace(
+    SIZES["patches"], clips=40, held_out=8, test=8, connector_steps=100, answer_steps=4, check_every=4, batch_size=2
+)

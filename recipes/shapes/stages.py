@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from recipes.shapes import attention, parts, vision
 from recipes.shapes.clips import draw_clip, load_clips, make_clips
@@ -109,7 +110,7 @@ class RecipeRun:
             student.load_state_dict(load_file(self.out / f"{stage}.safetensors"), strict=False)
         return assistant, student
 
-    def keep(self, student: Student, stage: str) -> None:
+    def keep(self, student: nn.Module, stage: str) -> None:
         """Write all weights of a student except the vision tower; on failure, nothing is written."""
         partial = self.out / f"{stage}.partial"
         frozen = "model.vision_tower."
@@ -227,6 +228,30 @@ def shares(run: RecipeRun, assistant: Assistant, *, held_out: bool) -> Shares:
     )
 
 
+def measured(
+    run: RecipeRun, assistant: Assistant, engine: Engine, known: np.ndarray, make: Callable[[Any, Tensor], Tensor]
+) -> Callable[[int, dict[str, float]], None]:
+    """Return a callback of the stage ``answers`` that records metrics and accuracy; arguments as for ``accuracy``."""
+    held_out = shares(run, assistant, held_out=True)
+    asked: list[Share] = [held_out[number] for number in range(len(held_out))]
+    record, file = run.log("answers"), (run.out / "accuracy.jsonl").open("w", encoding="utf-8")
+
+    def after(step: int, metrics: dict[str, float]) -> None:
+        record(step, metrics)
+        if step % run.size.check_every and step != run.size.answer_steps:
+            return
+        found = accuracy(engine, asked, known, make)
+        file.write(json.dumps({"step": step, **found}) + "\n")
+        file.flush()
+        families = " ".join(f"{name}={value:.3f}" for name, value in found.items())
+        logger.info("Accuracy on held-out clips at step %d: %s", step, families)
+        run.keep(engine.module, "answers.latest")
+        plot_losses(run.out)
+        plot_accuracy(run.out)
+
+    return after
+
+
 def answers(run: RecipeRun) -> None:
     """Train the mixer and the LLM to answer questions."""
     attention.install()
@@ -234,23 +259,7 @@ def answers(run: RecipeRun) -> None:
     for name, parameter in student.model.get_submodule("connector").named_parameters():
         parameter.requires_grad_(name.startswith("mixer."))
     trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed)
-    held_out = shares(run, assistant, held_out=True)
-    known: list[Share] = [held_out[number] for number in range(len(held_out))]
-    record, measured = run.log("answers"), (run.out / "accuracy.jsonl").open("w", encoding="utf-8")
-
-    def after(step: int, metrics: dict[str, float]) -> None:
-        record(step, metrics)
-        if step % run.size.check_every and step != run.size.answer_steps:
-            return
-        found = accuracy(trainer.engine, known, run.tokens)
-        measured.write(json.dumps({"step": step, **found}) + "\n")
-        measured.flush()
-        families = " ".join(f"{name}={value:.3f}" for name, value in found.items())
-        logger.info("Accuracy on held-out clips at step %d: %s", step, families)
-        run.keep(student, "answers.latest")
-        plot_losses(run.out)
-        plot_accuracy(run.out)
-
+    after = measured(run, assistant, trainer.engine, run.tokens, mix)
     loader = shares(run, assistant, held_out=False).loader(run.workers)
     trainer.answer(loader, steps=run.size.answer_steps, lr=run.size.lr, after=after)
     run.keep(student, "answers")

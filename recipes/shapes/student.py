@@ -148,18 +148,23 @@ class Trainer:
         return torch.from_numpy(self.known[chosen]).to(self.engine.device).float()
 
 
-def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dict[str, float]:
+def accuracy(
+    engine: Engine, shares: Sequence[Share], known: np.ndarray, make: Callable[[Any, Tensor], Tensor] = mix
+) -> dict[str, float]:
     """Return the accuracy overall (without captions and times), by family and by format.
 
     Args:
         engine: Engine with the student; each replica answers a part of the shares.
         shares: Packed questions, including the questions.
-        tokens: Tokens of the clips before the mixer, (clips, K, D).
+        known: What ``make`` maps to video tokens: for ``mix``, the tokens before the mixer (clips, K, D).
+        make: Maps the connector and what is known about several clips to their video tokens.
     """
     count = len(engine.replicas)
     parts = [shares[number::count] for number in range(count)]
     found: dict[str, list[bool]] = defaultdict(list)
-    answered = engine.pool.map(lambda student, part: _answered(student.model, part, tokens), engine.replicas, parts)
+    answered = engine.pool.map(
+        lambda student, part: _answered(student.model, part, known, make), engine.replicas, parts
+    )
     for question, right in (pair for part in answered for pair in part):
         if question.format != "caption" and question.family not in TIMED:
             found["overall"].append(right)
@@ -169,12 +174,14 @@ def accuracy(engine: Engine, shares: Sequence[Share], tokens: np.ndarray) -> dic
 
 
 @torch.no_grad()  # grad mode is per thread
-def _answered(model: VideoLLM, shares: Sequence[Share], tokens: np.ndarray) -> list[tuple[SceneQuestion, bool]]:
+def _answered(
+    model: VideoLLM, shares: Sequence[Share], known: np.ndarray, make: Callable[[Any, Tensor], Tensor]
+) -> list[tuple[SceneQuestion, bool]]:
     """Return the questions of shares, and whether the model would generate the correct reply to each."""
     found: list[tuple[SceneQuestion, bool]] = []
     for share in shares:
-        known = torch.from_numpy(tokens[share.clips]).to(model.device).float()
+        tokens = make(model.connector, torch.from_numpy(known[share.clips]).to(model.device).float())
         batch = share.batch.to(model.device)
-        replies = right_replies(forward_with(model, batch, mix(model.connector, known)).logits, batch)
+        replies = right_replies(forward_with(model, batch, tokens).logits, batch)
         found += zip(share.questions, replies, strict=True)
     return found

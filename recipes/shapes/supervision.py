@@ -59,7 +59,7 @@ class TokenHeads(nn.Module):
 
     def __init__(self, dim: int, tokenizer: Any) -> None:
         super().__init__()
-        self.words = {kind: [_single(tokenizer, word) for word in words] for kind, words in WORDS.items()}
+        self.words = {kind: [single(tokenizer, word) for word in words] for kind, words in WORDS.items()}
         self.maps = nn.ModuleDict({name: nn.Linear(dim, dim, bias=False) for name in SAID if name not in NAME})
         self.plain = nn.ModuleDict({name: nn.Linear(dim, CHOICES[name]) for name in PLAIN})
         self.numbers = nn.ModuleDict({name: nn.Linear(dim, width) for name, width in NUMBERS.items()})
@@ -139,7 +139,8 @@ def token_loss(said: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tup
     return loss, {"tokens": loss.item(), **metrics}, pair.masked_fill(~shown, NONE)
 
 
-def _single(tokenizer: Any, word: str) -> int:
+def single(tokenizer: Any, word: str) -> int:
+    """Return the id of a word that is one token."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
         raise ValueError(f"the tokenizer splits {word!r} into {len(ids)} tokens; train it with this word as one token")

@@ -1,6 +1,6 @@
 """Train the vision tower to classify patches, and store its features of all clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,19 +47,29 @@ def to_pixels(frames: np.ndarray, device: torch.device) -> Tensor:
     return (torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
-def patch_targets(clips: dict[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int) -> tuple[Tensor, ...]:
-    """Return the targets of patches: color and kind (N, P), the last class for background, and center (N, P, 2)."""
+def nearest_shapes(
+    clips: Mapping[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each patch the index of the nearest visible shape (N, P), and whether the patch shows it (N, P)."""
     center, radius = clips["center"][clip, frame], clips["radius"][clip, frame]  # (N, S, 2)
     middle = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(middle, middle), -1).reshape(1, -1, 1, 2)  # (1, P, 1, 2) of x, y, row by row
     distance = np.abs((grid - center[:, None]) / np.maximum(radius[:, None], 1e-6)).max(-1)  # (N, P, S) in radii
     distance = np.where(clips["visible"][clip, frame][:, None], distance, 9.0)
     nearest = distance.argmin(-1)  # (N, P)
-    shown = np.take_along_axis(distance, nearest[..., None], -1)[..., 0] < INSIDE
+    return nearest, np.take_along_axis(distance, nearest[..., None], -1)[..., 0] < INSIDE
+
+
+def patch_targets(
+    clips: Mapping[str, np.ndarray], clip: np.ndarray, frame: np.ndarray, side: int
+) -> tuple[Tensor, ...]:
+    """Return the targets of patches: color and kind (N, P), the last class for background, and center (N, P, 2)."""
+    nearest, shown = nearest_shapes(clips, clip, frame, side)
     rows = np.arange(len(clip))[:, None]
     color = np.where(shown, clips["color"][clip, frame][rows, nearest], len(COLORS))
     kind = np.where(shown, clips["kind"][clip][rows, nearest], len(KINDS))
-    return torch.from_numpy(color), torch.from_numpy(kind), torch.from_numpy(center[rows, nearest])
+    center = clips["center"][clip, frame][rows, nearest]
+    return torch.from_numpy(color), torch.from_numpy(kind), torch.from_numpy(center)
 
 
 def train_tower(

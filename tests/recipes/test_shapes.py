@@ -21,6 +21,7 @@ from recipes.shapes.clips import draw_clip, make_clips, read_frames, write_video
 from recipes.shapes.continued import Continued, continue_training, held_out_spans, train
 from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
+from recipes.shapes.patches import LAYERS
 from recipes.shapes.plots import read
 from recipes.shapes.questions import SECONDS, Shares, corpus, draw_duration, questions_of, right_replies
 from recipes.shapes.release import digest, release, replaceable, ship
@@ -384,25 +385,27 @@ def test_right_options_are_found_in_the_prompt(assistant):
 # --- the whole recipe ---------------------------------------------------------------------------------------------
 
 
-def run_every_stage(out):
+def run_every_stage(out, size):
     steps = dict.fromkeys(("vision_steps", "connector_steps", "mixer_steps", "answer_steps", "open_steps"), 2)
-    families = with_extra(TINY.families, ("grounding", "dense_caption"))
-    formats = ("open", "caption")
-    size = replace(TINY, clips=12, held_out=4, test=4, check_every=2, families=families, formats=formats, **steps)
-    run = RecipeRun(out, size, 0, "cpu", False, 1)
+    run = RecipeRun(out, replace(size, clips=12, held_out=4, test=4, check_every=2, **steps), 0, "cpu", False, 1)
     run_stages(run)
     release(run, command="none")
+
+
+def in_a_child(function, *arguments):
+    # The recipe uses several threads per operation, and a process that has done so cannot fork and compute.
+    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run of all stages."""
     tmp_path = tmp_path_factory.mktemp("run")
-    # The recipe uses several threads per operation, and a process that has done so cannot fork and compute.
-    child = multiprocessing.get_context("fork").Process(target=run_every_stage, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
+    families = with_extra(TINY.families, ("grounding", "dense_caption"))
+    in_a_child(run_every_stage, tmp_path, replace(TINY, families=families, formats=("open", "caption")))
     return tmp_path
 
 
@@ -418,6 +421,16 @@ def test_every_stage_runs(finished):
     for text in (" From 1.2 s to 10.9 s.", " Describe every event with its time."):  # each word is one token
         tokens = written.processor.tokenizer(text, add_special_tokens=False).input_ids
         assert len(tokens) == len(re.findall(r" ?[a-zA-Z]+|[0-9.]| (?=[0-9])", text)), text
+
+
+def test_every_stage_runs_for_a_model_that_reads_patches(finished, tmp_path):
+    shutil.copytree(finished / "clips", tmp_path / "clips")
+    size = replace(SIZES["patches_smoke"], clips=12, held_out=4, connector_steps=2, answer_steps=2, check_every=2)
+    in_a_child(run_stages, RecipeRun(tmp_path, size, 0, "cpu", False, 1))
+    written = Assistant.from_pretrained(tmp_path / "model", device="cpu")
+    assert written.config["connector"] == {"name": "mlp", "depth": 2, "pool": 1}
+    assert written.model.llm.config.num_hidden_layers == size.llm["num_hidden_layers"] == len(LAYERS)
+    assert (tmp_path / "accuracy.png").is_file()
 
 
 class Damaged:
@@ -500,6 +513,7 @@ def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
     [
         (["--ship", "{folder}"], "would replace a folder that is not a model"),
         (["--real-videos", "clip.mp4"], "--real-videos requires --ship"),
+        (["--size", "patches", "--ship", "model"], "--ship is for the default model"),
         (["--ship", "{folder}/new", "--real-videos", "clip.mp4"], "these files do not exist: clip.mp4"),
     ],
 )
