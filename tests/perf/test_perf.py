@@ -74,6 +74,23 @@ def test_the_learning_check_of_llamavid_reports_its_margin():
     assert counts == {"llamavid": 1, "withheld": 1, "naive": 1}
 
 
+@pytest.mark.long
+def test_tokens_compares_reducers_and_continues(tmp_path):
+    few = ["--quick", f"--out={tmp_path}", f"--plot={tmp_path / 'tokens.png'}"]
+    report = last_line(run("tokens.py", *few))
+    assert {"drop_accuracy_kept", "merge_over_meanpool", "views_difference", "grounding_miou"} <= report.keys()
+    assert report["drop_accuracy_kept"] > 0.5
+    assert report["drop_dropped"] >= 0.8
+    measured = (tmp_path / "results.jsonl").read_text()
+    rows = [json.loads(line) for line in measured.splitlines()]
+    none = [row for row in rows if row["setting"] == "none"]
+    assert [(row["set"], row["kept"], row["operations"]) for row in none] == [("low", 1, 1), ("high", 1, 1)]
+    assert all(row["operations"] < 1 for row in rows if row["reducer"])
+    assert (tmp_path / "tokens.png").stat().st_size > 10_000
+    assert last_line(run("tokens.py", *few)) == report
+    assert (tmp_path / "results.jsonl").read_text() == measured
+
+
 def test_readers_never_crash_hang_or_raise_untyped_errors(tmp_path):
     done = run("readers.py", "--quick", "--reader=pyav", f"--keep={tmp_path}")
     report = last_line(done)
