@@ -41,7 +41,7 @@ BATCH = 8  # clips
 TIMED = 6  # clips whose prefill is counted and timed
 REPEATS = 3
 NONE, BLIND = "none", "blind"
-MERGED, POOLED = "merge 64", "mean 64"  # at equal tokens
+MERGED, POOLED = "merge 64", "mean 64"  # at equal tokens; LongVLM merges ten frames at a time, here all eight
 MORE_VIEWS, FEWER_VIEWS = "views 80", "views 58"
 # Proportions of the systems for 8 frames of 8 x 8 patches: a fifth of the frames in half of the grid, all in 1 x 2.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -50,10 +50,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{f"prune {keep}": {"name": "prune", "keep": keep} for keep in (32, 16, 8, 4)},
     **{f"sample {tokens}": {"name": "sample", "tokens": tokens} for tokens in (256, 128, 64)},
     **{
-        f"merge {8 * tokens}": {"name": "merge", "segments": 8, "tokens": tokens, "overview": 0}
+        f"merge {tokens}": {"name": "merge", "segments": 1, "tokens": tokens, "overview": 0}
+        for tokens in (256, 128, 64, 32)
+    },
+    **{
+        f"merge {8 * tokens} by frame": {"name": "merge", "segments": 8, "tokens": tokens, "overview": 0}
         for tokens in (32, 16, 8, 4)
     },
-    "merge 64 in all": {"name": "merge", "segments": 1, "tokens": 64, "overview": 0},
     **{
         f"mean {8 * rows * columns}": {"name": "views", "frames": [0], "grids": [f"{rows}x{columns}"]}
         for rows, columns in ((4, 8), (4, 4), (2, 4), (2, 2))
@@ -319,14 +322,14 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for axes, (name, found) in zip(figure.subplots(1, 2, sharey=True), rows.items(), strict=True):
         lines: dict[str, list[dict[str, Any]]] = {}
         for setting, row in found.items():
-            kind = setting.split()[0] + (" closed" if setting.endswith("closed") else "")
-            if setting not in (NONE, BLIND) and not setting.endswith("in all"):
+            kind = setting.split()[0] + next((f" {end}" for end in ("closed", "by frame") if setting.endswith(end)), "")
+            if setting not in (NONE, BLIND):
                 lines.setdefault(kind, []).append(row)
         for number, (kind, of_kind) in enumerate(lines.items()):
             points = sorted(of_kind, key=lambda row: row["kept"])
             kept = [100 * row["kept"] for row in points]
             shares = [(sum(map(sum, row["rights"])), sum(map(len, row["rights"]))) for row in points]
-            style = "o--" if kind.endswith("closed") else "o-"
+            style = "o--" if " " in kind else "o-"
             color = f"C{number}"
             axes.plot(kept, [100 * right / count for right, count in shares], style, color=color, ms=4, label=kind)
             bounds = [wilson(*share) for share in shares]

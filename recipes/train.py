@@ -168,7 +168,7 @@ def load(settings: Mapping[str, Any]) -> Loaded:
     choices = {"device": settings["device"], "dtype": settings["dtype"], "quant": settings["quant"]}
     if settings["ckpt"] is None:
         return Assistant.from_config(settings, **choices).loaded
-    groups = {kind: settings[kind] for kind in (*CHANGEABLE, "llm") if settings[kind] is not None}
+    groups = {kind: settings[kind] for kind in (*CHANGEABLE, "llm") if settings.get(kind) is not None}
     return Assistant.from_pretrained(settings["ckpt"], **choices, **groups).loaded
 
 

@@ -447,7 +447,8 @@ class Damaged:
         return self.tokens[chosen]
 
 
-def test_continued_training_goes_on_after_an_interruption(finished, tmp_path):
+def test_continued_training_goes_on_after_an_interruption(finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, "sdpa", attention.USUAL)  # the recipe replaces it
     size = replace(
         TINY, clips=8, held_out=8, answer_steps=2, check_every=1, batch_size=4, open_steps=0, formats=("open", "yesno"),
         families=with_extra(TINY.families, ["grounding"]),
