@@ -18,7 +18,7 @@ Finished settings are kept in `results.jsonl` in the folder `--out`, so an inter
 
 Prints a Markdown table per set of clips. The last line is one JSON object, all about little motion:
 `drop_accuracy_kept` (accuracy with `drop` by accuracy without a reducer, at the highest threshold that drops at least
-80 % of the patches; target: at least 0.98), `drop_closed_accuracy_kept` (the same with `positions=closed`),
+80 % of the patches; target: at least 0.98), `drop_kept_positions_accuracy_kept` (the same with `positions=kept`),
 `drop_dropped` (the share that is dropped), `merge_over_meanpool` (accuracy of merging by accuracy of mean pooling, 64
 tokens each; target: above 1) with `merge_p`, the same by number of tokens, `views_difference` (accuracy of `views`
 with 58 tokens minus that with 80, the proportion of 2,648 to 3,680; target: not below 0) with `views_p`, and
@@ -46,7 +46,7 @@ MORE_VIEWS, FEWER_VIEWS = "views 80", "views 58"
 # Proportions of the systems for 8 frames of 8 x 8 patches: a fifth of the frames in half of the grid, all in 1 x 2.
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"drop {t}": {"name": "drop", "threshold": t} for t in (0.99, 0.98, 0.95, 0.9, 0.8, 0.5)},
-    **{f"drop {t} closed": {"name": "drop", "threshold": t, "positions": "closed"} for t in (0.99, 0.95, 0.8)},
+    **{f"drop {t} kept": {"name": "drop", "threshold": t, "positions": "kept"} for t in (0.99, 0.95, 0.8)},
     **{f"prune {keep}": {"name": "prune", "keep": keep} for keep in (32, 16, 8, 4)},
     **{f"sample {tokens}": {"name": "sample", "tokens": tokens} for tokens in (256, 128, 64)},
     **{
@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     MORE_VIEWS: {"name": "views", "frames": [2, 0], "grids": ["4x8", "1x2"]},
     FEWER_VIEWS: {"name": "views", "frames": [2, 0], "grids": ["3x7", "1x2"]},
 }
-QUICK = ("drop 0.95", "drop 0.95 closed", MERGED, POOLED, MORE_VIEWS, FEWER_VIEWS)
+QUICK = ("drop 0.95", "drop 0.95 kept", MERGED, POOLED, MORE_VIEWS, FEWER_VIEWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,17 +285,15 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
 
     usual = mean(rows[NONE]["rights"])
     enough = {name: row for name, row in rows.items() if name.startswith("drop ") and row["kept"] <= 0.2}
-    thresholds = [name for name in enough if f"{name} closed" in enough]
+    thresholds = [name for name in enough if f"{name} kept" in enough]
     chosen = max(thresholds, key=lambda name: enough[name]["kept"], default="")
-    kept, closed = (
-        round(mean(enough[n]["rights"]) / usual, 4) if chosen else None for n in (chosen, f"{chosen} closed")
-    )
+    closed, kept = (round(mean(enough[n]["rights"]) / usual, 4) if chosen else None for n in (chosen, f"{chosen} kept"))
     merged = difference(rows[MERGED], rows[POOLED])
     views = difference(rows[FEWER_VIEWS], rows[MORE_VIEWS])
     card = json.loads((DEFAULT_MODEL / "report.json").read_text(encoding="utf-8"))
     return {
-        "drop_accuracy_kept": kept,
-        "drop_closed_accuracy_kept": closed,
+        "drop_accuracy_kept": closed,
+        "drop_kept_positions_accuracy_kept": kept,
         "drop_dropped": round(1 - enough[chosen]["kept"], 4) if chosen else None,
         "merge_over_meanpool": round(mean(rows[MERGED]["rights"]) / max(mean(rows[POOLED]["rights"]), 1e-9), 4),
         "merge_p": round(merged[-1], 4),
@@ -322,15 +320,14 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for axes, (name, found) in zip(figure.subplots(1, 2, sharey=True), rows.items(), strict=True):
         lines: dict[str, list[dict[str, Any]]] = {}
         for setting, row in found.items():
-            kind = setting.split()[0] + next((f" {end}" for end in ("closed", "by frame") if setting.endswith(end)), "")
+            kind = setting.split()[0] + next((f" {end}" for end in ("kept", "by frame") if setting.endswith(end)), "")
             if setting not in (NONE, BLIND):
                 lines.setdefault(kind, []).append(row)
         for number, (kind, of_kind) in enumerate(lines.items()):
             points = sorted(of_kind, key=lambda row: row["kept"])
             kept = [100 * row["kept"] for row in points]
             shares = [(sum(map(sum, row["rights"])), sum(map(len, row["rights"]))) for row in points]
-            style = "o--" if " " in kind else "o-"
-            color = f"C{number}"
+            style, color = "o--" if " " in kind else "o-", f"C{number}"
             axes.plot(kept, [100 * right / count for right, count in shares], style, color=color, ms=4, label=kind)
             bounds = [wilson(*share) for share in shares]
             axes.fill_between(kept, *([100 * bound[i] for bound in bounds] for i in (0, 1)), color=color, alpha=0.1)

@@ -14,7 +14,7 @@ from tinyvid.types import FeatureSpec, Question, VideoTokens
 
 GRID = FeatureSpec(dim=24, num_patches=16, grid=(4, 4))  # of the tiny SigLIP
 SETTINGS = {
-    "drop": [{}, {"most": 9}, {"positions": "closed"}, {"pool": 2}],
+    "drop": [{}, {"most": 9}, {"positions": "kept"}, {"pool": 2}],
     "guided": [{"frames": 2, "grid": "1x2"}, {"frames": 1, "grid": "3x3"}],
     "merge": [{"segments": 3, "tokens": 4, "overview": 2}, {"segments": 2, "tokens": 7, "overview": 0}],
     "prune": [{"keep": 5}, {"keep": 3, "positions": "closed", "window": 1}, {"keep": 2, "pool": 2, "alpha": 1.0}],

@@ -53,7 +53,7 @@ def test_replies_do_not_depend_on_the_batch(models, positions):
 
 @torch.no_grad()
 def test_dropping_equals_masking_when_positions_are_kept(models, assistant):
-    other = reduced(models)
+    other = reduced(models, "reducer.positions=kept")
     batch, same = batch_of(other, STILL), batch_of(assistant, STILL)
     found = other.model(batch)
     per_frame = assistant.processor.tokens.budget.per_frame
@@ -124,7 +124,7 @@ def test_connectors_that_need_full_frames_refuse_a_reducer(models):
 def test_a_limit_lets_a_long_clip_into_the_context(models):
     options = ["sampler.num_frames=200", "llm.max_length=400"]
     long = FRAMES.repeat(40, 0)
-    limited = reduced(models, *options, "reducer.most=100", "reducer.positions=closed")
+    limited = reduced(models, *options, "reducer.most=100")
     assert limited.ask(long, "What?", max_new_tokens=2) is not None
     for refused in (["reducer.most=null"], ["reducer.most=100", "reducer.positions=kept"]):
         with pytest.raises(Exception, match=r"exceed the limit llm.max_length=400"):

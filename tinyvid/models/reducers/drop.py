@@ -25,8 +25,9 @@ class Drop(nn.Module):
         pool: Side, in patches, of the squares that are averaged first; 1 for no pooling.
         most: Maximum number of tokens of a clip; if more patches differ, those that differ most are kept. ``None`` for
             no maximum; only then, a clip can be passed in pieces.
-        positions: ``kept``: tokens have the positions that they would have without dropping; ``closed``: positions
-            are counted without gaps.
+        positions: ``closed``: positions are counted without gaps; ``kept``: tokens have the positions that they would
+            have without dropping, as in TimeChat-Online, whose positions have three dimensions. In one dimension, a
+            static clip would leave a long gap before the question.
 
     Raises:
         ConfigError: ``pool`` does not divide the grid of the vision tower.
@@ -43,7 +44,7 @@ class Drop(nn.Module):
         threshold: float = 0.9,
         pool: PositiveInt = 1,
         most: PositiveInt | None = None,
-        positions: Literal["kept", "closed"] = "kept",
+        positions: Literal["kept", "closed"] = "closed",
     ) -> None:
         super().__init__()
         self.grid, self.pool = features.grid, pool
