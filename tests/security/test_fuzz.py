@@ -16,7 +16,7 @@ def test_every_layout_is_tried():
     assert sorted(sources()) == sorted([*CHECKPOINTS, *PARTS, *FURTHER])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(st.sampled_from([*CHECKPOINTS, *PARTS, *FURTHER]), st.lists(st.integers(0, 2**32), min_size=1, max_size=3))
 def test_damaged_checkpoints_are_typed_errors(layout, seeds):
     changes, _, fault = outcome(layout, seeds)

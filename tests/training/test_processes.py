@@ -40,7 +40,13 @@ def launch(models, rows, run_dir, *overrides, launcher=None, program=TRAIN, **en
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [TORCHRUN, accelerate("ddp")], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(accelerate("ddp"), id="accelerate", marks=pytest.mark.long),  # the sharded runs use it, too
+    ],
+)
 def test_two_processes_equal_one_with_doubled_accumulation(models, tmp_path, launcher):
     rows = write_rows(tmp_path / "data", count=7)  # uneven: one process has one row more
     launch(models, rows, tmp_path / "two", "recipe.accumulate=1", f"eval_path={rows}", launcher=launcher)
