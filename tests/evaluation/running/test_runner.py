@@ -346,6 +346,10 @@ def test_a_folder_of_another_run_is_refused(assistant, models, tmp_path):
         other, benchmark, options = changed
         with pytest.raises(ConfigError, match=f"contains a run with other settings.*{key}"):
             evaluate(other, benchmark, run_dir=tmp_path, options=options)
+    pooled = tiny_assistant(models)
+    pooled.config["reducer"] = {"name": "drop"}  # has no weights
+    with pytest.raises(ConfigError, match=r"cannot be continued: reducer: None -> \{'name': 'drop'\}"):
+        evaluate(pooled, Fixed(items), run_dir=tmp_path, options=SHORT)
     torch.manual_seed(1)
     trained = tiny_assistant(models)
     with torch.no_grad():
