@@ -23,6 +23,7 @@ def registry():
             mode: Literal["fast", "slow"] = "fast",
             rate: PositiveFloat | None = None,
             names: list[str] = (),
+            shares: list[float] = (),
             dim: int = 8,
         ):
             self.num_queries, self.mode, self.rate, self.names, self.dim = num_queries, mode, rate, names, dim
@@ -40,7 +41,7 @@ def test_builds_with_options_in_their_types_and_runtime_arguments(registry):
 
 
 def test_check_fills_in_defaults(registry):
-    options = {"num_queries": 4, "mode": "slow", "rate": None, "names": []}
+    options = {"num_queries": 4, "mode": "slow", "rate": None, "names": [], "shares": []}
     assert registry.check({"name": "group", "mode": "slow"}) == options
 
 
@@ -65,6 +66,8 @@ def test_check_fills_in_defaults(registry):
         ({"name": "group", "num_queries": 0}, "num_queries=0 must be at least 1"),
         ({"name": "group", "num_queries": 10**9}, "num_queries=1000000000 must be at most 1,000,000"),
         ({"name": "group", "rate": -1.0}, "rate=-1.0 must be at least"),
+        ({"name": "group", "rate": float("nan")}, "gadget.rate=nan must be a number"),
+        ({"name": "group", "shares": [0.5, "nan"]}, r"gadget.shares=\[0.5, nan\] must be a number"),
         ({"name": "group", "mode": "fasst"}, r"mode='fasst' is not allowed. Did you mean 'fast'\?"),
         ({"name": "group", "names": "x"}, "gadget.names='x'"),
         ({"name": "path", "path": "p", "flag": "perhaps"}, "gadget.flag='perhaps'"),

@@ -9,6 +9,7 @@ only when one of their names is chosen.
 import importlib
 import inspect
 import logging
+import math
 import re
 import types
 import typing
@@ -245,7 +246,10 @@ def _typed(
     except OmegaConfBaseException as error:  # a text with ${...} for a number
         raise ConfigError(f"{where}: {key}.{error.full_key}: {str(error).splitlines()[0]}") from error
     for option, value in typed.items():
-        _check_value(value, hints.get(option, Any), where=f"{where}: {key}.{option}={value!r}")
+        given_as = f"{where}: {key}.{option}={value!r}"
+        if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):
+            raise ConfigError(f"{given_as} must be a number")
+        _check_value(value, hints.get(option, Any), where=given_as)
     return typed
 
 
