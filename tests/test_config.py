@@ -55,6 +55,8 @@ def test_an_experiment_overrides_the_defaults_of_a_program(program):
         (["max_new_token=3"], r"unknown key 'max_new_token'. Did you mean 'max_new_tokens'\?"),
         (["connector.group.x=3"], "connector.group"),
         (["connector=mlp", "connector.num_queries=3"], "unknown key 'connector.num_queries'. Available: "),
+        (["connector="], r"^connector=: unknown option. Available: .*mlp"),
+        (["reducer={name: drop}"], "^reducer= takes one name, such as reducer=drop; set options by reducer.KEY=VALUE"),
         (["a b"], "cannot be composed"),
         (["connector=null"], "cannot be composed: Config group override must be a string"),
     ],

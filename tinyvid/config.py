@@ -150,7 +150,7 @@ OmegaConf.register_new_resolver("choices", choices)
 def _explain(error: Exception, overrides: Sequence[str], config: str) -> str:
     """Return a message for a failed composition, with the key, the allowed values and the closest name."""
     text = str(error.__cause__ or error)
-    unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    unknown_option = re.search(r"Could not find '([^']+)/([^'/]*)'", str(error))
     if unknown_option:
         group, option = unknown_option.groups()
         return f"{group}={option}: unknown option. {suggest(option, _group_options(group))}"
@@ -174,6 +174,8 @@ def _unknown_key(key: str, overrides: Sequence[str], config: str) -> str:
     choices = [item for given_key, item in named if "." not in given_key and given_key != key]
     known = compose(choices, config=config)
     node = OmegaConf.select(known, parent) if parent else known
+    if not parent and key in _groups(config):
+        return f"{key}= takes one name, such as {key}={_group_options(key)[0]}; set options by {key}.KEY=VALUE"
     if node is None and parent in _groups(config):
         return f"{key}= needs {parent}=NAME, one of {', '.join(sorted(_group_options(parent)))}"
     if not isinstance(node, DictConfig):
