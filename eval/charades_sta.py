@@ -78,7 +78,9 @@ class CharadesSTA:
             raise ConfigError("benchmark.confidence=true needs benchmark.prompt_style=captions")
         file = FILES[annotation]
         shows_captions = prompt_style == "captions"
-        self.folder = require(root, [file, *([captions] if shows_captions else [])], source=self.source)
+        self.folder = require(root, [file], source=self.source)
+        if shows_captions:
+            require(root, [captions], source="recipes/caption_seconds.py, which writes them for a folder of videos")
         self.prompt_style, self.confidence = prompt_style, confidence
         moments = (read_captions if annotation == "timelens" else read_moments)(self.folder / file)
         known = read_seconds(self.folder / captions, {moment.code for moment in moments}) if shows_captions else None

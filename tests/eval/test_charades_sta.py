@@ -141,7 +141,7 @@ def test_faulty_captions(root, changes, message):
 
 
 def test_bad_input(root):
-    with pytest.raises(DataError, match=r"lacks 1 of 2 files: captions.jsonl"):
+    with pytest.raises(DataError, match=r"captions.jsonl .*; get them from recipes/caption_seconds.py"):
         build("charades_sta", root, prompt_style="captions")
     with pytest.raises(DataError, match=r"lacks 1 of 1 files: charades_sta_test.txt .*jiyanggao/TALL"):
         build("charades_sta", root / "videos")
