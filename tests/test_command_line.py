@@ -119,6 +119,7 @@ def test_home_and_null(monkeypatch):
     [
         (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model, reducer can be removed; set ckpt="),
         (["~seed=0"], "~seed=0: only benchmark"),
+        (["-m", "reducer=null,drop"], "reducer=null,drop: a sweep cannot include null; run reducer=null separately"),
         (["+max_new_token=4"], "unknown key 'max_new_token'. Did you mean 'max_new_tokens'"),
         (["++vidoe=a"], "unknown key 'vidoe'. Did you mean 'video'"),
         (["sampler=[a,"], "cannot be composed"),

@@ -90,6 +90,8 @@ class CommandLine:
             sign, key, equals, value = _split(argument)
             if key in REMOVABLE and value == "null":
                 sign, argument = "~", f"~{key}"
+            elif key in REMOVABLE and "null" in value.split(","):
+                raise ConfigError(f"{argument}: a sweep cannot include null; run {key}=null separately")
             is_flag = argument.startswith("-") or (not equals and not sign and previous.startswith("-"))
             previous = argument
             if is_flag:

@@ -305,11 +305,12 @@ class Processor:
             return
         reply = f" + {reserve:,} reply" if reserve else ""
         closed = "set reducer.positions=closed, " if self.tokens.kept_positions else ""  # without empty places
+        queries = "connector.num_queries or " if self.tokens.budget.fixed else ""
         raise DataError(
             f"{num_video:,} video + {length - num_video:,} text{reply} tokens = {length + reserve:,} exceed the limit "
-            f"llm.max_length={self.max_length:,}; shorten the text, {closed}lower connector.num_queries or the frames "
-            "of the sampler (sampler.num_frames, sampler.max_frames), lower max_new_tokens, or raise llm.max_length if "
-            "the LLM allows it"
+            f"llm.max_length={self.max_length:,}; shorten the text, {closed}lower {queries}the frames of the sampler "
+            "(sampler.num_frames, sampler.max_frames), lower max_new_tokens, or raise llm.max_length if the LLM allows "
+            "it"
         )
 
     def _feature_key(self, video: Video, clip: Clip, indices: Sequence[int]) -> str | None:
