@@ -15,13 +15,13 @@ from tinyvid.evaluation.scoring.spans import write_spans
 
 from .prompts import conversation
 from .rows import below, digest, first_of, numbered
-from .timed import SUFFIXES, averages, by_video, caption_submission, events_of, length_of
+from .timed import SUFFIXES, TimedItems, by_video, caption_submission, events_of, length_of
 
 SUBMISSION = "activitynet_captions_submission.json"
 
 
 @BENCHMARKS.register("activitynet_captions")
-class ActivityNetCaptions:
+class ActivityNetCaptions(TimedItems):
     """Ask for the times of sentences, or for dense captions, of ActivityNet Captions.
 
     Args:
@@ -62,17 +62,6 @@ class ActivityNetCaptions:
             asked = [(name, moment) for name, moments in read.items() for moment in moments]
             ids = numbered([f"{name}/{moment.code}/{digest(moment.sentence)}" for name, moment in asked])
             self.items = [self._grounding(id, moment) for id, (_, moment) in zip(ids, asked, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Item:
-        """Return the question about one sentence or one video."""
-        return self.items[index]
-
-    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return mean IoU and recall for grounding, or F1, CIDEr-D and SODA for captions, in percent."""
-        return averages(self.items, outcomes)
 
     def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
         """Return the submission file of dense captions."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tinyvid import BENCHMARKS, ConfigError, DataError, Item, Message, Outcome, Sample, require
+from tinyvid import BENCHMARKS, ConfigError, DataError, Item, Message, Sample, require
 from tinyvid.data.formats import Moment, read_moments
 from tinyvid.data.timed_questions import bare, when
 from tinyvid.data.timed_sentences import read_captions
@@ -17,7 +17,7 @@ from tinyvid.evaluation.scoring.spans import write_spans
 
 from .prompts import conversation
 from .rows import below, digest, first_of, numbered, read_rows
-from .timed import SUFFIXES, averages, length_of
+from .timed import SUFFIXES, TimedItems, length_of
 
 FOLDERS = ("Charades_v1_480", "Charades_v1", "videos/charades", "videos")
 FILES = {"official": "charades_sta_test.txt", "timelens": "charades-timelens.json"}
@@ -40,7 +40,7 @@ SPAN = 'When does this happen: "{sentence}"? End with the start and the end, as 
 
 
 @BENCHMARKS.register("charades_sta")
-class CharadesSTA:
+class CharadesSTA(TimedItems):
     """Ask when each sentence of Charades-STA happens.
 
     Args:
@@ -86,17 +86,6 @@ class CharadesSTA:
         known = read_seconds(self.folder / captions, {moment.code for moment in moments}) if shows_captions else None
         names = numbered([f"{moment.code}/{digest(moment.sentence, moment.start, moment.end)}" for moment in moments])
         self.items = [self._item(name, moment, known) for name, moment in zip(names, moments, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Item:
-        """Return the question about one sentence."""
-        return self.items[index]
-
-    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return the mean IoU, and recall at three thresholds of IoU, in percent."""
-        return averages(self.items, outcomes)
 
     def _item(self, name: str, moment: Moment, captions: Mapping[str, Sequence[str]] | None) -> Item:
         code = below(moment.code, where=moment.where)

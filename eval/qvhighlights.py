@@ -22,7 +22,7 @@ from tinyvid.evaluation.scoring.spans import (
 
 from .prompts import conversation
 from .rows import Row, first_of, read_rows
-from .timed import SUFFIXES, averages
+from .timed import SUFFIXES, TimedItems
 
 FILES = {
     "train": "highlight_train_release.jsonl",
@@ -36,7 +36,7 @@ NOTHING = [[0.0, 0.0, 0.0]]  # window of a query without one, because the offici
 
 
 @BENCHMARKS.register("qvhighlights")
-class QVHighlights:
+class QVHighlights(TimedItems):
     """Ask for the moments that each query of QVHighlights describes.
 
     Args:
@@ -72,13 +72,6 @@ class QVHighlights:
         self.saliency = {} if split == "test" else {qid: _saliency(row) for qid, row in self.rows.items()}
         self.items = [self._item(qid, row) for qid, row in self.rows.items()]
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Item:
-        """Return the question about one query."""
-        return self.items[index]
-
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return the official averages in percent; empty for the test.
 
@@ -87,7 +80,7 @@ class QVHighlights:
         where a clip in the k-th predicted window scores 1/k. A query without a predicted window scores 0; the official
         scorer ranks its clips in order.
         """
-        found = averages(self.items, outcomes)
+        found = dict(super().summary(outcomes))
         if found:
             found |= self._by_length(outcomes)
             ranked = [(self._clips(outcome), self.saliency[outcome.id]) for outcome in outcomes if outcome.prediction]

@@ -13,6 +13,24 @@ LENGTHS = (5, 15, 60)  # seconds: bounds of the groups of windows by length
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
+class TimedItems:
+    """The items of a benchmark with timed rules, and their averages."""
+
+    items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return the question about one sentence or one video."""
+        return self.items[index]
+
+    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
+        """Return the published averages of the rules of the items, in percent."""
+        asked = {item.id: item for item in self.items}  # a run may ask only some of them
+        return timed_averages([asked[outcome.id] for outcome in outcomes], outcomes)
+
+
 def by_video(moments: Iterable[Moment]) -> dict[str, list[Moment]]:
     """Return the moments of each video, sorted by time; videos are in the order of the file."""
     found: dict[str, list[Moment]] = {}
@@ -30,12 +48,6 @@ def length_of(moment: Moment) -> str:
     """Return the group of a window by its length, such as ``5 to 15 s``."""
     length, bounds = moment.end - moment.start, pairwise((0, *LENGTHS))
     return next((f"{low} to {high} s" for low, high in bounds if length <= high), f"over {LENGTHS[-1]} s")
-
-
-def averages(items: Sequence[Item], outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return the published averages of the outcomes of a run, which may have asked only some of the items."""
-    asked = {item.id: item for item in items}
-    return timed_averages([asked[outcome.id] for outcome in outcomes], outcomes)
 
 
 def caption_submission(outcomes: Sequence[Outcome]) -> str:

@@ -10,7 +10,7 @@ from tinyvid.data.timed_sentences import read_recipes
 
 from .prompts import conversation
 from .rows import below, first_of
-from .timed import SUFFIXES, averages, by_video, caption_submission, events_of
+from .timed import SUFFIXES, TimedItems, by_video, caption_submission, events_of
 
 FILE = "youcookii_annotations_trainval.json"
 SUBMISSION = "youcook2_submission.json"
@@ -23,7 +23,7 @@ TIMECHAT = (
 
 
 @BENCHMARKS.register("youcook2")
-class YouCook2:
+class YouCook2(TimedItems):
     """Ask for the steps of each cooking video.
 
     Args:
@@ -62,17 +62,6 @@ class YouCook2:
             for code, steps in steps_of.items()
             if below(code, where=steps[0].where)
         ]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Item:
-        """Return the question about one video."""
-        return self.items[index]
-
-    def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-        """Return F1, precision, recall, CIDEr-D and SODA, in percent."""
-        return averages(self.items, outcomes)
 
     def files(self, outcomes: Sequence[Outcome]) -> Mapping[str, str]:
         """Return the predicted steps in the format of the ActivityNet Captions challenge."""

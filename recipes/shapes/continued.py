@@ -35,8 +35,9 @@ from recipes.shapes.fitting import CLIP, Engine, Metrics, optimizers, rate
 from recipes.shapes.measure import SPAN_TOKENS, SPANS, span_iou, span_summary
 from recipes.shapes.plots import read
 from recipes.shapes.progress import progress
-from recipes.shapes.questions import SECONDS, Share, Shares, lay_out
+from recipes.shapes.questions import SECONDS, Share, lay_out
 from recipes.shapes.sizes import SIZES, WEIGHTS, Size
+from recipes.shapes.stages import shares
 from recipes.shapes.student import CONNECTOR_RATE, Student, accuracy, forward_with, known_tokens, mix, resample
 from recipes.shapes.vision import to_pixels
 from tinyvid import Assistant
@@ -68,22 +69,6 @@ class Continued:
     seed: int
     workers: int
     replicas: int
-
-    def shares(self, assistant: Assistant, *, held_out: bool) -> Shares:
-        """Return packed questions about the training clips, or about the held-out ones without the new families."""
-        size = replace(self.size, families=WEIGHTS) if held_out else self.size
-        together = 8 if held_out else size.batch_size // self.replicas
-        return Shares(
-            assistant.processor,
-            world=self.seed,
-            first=size.clips if held_out else 0,
-            count=size.held_out if held_out else size.clips,
-            together=together,
-            size=size,
-            seed=self.seed + (1 if held_out else 0),
-            length=size.held_out // together if held_out else size.answer_steps * self.replicas,
-            keep_questions=held_out,
-        )
 
 
 @torch.inference_mode()
@@ -157,9 +142,13 @@ def train(run: Continued, assistant: Assistant, tokens: np.ndarray) -> None:
     engine = Engine(student, bf16=False, replicas=run.replicas)
     used = optimizers(engine.parameters, weight_decay=0.05, slow={"connector": CONNECTOR_RATE}, shares=run.replicas)
     done, seconds = _restore(run.out / "state.pt", student, used)
-    held_out = run.shares(assistant, held_out=True)
+    held_out = shares(
+        replace(run.size, families=WEIGHTS), assistant, seed=run.seed, replicas=run.replicas, held_out=True
+    )
     known = [held_out[number] for number in range(len(held_out))]
-    waiting = run.shares(assistant, held_out=False).loader(run.workers, first=done * run.replicas)
+    waiting = shares(run.size, assistant, seed=run.seed, replicas=run.replicas, held_out=False).loader(
+        run.workers, first=done * run.replicas
+    )
     steps = run.size.answer_steps
 
     def compute(student: Student, share: Share) -> tuple[Tensor, Metrics]:

@@ -152,7 +152,7 @@ def answers(run: RecipeRun) -> None:
         guide = guidance(student.model.llm, share.batch, asked, described, share.options)
         return loss + GUIDE_WEIGHT * guide, {"loss": loss.item(), "guide": guide.item()}
 
-    training = shares(run, assistant, held_out=False)
+    training = shares(run.size, assistant, seed=run.seed, replicas=run.replicas, held_out=False)
     training.keep_questions = True  # for the guidance
     loader = training.loader(run.workers)
     fit(

@@ -210,20 +210,19 @@ def mixer(run: RecipeRun) -> None:
     run.keep(student, "mixer")
 
 
-def shares(run: RecipeRun, assistant: Assistant, *, held_out: bool) -> Shares:
+def shares(size: Size, assistant: Assistant, *, seed: int, replicas: int, held_out: bool) -> Shares:
     """Return packed questions about the training clips, or about the held-out ones."""
-    size = run.size
-    per_share = HELD_OUT_SHARE if held_out else size.batch_size // run.replicas
+    per_share = HELD_OUT_SHARE if held_out else size.batch_size // replicas
     return Shares(
         assistant.processor,
-        world=run.seed,
+        world=seed,
         first=size.clips if held_out else 0,
         count=size.held_out if held_out else size.clips,
         together=per_share,
         size=size,
-        seed=run.seed + (1 if held_out else 0),
-        length=size.held_out // HELD_OUT_SHARE if held_out else size.answer_steps * run.replicas,
-        only_open=0 if held_out else size.open_steps * run.replicas,
+        seed=seed + (1 if held_out else 0),
+        length=size.held_out // HELD_OUT_SHARE if held_out else size.answer_steps * replicas,
+        only_open=0 if held_out else size.open_steps * replicas,
         keep_questions=held_out,
     )
 
@@ -232,7 +231,7 @@ def measured(
     run: RecipeRun, assistant: Assistant, engine: Engine, known: np.ndarray, make: Callable[[Any, Tensor], Tensor]
 ) -> Callable[[int, dict[str, float]], None]:
     """Return a callback of the stage ``answers`` that records metrics and accuracy; arguments as for ``accuracy``."""
-    held_out = shares(run, assistant, held_out=True)
+    held_out = shares(run.size, assistant, seed=run.seed, replicas=run.replicas, held_out=True)
     asked: list[Share] = [held_out[number] for number in range(len(held_out))]
     record, file = run.log("answers"), (run.out / "accuracy.jsonl").open("w", encoding="utf-8")
 
@@ -260,7 +259,7 @@ def answers(run: RecipeRun) -> None:
         parameter.requires_grad_(name.startswith("mixer."))
     trainer = Trainer(run.clips, run.tokens, run.engine(student), run.seed)
     after = measured(run, assistant, trainer.engine, run.tokens, mix)
-    loader = shares(run, assistant, held_out=False).loader(run.workers)
+    loader = shares(run.size, assistant, seed=run.seed, replicas=run.replicas, held_out=False).loader(run.workers)
     trainer.answer(loader, steps=run.size.answer_steps, lr=run.size.lr, after=after)
     run.keep(student, "answers")
 

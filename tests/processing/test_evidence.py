@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.clips import frame_numbers, write_clip
 from tinyvid import DataError, Message, Sample, Video
-from tinyvid.processing.evidence import MAX_FRAMES, cited_frames
+from tinyvid.processing.evidence import MAX_FRAMES, frames_to_show
 from tinyvid.text.moments import Moments
 
 
@@ -44,10 +44,10 @@ def test_a_span_of_time_shows_its_first_middle_and_last_frame(assistant, clip):
     assert frame_numbers(assistant.evidence(ask(clip), "From 1.0 s to 4.0 s.").frames) == [13, 26, 40]
     assert frame_numbers(assistant.evidence(ask(clip, start=1.0), "At 0.1 s.").frames) == [10]
     times = [float(number) for number in range(10)]
-    assert cited_frames("From <time:1> to <time:7>", times) == [1, 4, 7]
-    assert cited_frames("At <time:3.4>, then <time:5.2> to <time:5.4>.", times) == [3, 5]
-    assert cited_frames("At <time:3>, in <frame:8>.", times) == [8]
-    assert cited_frames("Nothing, <frame:-1>.", times) == []
+    assert frames_to_show("From <time:1> to <time:7>", times) == [1, 4, 7]
+    assert frames_to_show("At <time:3.4>, then <time:5.2> to <time:5.4>.", times) == [3, 5]
+    assert frames_to_show("At <time:3>, in <frame:8>.", times) == [8]
+    assert frames_to_show("Nothing, <frame:-1>.", times) == []
 
 
 def test_a_reply_in_steps_is_read_as_the_model_wrote_it_and_as_a_user_sees_it(assistant, clip):

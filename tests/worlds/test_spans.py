@@ -12,7 +12,7 @@ from tinyvid import ConfigError
 from tinyvid.worlds.shapes import FAMILIES, SetOptions, ask, frame_times, plan_clip, sample_scene
 from tinyvid.worlds.shapes.records import question_row
 
-TIME = re.compile(r"<time:(\d+\.\d\d)>")
+TIME = re.compile(r"<time:(\d+(?:\.\d\d?)?)>")
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
 DENSE = "The video lasts 4 seconds. Describe every event with its time."
 

@@ -47,6 +47,7 @@ MAX_VALUES = 100_000  # of the manifest, with aliases expanded
 TOKENIZER, QUESTION_TOKENIZER = "tokenizer", "question_tokenizer"
 PARTS = ("llm", "vision_tower")  # parts that may be stored elsewhere; the connector is always stored
 ADAPTERS = {"llm": "adapter", "vision_tower": "vision_tower_adapter", "connector": "connector_adapter"}
+Overrides = Mapping[str, Mapping[str, Any] | None]
 _OPTIONAL_KEYS = {"version", "plugins", "digests", *OPTIONAL}
 _KEYS = {"format", "stored", "adapters", *REGISTRIES} | _OPTIONAL_KEYS
 
@@ -96,9 +97,6 @@ def _save(loaded: Loaded, path: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-Overrides = Mapping[str, Mapping[str, Any] | None]
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> Loaded:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tinyvid.data.traces import Arm
 from tinyvid.errors import DataError
+from tinyvid.text.moments import marker
 
 SECONDS = 30.0  # length of a published clip
 NUM_SEGMENTS = 30
@@ -176,15 +177,15 @@ def _augmentations(row: Mapping[str, Any]) -> list[str]:
 
 
 def _with_markers(text: str, frames: FramesOfRow, where: str) -> str:
-    def marker(number: re.Match[str]) -> str:
+    def referred(number: re.Match[str]) -> str:
         if not 1 <= int(number[0]) <= len(frames.middles):
             shown = f"1 to {len(frames.middles)}"
             raise UnusableRow(where, "references outside the frames", f"Frame {number[0]} is not one of Frame {shown}")
-        return f"<frame:{frames.middles[int(number[0]) - 1]:g}>"
+        return marker("frame", frames.middles[int(number[0]) - 1])
 
     def cited(found: re.Match[str]) -> str:
         numbers = re.sub(r"\s*[-–—]\s*", " to ", found[1] or found[2]).replace("&", "and")
-        return re.sub(r"\d+", marker, numbers)
+        return re.sub(r"\d+", referred, numbers)
 
     text = _CITED.sub(cited, text)
     missed = _MISSED.search(text)
@@ -208,7 +209,7 @@ def _changed(reply: str, arm: Arm, frames: FramesOfRow, rng: random.Random, wher
         return without_references(reply)
     right = list(dict.fromkeys(_seconds(reply)))
     drawn = dict(zip(right, rng.sample(frames.middles, min(len(right), len(frames.middles))), strict=True))
-    return re.sub(r"<frame:([\d.]+)>", lambda found: f"<frame:{drawn[found[1]]:g}>", reply)
+    return re.sub(r"<frame:([\d.]+)>", lambda found: marker("frame", drawn[found[1]]), reply)
 
 
 def _digest(row: Mapping[str, Any]) -> str:

@@ -137,9 +137,7 @@ class VideoLLM(nn.Module):
         """Return the number of patches in the slots of each sample; the batch must contain all places."""
         frames = torch.tensor([len(batch.videos[slot.video].times) for slot in batch.slots])
         ends = torch.tensor([self.connector.tokens.budget(count) for count in frames.tolist()]).cumsum(0)
-        samples = torch.searchsorted(
-            batch.video_mask.sum(-1).cumsum(0).cpu(), ends
-        )  # which has the last place of a slot
+        samples = torch.searchsorted(batch.video_mask.sum(-1).cumsum(0).cpu(), ends)  # each has the end of a slot
         patches = self.vision_tower.features.num_patches * frames
         return torch.zeros(len(batch.input_ids), dtype=torch.long).index_add(0, samples, patches).tolist()
 
@@ -158,11 +156,11 @@ class VideoLLM(nn.Module):
         parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batch.slots]
         for video, pieces in enumerate(self.pieces(batch)):
             shown = [number for number, slot in enumerate(batch.slots) if slot.video == video]
-            times = torch.tensor(batch.videos[video].times, device=self.device)  # (T,)
+            times = self._times(batch.videos[video])
             states: dict[Slot | int | None, Any] = {}  # of the reducer
             for features in pieces:  # (T, P, Dv), or pieces along T
                 made: dict[Slot | int | None, tuple[Tensor, Tensor]] = {}  # slots with the same question share tokens
-                now, times = times[: len(features)], times[len(features) :]
+                now, times = (None, None) if times is None else times.tensor_split([len(features)])
                 for number in shown:
                     slot = batch.slots[number]
                     key = slot if reads else slot.per_frame
@@ -182,13 +180,18 @@ class VideoLLM(nn.Module):
         budget = self.connector.tokens.budget if per_frame is None else TokenBudget(per_frame=per_frame)
         return made.x, _filled(made, budget(len(features)))
 
+    def _times(self, video: VideoInput) -> Tensor | None:
+        """Return the times of the frames of a video (T,), if the reducer reads them."""
+        reducer = self.connector.reducer
+        return torch.tensor(video.times, device=self.device) if reducer is not None and reducer.reads_times else None
+
     def _reduce(
-        self, features: Tensor, state: Any, times: Tensor, question: Question | None
+        self, features: Tensor, state: Any, times: Tensor | None, question: Question | None
     ) -> tuple[tuple[Tensor, Tensor], Any]:
         """Return the video tokens (K, D) and filled places of a clip, or its next piece, and the reducer's state."""
         reducer = self.connector.reducer
         assert reducer is not None  # checked by the caller
-        reduced, state = reducer(features, state, times=times if reducer.reads_times else None, question=question)
+        reduced, state = reducer(features, state, times=times, question=question)
         tokens, _ = self._connect(reduced.x.unsqueeze(1), None, None)  # (K, 1, Dv) -> (K, D)
         return (tokens, _filled(reduced, reducer.budget(len(features)))), state
 

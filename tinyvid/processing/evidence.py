@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from tinyvid.errors import DataError
 from tinyvid.outputs import write_bytes
 from tinyvid.processing.batch import VideoInput
+from tinyvid.processing.layout import timeline_of
 from tinyvid.processing.processor import Processor
 from tinyvid.text.moments import NOT_SHOWN, STYLE, Moments, nearest
 from tinyvid.types import Sample
@@ -95,11 +96,11 @@ def evidence(processor: Processor, sample: Sample, reply: str, *, reserve: int) 
         raise DataError(f"cited frames need a question about exactly one video, got {len(sample.videos)}")
     layout = processor.plan(sample, reserve=reserve)
     clip, indices = layout.clips[0], layout.indices[0]
-    video = VideoInput(clip.start, clip.end, tuple(clip.times(indices)))
+    video = timeline_of(clip, layout.plans[0])
     marked = processor.read_moments(reply, video)
     if processor.template.moments.steps:  # ``ask`` returns steps as seconds of the file
         marked = Moments(STYLE).read(marked, VideoInput(0.0, clip.end, video.times))
-    cited = cited_frames(marked, video.times)
+    cited = frames_to_show(marked, video.times)
     if not cited:
         wrong = " (its frame numbers were not shown)" if NOT_SHOWN in marked else ""
         raise DataError(
@@ -117,11 +118,11 @@ def _reduced(frame: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-def cited_frames(reply: str, times: Sequence[float]) -> list[int]:
+def frames_to_show(reply: str, times: Sequence[float]) -> list[int]:
     """Return the shown frames that a reply with markers cites, as ``Evidence.cited`` describes.
 
     Example:
-        >>> cited_frames("From <time:1> to <time:3>.", [0.0, 1.0, 2.0, 3.0, 4.0])
+        >>> frames_to_show("From <time:1> to <time:3>.", [0.0, 1.0, 2.0, 3.0, 4.0])
         [1, 2, 3]
     """
     if frames := {nearest(times, float(second)) for second in _FRAME.findall(reply)}:

@@ -12,6 +12,8 @@ from collections.abc import Generator, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.text.frame_text import FRAME_LABEL, reference
 
@@ -249,8 +251,12 @@ def without_markers(text: str) -> str:
 
 def marker(kind: str, second: float) -> str:
     """Return the marker of a ``time`` or a ``frame``, with at most three decimals."""
-    number = f"{round(second, 3) + 0.0:.3f}".rstrip("0").rstrip(".")  # + 0.0: no negative zero
-    return f"<{kind}:{number}>"
+    return f"<{kind}:{digits(round(second, 3) + 0.0)}>"  # + 0.0: no negative zero
+
+
+def digits(number: float) -> str:
+    """Return a number with all of its decimals, without an exponent and without trailing zeros."""
+    return np.format_float_positional(number, trim="-")
 
 
 def nearest(times: Sequence[float], second: float) -> int:

@@ -1,4 +1,4 @@
-"""The laws of reducers in a model, for every registered name; ``test_wiring.py`` tests the rest with ``drop``."""
+"""The laws of reducers in a model, for every registered name."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tinyvid.registry import REDUCERS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
 SETTINGS = {
-    "drop": {"threshold": 0.99},
+    "drop": {"threshold": 0.99, "positions": "kept"},
     "guided": {"frames": 1, "grid": "1x2"},
     "merge": {"segments": 2, "tokens": 5, "overview": 2},
     "prune": {"keep": 5},

@@ -59,7 +59,7 @@ def test_patches_are_pooled_first():
         ({"keep": 13}, "reducer.keep=13 is more than the 12 patches of a frame; use at most 12"),
         (
             {"keep": 3, "pool": 2},
-            "reducer.pool=2 does not fit .* a grid of 3 x 4 patches; use reducer.pool=1",
+            "reducer.pool=2 does not divide .* grid of 3 x 4 patches; use reducer.pool=1",
         ),
     ],
 )
@@ -69,5 +69,5 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_pooling_needs_a_rectangle():
-    with pytest.raises(ConfigError, match="reducer.pool=2 does not fit .* no grid; use reducer.pool=1"):
+    with pytest.raises(ConfigError, match="reducer.pool=2 needs a rectangle .*; use reducer.pool=1"):
         Prune(features=FeatureSpec(dim=8, num_patches=11, grid=None), keep=1, pool=2)

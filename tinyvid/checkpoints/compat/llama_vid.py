@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from tinyvid.checkpoints.native import Overrides
 from tinyvid.errors import CheckpointError
 from tinyvid.files import expanded, read_json
 from tinyvid.models.text_decoders.qformer_weights import PREFIXES, read_selected, rename
@@ -37,7 +38,7 @@ def recognizes(path: Path) -> bool:
         return False
 
 
-def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> NoReturn:
+def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> NoReturn:
     """Refuse a full LLaMA-VID model, and explain what can be loaded from it. Arguments are those of ``native.load``.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from tinyvid.build import assemble, check, make_connector, resolve_device, resolve_dtype, resolve_quant
-from tinyvid.checkpoints.native import Loaded, apply_overrides
+from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json
@@ -55,7 +55,7 @@ def recognizes(path: Path) -> bool:
     return config.exists() and read_json(config).get("model_type") == "tinyllava"
 
 
-def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Mapping[str, Mapping[str, Any]]) -> Loaded:
+def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> Loaded:
     """Read a checkpoint of TinyLLaVA-Video. Arguments and errors are those of ``native.load``."""
     config = read_json(path / "config.json")
     groups = check(apply_overrides(_groups(config), overrides))

@@ -136,7 +136,7 @@ class Answerer:
     def _log_probs(
         self, passes: Sequence[tuple[Example, Span, int]], videos: Sequence[Videos]
     ) -> Iterator[tuple[Tensor, float | None]]:
-        """Yield the log-probabilities (tokens, vocabulary) at the span of each example, and its filled share."""
+        """Yield the log-probabilities (tokens, vocabulary) at the span of each example, and its ``kept``."""
         examples = [_learning(example, span) for example, span, _ in passes]
         batch = self._batch(examples, [number for _, _, number in passes], videos, side="right")
         rows = log_probs(self.model, batch)

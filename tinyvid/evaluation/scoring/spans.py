@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tinyvid.text.moments import digits
+
 Span = tuple[float, float]
 AP_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))  # of IoU, as in QVHighlights
 F1_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)  # of IoU, as in ActivityNet Captions
@@ -93,7 +95,7 @@ def in_file_seconds(text: str, start: float) -> str:
     text, parts, last = without_markup(text), "", 0
     for match, times, kind in _found(text):
         if kind:
-            moved = [_digits(round(_seconds(time) + (0.0 if time[0] else start), 9)) for time in times]
+            moved = [digits(round(_seconds(time) + (0.0 if time[0] else start), 9)) for time in times]
             parts += text[last : match.start()] + ("{} s to {} s" if kind == 1 else "{} - {}").format(*moved)
             last = match.end()
     return parts + text[last:]
@@ -148,11 +150,7 @@ def write_spans(spans: Sequence[Span]) -> str:
 
 def write_time(seconds: float) -> str:
     """Return a time as a marker, with all digits of the number."""
-    return f"<time:{_digits(seconds)}>"
-
-
-def _digits(seconds: float) -> str:
-    return np.format_float_positional(seconds, trim="-")
+    return f"<time:{digits(seconds)}>"
 
 
 def iou(first: Span, second: Span) -> float:

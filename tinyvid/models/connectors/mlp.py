@@ -1,11 +1,11 @@
 """The connector of LLaVA: an MLP turns every patch into a video token, after optional pooling."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import init_linear, projection
+from tinyvid.models.pooling import pooled, pooled_patches
 from tinyvid.protocols import Reducer
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, TokenSpec
@@ -39,13 +39,18 @@ class MLP(nn.Module):
         pool: PositiveInt = 1,
     ) -> None:
         super().__init__()
-        if pool > 1:
-            _check_pool(features, pool, reducer)
+        if pool > 1 and reducer is not None:
+            raise ConfigError(
+                f"connector 'mlp': connector.pool={pool} averages patches after the reducer, which leaves no full "
+                "frames; use connector.pool=1, and reducer.pool or reducer=views to average patches"
+            )
         self.grid = features.grid
         self.pool = pool
         self.reducer = reducer
         if reducer is None:
-            self.tokens = TokenSpec(TokenBudget(per_frame=features.num_patches // pool**2), in_pieces=True)
+            self.tokens = TokenSpec(
+                TokenBudget(per_frame=pooled_patches(features, pool, part="connector 'mlp'")), in_pieces=True
+            )
         else:
             self.tokens = TokenSpec(
                 reducer.budget,
@@ -66,27 +71,4 @@ class MLP(nn.Module):
 
         With a reducer, the features are its output, (K, 1, Dv).
         """
-        if self.pool > 1 and self.grid is not None:
-            maps = features.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
-            features = F.avg_pool2d(maps, self.pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)
-        return self.layers(features.flatten(0, 1))
-
-
-def _check_pool(features: FeatureSpec, pool: int, reducer: Reducer | None) -> None:
-    if reducer is not None:
-        raise ConfigError(
-            f"connector 'mlp': connector.pool={pool} averages patches after the reducer, which leaves no full frames; "
-            "use connector.pool=1, and reducer.pool or reducer=views to average patches"
-        )
-    if features.grid is None:
-        raise ConfigError(
-            f"connector 'mlp': connector.pool={pool} needs a rectangle of patches, but the {features.num_patches} "
-            "patches of this tower do not form one; use connector.pool=1, or vision_tower.select=all if it is 'patch'"
-        )
-    rows, columns = features.grid
-    if rows % pool or columns % pool:
-        fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]
-        raise ConfigError(
-            f"connector 'mlp': connector.pool={pool} does not divide the tower's grid of {rows} x {columns} patches; "
-            f"use one of {', '.join(map(str, fitting))}"
-        )
+        return self.layers(pooled(features, self.grid, self.pool).flatten(0, 1))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinyvid.models.reducers.picking import most_of, picked, pooled, pooled_patches
+from tinyvid.models.pooling import pooled, pooled_patches
+from tinyvid.models.reducers.picking import most_of, picked
 from tinyvid.registry import REDUCERS, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, VideoTokens
 
@@ -51,7 +52,7 @@ class Drop(nn.Module):
         self.threshold, self.most = threshold, most
         self.positions = positions
         self.causal = most is None
-        self.budget = TokenBudget(per_frame=pooled_patches(features, pool, reducer="drop"), most=most)
+        self.budget = TokenBudget(per_frame=pooled_patches(features, pool, part="reducer 'drop'"), most=most)
 
     def forward(
         self, features: Tensor, state: Any = None, *, times: Tensor | None = None, question: Question | None = None

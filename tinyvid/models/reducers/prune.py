@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.reducers.picking import pooled, pooled_patches
+from tinyvid.models.pooling import pooled, pooled_patches
 from tinyvid.registry import REDUCERS, AtLeast, AtMost, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, VideoTokens
 
@@ -48,7 +48,7 @@ class Prune(nn.Module):
         positions: Literal["kept", "closed"] = "kept",
     ) -> None:
         super().__init__()
-        num_patches = pooled_patches(features, pool, reducer="prune")
+        num_patches = pooled_patches(features, pool, part="reducer 'prune'")
         if keep > num_patches:
             raise ConfigError(
                 f"reducer 'prune': reducer.keep={keep} is more than the {num_patches} patches of a frame; use at most "

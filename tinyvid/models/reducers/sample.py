@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tinyvid.models.reducers.picking import pooled, pooled_patches
+from tinyvid.models.pooling import pooled, pooled_patches
 from tinyvid.registry import REDUCERS, PositiveInt
 from tinyvid.types import FeatureSpec, Question, TokenBudget, VideoTokens
 
@@ -42,7 +42,7 @@ class StridedSample(nn.Module):
         super().__init__()
         self.grid, self.pool = features.grid, pool
         self.tokens, self.positions = tokens, positions
-        self.budget = TokenBudget(per_frame=pooled_patches(features, pool, reducer="sample"), most=tokens)
+        self.budget = TokenBudget(per_frame=pooled_patches(features, pool, part="reducer 'sample'"), most=tokens)
         if positions == "closed":
             self.budget = TokenBudget(fixed=tokens)
 

@@ -1,6 +1,6 @@
 """Questions about spans of time: from when to when something is the case, and what happens in a clip with its times.
 
-Replies contain times as markers in seconds of the clip, such as ``<time:1.20>``. The Processor replaces them with the
+Replies contain times as markers in seconds of the clip, such as ``<time:1.2>``. The Processor replaces them with the
 words that the template has for a time.
 """
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyvid.text.moments import marker
 from tinyvid.worlds.shapes.captions import in_order
 from tinyvid.worlds.shapes.facts import Asked, Look
 from tinyvid.worlds.shapes.palette import DIRECTIONS
@@ -135,4 +136,4 @@ def _story(shape: Shape) -> Iterator[tuple[float, float, str]]:
 
 
 def _marker(look: Look, time: float) -> str:
-    return f"<time:{time * (look.duration or 0.0):.2f}>"
+    return marker("time", round(time * (look.duration or 0.0), 2))

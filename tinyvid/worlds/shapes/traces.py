@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tinyvid.text.moments import marker
 from tinyvid.worlds.shapes.questions import SceneQuestion
 from tinyvid.worlds.shapes.scene import Event, Scene, frame_times
 from tinyvid.worlds.shapes.wording import LIFE_EVENTS, full_name, happens
@@ -64,7 +65,7 @@ def traced(
     clauses = [" and ".join(statements) for statements in told.values()]
     if style != "text":
         cited = [round(frames[place] / fps, 3) for place in places]
-        clauses = [f"in <frame:{at}> {clause}" for at, clause in zip(cited, clauses, strict=True)]
+        clauses = [f"in {marker('frame', at)} {clause}" for at, clause in zip(cited, clauses, strict=True)]
     trace = ", ".join(clauses)
     reply = f"{trace[0].upper()}{trace[1:]}. Answer: {question.reply}"
     return replace(question, reply=reply, meta={**question.meta, "key_frames": seconds})

@@ -1,0 +1,44 @@
+"""Average squares of neighboring patches."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinyvid.errors import ConfigError
+from tinyvid.types import FeatureSpec
+
+
+def pooled_patches(features: FeatureSpec, pool: int, *, part: str) -> int:
+    """Return the number of patches of a frame after averaging squares of ``pool`` x ``pool`` patches.
+
+    Args:
+        features: What the vision tower returns.
+        pool: Side of the squares, in patches; 1 for no pooling.
+        part: Kind and name of the part with this option, for messages, such as ``connector 'mlp'``.
+
+    Raises:
+        ConfigError: The grid of the vision tower cannot be divided into such squares.
+    """
+    if pool == 1:
+        return features.num_patches
+    key = f"{part.split()[0]}.pool"
+    if features.grid is None:
+        raise ConfigError(
+            f"{part}: {key}={pool} needs a rectangle of patches, but the {features.num_patches} patches of this tower "
+            f"do not form one; use {key}=1, or vision_tower.select=all if it is 'patch'"
+        )
+    rows, columns = features.grid
+    if rows % pool or columns % pool:
+        fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]
+        use = f"one of {', '.join(map(str, fitting))}" if len(fitting) > 1 else f"{key}=1"
+        raise ConfigError(
+            f"{part}: {key}={pool} does not divide the tower's grid of {rows} x {columns} patches; use {use}"
+        )
+    return features.num_patches // pool**2
+
+
+def pooled(features: Tensor, grid: tuple[int, int] | None, pool: int) -> Tensor:
+    """Average squares of ``pool`` x ``pool`` patches: (T, P, Dv) to (T, P / pool^2, Dv)."""
+    if pool == 1 or grid is None:
+        return features
+    maps = features.unflatten(1, grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
+    return F.avg_pool2d(maps, pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)
