@@ -23,7 +23,7 @@ from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, DataError, Me
 from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines
 from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
-from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
+from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import listed, printable
 from tinyvid.files import expanded

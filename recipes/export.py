@@ -17,7 +17,7 @@ from safetensors import safe_open
 from tinyvid import Assistant
 from tinyvid.build import DTYPES
 from tinyvid.checkpoints import native
-from tinyvid.checkpoints.compat.tinyllava_video import stored_dtype
+from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest

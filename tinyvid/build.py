@@ -102,8 +102,6 @@ def load_parts(
         tensors=tensors,
         where=connector_weights,
     )
-    if isinstance(connector.reducer, UsesTower):
-        connector.reducer.attach(vision_tower, groups["vision_tower"])
     return llm, vision_tower.to(device), connector.to(device, torch_dtype)
 
 
@@ -209,11 +207,13 @@ def assemble(
     """Join loaded parts into a model, and make its Processor.
 
     Raises:
-        CheckpointError: The tokenizer does not belong to the LLM.
+        CheckpointError: The tokenizer does not belong to the LLM, or what a reducer needs of the tower cannot be read.
         ConfigError: The tokenizer lacks a token of the template, or parts do not fit together.
     """
     template = TEMPLATES.build(groups["template"])
     check_vocabulary(llm, template.control_tokens)
+    if isinstance(connector.reducer, UsesTower):
+        connector.reducer.attach(vision_tower, groups["vision_tower"])
     model = VideoLLM(llm.model, vision_tower, connector).eval()
     processor = Processor(
         tokenizer=llm.tokenizer,

@@ -7,6 +7,14 @@ from tinyvid.checkpoints import native
 from tinyvid.checkpoints.compat import llama_vid, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, listed
+from tinyvid.files import read_json
+
+# The readers of other projects' layouts, by the name of the project.
+READERS = {
+    "TinyLLaVA-Video": tinyllava_video,
+    "LLaMA-VID": llama_vid,
+}
+CONFIG = "config.json"
 
 
 def reader_of(folder: Path) -> Callable[..., Loaded]:
@@ -17,12 +25,19 @@ def reader_of(folder: Path) -> Callable[..., Loaded]:
     """
     if (folder / native.MANIFEST).exists():
         return native.load
-    if tinyllava_video.recognizes(folder):
-        return tinyllava_video.load
-    if llama_vid.recognizes(folder):
-        return llama_vid.load
+    if (folder / CONFIG).exists():
+        for reader in READERS.values():
+            if reader.recognizes(folder):
+                return reader.load
     found = listed(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     raise CheckpointError(
-        f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected "
-        f"{native.MANIFEST} (tinyvid) or a config.json with model_type 'tinyllava' (TinyLLaVA-Video)"
+        f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected {native.MANIFEST} "
+        f"(tinyvid), or the {CONFIG} of {', '.join(READERS)}"
     )
+
+
+def stored_dtype(path: str) -> str:
+    """Return the dtype of the weights according to a local checkpoint's ``config.json``; ``auto`` if it has none."""
+    file = Path(path) / CONFIG
+    settings = read_json(file) if file.is_file() else {}
+    return str(settings.get("dtype") or settings.get("torch_dtype") or "auto")

@@ -121,7 +121,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
         groups["text_decoder"] |= {"path": None, "tokenizer": str(path / QUESTION_TOKENIZER)}
     _refuse_absent_plugins(groups, manifest.get("plugins") or {}, path)
     groups = check(groups)
-    _refuse_learned_reducers(written.get("reducer"), groups.get("reducer"), path)
+    refuse_learned_reducers(written.get("reducer"), groups.get("reducer"), path)
     weights = path / "connector.safetensors"
     parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
     model, processor = assemble(groups, *parts)
@@ -143,6 +143,18 @@ def apply_overrides(groups: Mapping[str, Mapping[str, Any]], overrides: Override
         else:
             result[kind] = dict(override) if "name" in override else {**result.get(kind, {}), **override}
     return result
+
+
+def refuse_learned_reducers(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, path: Path) -> None:
+    """Raise ``ConfigError`` if a reducer with weights is added to a checkpoint, changed or removed."""
+    if old is not None:
+        old = {"name": old["name"], **REDUCERS.check(old, key="reducer")}
+    for group in (old, new):
+        if group is not None and old != new and not is_weightless(group["name"]):
+            raise ConfigError(
+                f"reducer '{group['name']}' has weights that are trained with the model, so it cannot be added to "
+                f"{path}, changed or removed; choose a reducer without weights, or train a model with it"
+            )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -275,18 +287,6 @@ def _stored_folder(path: Path, part: str) -> Path:
             f"{path / MANIFEST} lists the {part} as stored, but {folder} is missing; restore the folder"
         )
     return folder
-
-
-def _refuse_learned_reducers(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, path: Path) -> None:
-    """Raise an error if a reducer with weights is added to a checkpoint, changed or removed."""
-    if old is not None:
-        old = {"name": old["name"], **REDUCERS.check(old, key="reducer")}
-    for group in (old, new):
-        if group is not None and old != new and not is_weightless(group["name"]):
-            raise ConfigError(
-                f"reducer '{group['name']}' has weights that are trained with the model, so it cannot be added to "
-                f"{path}, changed or removed; choose a reducer without weights, or train a model with it"
-            )
 
 
 def _refuse_absent_plugins(groups: Mapping[str, Mapping[str, Any]], plugins: Mapping[str, str], path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tinyvid.errors import CheckpointError, raised_as
+from tinyvid.errors import CheckpointError, listed, raised_as
 from tinyvid.files import MAX_TEXT, read_json, refuse_outside, refuse_unreadable
 
 CONFIG = "config.json"
@@ -126,13 +126,19 @@ def weight_files(folder: Path, *names: str, wanted: Callable[[str], bool] = lamb
     """Return the first file with one of these names, or its shards that contain a wanted key.
 
     Raises:
-        CheckpointError: There is no such file, or an index points outside the folder.
+        CheckpointError: There is no such file, an index points outside the folder, or one of its shards is missing.
     """
     for name in names:
         if (folder / name).exists():
             return [folder / name]
         if (index := folder / f"{name}.index.json").exists():
-            return [folder / shard for shard in shard_names(index, wanted)]
+            shards = [folder / shard for shard in shard_names(index, wanted)]
+            if missing := [shard.name for shard in shards if not shard.exists()]:
+                raise CheckpointError(
+                    f"{folder} lacks {listed(missing)}, listed in {index.name}; the copy is incomplete, so copy or "
+                    "download it again"
+                )
+            return shards
     raise CheckpointError(f"{folder} contains no weights; expected {' or '.join(names)}, or shards of one of them")
 
 

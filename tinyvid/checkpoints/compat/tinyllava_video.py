@@ -6,7 +6,6 @@ checkpoint alone provides configuration and weights. The format does not store t
 of the LLM family are used and logged.
 """
 
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +13,20 @@ from typing import Any
 
 from torch import Tensor
 
-from tinyvid.build import assemble, check, make_connector, resolve_device, resolve_dtype, resolve_quant
+from tinyvid.build import check
+from tinyvid.checkpoints.compat.assembly import count, join, report_guesses, section, text_config, tower_model
+from tinyvid.checkpoints.compat.keys import split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json
-from tinyvid.models.folders import cleaned, loading
-from tinyvid.models.llms.loading import from_weights, load_tokenizer
-from tinyvid.models.llms.rope import Rope, scale_positions
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
-from tinyvid.models.weights import check_sizes, few, load_pretrained, read_tensors, read_weights
-
-logger = logging.getLogger(__name__)
+from tinyvid.models.weights import few, read_tensors, read_weights
 
 PREFIXES = {
-    "llm": "language_model.",
-    "vision_tower": "vision_tower._vision_tower.",
-    "connector": "connector._connector.",
+    "language_model.": "llm.",
+    "vision_tower._vision_tower.": "vision_tower.",
+    "connector._connector.": "connector.",
 }
 FOLDERS = {"llm": "language_model", "vision_tower": "vision_tower", "connector": "connector"}
 FOLDER_PREFIXES = {"llm": "language_model.", "vision_tower": "vision_tower._vision_tower.", "connector": "connector."}
@@ -59,40 +55,23 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     """Read a checkpoint of TinyLLaVA-Video. Arguments and errors are those of ``native.load``."""
     config = read_json(path / "config.json")
     groups = check(apply_overrides(_groups(config), overrides))
-    _report_guesses(path, groups, overrides)
+    report_guesses(path, groups, overrides, "sampler", "template")
     weights = _read_parts(path)
-    device, quant = resolve_device(device), resolve_quant(quant)
-    torch_dtype = resolve_dtype(dtype, device)
-    text_config = _text_config(path, config)
-    scale_positions(text_config, Rope(groups["llm"]["rope_scaling"], groups["llm"]["rope_factor"]))
-    llm = from_weights(
-        text_config,
-        path=str(path),
-        state_dict=weights["llm"],
-        tokenizer=load_tokenizer(str(path), config=text_config),
-        attention=groups["llm"]["attention"],
-        max_length=groups["llm"]["max_length"],
-        dtype=torch_dtype,
-        quant=quant,
+    return join(
+        path,
+        groups,
+        text_config=text_config(path, config["text_config"]),
+        vision_tower=_vision_tower(path, config, groups["vision_tower"], weights["vision_tower"]),
+        weights=weights,
         device=device,
+        dtype=dtype,
+        quant=quant,
     )
-    vision_tower = _vision_tower(path, config, groups["vision_tower"], weights["vision_tower"]).to(device, torch_dtype)
-    connector = make_connector(
-        groups["connector"], features=vision_tower.features, llm_dim=llm.dim, tensors=weights["connector"], where=path
-    )
-    model, processor = assemble(groups, llm, vision_tower, connector.to(device, torch_dtype))
-    return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
-
-
-def stored_dtype(path: str) -> str:
-    """Return the dtype of the weights according to a local checkpoint's configuration; ``auto`` if it has none."""
-    file = Path(path) / "config.json"
-    return str(read_json(file).get("torch_dtype", "auto")) if file.is_file() else "auto"
 
 
 def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Translate the original's configuration into component groups."""
-    text = _section(config, "text_config")
+    text = section(config, "text_config")
     family = str(text.get("model_type"))
     if family not in FAMILIES:
         raise CheckpointError(f"text_config.model_type={family!r} is not supported. {suggest(family, FAMILIES)}")
@@ -103,7 +82,7 @@ def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "name": llm,
             "path": "llm",
             "max_length": min(
-                _count(config, "tokenizer_model_max_length", 2048), _count(text, "max_position_embeddings", 2048)
+                count(config, "tokenizer_model_max_length", 2048), count(text, "max_position_embeddings", 2048)
             ),
         },
         "vision_tower": {
@@ -119,20 +98,6 @@ def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    section = config.get(key)
-    if not isinstance(section, dict):
-        raise CheckpointError(f"config.json: {key} must be a JSON object, got {section!r:.80}")
-    return section
-
-
-def _count(config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, default)
-    if type(value) is not int or not 1 <= value <= 10**6:
-        raise CheckpointError(f"config.json: {key}={value!r:.80} must be an integer from 1 to 10^6")
-    return value
-
-
 def _select(strategy: object) -> str:
     names = {"patch": "patch", "cls_patch": "all"}
     if not isinstance(strategy, str) or strategy not in names:
@@ -143,55 +108,29 @@ def _select(strategy: object) -> str:
 
 
 def _connector(config: Mapping[str, Any]) -> dict[str, Any]:
-    queries, depth = _count(config, "num_queries", 512), _count(config, "num_resampler_layers", 3)
+    queries, depth = count(config, "num_queries", 512), count(config, "num_resampler_layers", 3)
     kind = config.get("connector_type")
     if kind in ("naiveresampler", "resamplerwithpe"):  # the second was its name until March 2025
         return {"name": "naive", "num_queries": queries, "depth": depth}
     if kind == "groupresampler":
-        groups = _count(config, "group", 16)
+        groups = count(config, "group", 16)
         # The original creates int(queries / groups) latents per group and ignores the remainder.
         return {"name": "group", "num_queries": queries // groups * groups, "num_groups": groups, "depth": depth}
     known = ["naiveresampler", "resamplerwithpe", "groupresampler"]
     raise CheckpointError(f"connector_type={kind!r} is not supported. {suggest(str(kind), known)}")
 
 
-def _report_guesses(path: Path, groups: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    for kind in ("sampler", "template"):
-        if kind not in overrides:
-            logger.warning(
-                "%s does not store a %s; using %s. Choose another with %s=...", path, kind, _short(groups[kind]), kind
-            )
-
-
-def _short(group: Mapping[str, Any]) -> str:
-    numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
-    return f"{group['name']} {numbers}"
-
-
-def _text_config(path: Path, config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    # The stored weights are not quantized, even if the training run quantized them in memory.
-    text = cleaned(config["text_config"])
-    check_sizes("llm", path, text)
-    with loading("llm", str(path)):
-        return AutoConfig.for_model(**text)
-
-
 def _vision_tower(
     path: Path, config: Mapping[str, Any], group: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> SiglipTower:
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers import SiglipVisionModel
 
-    section = _section(config, "vision_config")
-    vision = {k: v for k, v in cleaned(section).items() if k not in ("model_name_or_path", "model_name_or_path2")}
-    kind = vision.pop("model_type", "siglip_vision_model")
+    vision = section(config, "vision_config")
+    kind = vision.get("model_type", "siglip_vision_model")
     if kind != "siglip_vision_model":
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
-    check_sizes("vision_tower", path, vision)
-    with loading("vision_tower", str(path)):
-        settings = SiglipVisionConfig(**vision)
-    model = load_pretrained("vision_tower", str(path), SiglipVisionModel, config=settings, state_dict=weights)
+    settings = {k: v for k, v in vision.items() if k not in ("model_type", "model_name_or_path", "model_name_or_path2")}
+    model = tower_model(path, SiglipVisionModel, settings, weights)
     return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])
 
 
@@ -207,17 +146,7 @@ def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:
         tensors = read_weights(path)
     if (path / "adapter_config.json").exists():
         _merge_adapter(path, tensors)
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PREFIXES}
-    unexpected = []
-    for key, value in tensors.items():
-        part = next((part for part, prefix in PREFIXES.items() if key.startswith(prefix)), None)
-        if part is None:
-            unexpected.append(key)
-        elif not key.endswith("position_ids"):  # a buffer that older versions of transformers saved
-            parts[part][key.removeprefix(PREFIXES[part])] = value
-    if unexpected:
-        raise CheckpointError(f"{path} contains weights that do not belong to any part: {few(unexpected)}")
-    return parts
+    return split(path, tensors, PREFIXES)
 
 
 def _merge_adapter(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.goldens import FULL_CHECKPOINTS, TEMPLATE_OF, TINYLLAVA_VIDEO, read_json, to_messages
-from tinyvid import Assistant, CheckpointError, Message, Sample
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
 from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.weights import read_weights
 
@@ -303,6 +303,30 @@ def test_a_damaged_pickle(copy, content):
         load(file.parents[1])
 
 
+def test_a_missing_shard_is_named(copy):
+    folder = copy()
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"lacks model-00001-of-00002.safetensors, listed in .*index.json"):
+        load(folder)
+
+
+def test_a_tokenizer_that_needs_code_is_refused(copy):
+    folder = copy()
+    file = folder / "tokenizer_config.json"
+    auto_map = {"AutoTokenizer": ["tokenization_x.XTokenizer", None]}
+    settings = json.loads(file.read_text()) | {"auto_map": auto_map, "tokenizer_class": "XTokenizer"}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"'XTokenizer' needs code of the checkpoint, which tinyvid does not run"):
+        load(folder)
+
+
+def test_a_reducer_with_weights_cannot_be_added(copy):
+    with pytest.raises(ConfigError, match="has weights that are trained with the model"):
+        load(copy(), reducer={"name": "slots"})
+
+
 def test_an_index_that_leaves_the_folder_is_refused(copy):
     folder = copy()
     (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
@@ -343,7 +367,5 @@ def test_an_adapter_must_fit_its_weights(copy, shapes):
 
 
 def test_parts_fixed_by_the_checkpoint_cannot_change():
-    from tinyvid import ConfigError
-
     with pytest.raises(ConfigError, match="connector is fixed by the checkpoint"):
         load(TINYLLAVA_VIDEO / "group_qwen2", connector={"name": "mlp"})

@@ -1,0 +1,160 @@
+"""The steps that all readers share: read the configuration, build the parts from tensors, and join them.
+
+A reader translates another project's ``config.json`` into groups, and its weights into one state dict per part
+(``keys.split``). What follows is the same for every project, and the result is a checkpoint like any other.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tinyvid.build import assemble, make_connector, resolve_device, resolve_dtype, resolve_quant
+from tinyvid.checkpoints.native import Loaded, refuse_learned_reducers
+from tinyvid.errors import CheckpointError
+from tinyvid.files import read_json
+from tinyvid.models.folders import cleaned, loading
+from tinyvid.models.llms.loading import from_weights, load_tokenizer
+from tinyvid.models.llms.rope import Rope, scale_positions
+from tinyvid.models.weights import check_sizes, load_pretrained
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def section(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the JSON object under a key of ``config.json``.
+
+    Raises:
+        CheckpointError: It is missing or of another type.
+    """
+    found = config.get(key)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json: {key} must be a JSON object, got {found!r:.80}")
+    return found
+
+
+def count(config: Mapping[str, Any], key: str, default: int) -> int:
+    """Return the integer from 1 to 10^6 under a key of ``config.json``.
+
+    Raises:
+        CheckpointError: It is out of range or of another type.
+    """
+    value = config.get(key, default)
+    if type(value) is not int or not 1 <= value <= 10**6:
+        raise CheckpointError(f"config.json: {key}={value!r:.80} must be an integer from 1 to 10^6")
+    return value
+
+
+def text_config(path: Path, settings: Mapping[str, Any]) -> Any:
+    """Return the configuration of transformers for an LLM: settings with a ``model_type``.
+
+    Settings that choose code, other files or quantization are left out: the stored weights are not quantized, even if
+    the training run quantized them in memory.
+
+    Raises:
+        CheckpointError: The settings are not those of a model of transformers, or a size is too large.
+    """
+    from transformers import AutoConfig
+
+    text = cleaned(dict(settings))
+    check_sizes("llm", path, text)
+    with loading("llm", str(path)):
+        return AutoConfig.for_model(**text)
+
+
+def tower_model(path: Path, model_class: Any, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    """Return a vision model of transformers with the given settings and weights.
+
+    Raises:
+        CheckpointError: The settings are invalid or too large, or the weights do not match them.
+    """
+    vision = cleaned(dict(settings))
+    check_sizes("vision_tower", path, vision)
+    with loading("vision_tower", str(path)):
+        config = model_class.config_class(**vision)
+    return load_pretrained("vision_tower", str(path), model_class, config=config, state_dict=dict(weights))
+
+
+def join(
+    path: Path,
+    groups: dict[str, dict[str, Any]],
+    *,
+    text_config: Any,
+    vision_tower: Any,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    device: str,
+    dtype: str,
+    quant: str,
+) -> Loaded:
+    """Build the LLM and the connector from their weights, and join the parts into a model.
+
+    Args:
+        path: The checkpoint, which contains the tokenizer.
+        groups: As ``build.check`` returns them.
+        text_config: See ``text_config``.
+        vision_tower: The vision tower with its weights.
+        weights: As ``keys.split`` returns them.
+        device: See ``native.load``.
+        dtype: See ``native.load``.
+        quant: See ``native.load``.
+
+    Raises:
+        CheckpointError: Weights do not match the configuration, or the tokenizer is not that of the LLM.
+        ConfigError: The device, the dtype or the quantization is not available, a reducer with weights is added, or the
+            parts do not fit together.
+    """
+    refuse_learned_reducers(None, groups.get("reducer"), path)
+    device, quant = resolve_device(device), resolve_quant(quant)
+    torch_dtype = resolve_dtype(dtype, device)
+    scale_positions(text_config, Rope(groups["llm"]["rope_scaling"], groups["llm"]["rope_factor"]))
+    _refuse_tokenizer_code(path)
+    llm = from_weights(
+        text_config,
+        path=str(path),
+        state_dict=weights["llm"],
+        tokenizer=load_tokenizer(str(path), config=text_config),
+        attention=groups["llm"]["attention"],
+        max_length=groups["llm"]["max_length"],
+        dtype=torch_dtype,
+        quant=quant,
+        device=device,
+    )
+    vision_tower = vision_tower.to(device, torch_dtype)
+    connector = make_connector(
+        groups["connector"],
+        reducer=groups.get("reducer"),
+        features=vision_tower.features,
+        llm_dim=llm.dim,
+        tensors=weights["connector"],
+        where=path,
+    )
+    model, processor = assemble(groups, llm, vision_tower, connector.to(device, torch_dtype))
+    return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
+
+
+def report_guesses(path: Path, groups: Mapping[str, Any], overrides: Mapping[str, Any], *kinds: str) -> None:
+    """Log the groups of the given kinds that the checkpoint does not store, unless the user has chosen them."""
+    for kind in kinds:
+        if kind not in overrides:
+            group = groups[kind]
+            numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
+            text = f"{group['name']} {numbers}"
+            logger.warning("%s does not store a %s; using %s. Choose another with %s=...", path, kind, text, kind)
+
+
+def _refuse_tokenizer_code(path: Path) -> None:
+    """Raise ``CheckpointError`` if only code of the checkpoint can read its vocabulary."""
+    file = path / TOKENIZER_CONFIG
+    if not file.is_file() or (path / "tokenizer.json").is_file():
+        return
+    settings = read_json(file)
+    if "auto_map" in settings:
+        raise CheckpointError(
+            f"{path}: the tokenizer {settings.get('tokenizer_class')!r:.80} needs code of the checkpoint, which "
+            "tinyvid does not run; convert it once, if you trust this code, and add the tokenizer.json that results: "
+            "AutoTokenizer.from_pretrained(path, trust_remote_code=True).save_pretrained(folder)"
+        )
