@@ -285,7 +285,8 @@ class TokenSpec:
         budget: Number of video tokens. With ``fixed=0``, they are ordered by frame.
         reads_question: Whether every user turn has its own video slot, whose tokens depend on its question.
         reads_choices: Whether a multiple-choice question is read with its choices, or without them.
-        in_pieces: Whether frames are independent of each other, so that a clip can be passed in pieces.
+        in_pieces: Whether frames are independent of each other, so that a clip can be passed in pieces. Fixed tokens
+            then come last and are the same for every piece.
         smaller: Other values of ``per_frame`` that a call can request, in decreasing order.
         kept_positions: Whether tokens after an empty place keep their positions, or the gap is closed.
     """

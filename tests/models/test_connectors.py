@@ -11,7 +11,7 @@ from tinyvid.errors import ConfigError
 from tinyvid.models.connectors.blocks import Sinusoids, refine, sinusoid_table
 from tinyvid.models.connectors.resampler import GroupResampler
 from tinyvid.registry import CONNECTORS
-from tinyvid.types import FeatureSpec, Question
+from tinyvid.types import FeatureSpec, Question, TokenBudget
 
 D = 32
 GRID = FeatureSpec(dim=24, num_patches=9, grid=(3, 3))
@@ -230,6 +230,50 @@ def test_mlp_pool_without_a_grid():
         build("mlp", FeatureSpec(8, 728, None), pool=2)
 
 
+@pytest.mark.parametrize(("grid", "factor", "side"), [((3, 3), 2, (2, 2)), ((4, 6), 3, (2, 2)), ((9, 9), 2, (5, 5))])
+def test_mlp_resizes_the_grid_after_the_layers(grid, factor, side):
+    """Pixel centers of the smaller grid are read from the larger one between its two nearest rows and columns."""
+    spec = FeatureSpec(dim=24, num_patches=grid[0] * grid[1], grid=grid)
+    connector = build("mlp", spec, pool_after=factor)
+    features = random_features(2, spec)
+    maps = connector.layers(features).unflatten(1, grid)  # (T, h, w, D)
+    for axis, size in ((1, side[0]), (2, side[1])):
+        full = maps.shape[axis]
+        at = (torch.arange(size) + 0.5) * full / size - 0.5
+        low = at.clamp(0).floor().long()
+        share = (at.clamp(0) - low).view([-1 if d == axis else 1 for d in range(4)])
+        high = (low + 1).clamp(max=full - 1)
+        maps = maps.index_select(axis, low) * (1 - share) + maps.index_select(axis, high) * share
+    torch.testing.assert_close(connector(features), maps.flatten(0, 2), atol=1e-6, rtol=1e-5)
+    assert connector.tokens.budget(2) == 2 * side[0] * side[1]
+
+
+def test_mlp_closes_a_clip_with_one_token():
+    connector = build("mlp", newline=True)
+    plain = build("mlp")
+    plain.load_state_dict({key: value for key, value in connector.state_dict().items() if key != "newline"})
+    tokens = connector(random_features(2))
+    assert torch.equal(tokens[:-1], plain(random_features(2)))
+    assert torch.equal(tokens[-1], connector.newline)
+    assert connector.tokens.budget == TokenBudget(fixed=1, per_frame=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": 3, "pool_after": 2}, "pool=3 and connector.pool_after=2 pool the same patches"),
+        ({"pool_after": 4}, "pool_after=4 exceeds both sides .* 3 x 3 patches; use at most 3"),
+        (
+            {"features": NO_GRID, "pool_after": 2},
+            "pool_after=2 needs a rectangle .* 7 patches .*pool_after=1",
+        ),
+    ],
+)
+def test_mlp_pool_after_that_does_not_fit(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build("mlp", **options)
+
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -258,4 +302,4 @@ def test_defaults():
         "head_dim": 64,
         "mixer_layers": 0,
     }
-    assert CONNECTORS.check({"name": "mlp"}) == {"depth": 2, "pool": 1}
+    assert CONNECTORS.check({"name": "mlp"}) == {"depth": 2, "pool": 1, "pool_after": 1, "newline": False}

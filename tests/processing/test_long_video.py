@@ -119,6 +119,21 @@ def test_a_connector_of_whole_clips_refuses_text_between_frames(models):
     assert processor(Sample(chat("What?"), video=film(cues=()))).video_mask.sum() == 16
 
 
+def test_a_closing_token_refuses_text_between_frames(models):
+    closed = ["connector.newline=true", "connector.pool_after=2"]
+    with pytest.raises(
+        ConfigError, match=r"text between frames, but connector.newline=true adds a token after the last"
+    ):
+        build(models, *closed, "template.frame='{video} '", connector="mlp")
+    processor = build(models, *closed, connector="mlp").processor
+    with pytest.raises(
+        DataError, match="subtitles go between frames, but connector.newline=true.*template.frame='{video}'"
+    ):
+        processor(Sample(chat("What?"), video=film()))
+    with pytest.raises(DataError, match=r"241 video .* lower the frames of the sampler"):
+        processor.check_length(10**4, 241)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({time}) {subtitle}"])
 def test_training_and_inference_read_the_same(models, frame):
@@ -295,10 +310,15 @@ def test_looking_keeps_one_piece_in_memory(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("connector", ["llamavid", "mlp"])
-def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, connector, monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [("llamavid",), ("mlp",), ("mlp", "connector.pool_after=2", "connector.newline=true")],
+    ids=["llamavid", "mlp", "mlp with a closing token"],
+)
+def test_a_streamed_video_gives_the_same_tokens(models, tmp_path, options, monkeypatch):
+    connector, *options = options
     clip = write_clip(tmp_path / "clip.mp4", num_frames=70, fps=1)
-    assistant = build(models, "llm.max_length=1024", connector=connector)
+    assistant = build(models, "llm.max_length=1024", *options, connector=connector)
     processor, model = assistant.processor, assistant.model
     # The batch mixes streams, pixels and text.
     samples = [

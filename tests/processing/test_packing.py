@@ -45,9 +45,17 @@ def gradients(model, batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(("family", "connector"), [("qwen2", "group"), ("phi", "mlp"), ("gemma", "naive")])
-def test_packed_rows_train_like_single_rows(models, family, connector, attention):
-    assistant = tiny_assistant(models, f"llm.attention={attention}", family=family, connector=connector)
+@pytest.mark.parametrize(
+    ("family", "connector", "options"),
+    [
+        ("qwen2", "group", ()),
+        ("phi", "mlp", ()),
+        ("gemma", "naive", ()),
+        ("qwen2", "mlp", ("connector.pool_after=2", "connector.newline=true")),
+    ],
+)
+def test_packed_rows_train_like_single_rows(models, family, connector, options, attention):
+    assistant = tiny_assistant(models, f"llm.attention={attention}", *options, family=family, connector=connector)
     processor, model = assistant.processor, assistant.model.train()
     first, second = samples(), samples(count=9, seed=1)[:2]
     together = processor.collate([processor.pack(first), processor.pack(second)])

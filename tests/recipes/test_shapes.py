@@ -428,7 +428,13 @@ def test_every_stage_runs_for_a_model_that_reads_patches(finished, tmp_path):
     size = replace(SIZES["patches_smoke"], clips=12, held_out=4, connector_steps=2, answer_steps=2, check_every=2)
     in_a_child(run_stages, RecipeRun(tmp_path, size, 0, "cpu", False, 1))
     written = Assistant.from_pretrained(tmp_path / "model", device="cpu")
-    assert written.config["connector"] == {"name": "mlp", "depth": 2, "pool": 1}
+    assert written.config["connector"] == {
+        "name": "mlp",
+        "depth": 2,
+        "pool": 1,
+        "pool_after": 1,
+        "newline": False,
+    }
     assert written.model.llm.config.num_hidden_layers == size.llm["num_hidden_layers"] == len(LAYERS)
     assert (tmp_path / "accuracy.png").is_file()
 

@@ -1,4 +1,6 @@
-"""Average squares of neighboring patches."""
+"""Reduce the patches of a frame to fewer: average squares of them, or resize their grid."""
+
+import math
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,12 +23,7 @@ def pooled_patches(features: FeatureSpec, pool: int, *, part: str) -> int:
     if pool == 1:
         return features.num_patches
     key = f"{part.split()[0]}.pool"
-    if features.grid is None:
-        raise ConfigError(
-            f"{part}: {key}={pool} needs a rectangle of patches, but the {features.num_patches} patches of this tower "
-            f"do not form one; use {key}=1, or vision_tower.select=all if it is 'patch'"
-        )
-    rows, columns = features.grid
+    rows, columns = _grid(features, f"{part}: {key}={pool}", f"{key}=1")
     if rows % pool or columns % pool:
         fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]
         use = f"one of {', '.join(map(str, fitting))}" if len(fitting) > 1 else f"{key}=1"
@@ -42,3 +39,42 @@ def pooled(features: Tensor, grid: tuple[int, int] | None, pool: int) -> Tensor:
         return features
     maps = features.unflatten(1, grid).permute(0, 3, 1, 2)  # (T, Dv, h, w)
     return F.avg_pool2d(maps, pool).flatten(2).transpose(1, 2)  # (T, P / pool^2, Dv)
+
+
+def resized_patches(features: FeatureSpec, factor: int, *, part: str) -> int:
+    """Return the number of patches of a frame after dividing both sides of the grid by ``factor``, rounded up.
+
+    Args:
+        features: What the vision tower returns.
+        factor: At least 1.
+        part: Kind and name of the part with the option ``pool_after``, for messages.
+
+    Raises:
+        ConfigError: The patches of the vision tower do not form a grid, or ``factor`` exceeds both of its sides.
+    """
+    key = f"{part.split()[0]}.pool_after"
+    rows, columns = _grid(features, f"{part}: {key}={factor}", f"{key}=1")
+    if factor > max(rows, columns):
+        raise ConfigError(
+            f"{part}: {key}={factor} exceeds both sides of the tower's grid of {rows} x {columns} patches; use at most "
+            f"{max(rows, columns)}"
+        )
+    return math.ceil(rows / factor) * math.ceil(columns / factor)
+
+
+def resized(features: Tensor, grid: tuple[int, int] | None, factor: int) -> Tensor:
+    """Divide both sides of the grid by ``factor``, rounded up, with bilinear interpolation: (T, P, D) to (T, P', D)."""
+    if grid is None:
+        return features
+    maps = features.unflatten(1, grid).permute(0, 3, 1, 2)  # (T, D, h, w)
+    size = [math.ceil(side / factor) for side in grid]
+    return F.interpolate(maps, size=size, mode="bilinear").flatten(2).transpose(1, 2)  # (T, P', D)
+
+
+def _grid(features: FeatureSpec, option: str, off: str) -> tuple[int, int]:
+    if features.grid is None:
+        raise ConfigError(
+            f"{option} needs a rectangle of patches, but the {features.num_patches} patches of this tower do not form "
+            f"one; use {off}, or vision_tower.select=all if it is 'patch'"
+        )
+    return features.grid

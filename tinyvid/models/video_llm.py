@@ -151,9 +151,9 @@ class VideoLLM(nn.Module):
         Returns:
             Tokens (sum of K, D), and bool (sum of places,) on the CPU: whether a token fills the place.
         """
-        reads = self.connector.tokens.reads_question
+        reads, fixed = self.connector.tokens.reads_question, self.connector.tokens.budget.fixed
         asked = [self.question(slot) if reads else None for slot in batch.slots]
-        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in batch.slots]
+        parts: list[list[tuple[Tensor, ...]]] = [[] for _ in batch.slots]  # tokens and filled places
         for video, pieces in enumerate(self.pieces(batch)):
             shown = [number for number, slot in enumerate(batch.slots) if slot.video == video]
             times = self._times(batch.videos[video])
@@ -168,6 +168,8 @@ class VideoLLM(nn.Module):
                         made[key], states[key] = self._reduce(features, states.get(key), now, asked[number])
                     elif key not in made:
                         made[key] = self._connect(features, asked[number], slot.per_frame)
+                    if parts[number]:  # fixed tokens close the clip, so only those of its last piece are kept
+                        parts[number][-1] = tuple(rows[: len(rows) - fixed] for rows in parts[number][-1])
                     parts[number].append(made[key])
         tokens, filled = zip(*[piece for slot_parts in parts for piece in slot_parts], strict=True)
         return torch.cat(tokens), torch.cat(filled)

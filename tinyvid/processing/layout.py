@@ -129,10 +129,19 @@ def check_style(style: FrameText, budget: TokenBudget) -> None:
     """Raise ``ConfigError`` if a template puts text between frames but the connector has no tokens per frame."""
     if style.splits_frames and budget.fixed:
         raise ConfigError(
-            f"template.frame={style.style!r} puts text between frames, but this connector makes {budget.fixed} tokens "
-            "for all frames together; use connector=mlp or llamavid, with no reducer or one for single frames such as "
-            "drop, or template.frame='{video}{subtitle}'"
+            f"template.frame={style.style!r} puts text between frames, but {_for_all_frames(budget)}, or "
+            "template.frame='{video}{subtitle}'"
         )
+
+
+def _for_all_frames(budget: TokenBudget) -> str:
+    """Return why the tokens of a connector do not belong to single frames, and what to use instead."""
+    if budget.per_frame:
+        return "connector.newline=true adds a token after the last frame; use connector.newline=false"
+    return (
+        f"this connector makes {budget.fixed} tokens for all frames together; use connector=mlp or llamavid, with no "
+        "reducer or one for single frames such as drop"
+    )
 
 
 def with_moments(messages: Sequence[Message], clips: Sequence[Clip], plans: Plans, moments: Moments) -> list[Message]:
@@ -181,8 +190,7 @@ def runs_of(video: Video, clip: Clip, plan: VideoPlan, cues: Sequence[Cue], temp
     runs = style(times, place(cues, times, start=video.start, end=video.end), at)
     if plan.budget.fixed and any(run.text for run in runs):
         raise DataError(
-            f"{video}: its subtitles go between frames, but this connector makes {plan.budget.fixed} tokens for all "
-            "frames together; use connector=mlp or llamavid, with no reducer or one for single frames such as drop, or "
+            f"{video}: its subtitles go between frames, but {_for_all_frames(plan.budget)}, or "
             "template.frame='{video}' to omit subtitles"
         )
     return runs

@@ -305,7 +305,7 @@ class Processor:
             return
         reply = f" + {reserve:,} reply" if reserve else ""
         closed = "set reducer.positions=closed, " if self.tokens.kept_positions else ""  # without empty places
-        queries = "connector.num_queries or " if self.tokens.budget.fixed else ""
+        queries = "connector.num_queries or " if self.tokens.budget.fixed and not self.tokens.budget.per_frame else ""
         raise DataError(
             f"{num_video:,} video + {length - num_video:,} text{reply} tokens = {length + reserve:,} exceed the limit "
             f"llm.max_length={self.max_length:,}; shorten the text, {closed}lower {queries}the frames of the sampler "

@@ -58,8 +58,13 @@ def test_a_reducer_is_put_on_a_checkpoint_changed_and_removed(models, assistant,
 def test_connectors_that_need_full_frames_refuse_a_reducer(models):
     with pytest.raises(ConfigError, match="connector 'group' needs full frames; remove reducer, or use connector=mlp"):
         tiny_assistant(models, "reducer=drop")
-    with pytest.raises(ConfigError, match=r"connector.pool=2 averages patches after the reducer"):
-        tiny_assistant(models, "reducer=drop", "connector.pool=2", connector="mlp")
+    for option, message in (
+        ("pool=2", "connector.pool=2 pools patches after the reducer"),
+        ("pool_after=2", "connector.pool_after=2 pools patches after the reducer"),
+        ("newline=true", "connector.newline=true adds a token after the last frame, .* connector.newline=false"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_assistant(models, "reducer=drop", f"connector.{option}", connector="mlp")
 
 
 def test_a_limit_lets_a_long_clip_into_the_context(models):
