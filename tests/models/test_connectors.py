@@ -16,7 +16,11 @@ from tinyvid.types import FeatureSpec, Question, TokenBudget
 D = 32
 GRID = FeatureSpec(dim=24, num_patches=9, grid=(3, 3))
 NO_GRID = FeatureSpec(dim=24, num_patches=7, grid=None)
-SMALL = {"group": {"num_queries": 8, "num_groups": 4, "depth": 2}, "naive": {"num_queries": 6, "depth": 2}}
+SMALL = {
+    "group": {"num_queries": 8, "num_groups": 4, "depth": 2},
+    "naive": {"num_queries": 6, "depth": 2},
+    "pixel_shuffle": {"factor": 3},
+}
 NAMES = CONNECTORS.names()
 QUESTION = Question("What moves?", torch.arange(3), torch.randn(3, D, generator=torch.Generator().manual_seed(0)))
 
@@ -41,6 +45,8 @@ def random_features(num_frames: int, spec: FeatureSpec = GRID) -> torch.Tensor:
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 16])
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_is_the_budget(name, num_frames, spec, dtype):
+    if name == "pixel_shuffle" and spec is NO_GRID:
+        pytest.skip("needs a grid")
     connector = build(name, spec).to(dtype)
     question = QUESTION if connector.tokens.reads_question else None
     tokens = connector(random_features(num_frames, spec).to(dtype), question)
@@ -274,6 +280,43 @@ def test_mlp_pool_after_that_does_not_fit(options, message):
         build("mlp", **options)
 
 
+# --- pixel_shuffle ----------------------------------------------------------------------------------------------
+
+
+def test_pixel_shuffle_concatenates_squares_with_the_channels_fastest():
+    spec = FeatureSpec(dim=2, num_patches=24, grid=(4, 6))
+    connector = build("pixel_shuffle", spec, factor=2, depth=1, norm=False, bias=False)
+    maps = torch.arange(96.0).view(2, 4, 6, 2)
+    squares = [maps[:, r : r + 2, c : c + 2].flatten(1) for r in (0, 2) for c in (0, 2, 4)]
+    torch.testing.assert_close(connector(maps.flatten(1, 2)), connector.layers(torch.stack(squares, 1)).flatten(0, 1))
+    assert connector.tokens.budget(2) == 12
+    assert {name: tuple(value.shape) for name, value in connector.named_parameters()} == {"layers.0.weight": (D, 8)}
+
+
+def test_pixel_shuffle_normalizes_a_square_as_a_whole():
+    connector = build("pixel_shuffle")
+    features = random_features(2)
+    assert connector.norm.eps == 1e-5
+    torch.testing.assert_close(connector(3 * features + 1), connector(features), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (FeatureSpec(8, 729, (27, 27)), r"connector.factor=2 does not divide .* 27 x 27 patches; use one of 1, 3, 9"),
+        (FeatureSpec(8, 728, None), r"needs a grid of patches, but the 728 patches .*vision_tower.select=all"),
+    ],
+)
+def test_pixel_shuffle_needs_squares(spec, message):
+    with pytest.raises(ConfigError, match=message):
+        build("pixel_shuffle", spec, factor=2)
+
+
+def test_pixel_shuffle_takes_no_reducer():
+    with pytest.raises(ConfigError, match=r"reducer 'drop' .*connector 'pixel_shuffle' needs full frames; remove"):
+        build_connector({"name": "pixel_shuffle"}, features=GRID, llm_dim=D, reducer={"name": "drop"})
+
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 
@@ -303,3 +346,5 @@ def test_defaults():
         "mixer_layers": 0,
     }
     assert CONNECTORS.check({"name": "mlp"}) == {"depth": 2, "pool": 1, "pool_after": 1, "newline": False}
+    shuffle = {"factor": 2, "depth": 2, "norm": True, "bias": True}
+    assert CONNECTORS.check({"name": "pixel_shuffle"}) == shuffle

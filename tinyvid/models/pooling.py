@@ -1,4 +1,4 @@
-"""Reduce the patches of a frame to fewer: average squares of them, or resize their grid."""
+"""Squares of neighboring patches: how many there are, their averages, and resized grids."""
 
 import math
 
@@ -9,20 +9,21 @@ from tinyvid.errors import ConfigError
 from tinyvid.types import FeatureSpec
 
 
-def pooled_patches(features: FeatureSpec, pool: int, *, part: str) -> int:
-    """Return the number of patches of a frame after averaging squares of ``pool`` x ``pool`` patches.
+def pooled_patches(features: FeatureSpec, pool: int, *, part: str, option: str = "pool") -> int:
+    """Return the number of squares of ``pool`` x ``pool`` patches in a frame.
 
     Args:
         features: What the vision tower returns.
         pool: Side of the squares, in patches; 1 for no pooling.
         part: Kind and name of the part with this option, for messages, such as ``connector 'mlp'``.
+        option: Name of the option.
 
     Raises:
         ConfigError: The grid of the vision tower cannot be divided into such squares.
     """
     if pool == 1:
         return features.num_patches
-    key = f"{part.split()[0]}.pool"
+    key = f"{part.split()[0]}.{option}"
     rows, columns = _grid(features, f"{part}: {key}={pool}", f"{key}=1")
     if rows % pool or columns % pool:
         fitting = [n for n in range(1, min(rows, columns) + 1) if rows % n == columns % n == 0]

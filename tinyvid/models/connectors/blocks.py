@@ -37,10 +37,10 @@ class CrossAttention(nn.Module):
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
-def projection(dim: int, llm_dim: int, depth: int) -> nn.Sequential:
+def projection(dim: int, llm_dim: int, depth: int, *, bias: bool = True) -> nn.Sequential:
     """Return ``depth`` linear layers from the width of a patch to the LLM's, with GELU between them."""
     widths = [dim, *[llm_dim] * depth]
-    linears = [nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(widths)]
+    linears = [nn.Linear(wide, narrow, bias=bias) for wide, narrow in itertools.pairwise(widths)]
     return nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
 
 
