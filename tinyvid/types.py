@@ -213,14 +213,17 @@ class ImageSpec:
         resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and crops the center,
             ``pad`` scales the long side and fills the rest with the mean color.
         crop_pct: Fraction of the resized side that the final center crop keeps; 1 keeps all.
+        longest_edge: Length of the longer side after a first resize, which keeps the aspect ratio, before ``stretch``
+            (SmolVLM); ``None`` for a single resize.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     crop_pct: float = 1.0
+    longest_edge: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,9 @@ def test_every_input_changes_a_frame_key(clips, tmp_path):
         cache.key(clips[0], [0, 1], replace(IMAGE, resize="crop"), "pyav"),
         cache.key(clips[0], [0, 1], replace(IMAGE, crop_pct=0.9), "pyav"),
         cache.key(clips[0], [0, 1], replace(IMAGE, interpolation="bilinear"), "pyav"),
+        cache.key(clips[0], [0, 1], replace(IMAGE, interpolation="lanczos"), "pyav"),
+        cache.key(clips[0], [0, 1], replace(IMAGE, longest_edge=56), "pyav"),
+        cache.key(clips[0], [0, 1], replace(IMAGE, longest_edge=64), "pyav"),
         cache.key(clips[0], [0, 1], pad, "pyav"),
         cache.key(clips[0], [0, 1], replace(pad, mean=(0.1, 0.2, 0.3)), "pyav"),
         jpeg.key(clips[0], [0, 1], IMAGE, "pyav"),
@@ -226,6 +229,7 @@ def test_every_input_changes_a_feature_key(clips, tmp_path):
         cache.key(clips[0], [1, 1], IMAGE, "pyav", frames=None),
         cache.key(clips[0], [0, 1], replace(IMAGE, mean=(0.1, 0.2, 0.3)), "pyav", frames=None),
         cache.key(clips[0], [0, 1], replace(IMAGE, std=(0.1, 0.2, 0.3)), "pyav", frames=None),
+        cache.key(clips[0], [0, 1], replace(IMAGE, longest_edge=64), "pyav", frames=None),
         cache.key(clips[0], [0, 1], IMAGE, "pyav", frames=frames["jpeg"]),
         frames["uint8"].key(clips[0], [0, 1], IMAGE, "pyav"),
     ]

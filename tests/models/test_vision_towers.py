@@ -255,6 +255,25 @@ def test_siglip_equals_hidden_states_of_transformers(layer, tmp_path):
     torch.testing.assert_close(tower(pixels), hidden_states[layer], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("select", ["all", "patch"])
+def test_siglip_final_norm_equals_the_last_hidden_state_of_transformers(select, tmp_path):
+    tower = build("siglip", save_siglip(tmp_path), layer=-1, select=select, final_norm=True)
+    pixels = random_pixels(56)
+    expected = tower.model(pixels).last_hidden_state[:, 1 if select == "patch" else 0 :]
+    assert torch.equal(tower(pixels), expected)
+    tower.save(tmp_path / "again")
+    again = build("siglip", tmp_path / "again", layer=-1, select=select, final_norm=True)
+    assert torch.equal(again(pixels), expected)
+    without = build("siglip", tmp_path, layer=-1, select=select)
+    assert not torch.allclose(without(pixels), expected, atol=0.1)
+
+
+def test_siglip_final_norm_needs_the_last_block(tmp_path):
+    with pytest.raises(ConfigError, match=r"final_norm=true needs the output of the last block, but .*layer=-2; set"):
+        build("siglip", save_siglip(tmp_path), final_norm=True)
+    assert build("siglip", tmp_path, final_norm=True, layer=3).num_blocks == 3
+
+
 def test_siglip_select_patch_drops_the_first_row(tmp_path):
     folder = save_siglip(tmp_path)
     every, but_first = build("siglip", folder), build("siglip", folder, select="patch")
@@ -288,6 +307,17 @@ def test_siglip_image_spec_from_its_preprocessor(tmp_path):
     assert build("siglip", tmp_path / "again").image == tower.image
 
 
+def test_siglip_image_spec_with_two_resizes(tmp_path):
+    save_siglip(tmp_path)
+    write_preprocessor(tmp_path, size={"longest_edge": 64}, max_image_size={"longest_edge": 56}, resample=1)
+    tower = build("siglip", tmp_path)
+    assert tower.image == ImageSpec(56, HALF, HALF, "lanczos", "stretch", longest_edge=64)
+    tower.save(tmp_path / "again")
+    assert build("siglip", tmp_path / "again").image == tower.image
+    assert build("siglip", tmp_path, resize="stretch").image == ImageSpec(56, HALF, HALF, "lanczos")
+    assert build("siglip", tmp_path, resize="crop").image == ImageSpec(56, HALF, HALF, "lanczos", "crop")
+
+
 def test_siglip_without_preprocessor_uses_its_own_training(tmp_path, caplog):
     tower = build("siglip", save_siglip(tmp_path, preprocessor=False))
     assert tower.image == ImageSpec(56, HALF, HALF, "bicubic", "stretch")
@@ -298,9 +328,13 @@ def test_siglip_without_preprocessor_uses_its_own_training(tmp_path, caplog):
     ({"size": {"height": 224, "width": 224}}, "does not match the tower's input of 56 pixels"),
     ({"size": {"height": 56, "width": 28}}, "does not match the tower's input of 56 pixels"),
     ({"size": {"shortest_edge": 64}}, "does not match the tower's input of 56 pixels"),
+    ({"size": {"longest_edge": 64}}, "does not match the tower's input of 56 pixels"),
+    ({"size": {"longest_edge": 64}, "max_image_size": 56}, "cannot be loaded"),
+    ({"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 28}}, "does not match the tower's input"),
+    ({"size": {"longest_edge": 9999}, "max_image_size": {"longest_edge": 56}}, "images of 9999 pixels are not"),
     ({"do_normalize": False}, "do_normalize.* is not supported"),
     ({"rescale_factor": 1.0}, "rescale_factor is not supported"),
-    ({"resample": 0}, "resample=0 is neither"),
+    ({"resample": 0}, r"resample=0 is not supported; use 1 \(lanczos\), 2"),
 ])  # fmt: skip
 def test_siglip_preprocessor_that_is_not_supported(settings, message, tmp_path):
     save_siglip(tmp_path)

@@ -68,6 +68,20 @@ def test_equals_timms_own_transform(architecture, crop_mode):
     torch.testing.assert_close(to_pixels(frames, spec)[0], expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (33, 33), (17, 90), (5, 200), (200, 5), (32, 48)])
+def test_two_resizes_equal_smolvlms_video_processor(size):
+    """Its filters work on tensors, which round differently: at most 2 of 255 levels."""
+    from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+
+    frames = random_frames(2, *size)
+    sizes = {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 32}}
+    videos = list(torch.from_numpy(frames).permute(0, 3, 1, 2)[None])
+    theirs = SmolVLMVideoProcessor(**sizes)(videos, return_tensors="pt")
+    spec = ImageSpec(size=32, mean=HALF, std=HALF, interpolation="lanczos", longest_edge=48)
+    difference = (to_pixels(frames, spec) - theirs.pixel_values[0]).abs() * 127.5
+    assert difference.max() <= 2.01
+
+
 def test_pad_centers_on_the_mean_color():
     frames = np.full((1, 20, 40, 3), 255, np.uint8)
     out = levels(to_pixels(frames, ImageSpec(size=40, mean=HALF, std=HALF, resize="pad")))[0]

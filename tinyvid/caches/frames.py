@@ -87,6 +87,8 @@ def _resizing(image: ImageSpec) -> dict[str, Any]:
     }
     if image.resize == "pad":
         parts["color"] = image.mean  # the color of the padding
+    if image.longest_edge is not None:
+        parts["longest_edge"] = image.longest_edge
     return parts
 
 

@@ -90,7 +90,8 @@ def _tower(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
     config = SiglipVisionConfig(**settings)
     model = SiglipVisionModel(config).to(dtype)
-    return SiglipTower(model, default_image_spec(config), layer=group["layer"], select=group["select"])
+    options = {option: group[option] for option in ("layer", "select", "final_norm")}
+    return SiglipTower(model, default_image_spec(config), **options)
 
 
 def _known(path: str, revision: str | None) -> dict[str, Any] | None:

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from tinyvid.types import ImageSpec
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def to_pixels(frames: np.ndarray, spec: ImageSpec) -> Tensor:
@@ -39,6 +43,8 @@ def normalize(resized: np.ndarray, spec: ImageSpec) -> Tensor:
 
 def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     """Resize an image to S x S pixels according to ``spec.resize``."""
+    if spec.longest_edge is not None:
+        image = image.resize(_within(image.size, spec.longest_edge), _FILTERS[spec.interpolation])
     side = math.floor(spec.size / spec.crop_pct + 1e-6)  # 224 / (224 / 256) must not fall below 256
     if spec.resize == "pad":
         image = _pad_to_square(image, tuple(int(255 * value) for value in spec.mean))
@@ -49,6 +55,15 @@ def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     image = image.resize((width, height), _FILTERS[spec.interpolation])
     left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
     return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _within(size: tuple[int, int], longest_edge: int) -> tuple[int, int]:
+    """Return (width, height) with this longer side and the same aspect ratio; the other side is even, as in SmolVLM."""
+    width, height = size
+    aspect = width / height
+    short = int(longest_edge / aspect) if width >= height else int(longest_edge * aspect)
+    short = max(short + short % 2, 1)
+    return (longest_edge, short) if width >= height else (short, longest_edge)
 
 
 def _pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:

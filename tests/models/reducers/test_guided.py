@@ -36,9 +36,9 @@ def ask(text=TEXT):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layer", [-1, -2, -3])
-def test_embeddings_of_frames_are_those_of_siglip(whole, layer):
-    tower = tower_of(whole, layer=layer)
+@pytest.mark.parametrize(("layer", "final_norm"), [(-1, False), (-2, False), (-3, False), (-1, True)])
+def test_embeddings_of_frames_are_those_of_siglip(whole, layer, final_norm):
+    tower = tower_of(whole, layer=layer, final_norm=final_norm)
     expected = SiglipModel.from_pretrained(whole).vision_model(PIXELS).pooler_output
     assert torch.equal(tower.embed(tower(PIXELS)), expected)
 

@@ -131,7 +131,8 @@ def _vision_tower(
         raise CheckpointError(f"{path}: vision_config.model_type={kind!r} is not supported; only SigLIP towers are")
     settings = {k: v for k, v in vision.items() if k not in ("model_type", "model_name_or_path", "model_name_or_path2")}
     model = tower_model(path, SiglipVisionModel, settings, weights)
-    return SiglipTower(model, default_image_spec(model.config), layer=group["layer"], select=group["select"])
+    options = {option: group[option] for option in ("layer", "select", "final_norm")}
+    return SiglipTower(model, default_image_spec(model.config), **options)
 
 
 def _read_parts(path: Path) -> dict[str, dict[str, Tensor]]:

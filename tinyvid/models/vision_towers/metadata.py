@@ -48,7 +48,15 @@ def check_architecture(path: str, revision: str | None, *, example: str) -> None
         )
 
 
-def image_spec(settings: Mapping[str, Any], size: int, where: str, *, resize: Any, crop_pct: float = 1.0) -> ImageSpec:
+def image_spec(
+    settings: Mapping[str, Any],
+    size: int,
+    where: str,
+    *,
+    resize: Any,
+    crop_pct: float = 1.0,
+    longest_edge: int | None = None,
+) -> ImageSpec:
     """Return the image specification from a library's ``mean``, ``std`` and ``interpolation``.
 
     Raises:
@@ -56,24 +64,25 @@ def image_spec(settings: Mapping[str, Any], size: int, where: str, *, resize: An
         ConfigError: The interpolation is not supported.
     """
     mean, std, interpolation = (settings[key] for key in ("mean", "std", "interpolation"))
-    if interpolation not in ("bicubic", "bilinear"):
+    if interpolation not in ("bicubic", "bilinear", "lanczos"):
         raise ConfigError(f"{where}: interpolation {interpolation!r} is not supported")
-    if type(size) is not int or not 1 <= size <= MAX_SIDE:
-        raise CheckpointError(f"{where}: images of {size!r:.40} pixels are not supported; use 1 to {MAX_SIDE:,}")
+    for side in (size, size if longest_edge is None else longest_edge):
+        if type(side) is not int or not 1 <= side <= MAX_SIDE:
+            raise CheckpointError(f"{where}: images of {side!r:.40} pixels are not supported; use 1 to {MAX_SIDE:,}")
     for key, values, low in (("mean", mean, -1000.0), ("std", std, 1e-6)):
         numbers = list(values) if isinstance(values, list | tuple) else []
         if len(numbers) != 3 or not all(isinstance(n, int | float) and low <= n <= 1000 for n in numbers):
             raise CheckpointError(f"{where}: {key}={values!r:.80} must be three numbers from {low:g} to 1000")
     if not isinstance(crop_pct, int | float) or not MIN_CROP <= crop_pct <= 2:
         raise CheckpointError(f"{where}: the crop of {crop_pct!r:.40} of an image must be from {MIN_CROP} to 2")
-    return ImageSpec(size, tuple(mean), tuple(std), interpolation, resize, crop_pct)
+    return ImageSpec(size, tuple(mean), tuple(std), interpolation, resize, crop_pct, longest_edge)
 
 
 def resized(image: ImageSpec, resize: Resize) -> ImageSpec:
     """Return ``image`` with another resize mode; an explicit mode keeps as much of the frame as possible."""
-    if resize == "auto" or resize == image.resize:
+    if resize == "auto" or (resize == image.resize and image.longest_edge is None):
         return image
-    return replace(image, resize=resize, crop_pct=1.0)
+    return replace(image, resize=resize, crop_pct=1.0, longest_edge=None)
 
 
 def square(size: object, where: str) -> int:
