@@ -93,13 +93,7 @@ def ask_one(
     config: DictConfig, line: CommandLine, video: Video | None, questions: list[str], decoding: dict[str, Any]
 ) -> None:
     """Answer a single question, or hold a conversation."""
-    for key in ("attention_map", "evidence"):
-        if video is None and config[key] is not None:
-            raise ConfigError(f"{key}= needs video= or image=")
-    if config.evidence is not None and config.chat:
-        raise ConfigError("evidence= needs a single question; remove chat=")
-    if config.evidence is not None and not config.evidence.lower().endswith(".png"):
-        raise ConfigError(f"evidence={config.evidence!r} must end in .png")
+    check_drawings(config, video)
     if video is not None:
         open_video(video, VIDEO_READERS.build(config.video_reader))  # fail before the slow loading of the model
     assistant = load(config, line)
@@ -111,6 +105,21 @@ def ask_one(
     text = reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
     if config.evidence is not None:
         show_evidence(assistant, Sample([Message("user", questions[0])], video=video), text, config)
+
+
+def check_drawings(config: DictConfig, video: Video | None) -> None:
+    """Raise ``ConfigError`` if ``attention_map=`` or ``evidence=`` cannot be drawn."""
+    for key in ("attention_map", "evidence"):
+        if config[key] is None:
+            continue
+        if video is None:
+            raise ConfigError(f"{key}= needs video= or image=")
+        if not expanded(config[key]).parent.is_dir():
+            raise ConfigError(f"{key}={config[key]!r}: its folder does not exist; create it, or choose another one")
+    if config.evidence is not None and config.chat:
+        raise ConfigError("evidence= needs a single question; remove chat=")
+    if config.evidence is not None and not config.evidence.lower().endswith(".png"):
+        raise ConfigError(f"evidence={config.evidence!r} must end in .png")
 
 
 def show_evidence(assistant: Assistant, sample: Sample, text: str, config: DictConfig) -> None:

@@ -36,8 +36,10 @@ def _folders(text: str) -> list[str]:
     """Return the folders in a comma-separated list; ``FOLDER/*`` expands to all finished runs in it, as for a sweep.
 
     Raises:
-        ConfigError: A folder to expand contains no finished run.
+        ConfigError: A folder to expand contains no finished run, or the list has brackets.
     """
+    if text.startswith("[") and not os.path.isdir(text):
+        raise ConfigError(f"runs={text!r} has brackets; separate folders by commas, as in runs=runs/a,runs/b")
     folders: list[str] = []
     whole = os.path.expanduser(text)
     for part in [whole] if os.path.isdir(whole) else map(os.path.expanduser, _list(text)):  # a name may have commas

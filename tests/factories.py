@@ -33,6 +33,16 @@ SIZES = {
     "initializer_range": 0.1,  # with the default 0.02, such a narrow model gives the same reply to every video
 }
 
+# The smallest model with text before each frame, as Chain-of-Frames has it; not trained.
+NUMBERED_FRAMES = (
+    "llm=qwen2_5_tiny",
+    "vision_tower=siglip_tiny_64",
+    "connector=mlp",
+    "connector.pool=2",
+    "sampler=uniform",
+    "template=role_tokens",
+    "template.frame='Frame {i}: {video}\n'",
+)
 
 # LLMs of other designs: transposed linear layers, positions by distance, no attention, capped attention logits.
 OTHERS = {

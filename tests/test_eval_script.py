@@ -219,6 +219,7 @@ def test_help_lists_the_choices_and_loads_no_optional_library():
         (("question=Q", f"ckpt={CKPT}", "evidence=a.png"), "evidence= needs video= or image="),
         (("question=Q", f"video={CLIP}", "evidence=a.png", "chat=true"), "needs a single question; remove chat="),
         (("question=Q", f"video={CLIP}", "evidence=a.jpg"), "evidence='a.jpg' must end in .png"),
+        (("question=Q", f"video={CLIP}", "evidence=no/a.png"), "evidence='no/a.png': its folder does not exist"),
         (("question=Q", f"ckpt={CKPT}", "on_error=skip"), "on_error= needs several videos or questions, or out="),
         (("question=Q", f"ckpt={CKPT}", "stream=maybe"), "stream='maybe' must be true or false"),
         (("question=\udcff", f"ckpt={CKPT}"), "message text contains invalid Unicode: '\\udcff' at character 0"),

@@ -179,6 +179,9 @@ class Registry:
         return {point.name: point for point in entry_points(group=f"tinyvid.{self.kind}")}
 
 
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+
+
 def check_options(
     entry: Callable[..., Any],
     given: Mapping[str, Any],
@@ -230,21 +233,18 @@ def _typed(
 ) -> dict[str, Any]:
     """Convert and check ``given`` with OmegaConf, using the type hints of a signature."""
     fields = [(name, _plain(hints.get(name, Any)), _field(parameter)) for name, parameter in parameters.items()]
-    fields.sort(
-        key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty
-    )  # required by dataclasses
+    fields.sort(key=lambda entry: parameters[entry[0]].default is not inspect.Parameter.empty)  # as dataclasses need
     schema = OmegaConf.structured(make_dataclass("Options", fields))
     for option, value in given.items():
         if isinstance(value, bool) and _plain(hints.get(option, Any)) in (int, float):
             raise ConfigError(f"{where}: {key}.{option}={value} must be a number")
         try:
             schema[option] = _literal(value)
+            OmegaConf.to_container(schema, resolve=True)  # finds a text with ${...} for a number
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}: {key}.{option}={value!r}: {str(error).splitlines()[0]}") from error
-    try:
-        typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
-    except OmegaConfBaseException as error:  # a text with ${...} for a number
-        raise ConfigError(f"{where}: {key}.{error.full_key}: {str(error).splitlines()[0]}") from error
+            expected = _expected(_plain(hints.get(option, Any)))
+            raise ConfigError(f"{where}: {key}.{option}={value!r} must be {expected}") from error
+    typed = typing.cast(dict[str, Any], OmegaConf.to_container(schema, resolve=True))
     for option, value in typed.items():
         given_as = f"{where}: {key}.{option}={value!r}"
         if any(isinstance(x, float) and math.isnan(x) for x in (value if isinstance(value, list) else [value])):
@@ -256,7 +256,7 @@ def _typed(
 def _literal(value: Any) -> Any:
     """Escape ``${...}`` in ``value`` so that OmegaConf reads it as text.
 
-    The user's own interpolations are already resolved here. Those in an untrusted file must not read the environment.
+    The user's own interpolations are resolved already. Those in an untrusted file must not read the environment.
     """
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes before an interpolation must be doubled
@@ -287,6 +287,12 @@ def _plain(hint: Any) -> Any:
     if origin in (list, tuple, typing.get_origin(typing.Sequence[int])):
         return list[_plain(typing.get_args(hint)[0])]  # type: ignore[misc]
     return hint
+
+
+def _expected(hint: Any) -> str:
+    """Name a type that OmegaConf can check, for messages."""
+    inner = " or ".join(map(_expected, typing.get_args(hint))) or _NAMES.get(hint, str(hint))
+    return f"a list, each of them {inner}" if typing.get_origin(hint) is list else inner
 
 
 def _check_value(value: Any, hint: Any, *, where: str) -> None:

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from recipes.shapes.patches import PATCH_STAGES
-from recipes.shapes.release import release, replaceable, ship
+from recipes.shapes.release import add_options, check_options, release, ship
 from recipes.shapes.sizes import SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
 from tinyvid.interrupts import interruptible
@@ -49,21 +49,12 @@ def main() -> None:
                         help="exclude four pairs of color and shape from training, and test on them")  # fmt: skip
     parser.add_argument("--extra-families", nargs="+", choices=EXTRA_FAMILIES, default=(),
                         help="also train on these families, which the world asks only on request")  # fmt: skip
-    parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
-    parser.add_argument("--real-videos", type=Path, nargs="+", default=(),
-                        help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
+    add_options(parser)
     parser.add_argument("--until", choices=list(dict.fromkeys([*STAGES, *PATCH_STAGES])), help="stop after this stage")
     args = parser.parse_args()
-    if args.ship and not replaceable(args.ship):
-        parser.error(
-            f"--ship {args.ship} would replace a folder that is not a model of this recipe; choose another folder"
-        )
+    check_options(parser, args)
     if args.ship and args.size.startswith("patches"):
         parser.error(f"--ship is for the default model; copy {args.out / 'model'} instead")
-    if args.real_videos and not args.ship:
-        parser.error("--real-videos requires --ship, which writes the model card")
-    if missing := [str(path) for path in args.real_videos if not path.is_file()]:
-        parser.error(f"--real-videos: these files do not exist: {', '.join(missing)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,7 +70,7 @@ def main() -> None:
     if not (args.out / "report.json").exists():
         release(run, command=f"python -m recipes.shapes --size {args.size} --seed {args.seed}{more}")
     if args.ship:
-        ship(run, args.ship, args.real_videos)
+        ship(args.out, args.ship, args.real_videos)
 
 
 def run_stages(run: RecipeRun, *, until: str | None = None) -> None:

@@ -1,23 +1,27 @@
-"""Teach a finished model of the recipe new families of questions, and keep the others.
+"""Teach a finished model of the recipe new families of questions or traces, and keep the others.
 
     python -m recipes.shapes.continued --out runs/grounding                # the default model learns grounding
     python -m recipes.shapes.continued --families grounding dense_caption --clips 8000 --steps 4000 --out DIR
     python -m recipes.shapes.continued --out runs/per_cent --time "{:02d}%" --time-steps 100
+    python -m recipes.shapes.continued --families --traces cited --steps 400 --out runs/cited   # replies cite frames
 
 Trains the mixer and the LLM on packed questions of all families about new clips. The vision tower and the rest of the
 connector stay frozen, so their tokens are stored once. At every check, ``curve.jsonl`` gets the accuracy of the old
-families and the IoU of generated spans on held-out clips, and ``state.pt`` everything that is needed to continue: run
-the same command again after an interruption. The result is a half-precision checkpoint in ``model``.
+families on held-out clips and, with the family ``grounding``, the IoU of generated spans, and ``state.pt`` everything
+that is needed to continue: run the same command again after an interruption. The result is a half-precision checkpoint
+in ``model``, and its accuracies in ``report.json``.
 """
 
 import argparse
 import json
 import logging
 import os
+import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +40,35 @@ from recipes.shapes.measure import SPAN_TOKENS, SPANS, span_iou, span_summary
 from recipes.shapes.plots import read
 from recipes.shapes.progress import progress
 from recipes.shapes.questions import SECONDS, Share, lay_out
+from recipes.shapes.release import add_options, check_options, digest, ship, write_report
 from recipes.shapes.sizes import SIZES, WEIGHTS, Size
 from recipes.shapes.stages import shares
 from recipes.shapes.student import CONNECTOR_RATE, Student, accuracy, forward_with, known_tokens, mix, resample
 from recipes.shapes.vision import to_pixels
 from tinyvid import Assistant
+from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.evaluation.scoring.spans import read_spans
 from tinyvid.generation.decode import Decoding, replies
 from tinyvid.interrupts import interruptible
 from tinyvid.processing.batch import Example, VideoInput
 from tinyvid.worlds.shapes import EXTRA_FAMILIES, SceneQuestion, ask
+from tinyvid.worlds.shapes.traces import TRACE_STYLES
 
 logger = logging.getLogger("tinyvid.shapes")
 CHUNK = 16  # clips per call of the vision tower
 TOGETHER = 32  # spans generated at once
+TOLD = (
+    "families",
+    "traces",
+    "time",
+    "time_steps",
+    "share",
+    "clips",
+    "steps",
+    "batch_size",
+    "lr",
+    "seed",
+)  # in a report
 
 
 @dataclass(frozen=True)
@@ -127,10 +146,14 @@ def _prompt(example: Example) -> Example:
 
 
 def check(run: Continued, assistant: Assistant, engine: Engine, known: Sequence[Share], tokens: np.ndarray) -> Metrics:
-    """Return the accuracy of the old families, and the IoU and recall of spans, on held-out clips."""
-    old = accuracy(engine, known, tokens)
-    spans = span_summary(span_ious(assistant, held_out_spans(run), tokens))
-    return spans | {name: round(value, 4) for name, value in old.items()}
+    """Return the accuracy of the old families, and the IoU and recall of spans, on held-out clips.
+
+    With traces, a reply is correct only if its trace is, too. Spans are asked for only with the family ``grounding``.
+    """
+    old = {name: round(value, 4) for name, value in accuracy(engine, known, tokens).items()}
+    if "grounding" not in run.size.families:
+        return old
+    return span_summary(span_ious(assistant, held_out_spans(run), tokens)) | old
 
 
 def train(run: Continued, assistant: Assistant, tokens: np.ndarray) -> None:
@@ -214,7 +237,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--ckpt", type=Path, help="model of the recipe (default: the default model)")
-    parser.add_argument("--families", nargs="+", choices=EXTRA_FAMILIES, default=["grounding"], help="new families")
+    parser.add_argument("--families", nargs="*", choices=EXTRA_FAMILIES, default=["grounding"],
+                        help="new families; nothing for none (default: grounding)")  # fmt: skip
+    parser.add_argument("--traces", choices=TRACE_STYLES, help="trace before replies that times decide (default: none)")
     parser.add_argument("--time", help="how times are written, as template.time (default: that of the model)")
     parser.add_argument("--time-steps", type=int, help="steps that a clip is divided into, as template.time_steps")
     parser.add_argument("--share", type=float, default=0.3, help="fraction of questions of new families (default: 0.3)")
@@ -227,16 +252,49 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="random seed; the recipe itself uses 0 (default: 1000)")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate clips and questions")
     parser.add_argument("--cores", type=int, default=2, help="replicas of the model, one per core (default: 2)")
+    add_options(parser)
     args = parser.parse_args()
+    check_options(parser, args)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    new = sum(WEIGHTS.values()) * args.share / (1 - args.share) / len(args.families)
+    new = sum(WEIGHTS.values()) * args.share / (1 - args.share) / max(len(args.families), 1)
     size = replace(
         default, clips=args.clips, held_out=args.held_out, answer_steps=args.steps, open_steps=0, lr=args.lr,
         batch_size=args.batch_size, check_every=args.check_every, families=WEIGHTS | dict.fromkeys(args.families, new),
+        traces=args.traces,
     )  # fmt: skip
     run = Continued(args.out, size, args.seed, args.workers, args.cores)
     with interruptible("Finished stages and checks are kept; run the same command again to continue."):
         continue_training(run, args.ckpt, {"time": args.time, "time_steps": args.time_steps} if args.time else {})
+        if not (args.out / "report.json").exists():
+            made = how_made(run, args.ckpt or DEFAULT_MODEL, {name: getattr(args, name) for name in TOLD})
+            write_report(args.out, made, size, threads=args.cores)
+        if args.ship:
+            ship(args.out, args.ship, args.real_videos)
+
+
+def how_made(run: Continued, ckpt: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``report.json`` says about the training: its command, and the model that it started from."""
+    found = [folder / "report.json" for folder in (ckpt, ckpt.parent) if (folder / "report.json").is_file()]
+    before = json.loads(found[0].read_text(encoding="utf-8")) if found else {}
+    words = [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", *_words(value))
+    ]
+    return {
+        "command": f"python -m recipes.shapes.continued {shlex.join(words)}",
+        "start": {"sha256": digest(ckpt)} | {name: before[name] for name in ("command", "seconds") if name in before},
+        "seed": run.seed,
+        "size": asdict(run.size),
+        "precision": "float32",
+        "machine": f"{platform.machine()}, {run.replicas} threads, cpu",
+        "seconds": {"answers": read(run.out / "curve.jsonl")[-1]["seconds"]},
+    }
+
+
+def _words(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def continue_training(run: Continued, ckpt: Path | None, times: Mapping[str, Any]) -> None:

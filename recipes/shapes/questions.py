@@ -18,6 +18,7 @@ from tinyvid.text.moments import Moments
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
+from tinyvid.worlds.shapes.traces import traced
 from tinyvid.worlds.shapes.wording import lasts
 
 SECONDS = (2.0, 3.0, 4.0, 6.0)  # default durations of the world
@@ -77,6 +78,9 @@ def questions_of(
         moments=file.moments,
         duration=duration,
     )
+    if size.traces is not None:
+        at = [place * duration / NUM_FRAMES for place in range(NUM_FRAMES)]  # of the frames that lay_out shows
+        questions = [traced(q, scene, rng, style=size.traces, moments=file.moments, seconds=at) for q in questions]
     if not size.hold_out:
         return questions
     # Otherwise the model would learn to answer "no" to every question about a held-out pair.

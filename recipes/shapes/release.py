@@ -1,5 +1,6 @@
 """Release the result: a native checkpoint with half-precision weights, and a report of its accuracy on video files."""
 
+import argparse
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import torch
 from recipes.shapes.measure import TEST, Numbers, measure, measure_spans
 from recipes.shapes.plots import read
 from recipes.shapes.real_videos import ask_real_videos, paragraph
-from recipes.shapes.sizes import TIMED
+from recipes.shapes.sizes import TIMED, Size
 from recipes.shapes.stages import RecipeRun
 from tinyvid import Assistant
 from tinyvid.checkpoints.native import Loaded, save
@@ -38,29 +39,43 @@ def release(run: RecipeRun, *, command: str) -> None:
         assistant, student = run.student("answers")
         model = student.model.cpu().half()
         save(Loaded(model, assistant.processor, assistant.config, frozenset({"llm", "vision_tower"})), folder)
-    torch.set_num_threads(run.replicas)
-    size = run.size
-    families, formats = [name for name in size.families if name not in TIMED], list(size.formats)
-    asked = replace(TEST, hold_out=size.hold_out, questions=size.questions, families=families, formats=formats)
-    written = Assistant.from_pretrained(folder, device="cpu", dtype="float32")
-    report: dict[str, Any] = {
+    made = {
         "command": command,
         "seed": run.seed,
         "size": asdict(run.size),
         "precision": "bfloat16" if run.bf16 else "float32",
-        "versions": {name: version(name) for name in LIBRARIES},
         "machine": f"{platform.machine()}, {run.replicas} threads, {run.device}",
         "seconds": {row["stage"]: row["seconds"] for row in read(run.out / "seconds.jsonl")},
+    }
+    write_report(run.out, made, run.size, threads=run.replicas)
+
+
+def write_report(out: Path, made: dict[str, Any], size: Size, *, threads: int) -> None:
+    """Measure the checkpoint ``model`` in a folder on new clips, and write ``report.json`` next to it.
+
+    Args:
+        out: Folder of the run.
+        made: How the model was made.
+        size: Size of the recipe; says what is measured.
+        threads: Threads of the measurement.
+    """
+    torch.set_num_threads(threads)
+    folder = out / "model"
+    families, formats = [name for name in size.families if name not in TIMED], list(size.formats)
+    asked = replace(TEST, hold_out=size.hold_out, questions=size.questions, families=families, formats=formats)
+    written = Assistant.from_pretrained(folder, device="cpu", dtype="float32")
+    report: dict[str, Any] = made | {
+        "versions": {name: version(name) for name in LIBRARIES},
         "parameters": sum(p.numel() for p in written.model.parameters()),
         "sha256": digest(folder),
-        "test": measure(written, asked, clips=run.size.test),
-        "test_of_another_clip": measure(written, asked, clips=run.size.test, blind=True),
+        "test": measure(written, asked, clips=size.test),
+        "test_of_another_clip": measure(written, asked, clips=size.test, blind=True),
     }
     if "grounding" in size.families:
         report["test_of_spans"] = measure_spans(written, replace(TEST, hold_out=size.hold_out), clips=size.test)
     if size.hold_out:
-        report["test_of_unseen_pairs"] = measure(written, replace(asked, split="unseen"), clips=run.size.test)
-    (run.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report["test_of_unseen_pairs"] = measure(written, replace(asked, split="unseen"), clips=size.test)
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     right, blind = (report[name]["overall"]["accuracy"] for name in ("test", "test_of_another_clip"))
     logger.info("Wrote %s: accuracy %.3f, or %.3f when shown another clip", folder, right, blind)
 
@@ -78,20 +93,39 @@ def replaceable(folder: Path) -> bool:
     return not folder.exists() or not any(folder.iterdir()) or all((folder / name).is_file() for name in SHIPPED)
 
 
-def ship(run: RecipeRun, folder: Path, real_videos: Sequence[Path]) -> None:
-    """Copy the finished model to a folder, with its report, its card and a demo clip.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a program that ships its model."""
+    parser.add_argument("--ship", type=Path, help="copy the finished model, its card and a demo clip to this folder")
+    parser.add_argument("--real-videos", type=Path, nargs="+", default=(),
+                        help="with --ship: real videos; the card reports the replies about them")  # fmt: skip
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with an error if the model could not be shipped as these options say."""
+    if args.ship and not replaceable(args.ship):
+        parser.error(
+            f"--ship {args.ship} would replace a folder that is not a model of this recipe; choose another folder"
+        )
+    if args.real_videos and not args.ship:
+        parser.error("--real-videos requires --ship, which writes the model card")
+    if missing := [str(path) for path in args.real_videos if not path.is_file()]:
+        parser.error(f"--real-videos: these files do not exist: {', '.join(missing)}")
+
+
+def ship(out: Path, folder: Path, real_videos: Sequence[Path]) -> None:
+    """Copy the finished model of a run to a folder, with its report, its card and a demo clip.
 
     Args:
-        run: The finished run.
+        out: Folder of the run.
         folder: Folder to write or replace.
         real_videos: Real videos without shapes; the card reports the replies about them.
     """
-    report = json.loads((run.out / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     if real_videos:
-        report["real_videos"] = ask_real_videos(Assistant.from_pretrained(run.out / "model", device="cpu"), real_videos)
+        report["real_videos"] = ask_real_videos(Assistant.from_pretrained(out / "model", device="cpu"), real_videos)
     if folder.exists():
         shutil.rmtree(folder)
-    shutil.copytree(run.out / "model", folder)
+    shutil.copytree(out / "model", folder)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     plan = plan_clip(DEMO, DEMO_CLIP)
     (folder / "clip.mp4").write_bytes(encode(plan))
@@ -109,6 +143,8 @@ def card(report: dict[str, Any], plan: ClipPlan) -> str:
     )
     blind = 100 * report["test_of_another_clip"]["overall"]["accuracy"]
     (question,) = plan.questions
+    commands = " and ".join(f"`{made['command']}`" for made in (report.get("start"), report) if made)
+    spans = report.get("test_of_spans")
     return f"""---
 library_name: tinyvid
 pipeline_tag: video-text-to-text
@@ -116,7 +152,7 @@ pipeline_tag: video-text-to-text
 
 # The default model of tinyvid
 
-{report["parameters"] / 1e6:.1f} M parameters, trained from scratch by `{report["command"]}`: a SigLIP-style tower, the
+{report["parameters"] / 1e6:.1f} M parameters, trained from scratch by {commands}: a SigLIP-style tower, the
 `group` connector with a temporal mixer, and a Qwen2.5-style LLM with a tokenizer of its own.
 
 **It only knows clips of the shapes world**: one to four colored shapes that move, appear, disappear, change color, pass
@@ -138,7 +174,17 @@ sizes and frame rates). With the frames of another clip, {blind:.1f} % of the re
 |---|---|---|
 {rows}
 
+{told(spans) if spans else ""}
 {paragraph(report["real_videos"]) if "real_videos" in report else ""}
 Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
 weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
 """
+
+
+def told(spans: dict[str, float]) -> str:
+    """Return the marks of spans as a paragraph for the card."""
+    return (
+        f"Asked when something happens, it replies with a span of seconds. In {spans['spans']:.0f} questions about the "
+        f"test clips, the mean IoU is {spans['miou']:.3f}, and {100 * spans['r70']:.1f} % of the spans have an IoU of "
+        "at least 0.7.\n"
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyvid.worlds.shapes import DEFAULT_FAMILIES, FAMILIES, FORMATS
+from tinyvid.worlds.shapes.traces import TraceStyle
 
 NUM_FRAMES = 16
 MAX_SHAPES = 4  # also the number of video tokens per frame, one for each shape
@@ -59,6 +60,7 @@ class Size:
         lr: Learning rate of training on questions.
         check_every: Steps between measurements of accuracy.
         hold_out: Exclude the held-out pairs of color and shape from clips and questions, to test on them later.
+        traces: Trace before replies that times decide, as in ``data=shapes``; ``None`` for none.
     """
 
     clips: int
@@ -79,6 +81,7 @@ class Size:
     lr: float
     check_every: int
     hold_out: bool = False
+    traces: TraceStyle | None = None
 
 
 def _vision(width: int, layers: int) -> dict[str, Any]:

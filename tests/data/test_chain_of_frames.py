@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from tests.factories import NUMBERED_FRAMES
 from tests.runs import turns
 from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.data.chain_of_frames import UnusableRow, convert_row, notes_on, num_references, without_references
@@ -159,8 +160,8 @@ def test_as_many_references_are_converted_as_are_written(numbers, spelling):
 
 @pytest.mark.slow
 def test_under_the_published_sampling_a_reference_has_its_published_number():
-    overrides = ["experiment=chain_of_frames_shapes", "sampler=midpoint", "sampler.num_frames=30"]
-    processor = Assistant.from_config(compose(overrides, config="train"), device="meta").processor
+    overrides = [*NUMBERED_FRAMES, "sampler=midpoint", "sampler.num_frames=30"]
+    processor = Assistant.from_config(compose(overrides), device="meta").processor
     reply = " ".join(f"Frame {number}." for number in range(1, 31))
     row = convert_row(row_of(reply), "x:1")
     messages = [Message("user", "Q?"), Message("assistant", reply_of(row))]

@@ -23,7 +23,7 @@ from recipes.shapes.facts import CHOICES, EVENTS, NUMBERS, facts
 from recipes.shapes.fitting import Engine, fit, rate
 from recipes.shapes.patches import LAYERS
 from recipes.shapes.plots import read
-from recipes.shapes.questions import SECONDS, Shares, corpus, draw_duration, questions_of, right_replies
+from recipes.shapes.questions import SECONDS, Shares, corpus, draw_duration, lay_out, questions_of, right_replies
 from recipes.shapes.release import digest, release, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
@@ -439,6 +439,27 @@ def test_every_stage_runs_for_a_model_that_reads_patches(finished, tmp_path):
     assert (tmp_path / "accuracy.png").is_file()
 
 
+def test_traces_cite_the_frames_that_the_model_sees():
+    assistant = Assistant.from_pretrained(device="cpu")
+    size, cited = replace(SIZES["default"], traces="cited"), 0
+    for index in range(20):
+        scene, file = draw_clip(4, index)
+        for duration in (2.0, 7.3):
+            rng = np.random.default_rng([1, index])
+            for question in questions_of(scene, file, rng, size, duration=duration):
+                example = lay_out(assistant.processor, [question], "clip", duration=duration)
+                reply = assistant.processor.tokenizer.decode(example.input_ids[example.labels >= 0])
+                said = [int(number) for number in re.findall(r"in Frame (\d+)", reply, re.IGNORECASE)]
+                seen = [seconds * NUM_FRAMES / duration + 1 for seconds in question.meta.get("key_frames", [])]
+                assert said == pytest.approx(seen, abs=0.01), (question, reply)
+                for event in re.finditer(r"In Frame (\d+) the \w+ \w+ appears", reply):
+                    times = [event.time for event in scene.events if event.kind == "appear"]
+                    before, at = ([-1.0, *file.moments][int(event[1]) + shift] for shift in (-1, 0))
+                    assert any(before < time <= at + 1e-3 for time in times), (question, reply)
+                cited += len(said)
+    assert cited > 100
+
+
 class Damaged:
     """Tokens of clips on a disk that fails."""
 
@@ -504,7 +525,7 @@ def test_the_card_reports_replies_about_videos_without_shapes(tmp_path):
     report.pop("real_videos", None)
     (done / "report.json").write_text(json.dumps(report))
     for _ in range(2):  # the second time over what the first has left
-        ship(RecipeRun(done, TINY, 0, "cpu", False, 1), tmp_path / "shipped", [tmp_path / "noise.mp4"])
+        ship(done, tmp_path / "shipped", [tmp_path / "noise.mp4"])
         assert replaceable(tmp_path / "shipped")
     shipped = json.loads((tmp_path / "shipped" / "report.json").read_text())
     found = shipped.pop("real_videos")

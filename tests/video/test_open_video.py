@@ -447,7 +447,7 @@ def test_a_folder_without_images(tmp_path):
     for name in (None, "notes.txt"):
         if name is not None:
             (tmp_path / name).touch()
-        with pytest.raises(VideoError, match="the folder contains no images"):
+        with pytest.raises(VideoError, match="the folder contains no videos and no images"):
             opened(tmp_path, fps=3.0)
 
 

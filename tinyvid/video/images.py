@@ -91,7 +91,7 @@ def open_folder(folder: Path, fps: float | None) -> Source:
     except OSError as error:
         raise VideoError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
     if not files:
-        raise VideoError(f"{folder}: the folder contains no images; give a folder with the frames of one video")
+        raise VideoError(f"{folder}: the folder contains no videos and no images; give one with the frames of a video")
     if strange:
         raise VideoError(
             f"{folder}: {min(strange)!r} is not an image ({len(strange)} of {len(files) + len(strange)} entries are "

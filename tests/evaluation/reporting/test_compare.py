@@ -140,6 +140,8 @@ def test_the_program_lists_the_runs_of_a_folder(tmp_path):
     assert program._folders(f"{tmp_path}/c, d") == [f"{tmp_path}/c, d"]
     with pytest.raises(ConfigError, match="matches no finished run"):
         program._folders(f"{tmp_path}/empty/*")
+    with pytest.raises(ConfigError, match="has brackets; separate folders by commas"):
+        program._folders("[a,b]")
 
 
 def test_the_marks_of_several_runs_stand_side_by_side(tmp_path):

@@ -1,9 +1,10 @@
-"""The arms of ``experiment=chain_of_frames_shapes``, from the drawn clip to the marks of its reply."""
+"""The arms of Chain-of-Frames, from the drawn clip to the marks of its reply."""
 
 from dataclasses import replace
 
 import pytest
 
+from tests.factories import NUMBERED_FRAMES
 from tinyvid import Assistant, compose
 from tinyvid.evaluation.scoring.references import answer_part, marks
 from tinyvid.types import IGNORE_INDEX
@@ -14,8 +15,7 @@ SAMPLERS = ([], ["sampler=fps", "sampler.fps=4"], ["sampler=midpoint", "sampler.
 
 @pytest.fixture(scope="module", params=SAMPLERS, ids=["uniform", "fps", "midpoint"])
 def processor(request):
-    config = compose(["experiment=chain_of_frames_shapes", *request.param], config="train")
-    return Assistant.from_config(config, device="meta").processor
+    return Assistant.from_config(compose([*NUMBERED_FRAMES, *request.param]), device="meta").processor
 
 
 def samples(arm):

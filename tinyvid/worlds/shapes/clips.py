@@ -126,11 +126,9 @@ class SetOptions:
         if self.traces is None:
             return list(questions)
         rng = np.random.default_rng([SPLITS.index(self.split), self.seed, index, 1])  # leaves the questions unchanged
-        frames = np.linspace(0, num_frames - 1, self.frames, dtype=int).tolist()
-        return [
-            traced(question, scene, rng, style=self.traces, num_frames=num_frames, fps=fps, frames=frames)
-            for question in questions
-        ]
+        moments = sampled_times(num_frames, self.frames)
+        seconds = [frame / fps for frame in np.linspace(0, num_frames - 1, self.frames, dtype=int).tolist()]
+        return [traced(each, scene, rng, style=self.traces, moments=moments, seconds=seconds) for each in questions]
 
     def draw_scene(self, rng: np.random.Generator) -> Scene:
         """Draw a scene with these options; raises the errors of ``sample_scene``."""

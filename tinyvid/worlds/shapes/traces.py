@@ -32,9 +32,8 @@ def traced(
     rng: np.random.Generator,
     *,
     style: TraceStyle,
-    num_frames: int,
-    fps: float,
-    frames: Sequence[int],
+    moments: np.ndarray,
+    seconds: Sequence[float],
 ) -> SceneQuestion:
     """Put a trace before a reply, and add ``key_frames`` to ``meta``: the times of its evidence in seconds.
 
@@ -46,11 +45,9 @@ def traced(
         rng: Draws the frames of ``shuffled``.
         style: ``cited`` refers to the evidence, ``text`` leaves the references out, and ``shuffled`` refers to random
             frames that the model sees.
-        num_frames: Number of frames of the clip.
-        fps: Frames per second of the clip.
-        frames: Indices of the frames that the model sees.
+        moments: Times of the frames that the model sees, from 0 to 1.
+        seconds: Times of the same frames in seconds of the clip.
     """
-    moments = frame_times(num_frames)[list(frames)]
     told: dict[int, list[str]] = {}  # what each frame shows
     for time in sorted(question.meta["times"]):
         for exact, statement in _statements(question, scene, time):
@@ -60,15 +57,15 @@ def traced(
             told.setdefault(place, []).append(statement)
     if not told:
         return question
-    seconds = [round(frames[place] / fps, 3) for place in told]
-    places = rng.choice(len(frames), len(told)) if style == "shuffled" else list(told)
+    places = rng.choice(len(moments), len(told)) if style == "shuffled" else list(told)
     clauses = [" and ".join(statements) for statements in told.values()]
     if style != "text":
-        cited = [round(frames[place] / fps, 3) for place in places]
-        clauses = [f"in {marker('frame', at)} {clause}" for at, clause in zip(cited, clauses, strict=True)]
+        cited = [marker("frame", round(seconds[place], 3)) for place in places]
+        clauses = [f"in {at} {clause}" for at, clause in zip(cited, clauses, strict=True)]
     trace = ", ".join(clauses)
     reply = f"{trace[0].upper()}{trace[1:]}. Answer: {question.reply}"
-    return replace(question, reply=reply, meta={**question.meta, "key_frames": seconds})
+    evidence = [round(seconds[place], 3) for place in told]
+    return replace(question, reply=reply, meta={**question.meta, "key_frames": evidence})
 
 
 def key_frames(times: Sequence[float], *, num_frames: int, fps: float, frames: Sequence[int]) -> list[float]:
