@@ -40,6 +40,29 @@ def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True,
     return folder
 
 
+def save_clip(folder: Path, *, whole: bool = False) -> Path:
+    """Write CLIP or its vision encoder, with 3 blocks, width 24, 4 x 4 patches of 14 pixels and a class token."""
+    from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
+
+    vision = {
+        "hidden_size": 24,
+        "image_size": 56,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "patch_size": 14,
+    }
+    text = {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    if whole:
+        config = CLIPConfig(text_config=text | {"vocab_size": 32}, vision_config=vision, projection_dim=16)
+        CLIPModel(config).save_pretrained(folder)
+    else:
+        CLIPVisionModel(CLIPVisionConfig(**vision)).save_pretrained(folder)
+    write_preprocessor(folder, size=56, crop_size=56, image_mean=[0.5] * 3, image_std=[0.3] * 3, resample=3)
+    return folder
+
+
 def write_preprocessor(folder: Path, **settings: object) -> None:
     """Write the image processor settings of a transformers model."""
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
@@ -77,4 +100,9 @@ def save_open_clip(folder: Path, *, text: bool = True, **vision: object) -> Path
     return folder
 
 
-TOWERS: dict[str, Callable[[Path], Path]] = {"siglip": save_siglip, "timm": save_timm, "open_clip": save_open_clip}
+TOWERS: dict[str, Callable[[Path], Path]] = {
+    "siglip": save_siglip,
+    "clip": save_clip,
+    "timm": save_timm,
+    "open_clip": save_open_clip,
+}

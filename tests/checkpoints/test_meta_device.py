@@ -10,7 +10,12 @@ from tinyvid import Assistant, CheckpointError, ConfigError, compose
 from tinyvid.registry import VISION_TOWERS
 
 LAYOUTS = sorted(path.name for path in TINYLLAVA_VIDEO.iterdir() if path.is_dir())
-OPTION_OF = {"siglip": "siglip_base_224", "timm": "timm_siglip_base_224", "open_clip": "open_clip_vit_b32_224"}
+OPTION_OF = {
+    "siglip": "siglip_base_224",
+    "clip": "clip_vit_b16_224",
+    "timm": "timm_siglip_base_224",
+    "open_clip": "open_clip_vit_b32_224",
+}
 
 
 def assert_alike(shapes: Assistant, whole: Assistant) -> None:

@@ -94,7 +94,12 @@ def test_quantized_weights_are_counted_to_the_byte(models, quant):
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_kind_of_tower_is_measured_without_weights(models, tmp_path, tower):
     parts = [x for x in tiny_overrides(models) if not x.startswith("vision_tower")]
-    option = {"siglip": "siglip_base_224", "timm": "timm_siglip_base_224", "open_clip": "open_clip_siglip_base_224"}
+    option = {
+        "siglip": "siglip_base_224",
+        "clip": "clip_vit_b16_224",
+        "timm": "timm_siglip_base_224",
+        "open_clip": "open_clip_siglip_base_224",
+    }
     path = TOWERS[tower](tmp_path / tower)
     config = settings(*parts, f"vision_tower={option[tower]}", f"vision_tower.path={path}", "dtype=float32")
     real = Assistant.from_config(config, device="cpu").model.vision_tower

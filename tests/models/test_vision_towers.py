@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
-from tests.towers import TOWERS, save_open_clip, save_siglip, save_timm, write_preprocessor
+from tests.towers import TOWERS, save_clip, save_open_clip, save_siglip, save_timm, write_preprocessor
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.models.vision_towers.metadata import blocks_to_run
@@ -169,7 +169,8 @@ class Evil:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [
-    ("siglip", "pytorch_model.bin"), ("timm", "pytorch_model.bin"), ("open_clip", "open_clip_pytorch_model.bin")
+    ("siglip", "pytorch_model.bin"), ("clip", "pytorch_model.bin"), ("timm", "pytorch_model.bin"),
+    ("open_clip", "open_clip_pytorch_model.bin")
 ])  # fmt: skip
 def test_pickled_code_is_refused(name, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -221,7 +222,7 @@ def hub(tmp_path, monkeypatch) -> Callable[[Path], str]:
 @pytest.mark.parametrize("revision", [None, COMMIT], ids=["newest", "commit"])
 def test_hub_ids_load_from_its_cache(saved, hub, revision):
     name, folder = saved
-    path = hub(folder) if name == "siglip" else f"hf-hub:{hub(folder)}"
+    path = hub(folder) if name in ("siglip", "clip") else f"hf-hub:{hub(folder)}"
     tower, local = build(name, path, revision=revision), build(name, folder)
     pixels = random_pixels(56)
     assert torch.equal(tower(pixels), local(pixels))
@@ -347,6 +348,60 @@ def test_siglip_refuses_another_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": {}}))
     with pytest.raises(ConfigError, match=r"of type 'clip', which is not SigLIP.*open_clip"):
         build("siglip", tmp_path)
+
+
+# --- clip -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 1])
+def test_clip_equals_hidden_states_of_transformers(layer, tmp_path):
+    tower = build("clip", save_clip(tmp_path), layer=layer)
+    pixels = random_pixels(56)
+    hidden_states = tower.model(pixels, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(tower(pixels), hidden_states[layer][:, 1:], atol=1e-6, rtol=1e-5)
+
+
+def test_clip_from_the_whole_model(tmp_path, caplog):
+    whole = build("clip", save_clip(tmp_path / "whole", whole=True))
+    assert "text_model" not in caplog.text
+    whole.save(tmp_path / "half")
+    half = build("clip", tmp_path / "half")
+    assert torch.equal(whole(random_pixels(56)), half(random_pixels(56)))
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["model_type"] == "clip_vision_model"
+
+
+@pytest.mark.parametrize(("settings", "image"), [
+    ({}, ImageSpec(56, HALF, (0.3, 0.3, 0.3), "bicubic", "crop")),
+    ({"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}},
+     ImageSpec(56, HALF, (0.3, 0.3, 0.3), "bicubic", "crop", 0.875)),
+    ({"size": {"height": 56, "width": 56}}, ImageSpec(56, HALF, (0.3, 0.3, 0.3), "bicubic", "stretch")),
+])  # fmt: skip
+def test_clip_image_spec_from_its_preprocessor(settings, image, tmp_path):
+    folder = save_clip(tmp_path)
+    write_preprocessor(folder, **json.loads((folder / "preprocessor_config.json").read_text()) | settings)
+    tower = build("clip", folder)
+    assert tower.image == image
+    tower.save(tmp_path / "again")
+    assert build("clip", tmp_path / "again").image == image
+
+
+def test_clip_without_preprocessor_uses_its_own_training(tmp_path):
+    (save_clip(tmp_path) / "preprocessor_config.json").unlink()
+    image = build("clip", tmp_path).image
+    assert (image.size, image.resize, image.crop_pct) == (56, "crop", 1.0)
+    assert image.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
+    assert image.std == pytest.approx((0.2686, 0.2613, 0.2758), abs=1e-4)
+
+
+def test_clip_refuses_images_that_are_not_square(tmp_path):
+    write_preprocessor(save_clip(tmp_path), size={"shortest_edge": 56}, do_center_crop=False)
+    with pytest.raises(CheckpointError, match=r"size {'shortest_edge': 56} does not match the tower's input of 56"):
+        build("clip", tmp_path)
+
+
+def test_clip_refuses_another_model(tmp_path):
+    with pytest.raises(ConfigError, match=r"of type 'siglip_vision_model', which is not CLIP.*open_clip"):
+        build("clip", save_siglip(tmp_path))
 
 
 # --- timm -------------------------------------------------------------------------------------------------------
@@ -540,12 +595,12 @@ def test_open_clip_refuses_a_damaged_configuration(tmp_path):
         build("open_clip", folder)
 
 
-@pytest.mark.parametrize("name", ["siglip", "timm", "open_clip"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_with_too_many_layers_is_refused_immediately(name, tmp_path):
     folder = TOWERS[name](tmp_path / "tower")
     file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
     settings = json.loads(file.read_text())
-    if name == "siglip":
+    if name in ("siglip", "clip"):
         settings["num_hidden_layers"] = 10**9
     elif name == "timm":
         settings["model_args"] = {"depth": 10**9}

@@ -13,7 +13,7 @@ from tinyvid.build import build_connector
 from tinyvid.errors import ConfigError
 from tinyvid.models.folders import loading
 from tinyvid.models.video_llm import VideoLLM
-from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
+from tinyvid.models.vision_towers import clip, siglip
 from tinyvid.models.weights import building_on, read_config
 from tinyvid.registry import VISION_TOWERS
 
@@ -28,6 +28,7 @@ def _config(model_type: str, sizes: tuple[int, ...], **settings: Any) -> dict[st
 _QWEN = {"vocab_size": 151_936, "num_key_value_heads": 2, "tie_word_embeddings": True}
 _PHI_2 = _config("phi", (2560, 10_240, 32, 32), vocab_size=51_200, tie_word_embeddings=False)
 _SIGLIP_BASE_224 = _config("siglip_vision_model", (768, 3072, 12, 12), image_size=224, patch_size=16)
+_CLIP = "clip_vision_model"
 _SIGLIP_SO400M_384 = _config("siglip_vision_model", (1152, 4304, 27, 16), image_size=384, patch_size=14)
 # From the config.json of these hub repositories; only values that determine shapes.
 KNOWN: dict[str, dict[str, Any]] = {
@@ -41,6 +42,13 @@ KNOWN: dict[str, dict[str, Any]] = {
     "google/siglip2-base-patch16-224": _SIGLIP_BASE_224,
     "google/siglip-so400m-patch14-384": _SIGLIP_SO400M_384,
     "google/siglip2-so400m-patch14-384": _SIGLIP_SO400M_384,
+    "openai/clip-vit-base-patch16": _config(_CLIP, (768, 3072, 12, 12), image_size=224, patch_size=16),
+    "openai/clip-vit-large-patch14-336": _config(_CLIP, (1024, 4096, 24, 16), image_size=336, patch_size=14),
+}
+# For the towers in the table: the class of transformers, ours, and the preprocessing.
+_TOWERS: dict[str, tuple[str, Any, Any]] = {
+    "siglip": ("SiglipVisionModel", siglip.SiglipTower, siglip.default_image_spec),
+    "clip": ("CLIPVisionModel", clip.ClipTower, clip.default_image_spec),
 }
 
 
@@ -83,15 +91,16 @@ def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _tower(group: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    settings = _known(group["path"], group["revision"]) if group["name"] == "siglip" else None
+    settings = _known(group["path"], group["revision"]) if group["name"] in _TOWERS else None
     if settings is None:
         return VISION_TOWERS.build(group, dtype=dtype)
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    import transformers  # heavy: only to build a model
 
-    config = SiglipVisionConfig(**settings)
-    model = SiglipVisionModel(config).to(dtype)
-    options = {option: group[option] for option in ("layer", "select", "final_norm")}
-    return SiglipTower(model, default_image_spec(config), **options)
+    name, tower_class, image_spec = _TOWERS[group["name"]]
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**settings)).to(dtype)
+    options = {key: value for key, value in group.items() if key not in ("name", "path", "revision", "resize")}
+    return tower_class(model, image_spec(model.config), **options)
 
 
 def _known(path: str, revision: str | None) -> dict[str, Any] | None:

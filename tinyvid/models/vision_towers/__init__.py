@@ -3,12 +3,14 @@
 Importing this package registers them. The library of a tower is imported when the tower is built:
 
     siglip     SigLIP through transformers
+    clip       CLIP through transformers
     timm       any vision transformer of timm
     open_clip  CLIP, SigLIP and other vision transformers of open_clip
 """
 
+from tinyvid.models.vision_towers.clip import ClipTower
 from tinyvid.models.vision_towers.open_clip import OpenClipTower
 from tinyvid.models.vision_towers.siglip import SiglipTower
 from tinyvid.models.vision_towers.timm import TimmTower
 
-__all__ = ["OpenClipTower", "SiglipTower", "TimmTower"]
+__all__ = ["ClipTower", "OpenClipTower", "SiglipTower", "TimmTower"]

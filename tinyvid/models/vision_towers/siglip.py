@@ -1,27 +1,19 @@
 """SigLIP through transformers."""
 
-import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tinyvid.errors import CheckpointError, ConfigError
-from tinyvid.files import read_json
+from tinyvid.errors import ConfigError
 from tinyvid.models.folders import CONFIG, opened, settings_in
-from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, image_spec, resized
+from tinyvid.models.vision_towers.metadata import Resize, blocks_to_run, resized
+from tinyvid.models.vision_towers.preprocessor import PREPROCESSOR, read_image_spec, write_image_spec
 from tinyvid.models.weights import check_sizes, load_pretrained
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
-
-logger = logging.getLogger(__name__)
-
-PREPROCESSOR = "preprocessor_config.json"
-# Pillow's numbers
-_FILTERS: dict[int, Literal["lanczos", "bilinear", "bicubic"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @VISION_TOWERS.register("siglip")
@@ -63,7 +55,7 @@ def siglip(
         check_sizes("vision_tower", path, stored)
         config = SiglipVisionConfig(**stored.get("vision_config", stored))
         _blocks(layer, config.num_hidden_layers, final_norm)
-        image = resized(_read_image_spec(folder, path, config), resize)
+        image = resized(read_image_spec(folder, f"vision_tower.path={path!r}", default_image_spec(config)), resize)
     # Skip the text tower of a whole SigLIP model without a warning that lists its tensors.
     unread = {"_keys_to_ignore_on_load_unexpected": [r"^text_model\.", r"^logit_(scale|bias)$"]}
     vision_half = type(SiglipVisionModel.__name__, (SiglipVisionModel,), unread)
@@ -145,7 +137,7 @@ class SiglipTower(nn.Module):
     def save(self, directory: Path) -> None:
         """Write the vision tower in the layout of transformers, with its preprocessor_config.json."""
         self.model.save_pretrained(directory)
-        (directory / PREPROCESSOR).write_text(json.dumps(_to_processor(self.image), indent=2), encoding="utf-8")
+        write_image_spec(directory, self.image, "SiglipImageProcessor")
 
 
 def _blocks(layer: int, num_blocks: int, final_norm: bool) -> int:
@@ -162,79 +154,3 @@ def _blocks(layer: int, num_blocks: int, final_norm: bool) -> int:
 def default_image_spec(config: Any) -> ImageSpec:
     """Return the preprocessing of SigLIP's training: frames stretched to a square, values in [-1, 1]."""
     return ImageSpec(size=config.image_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
-def _read_image_spec(folder: Path, path: str, config: Any) -> ImageSpec:
-    if not (folder / PREPROCESSOR).is_file():
-        logger.warning("%s has no %s; using the preprocessing of SigLIP's training", path, PREPROCESSOR)
-        return default_image_spec(config)
-    return from_processor(read_json(folder / PREPROCESSOR), config, f"{PREPROCESSOR} of vision_tower.path={path!r}")
-
-
-def from_processor(processor: Mapping[str, Any], config: Any, where: str) -> ImageSpec:
-    """Translate the settings of an image processor of transformers; missing ones default to SigLIP's.
-
-    Args:
-        processor: Content of a preprocessor_config.json.
-        config: Configuration of the tower, with ``image_size``.
-        where: Source of the settings, for messages.
-
-    Raises:
-        CheckpointError: A setting is not supported, or does not match the tower.
-    """
-    default = default_image_spec(config)
-    size = processor.get("size") or {}
-    side, resize, crop_pct, longest_edge = config.image_size, default.resize, 1.0, None
-    if "shortest_edge" in size:
-        crop = processor.get("crop_size") or {}
-        side, resize = crop.get("height"), "crop"
-        crop_pct = (side or 0) / size["shortest_edge"]
-    elif "longest_edge" in size:
-        longest_edge = size["longest_edge"]
-        side = (processor.get("max_image_size") or {}).get("longest_edge")
-    elif size:
-        side = size.get("height") if size.get("height") == size.get("width") else None
-    if side != config.image_size:
-        raise CheckpointError(
-            f"{where}: size {size} does not match the tower's input of {config.image_size} pixels; correct the file"
-        )
-    steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
-    if steps or not abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) <= 1e-4:
-        raise CheckpointError(
-            f"{where}: the setting of {steps or 'rescale_factor'} is not supported; frames are always rescaled "
-            "to [0, 1], resized and normalized"
-        )
-    if processor.get("resample", 3) not in _FILTERS:
-        known = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
-        raise CheckpointError(f"{where}: resample={processor['resample']!r:.40} is not supported; use {known}")
-    settings = {
-        "mean": processor.get("image_mean", default.mean),
-        "std": processor.get("image_std", default.std),
-        "interpolation": _FILTERS[processor.get("resample", 3)],
-    }
-    return image_spec(settings, side, where, resize=resize, crop_pct=crop_pct, longest_edge=longest_edge)
-
-
-def _to_processor(image: ImageSpec) -> dict[str, Any]:
-    square = {"height": image.size, "width": image.size}
-    sizes: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
-    if image.resize == "crop":
-        shortest = {"shortest_edge": round(image.size / image.crop_pct)}
-        sizes |= {"size": shortest, "do_center_crop": True, "crop_size": square}
-    if image.longest_edge is not None:  # Idefics3's processor has the two resizes, and tiles unless told otherwise
-        sizes |= {
-            "image_processor_type": "Idefics3ImageProcessor",
-            "size": {"longest_edge": image.longest_edge},
-            "max_image_size": {"longest_edge": image.size},
-            "do_image_splitting": False,
-        }
-    return {
-        **sizes,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-        "resample": next(number for number, name in _FILTERS.items() if name == image.interpolation),
-        "rescale_factor": 1 / 255,
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-    }
