@@ -81,6 +81,34 @@ def save_timm(folder: Path, architecture: str = "vit_tiny_patch16_224", **option
     return folder
 
 
+_TINY_QWEN3 = {"img_size": 64, "embed_dim": 32, "depth": 3, "num_heads": 2, "pos_embed_grid_size": 4}
+# Architectures whose features are grids, with the options of a small one. timm computes the third and the last in NHWC.
+GRIDS: dict[str, dict[str, object]] = {
+    "test_efficientnet": {},
+    "mobilenetv3_small_050": {},
+    "test_mambaout": {},
+    "fastvit_t8": {"layers": (1, 1, 1, 1)},
+    "qwen3_vit_88m": _TINY_QWEN3,
+    "qwen3_vit_88m_enc": _TINY_QWEN3,
+}
+
+
+def save_grids(folder: Path, architecture: str) -> Path:
+    """Write a small random model of timm whose features are grids, for images of 64 pixels."""
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    size = {"input_size": (3, 64, 64), "pool_size": (2, 2)}
+    model = timm.create_model(architecture, pretrained_cfg_overlay=size, **GRIDS[architecture])
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # as if it had been trained
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    save_for_hf(model, str(folder), model_args=GRIDS[architecture], safe_serialization=True)
+    return folder
+
+
 def save_open_clip(folder: Path, *, text: bool = True, **vision: object) -> Path:
     """Write an open_clip CLIP whose image tower has 3 blocks, width 64, 4 x 4 patches and a class token."""
     import open_clip

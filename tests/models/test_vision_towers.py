@@ -476,14 +476,6 @@ def test_timm_drops_the_classifier(tmp_path):
     assert not any(name.startswith("head") for name, _ in tower.model.named_parameters())
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "convnext_tiny", "swin_tiny_patch4_window7_224"])
-def test_timm_without_patch_tokens(architecture):
-    with pytest.raises(
-        ConfigError, match=f"{architecture}.*does not return patch tokens; choose a plain vision transformer"
-    ):
-        build("timm", architecture)
-
-
 @pytest.mark.parametrize(("path", "message"), [
     ("vit_base_patch16_siglip_225", "Did you mean .*vit_base_patch16_siglip_224"),
     ("vit_base_patch16_siglip_224.webly", "no such weights. Tags of 'vit_base_patch16_siglip_224': .*webli"),
@@ -572,8 +564,6 @@ def test_open_clip_by_architecture_and_tag(tmp_path, monkeypatch):
     ("ViT-B-16-SigLIP:laion", "no weights with the tag 'laion'. Write ViT-B-16-SigLIP:<tag>; available tags: webli"),
     ("ViT-B-16-SigLIP", "Write ViT-B-16-SigLIP:<tag>"),
     ("ViT-B-32:openai", "trained with QuickGELU.* choose the architecture ViT-B-32-quickgelu"),
-    ("RN50-quickgelu:openai", "does not return patch tokens; choose a plain vision transformer"),
-    ("convnext_base:laion400m_s13b_b51k", "does not return patch tokens"),
 ])  # fmt: skip
 def test_open_clip_names_that_cannot_be_used(path, message):
     with pytest.raises(ConfigError, match=message):

@@ -13,8 +13,8 @@ MIN_CROP = 0.1  # an image is resized to this fraction before it is cropped
 HUB, LOCAL = "hf-hub:", "local-dir:"  # prefixes of paths of timm and open_clip
 
 
-def blocks_to_run(layer: int, num_blocks: int) -> int:
-    """Return the number of transformer blocks that compute ``hidden_states[layer]``, indexed as in transformers.
+def blocks_to_run(layer: int, num_blocks: int, unit: str = "blocks") -> int:
+    """Return the number of blocks (or stages) that compute ``hidden_states[layer]``, indexed as in transformers.
 
     Index 0 is the input of the first block and -1 the output of the last block.
 
@@ -24,8 +24,8 @@ def blocks_to_run(layer: int, num_blocks: int) -> int:
     blocks = layer if layer >= 0 else num_blocks + 1 + layer
     if not 1 <= blocks <= num_blocks:
         raise ConfigError(
-            f"vision_tower.layer={layer} is out of range: this tower has {num_blocks} blocks, "
-            f"so use -{num_blocks} .. -1 (-1 is the last block) or 1 .. {num_blocks}"
+            f"vision_tower.layer={layer} is out of range: this tower has {num_blocks} {unit}, "
+            f"so use -{num_blocks} .. -1 (-1 is the last of the {unit}) or 1 .. {num_blocks}"
         )
     return blocks
 

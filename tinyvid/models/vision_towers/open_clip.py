@@ -1,4 +1,4 @@
-"""Vision transformers of open_clip: the image towers of CLIP, SigLIP and others. Text towers are dropped."""
+"""Image towers of open_clip: CLIP, SigLIP, MobileCLIP and others. Text towers are dropped."""
 
 import json
 from collections.abc import Mapping
@@ -33,12 +33,13 @@ def open_clip(
         path: Architecture and tag of its weights (``ViT-B-16-SigLIP:webli``), ``hf-hub:<id>``, or a directory with
             ``open_clip_config.json`` and weights.
         revision: Commit, branch or tag of a hub id.
-        layer: Index of the hidden state to return; -2 is the output of the second-to-last block.
+        layer: Index of the hidden state to return; -2 is the output of the second-to-last block, or of the
+            second-to-last stage of a model that reduces its resolution, such as ConvNeXt.
         resize: How frames become square; ``auto`` follows open_clip's metadata, which crops the sides for CLIP.
         dtype: Dtype of the weights.
 
     Raises:
-        ConfigError: The architecture or tag is unknown, the model does not return patch tokens, or ``layer`` is out
+        ConfigError: The architecture or tag is unknown, the model returns no grids of features, or ``layer`` is out
             of range.
         CheckpointError: The path cannot be read, or its weights do not match.
     """
@@ -56,13 +57,13 @@ def open_clip(
                 config = _read_config(folder, path)
                 (file,) = weight_files(folder, *WEIGHTS)
                 tensors = {k.removeprefix(_VISUAL): v for k, v in read_tensors(file).items() if k.startswith(_VISUAL)}
-                features = _probe(config, layer, path, tensors)
+                features, num_blocks = _probe(config, layer, path, tensors)
                 model = _build(config)
                 load_strict(model, tensors, part="vision_tower", where=file)
         else:
             architecture, tag = _architecture_and_tag(path, revision)
             config = {"model_cfg": open_clip.get_model_config(architecture)}
-            features = _probe(config, layer, path)
+            features, num_blocks = _probe(config, layer, path)
             if without_weights():
                 model, stored = _build(config), open_clip.get_pretrained_cfg(architecture, tag)
                 config["preprocess_cfg"] = {key: stored[key] for key in _PREPROCESSING if key in stored}
@@ -70,7 +71,7 @@ def open_clip(
                 model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True).visual
                 config["preprocess_cfg"] = model.preprocess_cfg
         image = resized(_image_spec(config, model, path), resize)
-    return OpenClipTower(model.eval().to(dtype=dtype), image, features, config=config, layer=layer)
+    return OpenClipTower(model.eval().to(dtype=dtype), image, features, num_blocks, config=config)
 
 
 class OpenClipTower(IntermediateTower):
@@ -80,15 +81,10 @@ class OpenClipTower(IntermediateTower):
     norm = "normalize_intermediates"
 
     def __init__(
-        self, model: Any, image: ImageSpec, features: FeatureSpec, *, config: Mapping[str, Any], layer: int = -2
+        self, model: Any, image: ImageSpec, features: FeatureSpec, num_blocks: int, *, config: Mapping[str, Any]
     ) -> None:
-        super().__init__(model, image, features, layer=layer)
+        super().__init__(model, image, features, num_blocks)
         self.config = config
-
-    @staticmethod
-    def blocks(model: Any) -> Any:
-        """Return the transformer blocks of a model, which may be a timm model."""
-        return model.trunk.blocks if hasattr(model, "trunk") else model.transformer.resblocks
 
     def save(self, directory: Path) -> None:
         """Write the image tower in the layout of open_clip, without the text tower."""
@@ -157,8 +153,8 @@ def _build(config: Mapping[str, Any]) -> Any:
 
 def _probe(
     config: Mapping[str, Any], layer: int, path: str, tensors: Mapping[str, Tensor] | None = None
-) -> FeatureSpec:
-    """Return the shape of the features of the tower in ``config``, after comparing it with its weights."""
+) -> tuple[FeatureSpec, int]:
+    """Probe the tower in ``config``, after comparing it with its weights; see ``IntermediateTower.probe``."""
     with torch.device("meta"):
         model = _build(config)
         if tensors is not None:

@@ -1,9 +1,8 @@
-"""Vision transformers of timm: SigLIP, CLIP, DINOv2, DINOv3, EVA, DeiT, and others that return patch tokens."""
+"""Image models of timm: vision transformers (SigLIP, CLIP, DINOv3, EVA) and models with stages (EfficientNet)."""
 
 import difflib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,18 +18,19 @@ from tinyvid.registry import VISION_TOWERS
 def timm(
     *, path: str, revision: str | None = None, layer: int = -2, resize: Resize = "auto", dtype: torch.dtype
 ) -> "TimmTower":
-    """Load a vision transformer of timm.
+    """Load an image model of timm: a vision transformer, or one whose stages return grids of features.
 
     Args:
         path: Architecture with the tag of its weights (``vit_base_patch16_siglip_224.webli``), ``hf-hub:<id>``, or a
             directory with ``config.json`` and ``model.safetensors`` as ``timm.models.save_for_hf`` writes them.
         revision: Commit, branch or tag of a hub id.
-        layer: Index of the hidden state to return; -2 is the output of the second-to-last block.
+        layer: Index of the hidden state to return; -2 is the output of the second-to-last block, or of the
+            second-to-last stage of a model that reduces its resolution, such as EfficientNet.
         resize: How frames become square; ``auto`` follows timm's metadata, which often crops the sides.
         dtype: Dtype of the weights.
 
     Raises:
-        ConfigError: The architecture is unknown or does not return patch tokens, or ``layer`` is out of range.
+        ConfigError: The architecture is unknown or returns no grids of features, or ``layer`` is out of range.
         CheckpointError: The path cannot be read, or its weights do not match.
     """
     try:
@@ -52,28 +52,24 @@ def timm(
                 load_strict(model, tensors, part="vision_tower", where=place)
         data = timm.data.resolve_model_data_config(model)
         side = square(data["input_size"][1:], f"vision_tower.path={path!r}")
-        features = TimmTower.probe(model, side, layer, path)
+        features, num_blocks = TimmTower.probe(model, side, layer, path)
 
         model = timm.create_model(name, pretrained=folder is None and bool(weights))
         if tensors is not None:
             load_strict(model, tensors, part="vision_tower", where=place)
-        model.reset_classifier(0)
+        if hasattr(model, "reset_classifier"):  # the encoders of Qwen3 have none
+            model.reset_classifier(0)
         crop = {"squash": "stretch", "border": "pad"}.get(data["crop_mode"], "crop")
         where = f"vision_tower.path={path!r}"
         image = resized(image_spec(data, side, where, resize=crop, crop_pct=data["crop_pct"]), resize)
-    return TimmTower(model.eval().to(dtype=dtype), image, features, layer=layer)
+    return TimmTower(model.eval().to(dtype=dtype), image, features, num_blocks)
 
 
 class TimmTower(IntermediateTower):
-    """Patch features of a vision transformer of timm; see ``IntermediateTower``."""
+    """Features of an image model of timm; see ``IntermediateTower``."""
 
     example = "vit_base_patch16_siglip_224"
     norm = "norm"
-
-    @staticmethod
-    def blocks(model: Any) -> Any:
-        """Return the transformer blocks of a model."""
-        return model.blocks
 
     def save(self, directory: Path) -> None:
         """Write the tower in the layout of timm, without the classifier."""
