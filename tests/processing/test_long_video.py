@@ -13,6 +13,7 @@ from tinyvid import Assistant, ConfigError, DataError, Message, Sample, Video, c
 from tinyvid.diagnostics.transcript import transcript
 from tinyvid.generation.decode import Decoding, generate
 from tinyvid.processing.layout import same_videos
+from tinyvid.text.numerals import in_words
 from tinyvid.types import IGNORE_INDEX, Cue, TokenBudget, TokenSpec
 from tinyvid.video.samplers import Content
 
@@ -77,6 +78,42 @@ def test_labels_and_times(models, monkeypatch):
     assert "USER: [1 0:00] . |[2 0:01] . Hello there.|[3 0:02] . Bye.|\nWhat?" in read(processor, example)
 
 
+HEADED = ["template.heading=' {count_words} frames, {duration}:|'", "template.user_prefix='USER:'"]
+
+
+def test_a_heading_comes_once_before_the_frames_of_each_video(models):
+    processor = build(models, *HEADED, "template.frame='{clock}{video} '").processor
+    text = read(processor, processor(Sample(chat("What?"), video=[film(3), film(1, cues=())])))
+    assert "USER: three frames, 0:00:03:|00:00.. 00:01.. 00:02.. \n one frames, 0:00:01:|00:00.. \nWhat?" in text
+    assert "USER:What?" in read(processor, processor(Sample(chat("What?"))))
+
+
+def test_a_heading_is_tokenized_with_the_text_around_it(models):
+    processor = build(models, *HEADED, "template.frame='{clock}{video} '").processor
+    example = processor(Sample(chat("What?"), video=film(2)))
+    first = int(example.video_mask.nonzero()[0])
+    system = processor.template.system + " "
+    whole = processor.tokenizer(f"{system}USER: two frames, 0:00:02:|00:00", add_special_tokens=False).input_ids
+    assert example.input_ids[:first].tolist() == whole
+
+
+def test_a_heading_needs_no_tokens_per_frame(models):
+    processor = build(models, *HEADED, "connector.num_queries=16", connector="group").processor
+    text = read(processor, processor(Sample(chat("What?"), video=film(3, cues=()))))
+    assert f"USER: three frames, 0:00:03:|{'.' * 16}\nWhat?" in text
+
+
+def test_a_heading_counts_the_frames_that_fit(models):
+    overrides = ("llm.max_length=200", "sampler.overflow=fewer_frames", "template.frame='{clock}{video}'")
+    processor = build(models, *HEADED, *overrides).processor
+    layout = processor.plan(Sample(chat("What?"), video=array(80)))
+    (plan,) = layout.plans
+    assert 180 < len(layout.input_ids) <= 200
+    assert 1 < len(plan.indices) < 80
+    text = processor.tokenizer.decode(layout.input_ids)
+    assert f"USER: {in_words(len(plan.indices))} frames, 0:01:20:" in text
+
+
 def test_a_template_can_omit_subtitles(models):
     processor = build(models, "template.frame='{video}'").processor
     assert "USER: ............\nWhat?" in read(processor, processor(Sample(chat("What?"), video=film())))
@@ -135,9 +172,10 @@ def test_a_closing_token_refuses_text_between_frames(models):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({time}) {subtitle}"])
-def test_training_and_inference_read_the_same(models, frame):
-    processor = build(models, f"template.frame='{frame}'").processor
+@pytest.mark.parametrize("heading", ["", "{count_words} frames from {duration}|"])
+@pytest.mark.parametrize("frame", ["{video}{subtitle}", "Frame {i}: {video}{subtitle}", "{video} ({clock}) {subtitle}"])
+def test_training_and_inference_read_the_same(models, frame, heading):
+    processor = build(models, f"template.frame='{frame}'", f"template.heading='{heading}'").processor
     prompt = processor(Sample(chat("What?"), video=film()))
     learned = processor(Sample(chat("What?", "A dog."), video=film()))
     length = len(prompt.input_ids)

@@ -5,7 +5,16 @@ import yaml
 
 from tinyvid import ConfigError
 from tinyvid.config import CONF_DIR
-from tinyvid.text.frame_text import FRAME_LABEL, PLAIN, FrameRun, FrameText, clock, reference
+from tinyvid.text.frame_text import (
+    FRAME_LABEL,
+    PLAIN,
+    FrameRun,
+    FrameText,
+    clock,
+    long_time,
+    reference,
+    short_time,
+)
 
 
 def test_without_text_frames_are_one_run():
@@ -20,10 +29,10 @@ def test_subtitles_split_only_the_frames_that_have_them():
 
 
 def test_labels_times_and_subtitles():
-    style = FrameText("Frame {i} ({time}, {seconds} s): {video} {subtitle}\n")
+    style = FrameText("Frame {i} ({time}, {clock}, {seconds} s): {video} {subtitle}\n")
     assert style([0.0, 3661.25], ["", "Hi {i}."]) == [
-        FrameRun("Frame 1 (0:00, 0.0 s): ", 1),
-        FrameRun(" \nFrame 2 (1:01:01, 3661.2 s): ", 1),
+        FrameRun("Frame 1 (0:00, 00:00, 0.0 s): ", 1),
+        FrameRun(" \nFrame 2 (1:01:01, 61:01, 3661.2 s): ", 1),
         FrameRun(" Hi {i}.\n", 0),
     ]
 
@@ -41,7 +50,7 @@ def test_no_frame_is_lost(style):
     [
         ("Frame {i}", r"template.frame='Frame \{i\}' contains \{video\} 0 times; write it once"),
         ("{video}{video}", r"contains \{video\} 2 times"),
-        ("{video}{number}", "or a stray brace; use only {at}, {i}, {seconds}, {subtitle}, {time}, {video}"),
+        ("{video}{number}", "or a stray brace; use only {at}, {clock}, {i}, {seconds}, {subtitle}, {time}, {video}"),
         ("{video.__class__}", "has an unknown field or a stray brace"),
         ("{video!r}", "has an unknown field or a stray brace"),
         ("{seconds:.3f}{video}", "has an unknown field or a stray brace"),
@@ -55,9 +64,30 @@ def test_an_invalid_style_is_refused(style, message):
         FrameText(style)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.99, "0:00"), (61, "1:01"), (3599.9, "59:59"), (10800, "3:00:00")])
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+@pytest.mark.parametrize(
+    ("seconds", "short", "long", "minutes"),
+    [
+        (0.99, "0:00", "0:00:00", "00:00"),
+        (61, "1:01", "0:01:01", "01:01"),
+        (3599.9, "59:59", "0:59:59", "59:59"),
+        (3661.9, "1:01:01", "1:01:01", "61:01"),
+        (100000, "27:46:40", "27:46:40", "1666:40"),
+    ],
+)
+def test_times(seconds, short, long, minutes):
+    assert (short_time(seconds), long_time(seconds), clock(seconds)) == (short, long, minutes)
+
+
+def test_a_heading_counts_the_frames_and_gives_the_duration():
+    style = FrameText(heading="{count} = {count_words} frames from a {duration} video.\n")
+    assert style.head(21, 3661.9) == "21 = twenty-one frames from a 1:01:01 video.\n"
+    assert FrameText().head(21, 3661.9) == ""
+
+
+@pytest.mark.parametrize("heading", ["{video}", "{count:d}", "{count", "{}", "{i} frames"])
+def test_an_invalid_heading_is_refused(heading):
+    with pytest.raises(ConfigError, match=r"template.heading=.* use only {count}, {count_words}, {duration}"):
+        FrameText(heading=heading)
 
 
 def test_the_time_of_a_frame_in_the_words_of_the_template():

@@ -109,6 +109,31 @@ def test_fps_takes_one_frame_of_a_clip_of_no_duration(spacing):
     assert samplers.Fps(spacing=spacing)(VideoMeta(1, 1.0, 0.0, 8, 8)) == [0]
 
 
+@pytest.mark.parametrize("fps", [10.0, 24.0, 25.0, 30000 / 1001, 60.0])
+@pytest.mark.parametrize(("rate", "most", "skip"), [(1.0, 64, 1), (1.0, 64, 0), (2, 16, 1), (0.5, 7, 3)])
+def test_smolvlm_reproduces_its_video_processor(fps, rate, most, skip):
+    from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+    from transformers.video_utils import VideoMetadata
+
+    theirs, ours = SmolVLMVideoProcessor(), samplers.SmolVLM(fps=rate, max_frames=most, skip=skip)
+    for total in (1, 2, 7, 29, 30, 45, 100, 256, 401, 650, 1000, 1650, 1681, 1999, 4000, 9999):
+        meta = VideoMetadata(total_num_frames=total, fps=fps, duration=total / fps)
+        expected = theirs.sample_frames(meta, num_frames=most, fps=rate, skip_secs=skip)
+        assert ours(clip(total, fps)) == expected.tolist(), total
+
+
+def test_smolvlm_keeps_the_ends_of_a_clip_that_skipping_would_use_up():
+    assert samplers.SmolVLM(max_frames=1, skip=0.99)(clip(4, fps=1.0)) == [0]
+    assert samplers.SmolVLM(max_frames=2, skip=1.0)(VideoMeta(3, 1.0, 9.0, 8, 8)) == [1, 2]
+    assert samplers.SmolVLM(max_frames=2, skip=2.0)(VideoMeta(3, 1.0, 9.0, 8, 8)) == [0, 2]
+
+
+@pytest.mark.parametrize("skip", [-1.0, float("nan"), float("inf")])
+def test_smolvlm_refuses_a_skip_that_is_no_duration(skip):
+    with pytest.raises(ConfigError, match=f"skip={skip:g} must be a number of seconds of at least 0"):
+        samplers.SmolVLM(skip=skip)
+
+
 @pytest.mark.parametrize(
     ("total", "n", "first", "expected"),
     [
@@ -231,6 +256,7 @@ built = st.one_of(
     st.builds(
         samplers.Fps, fps=st.floats(0.01, 60), max_frames=st.integers(1, 200), spacing=st.sampled_from(["rate", "ends"])
     ),
+    st.builds(samplers.SmolVLM, fps=st.floats(0.01, 60), max_frames=st.integers(1, 200), skip=st.floats(0, 60)),
     st.builds(samplers.Midpoint, num_frames=st.integers(1, 200)),
     st.builds(samplers.Stepping, num_frames=st.integers(1, 200)),
 )

@@ -99,6 +99,33 @@ def pieces_of(
     return pieces
 
 
+def with_headings(
+    segments: Sequence[Segment],
+    slots: Sequence[Slot],
+    runs: Mapping[int, Sequence[FrameRun]],
+    plans: Plans,
+    style: FrameText,
+) -> tuple[list[Segment], dict[int, list[FrameRun]]]:
+    """Return segments with the heading of each video before it, and the runs that remain; arguments as ``pieces_of``.
+
+    A heading is one text with its surroundings, up to the first frame, because a tokenizer may merge their characters.
+    """
+    if not style.heading:
+        return list(segments), {video: list(parts) for video, parts in runs.items()}
+    heads, rests = {}, {}
+    for video, (first, *rest) in runs.items():
+        heads[video] = style.head(len(plans[video].indices), plans[video].duration) + first.text
+        rests[video] = [replace(first, text=""), *rest]
+    headed: list[Segment] = []
+    waiting = iter(slots)
+    for segment in segments:
+        if segment.kind == "video":
+            before = headed.pop().text if headed and headed[-1].kind == "prompt" else ""
+            headed.append(Segment("prompt", before + heads[next(waiting).video]))
+        headed.append(segment)
+    return headed, rests
+
+
 def joined(pieces: Sequence[Piece], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Concatenate pieces, and return ids, labels and the mask of video tokens, each (L,)."""
     ids: list[int] = []

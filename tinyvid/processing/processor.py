@@ -31,6 +31,7 @@ from tinyvid.processing.layout import (
     runs_of,
     same_videos,
     videos_per_message,
+    with_headings,
     with_moments,
 )
 from tinyvid.processing.planner import Plans, VideoPlan, fit
@@ -261,6 +262,7 @@ class Processor:
         )
         described = zip(sample.videos, clips, plans, cues, strict=True)
         runs = {number: runs_of(*parts, self.template) for number, parts in enumerate(described)}
+        segments, runs = with_headings(segments, slots, runs, plans, self.template.frame)
         pieces = [Piece(self._first_ids()), *pieces_of(segments, slots, runs, plans, self._tokenize)]
         return Layout(*joined(pieces, self.pad_id), slots=slots, clips=tuple(clips), plans=plans)
 

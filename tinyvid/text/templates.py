@@ -32,12 +32,13 @@ class TurnTemplate:
         separator: Text between a reply and the next turn.
         read_user_text: ``False`` omits the user text, for captioning stages that show only the video.
         frame: Format of a frame; see ``tinyvid.text.frame_text``. Without ``{subtitle}``, subtitles are omitted.
+        heading: Format of the text before the frames of each video; see ``tinyvid.text.frame_text``.
         control_tokens: Strings that the tokenizer must know as single tokens.
         time: Format of a time with one number; see ``tinyvid.text.moments``.
         time_steps: Number of steps that a clip is divided into for times; ``None`` for seconds after its start.
 
     Raises:
-        ConfigError: ``end`` is empty, or ``frame`` or ``time`` is invalid.
+        ConfigError: ``end`` is empty, or ``frame``, ``heading`` or ``time`` is invalid.
     """
 
     def __init__(  # noqa: PLR0913 - a template is its strings
@@ -55,6 +56,7 @@ class TurnTemplate:
         separator: str = "",
         read_user_text: bool = True,
         frame: str = PLAIN,
+        heading: str = "",
         control_tokens: list[str] = (),  # type: ignore[assignment]
         time: str = STYLE,
         time_steps: Annotated[int, AtLeast(1), AtMost(1000)] | None = None,
@@ -72,7 +74,7 @@ class TurnTemplate:
         self.end = end
         self.separator = separator
         self.read_user_text = read_user_text
-        self.frame = FrameText(frame)
+        self.frame = FrameText(frame, heading)
         self.moments = Moments(time, time_steps)
         self.control_tokens = tuple(control_tokens)
         self.stop = (end,)

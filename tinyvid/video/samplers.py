@@ -101,6 +101,45 @@ class Fps:
         return [ticks[i] for i in _ends(len(ticks), self.max_frames)]
 
 
+@SAMPLERS.register("smolvlm")
+@dataclass(kw_only=True)
+class SmolVLM:
+    """Take ``round(duration * fps)`` frames evenly, up to a cap, each at most once, and skip the ends of long clips.
+
+    SmolVLM2 uses this rule. A clip is long if ``duration - 2 * skip > max_frames * fps``.
+
+    Args:
+        fps: Frames to take per second of video.
+        max_frames: Maximum number of frames.
+        skip: Seconds to skip at both ends of a long clip; 0 for none.
+        overflow: As in ``fps``.
+
+    Raises:
+        ConfigError: ``fps`` or ``max_frames`` is not positive, or ``skip`` is negative.
+    """
+
+    looks: ClassVar[Literal[False]] = False
+
+    fps: PositiveFloat = 1.0
+    max_frames: PositiveInt = 64
+    skip: float = 1.0
+    overflow: Overflow = "refuse"
+
+    def __post_init__(self) -> None:
+        _check_positive("smolvlm", fps=self.fps, max_frames=self.max_frames)
+        if not 0 <= self.skip < math.inf:
+            raise ConfigError(f"sampler 'smolvlm': skip={self.skip:g} must be a number of seconds of at least 0")
+
+    def __call__(self, meta: VideoMeta) -> list[int]:
+        """Return at least one and at most ``max_frames`` different indices."""
+        count = max(1, min(round(self.fps * meta.duration), self.max_frames))
+        first, last = 0, meta.num_frames - 1
+        if self.skip and meta.duration - 2 * self.skip > self.max_frames * self.fps:
+            inner = int(self.skip * meta.fps), min(int(meta.num_frames - self.skip * meta.fps), last)
+            first, last = inner if inner[0] < inner[1] else (first, last)
+        return sorted({int(i) for i in np.linspace(first, last, count, dtype=int)})
+
+
 @SAMPLERS.register("midpoint")
 class Midpoint(_FixedCount):
     """Cut the clip into equal segments and take the middle of each: ``int(s / 2 + round(s * i))``, ``s = (N - 1) / n``.
