@@ -30,6 +30,7 @@ from tinyvid.command_line import CommandLine, leave_processes, readable_errors, 
 from tinyvid.config import CHANGEABLE, PARTS
 from tinyvid.data.datasets import held_out_rows
 from tinyvid.interrupts import Interrupted, Interrupts, unbroken_output
+from tinyvid.models.llms.packing import check_packing
 from tinyvid.outputs import owned
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
@@ -186,10 +187,11 @@ def packed(rows: Any, options: TrainOptions, loaded: Loaded) -> Any:
     """Return the rows, packed by video if the recipe says so.
 
     Raises:
-        ConfigError: The video tokens of the connector depend on the question.
+        ConfigError: The video tokens of the connector depend on the question, or the LLM mixes packed rows.
     """
     if options.pack == 1:
         return rows
+    check_packing(loaded.model.llm, loaded.processor.max_length)
     if loaded.processor.tokens.reads_question:
         name = loaded.groups["connector"]["name"]
         raise ConfigError(

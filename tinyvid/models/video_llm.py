@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyvid.caches import FeatureCache, check_frozen
-from tinyvid.errors import ConfigError, DataError
+from tinyvid.errors import DataError
+from tinyvid.models.llms.packing import check_packing
 from tinyvid.processing.batch import Batch, Output, VideoInput
 from tinyvid.processing.collate import positions_of, without_empty
 from tinyvid.protocols import Connector, VisionTower
@@ -84,15 +85,13 @@ class VideoLLM(nn.Module):
         """Return the attention mask of the LLM: (B, L), or (B, 1, L, L) for packed samples.
 
         Raises:
-            ConfigError: The attention implementation does not support masks of packed samples.
+            ConfigError: The LLM does not keep packed samples apart.
         """
         if batch.blocks is None:
             return batch.attention_mask
-        attention = self.llm.config._attn_implementation
-        if attention not in ("sdpa", "eager"):
-            raise ConfigError(f"recipe.pack above 1 needs llm.attention=sdpa or eager, not {attention!r}")
+        check_packing(self.llm, batch.blocks.shape[1])
         mask = _block_mask(batch.attention_mask, batch.blocks)
-        if attention == "sdpa":
+        if self.llm.config._attn_implementation == "sdpa":
             return mask
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
