@@ -55,6 +55,19 @@ def test_ids_and_labels_equal_the_original(case, tokenizer):
     assert labels == expected
 
 
+@pytest.mark.parametrize("system", [[], [Message("system", "Be brief.")]])
+def test_start_comes_once_and_text_prefix_where_no_video_is(system):
+    template = TEMPLATES.build(
+        {"name": "turns", "start": "<s>", "system_prefix": "[", "system_suffix": "]", "user_prefix": "User:"}
+        | {"text_prefix": " ", "user_suffix": "|", "end": "."}
+    )
+    messages = [*system, Message("user", "What?"), Message("assistant", "A dog"), Message("user", "Where?")]
+    segments = template(messages, slots=[*[0] * len(system), 1, 0, 0])
+    text = "".join("<video>" if segment.kind == "video" else segment.text for segment in segments)
+    begin = "<s>[Be brief.]" if system else "<s>"
+    assert text == f"{begin}User:<video>\nWhat?|A dog.User: Where?|"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])
 def test_reply_segments_are_the_replies_with_their_end(name):

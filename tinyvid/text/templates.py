@@ -20,9 +20,11 @@ class TurnTemplate:
 
     Args:
         system: Default text of the system message; empty for no system message.
+        start: Text at the beginning of every conversation, with or without a system message.
         system_prefix: Text before the system message.
         system_suffix: Text after the system message.
         user_prefix: Text before a user turn and its videos.
+        text_prefix: Text before the user text of a turn without videos.
         video_suffix: Text after each video.
         user_suffix: Text after the user text.
         assistant_prefix: End of the prompt, after which the model writes.
@@ -45,9 +47,11 @@ class TurnTemplate:
         self,
         *,
         system: str = "",
+        start: str = "",
         system_prefix: str = "",
         system_suffix: str = "",
         user_prefix: str = "",
+        text_prefix: str = "",
         video_suffix: str = "\n",
         user_suffix: str = "",
         assistant_prefix: str = "",
@@ -64,9 +68,11 @@ class TurnTemplate:
         if not end:
             raise ConfigError("template 'turns': template.end is empty; set an end marker, such as \\n")
         self.system = system
+        self.start = start
         self.system_prefix = system_prefix
         self.system_suffix = system_suffix
         self.user_prefix = user_prefix
+        self.text_prefix = text_prefix
         self.video_suffix = video_suffix
         self.user_suffix = user_suffix
         self.assistant_prefix = assistant_prefix
@@ -91,7 +97,7 @@ class TurnTemplate:
             system, messages, slots = messages[0].text, messages[1:], slots[1:]
         else:
             system = self.system
-        prompt = self.system_prefix + system + self.system_suffix if system else ""
+        prompt = self.start + (self.system_prefix + system + self.system_suffix if system else "")
         for number, (message, videos) in enumerate(zip(messages, slots, strict=True)):
             if message.role == "assistant":
                 segments.append(Segment("prompt", prompt))
@@ -99,7 +105,7 @@ class TurnTemplate:
                 segments.append(Segment(kind, self.reply_prefix + message.text + self.end))
                 prompt = self.separator if number + 1 < len(messages) else ""
                 continue
-            prompt += self.user_prefix
+            prompt += self.user_prefix + ("" if videos else self.text_prefix)
             text, places = (message.text, message.places) if self.read_user_text else ("", ())
             for _ in range(videos - len(places)):
                 segments += [Segment("prompt", prompt), Segment("video")]
