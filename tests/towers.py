@@ -63,8 +63,46 @@ def save_clip(folder: Path, *, whole: bool = False) -> Path:
     return folder
 
 
+def save_internvit(folder: Path, *, original: bool = False) -> Path:
+    """Write InternViT with 3 blocks, width 24, 4 x 4 patches and a class token, as transformers or OpenGVLab do."""
+    from safetensors.torch import save_file
+    from transformers import InternVLVisionConfig, InternVLVisionModel
+
+    vision = {"hidden_size": 24, "image_size": 56, "intermediate_size": 48, "num_attention_heads": 4}
+    vision |= {"num_hidden_layers": 3, "patch_size": 14}
+    torch.manual_seed(0)
+    model = InternVLVisionModel(InternVLVisionConfig(**vision, attention_bias=True, layer_scale_init_value=0.5))
+    for parameter in model.parameters():  # positions and the class token start at zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    write_preprocessor(folder, size={"height": 56, "width": 56}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
+    if not original:
+        model.save_pretrained(folder)
+        return folder
+    settings = {"model_type": "intern_vit_6b", "norm_type": "layer_norm", "qk_normalization": False, "qkv_bias": True}
+    (folder / "config.json").write_text(json.dumps(vision | settings | {"drop_path_rate": 0.1}))
+    tensors = model.state_dict()
+    names = {
+        "embeddings.cls_token": "embeddings.class_embedding",
+        "embeddings.position_embeddings": "embeddings.position_embedding",
+        "embeddings.patch_embeddings.projection.weight": "embeddings.patch_embedding.weight",
+        "embeddings.patch_embeddings.projection.bias": "embeddings.patch_embedding.bias",
+    }
+    written = {new: tensors[old] for old, new in names.items()}
+    layer = {"layernorm_before": "norm1", "layernorm_after": "norm2", "attention.projection_layer": "attn.proj"}
+    for i in range(3):
+        old, new = f"encoder.layer.{i}.", f"encoder.layers.{i}."
+        written |= {f"{new}ls{n}": tensors[f"{old}lambda_{n}"] for n in (1, 2)}
+        for kind in ("weight", "bias"):
+            written |= {f"{new}{b}.{kind}": tensors[f"{old}{a}.{kind}"] for a, b in layer.items()}
+            written |= {f"{new}mlp.fc{n}.{kind}": tensors[f"{old}mlp.fc{n}.{kind}"] for n in (1, 2)}
+            written[f"{new}attn.qkv.{kind}"] = torch.cat([tensors[f"{old}attention.{x}_proj.{kind}"] for x in "qkv"])
+    save_file(written, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def write_preprocessor(folder: Path, **settings: object) -> None:
     """Write the image processor settings of a transformers model."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
@@ -131,6 +169,7 @@ def save_open_clip(folder: Path, *, text: bool = True, **vision: object) -> Path
 TOWERS: dict[str, Callable[[Path], Path]] = {
     "siglip": save_siglip,
     "clip": save_clip,
+    "internvit": save_internvit,
     "timm": save_timm,
     "open_clip": save_open_clip,
 }

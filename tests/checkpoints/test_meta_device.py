@@ -13,6 +13,7 @@ LAYOUTS = sorted(path.name for path in TINYLLAVA_VIDEO.iterdir() if path.is_dir(
 OPTION_OF = {
     "siglip": "siglip_base_224",
     "clip": "clip_vit_b16_224",
+    "internvit": "internvit_300m_448",
     "timm": "timm_siglip_base_224",
     "open_clip": "open_clip_vit_b32_224",
 }

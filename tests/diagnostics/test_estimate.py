@@ -97,6 +97,7 @@ def test_every_kind_of_tower_is_measured_without_weights(models, tmp_path, tower
     option = {
         "siglip": "siglip_base_224",
         "clip": "clip_vit_b16_224",
+        "internvit": "internvit_300m_448",
         "timm": "timm_siglip_base_224",
         "open_clip": "open_clip_siglip_base_224",
     }

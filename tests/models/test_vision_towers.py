@@ -12,7 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.goldens import FULL_CHECKPOINTS, TINYLLAVA_VIDEO
-from tests.towers import TOWERS, save_clip, save_open_clip, save_siglip, save_timm, write_preprocessor
+from tests.towers import (
+    TOWERS,
+    save_clip,
+    save_internvit,
+    save_open_clip,
+    save_siglip,
+    save_timm,
+    write_preprocessor,
+)
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import CheckpointError, ConfigError
 from tinyvid.models.vision_towers.metadata import blocks_to_run
@@ -21,6 +29,7 @@ from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 
 NAMES = [name for name in VISION_TOWERS.names() if VISION_TOWERS.provider(name) is None]
+TRANSFORMERS = ("siglip", "clip", "internvit")  # towers in its layout
 HALF = (0.5, 0.5, 0.5)
 COMMIT = "a" * 40
 # A recipe creates the weights of the tiny preset; they are not downloaded.
@@ -41,7 +50,7 @@ def record_blocks(tower: nn.Module) -> list[torch.Tensor]:
     owner = getattr(model, "trunk", getattr(model, "transformer", getattr(model, "vision_model", model)))
     blocks = next(getattr(owner, n) for n in ("blocks", "resblocks", "encoder") if hasattr(owner, n))
     outputs: list[torch.Tensor] = []
-    for block in getattr(blocks, "layers", blocks):
+    for block in getattr(blocks, "layers", getattr(blocks, "layer", blocks)):
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     return outputs
 
@@ -169,8 +178,8 @@ class Evil:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [
-    ("siglip", "pytorch_model.bin"), ("clip", "pytorch_model.bin"), ("timm", "pytorch_model.bin"),
-    ("open_clip", "open_clip_pytorch_model.bin")
+    ("siglip", "pytorch_model.bin"), ("clip", "pytorch_model.bin"), ("internvit", "pytorch_model.bin"),
+    ("timm", "pytorch_model.bin"), ("open_clip", "open_clip_pytorch_model.bin")
 ])  # fmt: skip
 def test_pickled_code_is_refused(name, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -222,7 +231,7 @@ def hub(tmp_path, monkeypatch) -> Callable[[Path], str]:
 @pytest.mark.parametrize("revision", [None, COMMIT], ids=["newest", "commit"])
 def test_hub_ids_load_from_its_cache(saved, hub, revision):
     name, folder = saved
-    path = hub(folder) if name in ("siglip", "clip") else f"hf-hub:{hub(folder)}"
+    path = hub(folder) if name in TRANSFORMERS else f"hf-hub:{hub(folder)}"
     tower, local = build(name, path, revision=revision), build(name, folder)
     pixels = random_pixels(56)
     assert torch.equal(tower(pixels), local(pixels))
@@ -402,6 +411,57 @@ def test_clip_refuses_images_that_are_not_square(tmp_path):
 def test_clip_refuses_another_model(tmp_path):
     with pytest.raises(ConfigError, match=r"of type 'siglip_vision_model', which is not CLIP.*open_clip"):
         build("clip", save_siglip(tmp_path))
+
+
+# --- internvit --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 1])
+def test_internvit_equals_hidden_states_of_transformers(layer, tmp_path):
+    tower = build("internvit", save_internvit(tmp_path), layer=layer)
+    pixels = random_pixels(56)
+    hidden_states = tower.model(pixels, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(tower(pixels), hidden_states[layer][:, 1:], atol=1e-6, rtol=1e-5)
+
+
+def test_internvit_in_the_layout_of_opengvlab(tmp_path):
+    towers = [build("internvit", save_internvit(tmp_path / str(o), original=o)) for o in (False, True)]
+    assert torch.equal(*[tower(random_pixels(56)) for tower in towers])
+    assert towers[0].image == towers[1].image == ImageSpec(56, (0.4,) * 3, (0.3,) * 3, "bicubic", "stretch")
+
+
+def test_internvit_stretches_frames_although_its_file_is_that_of_clip(tmp_path):
+    folder = save_internvit(tmp_path, original=True)
+    write_preprocessor(folder, size=56, crop_size=56, do_center_crop=True, image_mean=HALF, image_std=HALF)
+    assert build("internvit", folder).image == ImageSpec(56, HALF, HALF, "bicubic", "stretch")
+    assert build("internvit", folder, resize="crop").image.resize == "crop"
+    (folder / "preprocessor_config.json").unlink()
+    assert build("internvit", folder).image.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"model_type": "internvl_chat"}, r"of type 'internvl_chat', which is not InternViT; use Assistant"),
+    ({"qk_normalization": True}, "qk_normalization=True of the vision tower is not supported"),
+    ({"norm_type": None}, "norm_type=None of the vision tower is not supported; .* norm_type='layer_norm'"),
+    ({"qkv_bias": False}, r"unexpected keys \[.*q_proj.bias.*\]"),
+    ({"image_size": [56, 28]}, r"takes images of \[56, 28\] pixels"),
+    ({"hidden_size": 10**9}, "hidden_size=1000000000, but at most"),
+    ({"patch_size": 0}, "vision_tower .* cannot be loaded"),
+])  # fmt: skip
+def test_internvit_that_is_not_supported(settings, message, tmp_path):
+    file = save_internvit(tmp_path, original=True) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises((CheckpointError, ConfigError), match=message):
+        build("internvit", tmp_path)
+
+
+def test_internvit_with_defaults_of_the_large_tower(tmp_path):
+    file = save_internvit(tmp_path, original=True) / "config.json"
+    settings = json.loads(file.read_text())
+    for key, message in (("norm_type", "norm_type='rms_norm' of"), ("hidden_size", "vision tower lack hidden_size")):
+        file.write_text(json.dumps({name: value for name, value in settings.items() if name != key}))
+        with pytest.raises(CheckpointError, match=message):
+            build("internvit", tmp_path)
 
 
 # --- timm -------------------------------------------------------------------------------------------------------
@@ -590,7 +650,7 @@ def test_a_configuration_with_too_many_layers_is_refused_immediately(name, tmp_p
     folder = TOWERS[name](tmp_path / "tower")
     file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
     settings = json.loads(file.read_text())
-    if name in ("siglip", "clip"):
+    if name in TRANSFORMERS:
         settings["num_hidden_layers"] = 10**9
     elif name == "timm":
         settings["model_args"] = {"depth": 10**9}

@@ -13,7 +13,7 @@ from tinyvid.build import build_connector
 from tinyvid.errors import ConfigError
 from tinyvid.models.folders import loading
 from tinyvid.models.video_llm import VideoLLM
-from tinyvid.models.vision_towers import clip, siglip
+from tinyvid.models.vision_towers import clip, internvit, siglip
 from tinyvid.models.weights import building_on, read_config
 from tinyvid.registry import VISION_TOWERS
 
@@ -44,11 +44,15 @@ KNOWN: dict[str, dict[str, Any]] = {
     "google/siglip2-so400m-patch14-384": _SIGLIP_SO400M_384,
     "openai/clip-vit-base-patch16": _config(_CLIP, (768, 3072, 12, 12), image_size=224, patch_size=16),
     "openai/clip-vit-large-patch14-336": _config(_CLIP, (1024, 4096, 24, 16), image_size=336, patch_size=14),
+    "OpenGVLab/InternViT-300M-448px-V2_5": _config(
+        "internvl_vision", (1024, 4096, 24, 16), image_size=448, patch_size=14, attention_bias=True
+    ),
 }
 # For the towers in the table: the class of transformers, ours, and the preprocessing.
 _TOWERS: dict[str, tuple[str, Any, Any]] = {
     "siglip": ("SiglipVisionModel", siglip.SiglipTower, siglip.default_image_spec),
     "clip": ("CLIPVisionModel", clip.ClipTower, clip.default_image_spec),
+    "internvit": ("InternVLVisionModel", internvit.InternViTTower, internvit.default_image_spec),
 }
 
 

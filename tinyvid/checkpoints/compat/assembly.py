@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tinyvid.build import assemble, make_connector, resolve_device, resolve_dtype, resolve_quant
@@ -47,6 +48,38 @@ def count(config: Mapping[str, Any], key: str, default: int) -> int:
     if type(value) is not int or not 1 <= value <= 10**6:
         raise CheckpointError(f"config.json: {key}={value!r:.80} must be an integer from 1 to 10^6")
     return value
+
+
+def longest(path: Path, settings: Mapping[str, Any]) -> int:
+    """Return the longest sequence of an LLM: its positions, or fewer if the tokenizer states a maximum length.
+
+    Args:
+        path: The checkpoint.
+        settings: Of the LLM.
+    """
+    positions = count(settings, "max_position_embeddings", 2048)
+    file = path / TOKENIZER_CONFIG
+    stated = read_json(file).get("model_max_length") if file.is_file() else None
+    return min(positions, stated) if type(stated) is int and stated > 0 else positions
+
+
+def with_rows(settings: Mapping[str, Any], weights: Mapping[str, Tensor], *, tied: object) -> dict[str, Any]:
+    """Return the settings of an LLM with the vocabulary and the tying of its weights.
+
+    The tensors decide: programs resize the vocabulary, and several configurations of one checkpoint state different
+    ties. A stored head that differs from the embeddings is not tied to them.
+
+    Args:
+        settings: Of the LLM.
+        weights: As ``model.embed_tokens.weight`` and ``lm_head.weight``.
+        tied: What the configuration states; ``None`` if it does not, which is tied only without a stored head.
+    """
+    rows, head = weights.get("model.embed_tokens.weight"), weights.get("lm_head.weight")
+    if rows is None:
+        return dict(settings)  # reported as a missing key
+    if head is not None and not rows.is_meta and (tied or tied is None):
+        tied = torch.equal(rows, head)
+    return {**settings, "vocab_size": len(rows), "tie_word_embeddings": head is None if tied is None else bool(tied)}
 
 
 def text_config(path: Path, settings: Mapping[str, Any]) -> Any:

@@ -4,13 +4,15 @@ Importing this package registers them. The library of a tower is imported when t
 
     siglip     SigLIP through transformers
     clip       CLIP through transformers
+    internvit  InternViT, the tower of InternVL, through transformers
     timm       any vision transformer of timm
     open_clip  CLIP, SigLIP and other vision transformers of open_clip
 """
 
 from tinyvid.models.vision_towers.clip import ClipTower
+from tinyvid.models.vision_towers.internvit import InternViTTower
 from tinyvid.models.vision_towers.open_clip import OpenClipTower
 from tinyvid.models.vision_towers.siglip import SiglipTower
 from tinyvid.models.vision_towers.timm import TimmTower
 
-__all__ = ["ClipTower", "OpenClipTower", "SiglipTower", "TimmTower"]
+__all__ = ["ClipTower", "InternViTTower", "OpenClipTower", "SiglipTower", "TimmTower"]
