@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyvid.checkpoints import native
-from tinyvid.checkpoints.compat import internvl, llama_vid, tinyllava_video
+from tinyvid.checkpoints.compat import internvl, llama_vid, llava, llava_onevision, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, listed
 from tinyvid.files import read_json
@@ -14,6 +14,8 @@ READERS = {
     "TinyLLaVA-Video": tinyllava_video,
     "LLaMA-VID": llama_vid,
     "InternVL": internvl,
+    "LLaVA": llava,
+    "LLaVA-OneVision": llava_onevision,
 }
 CONFIG = "config.json"
 

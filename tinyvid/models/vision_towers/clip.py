@@ -15,6 +15,8 @@ from tinyvid.models.weights import check_sizes, load_pretrained
 from tinyvid.registry import VISION_TOWERS
 from tinyvid.types import FeatureSpec, ImageSpec
 
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 @VISION_TOWERS.register("clip")
 def clip(
@@ -97,5 +99,4 @@ class ClipTower(nn.Module):
 
 def default_image_spec(config: Any) -> ImageSpec:
     """Return the preprocessing of CLIP's training: the short side is resized, and the center is cropped."""
-    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    return ImageSpec(size=config.image_size, mean=mean, std=std, resize="crop")
+    return ImageSpec(size=config.image_size, mean=MEAN, std=STD, resize="crop")

@@ -13,7 +13,8 @@ from tinyvid.types import ImageSpec
 
 logger = logging.getLogger(__name__)
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, VIDEO_PREPROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json"
+JOINT = "processor_config.json"  # of newer models, with the settings for images and for videos
 # Pillow's numbers
 _FILTERS: dict[int, Literal["lanczos", "bilinear", "bicubic"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -36,6 +37,19 @@ def read_image_spec(folder: Path, where: str, default: ImageSpec) -> ImageSpec:
         logger.warning("%s has no %s; using the preprocessing of its family", where, PREPROCESSOR)
         return default
     return from_processor(read_json(folder / PREPROCESSOR), default, f"{PREPROCESSOR} of {where}")
+
+
+def find_processor(folder: Path, kind: Literal["image", "video"]) -> tuple[dict[str, Any] | None, str]:
+    """Return the settings for images or videos in the folder of a model, and their file; ``None`` without any.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    file = folder / (PREPROCESSOR if kind == "image" else VIDEO_PREPROCESSOR)
+    if file.is_file():
+        return read_json(file), file.name
+    joint = read_json(folder / JOINT) if (folder / JOINT).is_file() else {}
+    return joint.get(f"{kind}_processor"), f"{kind}_processor of {JOINT}"
 
 
 def from_processor(processor: Mapping[str, Any], default: ImageSpec, where: str) -> ImageSpec:
