@@ -47,7 +47,11 @@ def test_results_match_the_report():
     for name, text in (("overall", "{:.1f} % of {:,} right"), ("captions", "{:.1f} % of {:,}")):
         row = report["test"][name]
         assert text.format(100 * row["accuracy"], row["questions"]) in README
-    assert f"| {sum(report['seconds'].values()) / 60:.0f} minutes |" in README
+    spans = report["test_of_spans"]
+    told = "mean IoU {miou:.3f}; at least 0.7 for {r70:.1%} of {spans:,.0f} spans".format(**spans).replace("%", " %")
+    assert told in README
+    start, then = sum(report["start"]["seconds"].values()) / 60, report["cpu_seconds"] / 60
+    assert f"| {start:.0f} minutes, then {then:.0f} minutes of CPU time for spans of time |" in README
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -30,8 +30,9 @@ def test_weights_match_the_report(report):
 
 
 def test_the_report_explains_how_to_reproduce_it(report):
-    assert report["command"].startswith("python -m recipes.shapes ")
-    assert {"seed", "versions", "precision", "seconds", "parameters", "test"} <= report.keys()
+    assert report["start"]["command"].startswith("python -m recipes.shapes ")
+    assert report["command"].startswith("python -m recipes.shapes.continued ")
+    assert {"seed", "versions", "precision", "cpu_seconds", "parameters", "test", "test_of_spans"} <= report.keys()
     assert {"torch", "transformers", "tinyvid"} <= report["versions"].keys()
 
 

@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--time-steps", type=int, help="steps that a clip is divided into, as template.time_steps")
     parser.add_argument("--share", type=float, default=0.3, help="fraction of questions of new families (default: 0.3)")
     parser.add_argument("--clips", type=int, default=4000, help="number of training clips (default: 4000)")
-    parser.add_argument("--held-out", type=int, default=200, help="number of held-out clips (default: 200)")
+    parser.add_argument("--held-out", type=int, default=160, help="number of held-out clips (default: 160)")
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default: 2000)")
     parser.add_argument("--batch-size", type=int, default=default.batch_size, help="clips per step (default: 16)")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: 0.001)")
@@ -289,7 +289,7 @@ def how_made(run: Continued, ckpt: Path, options: Mapping[str, Any]) -> dict[str
         "size": asdict(run.size),
         "precision": "float32",
         "machine": f"{platform.machine()}, {run.replicas} threads, cpu",
-        "seconds": {"answers": read(run.out / "curve.jsonl")[-1]["seconds"]},
+        "cpu_seconds": read(run.out / "curve.jsonl")[-1]["seconds"],
     }
 
 

@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.shapes import clips
 from recipes.shapes.clips import File
+from recipes.shapes.parts import GROUPS
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, TIMED, Size
+from tinyvid import compose
 from tinyvid.processing.batch import Batch, Example, VideoInput
 from tinyvid.processing.processor import Processor
-from tinyvid.text.moments import Moments
+from tinyvid.registry import TEMPLATES
 from tinyvid.types import IGNORE_INDEX, Message, Sample, Video
 from tinyvid.worlds.shapes import HELD_OUT, RGB, Scene, sample_scene
 from tinyvid.worlds.shapes.questions import FAMILIES, SceneQuestion, ask
@@ -30,7 +32,7 @@ draw_clip = functools.cache(clips.draw_clip)  # drawing a scene is slower than g
 def corpus(seed: int, families: Iterable[str] = ()) -> list[str]:
     """Return texts that contain every word of the world, including words reserved for teaching new skills.
 
-    Words of ``TIMED`` families are included only if ``families`` contains them, in the seconds of the template.
+    Words of ``TIMED`` families are included only if ``families`` contains them, with times as the template writes them.
     """
     texts = [f" {color} {plural}" for color in RGB for plural in ("circles", "squares", "triangles", "crosses")]
     for index in range(600):
@@ -39,12 +41,13 @@ def corpus(seed: int, families: Iterable[str] = ()) -> list[str]:
         for question in ask(scene, rng, num=12, families=UNTIMED, duration=draw_duration(rng)):
             texts += [f" {question.text}", f" {question.reply}"]
     timed = dict.fromkeys((name for name in TIMED if name in families), 1.0)
+    moments = TEMPLATES.build(compose(GROUPS).template).moments
     for index in range(200 if timed else 0):
         rng = np.random.default_rng([seed, 6, index])
         duration = draw_duration(rng)
         clip = VideoInput(start=0.0, end=duration, times=())
         for question in ask(sample_scene(rng, colors=tuple(RGB)), rng, num=4, families=timed, duration=duration):
-            texts += [f" {question.text}", f" {Moments().write(question.reply, clip)}"]
+            texts += [f" {question.text}", f" {moments.write(question.reply, clip)}"]
     return texts
 
 
@@ -221,7 +224,8 @@ def _options(processor: Processor, batch: Batch, questions: Sequence[Sequence[Sc
         for number, question in enumerate(of_clip, start=1):
             if question.format != "choice":
                 continue
-            begin = question.text.index(f"\n{question.reply}. ") + len("\nA.")
+            letter = question.reply.rpartition("Answer: ")[2]  # after the trace, if there is one
+            begin = question.text.index(f"\n{letter}. ") + len("\nA.")
             end = question.text.find("\n", begin)
             first = int((batch.blocks[row] == number).nonzero()[0])  # type: ignore[index]
             places = [

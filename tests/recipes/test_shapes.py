@@ -281,10 +281,10 @@ def test_durations_of_timed_families_are_often_those_of_the_world():
 
 def test_packed_questions_have_times_in_the_words_of_the_template(assistant):
     size = replace(TINY, families={"grounding": 1.0}, formats=("open",))
-    seconds = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=size, seed=1, length=1)[0]
-    template = {**assistant.config["template"], "time": "{:02d}%", "time_steps": 100}
-    assistant.processor.template = TEMPLATES.build(template)
     steps = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=size, seed=1, length=1)[0]
+    template = {**assistant.config["template"], "time": "{:.1f} s", "time_steps": None}
+    assistant.processor.template = TEMPLATES.build(template)
+    seconds = Shares(assistant.processor, world=0, first=0, count=4, together=4, size=size, seed=1, length=1)[0]
     texts = [assistant.processor.tokenizer.decode(share.batch.input_ids.flatten()) for share in (seconds, steps)]
     assert len(re.findall(r"From \d+\.\d s to \d+\.\d s\.", texts[0])) == texts[0].count("The video lasts") > 8
     assert len(re.findall(r"From \d\d+% to \d\d+%\.", texts[1])) > texts[1].count("The video lasts") > 2
@@ -418,9 +418,9 @@ def test_every_stage_runs(finished):
         assert (finished / name).is_file()
     written = Assistant.from_pretrained(finished / "model", device="cpu")
     assert written.config["connector"]["mixer_layers"]
-    for text in (" From 1.2 s to 10.9 s.", " Describe every event with its time."):  # each word is one token
+    for text in (" From 02% to 59%.", " Describe every event with its time."):  # each word is one token
         tokens = written.processor.tokenizer(text, add_special_tokens=False).input_ids
-        assert len(tokens) == len(re.findall(r" ?[a-zA-Z]+|[0-9.]| (?=[0-9])", text)), text
+        assert len(tokens) == len(re.findall(r" ?[a-zA-Z]+|[0-9.%]| (?=[0-9])", text)), text
 
 
 def test_every_stage_runs_for_a_model_that_reads_patches(finished, tmp_path):
@@ -458,6 +458,9 @@ def test_traces_cite_the_frames_that_the_model_sees():
                     assert any(before < time <= at + 1e-3 for time in times), (question, reply)
                 cited += len(said)
     assert cited > 100
+    chosen = {"world": 4, "first": 0, "count": 8, "together": 8, "seed": 1, "length": 1}
+    plain, traced = (Shares(assistant.processor, size=each, **chosen)[0] for each in (SIZES["default"], size))
+    assert plain.options.sum() == traced.options.sum() > 0
 
 
 class Damaged:
