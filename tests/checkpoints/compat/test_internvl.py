@@ -174,8 +174,8 @@ def rewrite(folder, change):
     save_file(weights, folder / "model.safetensors")
 
 
-def test_the_spelling_of_transformers_modules(copy):
-    """Programs of other projects write names that transformers itself does not write, but reads."""
+def test_files_of_transformers(copy):
+    """Keys may have the spelling of its modules, which it reads and does not write; its preprocessor is read, too."""
     folder = copy("hf")
     prefixes = {
         "vision_tower.": "model.vision_tower.",
@@ -190,12 +190,18 @@ def test_the_spelling_of_transformers_modules(copy):
             weights[prefixes[old] + key.removeprefix(old)] = weights.pop(key)
 
     rewrite(folder, respell)
-    states = [load(place).model.state_dict() for place in (folder, FAMILIES / "internvl_qwen2" / "hf")]
-    assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
+    settings = {"size": {"height": 56, "width": 56}, "image_mean": [0.1, 0.2, 0.3], "crop_to_patches": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    respelled, plain = load(folder), load(FAMILIES / "internvl_qwen2" / "hf")
+    assert respelled.processor.image.mean == (0.1, 0.2, 0.3)
+    weights = respelled.model.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in plain.model.state_dict().items())
 
 
-@pytest.mark.parametrize("stored", ["absent", "equal", "different"])
-@pytest.mark.parametrize("layout", ["original", "hf"])
+@pytest.mark.parametrize(
+    ("layout", "stored"),
+    [("original", "absent"), ("original", "equal"), ("original", "different"), ("hf", "different")],
+)
 def test_a_stored_head_decides_whether_it_is_tied(copy, layout, stored):
     folder = copy(layout)
     edit(folder, {"tie_word_embeddings": True, f"{'llm' if layout == 'original' else 'text'}_config__vocab_size": 7})
@@ -240,13 +246,6 @@ def test_chain_of_frames(copy, caplog):
     assert text.endswith("Question: What falls?\n **Reasoning:** <|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_the_preprocessor_of_transformers_is_read(copy):
-    folder = copy("hf")
-    settings = {"size": {"height": 56, "width": 56}, "image_mean": [0.1, 0.2, 0.3], "crop_to_patches": False}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    assert load(folder).processor.image.mean == (0.1, 0.2, 0.3)
-
-
 def test_the_system_message_of_the_checkpoint(copy):
     assert load(edit(copy(), {"system_message": "Be brief."})).processor.template.system == "Be brief."
 
@@ -257,6 +256,9 @@ def test_dynamic_positions_change_nothing_up_to_the_trained_length(copy, key):
     assistant = load(edit(copy("hf"), {f"text_config__{key}": dynamic}))
     parameters = assistant.model.llm.config.rope_parameters
     assert (parameters["rope_type"], parameters["rope_theta"]) == ("default", 1000000.0)
+
+
+def test_the_trained_length_is_the_limit():
     with pytest.raises(ConfigError, match=r"llm.max_length=2049 exceeds the 2048 positions"):
         load(FAMILIES / "internvl_qwen2" / "original", llm={"max_length": 2049})
 

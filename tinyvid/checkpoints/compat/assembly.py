@@ -6,14 +6,18 @@ A reader translates another project's ``config.json`` into groups, and its weigh
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from tinyvid.build import assemble, make_connector, resolve_device, resolve_dtype, resolve_quant
 from tinyvid.checkpoints.native import Loaded, refuse_learned_reducers
+from tinyvid.config import compose
 from tinyvid.errors import CheckpointError
 from tinyvid.files import read_json
 from tinyvid.models.folders import cleaned, loading
@@ -48,6 +52,18 @@ def count(config: Mapping[str, Any], key: str, default: int) -> int:
     if type(value) is not int or not 1 <= value <= 10**6:
         raise CheckpointError(f"config.json: {key}={value!r:.80} must be an integer from 1 to 10^6")
     return value
+
+
+def presets(*, template: str, sampler: str) -> dict[str, dict[str, Any]]:
+    """Return the groups ``template``, ``sampler`` and ``video_reader`` with these options of ``conf/``."""
+    return deepcopy(_presets(template, sampler))
+
+
+@cache  # composing takes longer than reading a small checkpoint
+def _presets(template: str, sampler: str) -> dict[str, dict[str, Any]]:
+    composed = compose([f"template={template}", f"sampler={sampler}"])
+    found: Any = OmegaConf.to_container(composed, resolve=True)
+    return {kind: found[kind] for kind in ("sampler", "template", "video_reader")}
 
 
 def longest(path: Path, settings: Mapping[str, Any]) -> int:

@@ -18,6 +18,7 @@ from tinyvid.checkpoints.compat import internlm2
 from tinyvid.checkpoints.compat.assembly import (
     join,
     longest,
+    presets,
     report_guesses,
     section,
     text_config,
@@ -26,7 +27,6 @@ from tinyvid.checkpoints.compat.assembly import (
 )
 from tinyvid.checkpoints.compat.keys import canonical, split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
-from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json, read_text
 from tinyvid.models.vision_towers import internvit
@@ -88,9 +88,9 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     layout = config["model_type"]
     _refuse_unsupported(config, layout)
     text = _text_settings(config, layout)
+    vision = internvit.translated(section(config, "vision_config"), "config.json")
     groups = check(apply_overrides(_groups(path, config, text), overrides))
     report_guesses(path, groups, overrides, "sampler")
-    vision = internvit.translated(section(config, "vision_config"), "config.json")
     weights = _weights(path, config, layout)
     model = _tower_model(path, vision, weights["vision_tower"])
     default = internvit.default_image_spec(model.config)
@@ -130,23 +130,20 @@ def _groups(path: Path, config: Mapping[str, Any], text: Mapping[str, Any]) -> d
     if type(layer) is not int:
         raise CheckpointError(f"config.json: the layer {layer!r:.80} of the vision tower must be one integer")
     cites = _cites_frames(path)
-    composed = compose([f"template={'chain_of_frames' if cites else 'internvl'}", "sampler=midpoint"])
-    template, sampler = dict(composed.template), dict(composed.sampler)
+    groups = presets(template="chain_of_frames" if cites else "internvl", sampler="midpoint")
     if cites:
-        sampler["num_frames"] = 30
+        groups["sampler"]["num_frames"] = 30
     if not original:
-        template["system"] = ""
+        groups["template"]["system"] = ""
     elif (system := config.get("system_message")) is not None:
         if not isinstance(system, str):
             raise CheckpointError(f"config.json: system_message={system!r:.80} must be a text or null")
-        template["system"] = system
+        groups["template"]["system"] = system
     return {
         "llm": {"name": "auto", "path": "llm", "max_length": longest(path, text)},
         "vision_tower": {"name": "internvit", "path": "vision_tower", "layer": layer},
         "connector": {"name": "pixel_shuffle", "factor": _factor(config)},
-        "sampler": sampler,
-        "template": template,
-        "video_reader": dict(composed.video_reader),
+        **groups,
     }
 
 

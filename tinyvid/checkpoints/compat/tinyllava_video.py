@@ -14,10 +14,17 @@ from typing import Any
 from torch import Tensor
 
 from tinyvid.build import check
-from tinyvid.checkpoints.compat.assembly import count, join, report_guesses, section, text_config, tower_model
+from tinyvid.checkpoints.compat.assembly import (
+    count,
+    join,
+    presets,
+    report_guesses,
+    section,
+    text_config,
+    tower_model,
+)
 from tinyvid.checkpoints.compat.keys import split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
-from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json
 from tinyvid.models.vision_towers.siglip import SiglipTower, default_image_spec
@@ -76,7 +83,6 @@ def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if family not in FAMILIES:
         raise CheckpointError(f"text_config.model_type={family!r} is not supported. {suggest(family, FAMILIES)}")
     llm, template = FAMILIES[family]
-    composed = compose([f"template={template}", "sampler=uniform"])
     return {
         "llm": {
             "name": llm,
@@ -92,9 +98,7 @@ def _groups(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "select": _select(config.get("vision_feature_select_strategy", "patch")),
         },
         "connector": _connector(config),
-        "sampler": dict(composed.sampler),
-        "template": dict(composed.template),
-        "video_reader": dict(composed.video_reader),
+        **presets(template=template, sampler="uniform"),
     }
 
 
