@@ -18,7 +18,7 @@ from tinyvid.models.vision_towers import clip
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 from tinyvid.types import ImageSpec
 
-FRAME = {"frame": "Frame {i}: {video}\n"}
+FRAME = {"frame": "Frame {i}: {video}\n", "video_suffix": ""}  # as recorded
 SQUARE = {"height": 28, "width": 28}
 HALF = (0.5, 0.5, 0.5)
 
@@ -81,6 +81,31 @@ def test_a_step_of_lora():
     assert any(p.grad is not None and p.grad.any() for p in learning.values())
 
 
+@torch.no_grad()
+def test_another_llm_and_fewer_patches_equal_transformers(tmp_path):
+    """Qwen3, the last block, and all patches but the first, as transformers itself writes and runs them."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config, SiglipVisionConfig
+
+    source = FAMILIES / "llava_siglip" / "hf"
+    config = json.loads((source / "config.json").read_text())
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    text = Qwen3Config(num_hidden_layers=2, head_dim=12, **{size: config["text_config"][size] for size in sizes})
+    vision = SiglipVisionConfig(**config["vision_config"])
+    options = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default", "image_token_index": 403}
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **options)).eval()
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, tmp_path)
+    assistant = load(tmp_path, "llava_siglip")
+    batch = assistant.processor.collate([recorded_example(assistant, "llava_siglip")])
+    assert batch.video_mask.sum() == 2 * 15
+    ids = batch.input_ids.masked_fill(batch.video_mask, 403)
+    expected = model(input_ids=ids, pixel_values=batch.videos[0].pixels).logits
+    logits = assistant.model.llm(inputs_embeds=assistant.model.embed(batch)).logits
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("names", [
     {"vision_tower.": "vision_tower.vision_model."},
     {"vision_tower.": "model.vision_tower.", "multi_modal_projector.": "model.multi_modal_projector.",
@@ -113,7 +138,7 @@ def test_guesses_are_logged_and_fit_the_context(edited, caplog):
     assistant = Assistant.from_pretrained(folder, device="meta")
     assert assistant.config["sampler"]["num_frames"] == 3
     assert assistant.config["template"]["end"] == "<|im_end|>"
-    assert assistant.config["template"]["frame"] == "{video}\n"
+    assert assistant.config["template"]["system"] == ""
     assert "does not store a sampler" in caplog.text
     assert "does not store a template" in caplog.text
     assert "has no preprocessor_config.json" in caplog.text

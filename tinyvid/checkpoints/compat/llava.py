@@ -99,7 +99,7 @@ def _groups(
 
 
 def _template(path: Path) -> dict[str, Any]:
-    """Return the template that the end-of-sequence token suggests, with one image per line.
+    """Return the template that the end-of-sequence token suggests.
 
     Raises:
         CheckpointError: It suggests none.
@@ -113,7 +113,7 @@ def _template(path: Path) -> dict[str, Any]:
             f"{path} does not say how its prompt is written: its replies end with {end!r:.40}; choose a template, such "
             "as template=llava"
         )
-    return dict(compose([f"template={templates[end]}"]).template) | {"frame": "{video}\n", "video_suffix": ""}
+    return dict(compose([f"template={templates[end]}"]).template)
 
 
 def tied(*settings: Mapping[str, Any]) -> bool | None:
