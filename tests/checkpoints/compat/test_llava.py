@@ -149,7 +149,7 @@ def test_the_end_of_a_reply_chooses_the_template(edited):
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"eos_token": {"content": "</s>"}}))
-    assert llava._template(folder)["assistant_prefix"] == "ASSISTANT:"
+    assert llava._template(folder) == "llava"
     file.write_text(json.dumps(settings | {"eos_token": "<|eot_id|>"}))
     with pytest.raises(CheckpointError, match=r"its replies end with '<\|eot_id\|>'; choose a template"):
         Assistant.from_pretrained(folder, device="meta")

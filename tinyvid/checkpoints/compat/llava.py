@@ -18,6 +18,7 @@ from tinyvid.checkpoints.compat.assembly import (
     count,
     join,
     longest,
+    presets,
     report_guesses,
     section,
     text_config,
@@ -26,7 +27,6 @@ from tinyvid.checkpoints.compat.assembly import (
 )
 from tinyvid.checkpoints.compat.keys import canonical, split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
-from tinyvid.config import compose
 from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json
 from tinyvid.models.folders import loading
@@ -87,19 +87,19 @@ def _groups(
     vision, max_length = section(config, "vision_config"), longest(path, text)
     per_frame = max(1, count(vision, "image_size", 224) // count(vision, "patch_size", 32)) ** 2
     frames = max(1, min(FRAMES, (max_length - TEXT) // per_frame))
-    composed = compose(["sampler=uniform", f"sampler.num_frames={frames}"])
+    chosen = "name" in (overrides.get("template") or {})  # it replaces the whole template
+    groups = presets(template="llava" if chosen else _template(path), sampler="uniform")
+    groups["sampler"]["num_frames"] = frames
     return {
         "llm": {"name": "auto", "path": "llm", "max_length": max_length},
         "vision_tower": tower,
         "connector": {"name": "mlp"},
-        "sampler": dict(composed.sampler),
-        "template": {} if "name" in (overrides.get("template") or {}) else _template(path),
-        "video_reader": dict(composed.video_reader),
+        **groups,
     }
 
 
-def _template(path: Path) -> dict[str, Any]:
-    """Return the template that the end-of-sequence token suggests.
+def _template(path: Path) -> str:
+    """Return the name of the template that the end-of-sequence token suggests.
 
     Raises:
         CheckpointError: It suggests none.
@@ -113,7 +113,7 @@ def _template(path: Path) -> dict[str, Any]:
             f"{path} does not say how its prompt is written: its replies end with {end!r:.40}; choose a template, such "
             "as template=llava"
         )
-    return dict(compose([f"template={templates[end]}"]).template)
+    return templates[end]
 
 
 def tied(*settings: Mapping[str, Any]) -> bool | None:

@@ -18,10 +18,18 @@ from torch import Tensor
 
 from tinyvid.build import check
 from tinyvid.checkpoints.compat import llava
-from tinyvid.checkpoints.compat.assembly import count, join, longest, report_guesses, section, text_config, with_rows
+from tinyvid.checkpoints.compat.assembly import (
+    count,
+    join,
+    longest,
+    presets,
+    report_guesses,
+    section,
+    text_config,
+    with_rows,
+)
 from tinyvid.checkpoints.compat.keys import canonical, split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
-from tinyvid.config import compose
 from tinyvid.errors import CheckpointError
 from tinyvid.files import read_json
 from tinyvid.models.weights import read_weights
@@ -70,14 +78,12 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     config = read_json(path / "config.json")
     original = "mm_vision_tower" in config
     parts, weights, text, vision = (_original if original else _transformers)(path, config)
-    composed = compose(
-        ["sampler=uniform", f"sampler.num_frames={FRAMES}", f"template={'chatml' if original else 'llava_onevision'}"]
-    )
     groups = {
+        **presets(template="chatml" if original else "llava_onevision", sampler="uniform"),
         "llm": {"name": "auto", "path": "llm", "max_length": longest(path, text)},
         **parts,
-        **{kind: dict(composed[kind]) for kind in ("sampler", "template", "video_reader")},
     }
+    groups["sampler"]["num_frames"] = FRAMES
     groups = check(apply_overrides(groups, overrides))
     processors: tuple[Literal["video", "image"], ...] = () if original else ("video", "image")
     report_guesses(path, groups, overrides, "sampler")
