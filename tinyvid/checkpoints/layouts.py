@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyvid.checkpoints import native
-from tinyvid.checkpoints.compat import internvl, llama_vid, llava, llava_onevision, tinyllava_video
+from tinyvid.checkpoints.compat import internvl, llama_vid, llava, llava_onevision, smolvlm, tinyllava_video
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, listed
 from tinyvid.files import read_json
@@ -16,6 +16,7 @@ READERS = {
     "InternVL": internvl,
     "LLaVA": llava,
     "LLaVA-OneVision": llava_onevision,
+    "SmolVLM": smolvlm,
 }
 CONFIG = "config.json"
 
