@@ -108,6 +108,19 @@ def test_a_reply_that_is_not_learned_is_the_same_text(name):
     assert [s.text for s in read if s.kind == "reply"] == [s.text for s in learned if s.kind == "reply"][1:]
 
 
+def test_llava_is_written_as_version_1_5_reads_it():
+    messages = [Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "?")]
+    template = load("llava")
+    assert template(messages, slots=[1, 0, 0]) == [
+        Segment("prompt", "USER: "),
+        Segment("video"),
+        Segment("prompt", "Hi ASSISTANT:"),
+        Segment("reply", " Yo</s>"),
+        Segment("prompt", "USER: ? ASSISTANT:"),
+    ]
+    assert [(run.text, run.num_frames) for run in template.frame([0, 1], ["", ""])] == [("", 1), ("\n", 1), ("\n", 0)]
+
+
 def test_videos_keep_their_places_in_the_text():
     message = Message("user", "Compare  and .", videos=2, places=(8, 13))
     shown = load("qwen2_base")([message], slots=[3])  # the first video is repeated from an earlier turn

@@ -53,6 +53,7 @@ def test_equals_the_recorded_outputs(case):
     assert_equals_oracle(assistant, name)
 
 
+@pytest.mark.slow
 def test_a_converted_checkpoint_is_bit_equal_and_answers(case, tmp_path):
     name, assistant = case
     assistant.save_pretrained(tmp_path / "converted")
@@ -68,6 +69,7 @@ def test_a_converted_checkpoint_is_bit_equal_and_answers(case, tmp_path):
     assert replies[0] == replies[1]
 
 
+@pytest.mark.slow
 def test_a_step_of_lora():
     assistant = load(FAMILIES / "llava_siglip" / "hf", "llava_siglip")
     frozen = {part: PartOptions() for part in ("vision_tower", "connector")}
@@ -81,6 +83,7 @@ def test_a_step_of_lora():
     assert any(p.grad is not None and p.grad.any() for p in learning.values())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_another_llm_and_fewer_patches_equal_transformers(tmp_path):
     """Qwen3, the last block, and all patches but the first, as transformers itself writes and runs them."""

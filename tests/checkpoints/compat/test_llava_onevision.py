@@ -66,6 +66,7 @@ def test_parts_and_options(case):
     assert assistant.config["vision_tower"]["final_norm"] is False
 
 
+@pytest.mark.slow
 def test_a_converted_checkpoint_is_bit_equal_and_answers(case, tmp_path):
     layout, assistant = case
     if layout == "hf":

@@ -42,7 +42,7 @@ def clip(
         if stored.get("model_type") not in ("clip", "clip_vision_model"):
             raise ConfigError(
                 f"vision_tower.path={path!r} contains a model of type {stored.get('model_type')!r}, which is not CLIP; "
-                "use vision_tower=timm or vision_tower=open_clip for other vision transformers"
+                "use vision_tower=siglip, timm or open_clip for other vision transformers"
             )
         check_sizes("vision_tower", path, stored)
         config = CLIPVisionConfig(**stored.get("vision_config", stored))

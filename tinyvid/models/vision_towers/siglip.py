@@ -50,7 +50,7 @@ def siglip(
         if stored.get("model_type") not in ("siglip", "siglip_vision_model"):
             raise ConfigError(
                 f"vision_tower.path={path!r} contains a model of type {stored.get('model_type')!r}, which is not "
-                "SigLIP; use vision_tower=timm or vision_tower=open_clip for other vision transformers"
+                "SigLIP; use vision_tower=clip, timm or open_clip for other vision transformers"
             )
         check_sizes("vision_tower", path, stored)
         config = SiglipVisionConfig(**stored.get("vision_config", stored))
