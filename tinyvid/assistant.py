@@ -83,15 +83,16 @@ class Assistant:
             free: dict[str, Any] = {kind: groups.get(kind) for kind in CHANGEABLE}
             free["llm"] = {"max_length": groups["llm"]["max_length"]}
             loaded = cls.from_pretrained(ckpt, device=device, dtype=dtype, quant=quant, **free)
-            other = [kind for kind in {**groups, **loaded.config} if groups.get(kind) != loaded.config.get(kind)]
+            kinds = {**groups, **loaded.config}.keys() - {"template"}  # which may be that of the tokenizer
+            other = sorted(kind for kind in kinds if groups.get(kind) != loaded.config.get(kind))
             if other:
                 raise ConfigError(
                     f"{other[0]} differs from the one in ckpt={ckpt!r}, which cannot be changed; compose without "
                     "ckpt, or load the checkpoint with Assistant.from_pretrained"
                 )
             return loaded
-        model, processor = build(groups, device=device, dtype=dtype, quant=quant)
-        return cls(Loaded(model, processor, groups, frozenset()))
+        model, processor, settled = build(groups, device=device, dtype=dtype, quant=quant)
+        return cls(Loaded(model, processor, settled, frozenset()))
 
     @classmethod
     def from_pretrained(

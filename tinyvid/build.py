@@ -61,8 +61,8 @@ def check(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def build(
     groups: Mapping[str, Mapping[str, Any]], *, device: str = "auto", dtype: str = "auto", quant: str = "none"
-) -> tuple[VideoLLM, Processor]:
-    """Build the model and the Processor that component groups describe.
+) -> tuple[VideoLLM, Processor, dict[str, dict[str, Any]]]:
+    """Build the model and the Processor that component groups describe; the third is the groups to store.
 
     Args:
         groups: As ``check`` returns them.
@@ -76,7 +76,22 @@ def build(
         CheckpointError: A part's weights cannot be loaded.
     """
     with building_on(device):
-        return assemble(groups, *load_parts(groups, device=device, dtype=dtype, quant=quant))
+        parts = load_parts(groups, device=device, dtype=dtype, quant=quant)
+        groups = settled(groups, parts[0])
+        return *assemble(groups, *parts), groups
+
+
+def settled(groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel) -> dict[str, dict[str, Any]]:
+    """Return the groups with the strings of the tokenizer's chat template instead of ``template=tokenizer``.
+
+    Raises:
+        ConfigError: The chat template cannot be rendered or reproduced.
+    """
+    result = {kind: dict(group) for kind, group in groups.items()}
+    template = TEMPLATES.build(groups["template"])
+    if hasattr(template, "settle"):
+        result["template"] = template.settle(llm.tokenizer)
+    return result
 
 
 def load_parts(

@@ -1,5 +1,6 @@
 """Chat templates: exactly the original prompts, the order of turns, and every YAML file of the group."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from transformers import AutoTokenizer, Qwen2Config
 
 from tests.goldens import TINYLLAVA_VIDEO, read_json, to_messages
 from tinyvid import ConfigError, DataError, Message, compose
+from tinyvid.config import CONF_DIR
 from tinyvid.registry import TEMPLATES
 from tinyvid.types import IGNORE_INDEX, Segment
 
@@ -95,6 +97,41 @@ def test_chatml_is_written_as_qwen_instruct_reads_it():
         Segment("reply", "Yo<|im_end|>"),
         Segment("prompt", "\n<|im_start|>user\n?<|im_end|>\n<|im_start|>assistant\n"),
     ]
+
+
+TALK = [Message("system", "S"), Message("user", "A"), Message("assistant", "B"), Message("user", "C")]
+START, END = "<|start_header_id|>", "<|end_header_id|>\n\n"
+LLAMA = f"{START}system{END}Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "whole", "alone"), [
+    ("chatml_no_system", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB"
+     "<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n"),
+    ("gemma3", "<start_of_turn>user\nS\n\nA<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n<start_of_turn>user\nC"
+     "<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>user\nC<end_of_turn>\n<start_of_turn>model\n"),
+    ("llama3", f"{LLAMA}S<|eot_id|>{START}user{END}A<|eot_id|>{START}assistant{END}B<|eot_id|>{START}user{END}C"
+     f"<|eot_id|>{START}assistant{END}", f"{LLAMA}<|eot_id|>{START}user{END}C<|eot_id|>{START}assistant{END}"),
+    ("phi4_mini", "<|system|>S<|end|><|user|>A<|end|><|assistant|>B<|end|><|user|>C<|end|><|assistant|>",
+     "<|user|>C<|end|><|assistant|>"),
+])  # fmt: skip
+def test_turns_of_instruction_tuned_models(name, whole, alone):
+    template = load(name)
+    assert "".join(segment.text for segment in template(TALK, slots=[0] * 4)) == whole
+    assert "".join(segment.text for segment in template(TALK[3:], slots=[0])) == alone
+
+
+def test_a_system_text_in_the_user_turn_precedes_the_video():
+    shown = load("gemma3")(TALK[:2], slots=[0, 1])
+    assert [s.text or "VIDEO" for s in shown][:2] == ["<start_of_turn>user\nS\n\n", "VIDEO"]
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "llm").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_llm_names_a_template_that_exists(path):
+    named = re.findall(r"template=(\w+)", path.read_text().splitlines()[0])
+    assert all((CONF_DIR / "template" / f"{name}.yaml").is_file() for name in named)
+    assert named or "base" in path.read_text().splitlines()[0] or path.stem in ("auto", "qwen2_5_tiny")
 
 
 @pytest.mark.parametrize("name", ["qwen2_base", "phi", "plain", "gemma", "chatml"])

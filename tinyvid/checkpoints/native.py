@@ -29,7 +29,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, is_weightless, load_parts
+from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, is_weightless, load_parts, settled
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.files import expanded, read_text, refuse_unreadable
 from tinyvid.models import adapters
@@ -124,6 +124,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     refuse_learned_reducers(written.get("reducer"), groups.get("reducer"), path)
     weights = path / "connector.safetensors"
     parts = load_parts(groups, device=device, dtype=dtype, quant=quant, connector_weights=weights)
+    groups = settled(groups, parts[0])
     model, processor = assemble(groups, *parts)
     for part in manifest["adapters"]:
         setattr(model, part, adapters.load(part, model.get_submodule(part), path / ADAPTERS[part]))

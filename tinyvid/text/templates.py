@@ -21,6 +21,9 @@ class TurnTemplate:
     Args:
         system: Default text of the system message; empty for no system message.
         start: Text at the beginning of every conversation, with or without a system message.
+        system_turn: Where the system text is written: ``own`` is a turn of its own if there is a text, ``always`` also
+            writes it without one, ``in_user`` writes the text at the beginning of the first user turn, and ``none``
+            refuses it.
         system_prefix: Text before the system message.
         system_suffix: Text after the system message.
         user_prefix: Text before a user turn and its videos.
@@ -48,6 +51,7 @@ class TurnTemplate:
         *,
         system: str = "",
         start: str = "",
+        system_turn: Literal["own", "always", "in_user", "none"] = "own",
         system_prefix: str = "",
         system_suffix: str = "",
         user_prefix: str = "",
@@ -69,6 +73,7 @@ class TurnTemplate:
             raise ConfigError("template 'turns': template.end is empty; set an end marker, such as \\n")
         self.system = system
         self.start = start
+        self.system_turn = system_turn
         self.system_prefix = system_prefix
         self.system_suffix = system_suffix
         self.user_prefix = user_prefix
@@ -89,7 +94,7 @@ class TurnTemplate:
         """Return the segments of a conversation; see ``protocols.ChatTemplate``.
 
         Raises:
-            DataError: The turns do not alternate, or the first one is not the user's.
+            DataError: The turns do not alternate, the first one is not the user's, or a system message has no place.
         """
         check_turns(messages)
         segments: list[Segment] = []
@@ -97,7 +102,11 @@ class TurnTemplate:
             system, messages, slots = messages[0].text, messages[1:], slots[1:]
         else:
             system = self.system
-        prompt = self.start + (self.system_prefix + system + self.system_suffix if system else "")
+        if system and self.system_turn == "none":
+            raise DataError("this template has no place for a system message; move its text to the user's message")
+        written = system or self.system_turn == "always"
+        system = self.system_prefix + system + self.system_suffix if written else ""
+        prompt = self.start if self.system_turn == "in_user" else self.start + system
         for number, (message, videos) in enumerate(zip(messages, slots, strict=True)):
             if message.role == "assistant":
                 segments.append(Segment("prompt", prompt))
@@ -105,7 +114,10 @@ class TurnTemplate:
                 segments.append(Segment(kind, self.reply_prefix + message.text + self.end))
                 prompt = self.separator if number + 1 < len(messages) else ""
                 continue
-            prompt += self.user_prefix + ("" if videos else self.text_prefix)
+            prompt += self.user_prefix
+            if number == 0 and self.system_turn == "in_user":
+                prompt += system
+            prompt += "" if videos else self.text_prefix
             text, places = (message.text, message.places) if self.read_user_text else ("", ())
             for _ in range(videos - len(places)):
                 segments += [Segment("prompt", prompt), Segment("video")]
@@ -136,3 +148,6 @@ def check_turns(messages: Sequence[Message]) -> None:
                 f"message {number + offset} has role '{message.role}', expected '{expected}'; turns must alternate "
                 "user, assistant, user, ... after an optional system message"
             )
+
+
+TEMPLATES.defer("tokenizer", "tinyvid.text.tokenizer_template")  # imports this module

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from tinyvid.build import assemble, make_connector, resolve_device, resolve_dtype, resolve_quant
+from tinyvid.build import assemble, make_connector, resolve_device, resolve_dtype, resolve_quant, settled
 from tinyvid.checkpoints.native import Loaded, refuse_learned_reducers
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError
@@ -181,6 +181,7 @@ def join(
         tensors=weights["connector"],
         where=path,
     )
+    groups = settled(groups, llm)
     model, processor = assemble(groups, llm, vision_tower, connector.to(device, torch_dtype))
     return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
 
