@@ -201,6 +201,13 @@ def test_the_first_patch_can_be_dropped(edited):
     assert assistant.model.vision_tower.features.num_patches == 15
 
 
+def test_an_adapter_beside_the_weights_is_refused(edited):
+    folder = edited()
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has adapter_config.json beside its weights; merge the adapter"):
+        Assistant.from_pretrained(folder, device="meta")
+
+
 def test_weights_that_belong_to_no_part_are_named(edited):
     file = edited() / "model.safetensors"
     save_file(load_file(file) | {"vision_resampler.query": torch.zeros(1)}, file)

@@ -20,10 +20,10 @@ from tinyvid.checkpoints.native import Loaded, refuse_learned_reducers
 from tinyvid.config import compose
 from tinyvid.errors import CheckpointError
 from tinyvid.files import read_json
-from tinyvid.models.folders import cleaned, loading
+from tinyvid.models.folders import ADAPTER, cleaned, loading
 from tinyvid.models.llms.loading import from_weights, load_tokenizer
 from tinyvid.models.llms.rope import Rope, scale_positions
-from tinyvid.models.weights import check_sizes, load_pretrained
+from tinyvid.models.weights import check_sizes, load_pretrained, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,17 @@ def with_rows(settings: Mapping[str, Any], weights: Mapping[str, Tensor], *, tie
     if head is not None and not rows.is_meta and (tied or tied is None):
         tied = torch.equal(rows, head)
     return {**settings, "vocab_size": len(rows), "tie_word_embeddings": head is None if tied is None else bool(tied)}
+
+
+def complete_weights(path: Path) -> dict[str, Tensor]:
+    """Return every tensor of a checkpoint.
+
+    Raises:
+        CheckpointError: They cannot be read, or an adapter beside them would change what the model computes.
+    """
+    if (path / ADAPTER).exists():
+        raise CheckpointError(f"{path} has {ADAPTER} beside its weights; merge the adapter, or remove this file")
+    return read_weights(path)
 
 
 def text_config(path: Path, settings: Mapping[str, Any]) -> Any:

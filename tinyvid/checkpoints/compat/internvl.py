@@ -16,6 +16,7 @@ from torch import Tensor
 from tinyvid.build import check
 from tinyvid.checkpoints.compat import internlm2
 from tinyvid.checkpoints.compat.assembly import (
+    complete_weights,
     join,
     longest,
     presets,
@@ -31,7 +32,6 @@ from tinyvid.errors import CheckpointError, suggest
 from tinyvid.files import read_json, read_text
 from tinyvid.models.vision_towers import internvit
 from tinyvid.models.vision_towers.preprocessor import read_image_spec
-from tinyvid.models.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _without_dynamic(text: Mapping[str, Any]) -> dict[str, Any]:
 
 def _weights(path: Path, config: Mapping[str, Any], layout: str) -> dict[str, dict[str, Tensor]]:
     """Return the weights of each part by the names in its module."""
-    tensors = read_weights(path)
+    tensors = complete_weights(path)
     if layout == TRANSFORMERS:
         return split(path, canonical(tensors), PREFIXES[layout])
     parts = split(path, tensors, PREFIXES[layout])

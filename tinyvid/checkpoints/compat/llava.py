@@ -15,6 +15,7 @@ from torch import Tensor
 from tinyvid.build import check
 from tinyvid.checkpoints.compat.assembly import (
     TOKENIZER_CONFIG,
+    complete_weights,
     count,
     join,
     longest,
@@ -32,7 +33,6 @@ from tinyvid.files import read_json
 from tinyvid.models.folders import loading
 from tinyvid.models.vision_towers import clip, siglip
 from tinyvid.models.vision_towers.preprocessor import find_processor, from_processor
-from tinyvid.models.weights import read_weights
 from tinyvid.types import ImageSpec
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     config = read_json(path / "config.json")
     tower = tower_group(config, default="clip_vision_model", layer=-2, strategy="default")
     check_projector(config)
-    weights = split(path, canonical(read_weights(path)), PREFIXES)
+    weights = split(path, canonical(complete_weights(path)), PREFIXES)
     text = {"model_type": "llama", **section(config, "text_config")}
     groups = check(apply_overrides(_groups(path, config, text, tower, overrides), overrides))
     report_guesses(path, groups, overrides, "sampler", "template")

@@ -19,6 +19,7 @@ from torch import Tensor
 from tinyvid.build import check
 from tinyvid.checkpoints.compat import llava
 from tinyvid.checkpoints.compat.assembly import (
+    complete_weights,
     count,
     join,
     longest,
@@ -32,7 +33,6 @@ from tinyvid.checkpoints.compat.keys import canonical, split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
 from tinyvid.errors import CheckpointError
 from tinyvid.files import read_json
-from tinyvid.models.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Parts:
         )
     llava.check_projector(config)
     parts = {"vision_tower": tower, "connector": {"name": "mlp", "pool_after": 2, "newline": True}}
-    weights = split(path, canonical(read_weights(path)), PREFIXES)
+    weights = split(path, canonical(complete_weights(path)), PREFIXES)
     return parts, weights, {"model_type": "qwen2", **section(config, "text_config")}, section(config, "vision_config")
 
 
@@ -132,7 +132,7 @@ def _original(path: Path, config: Mapping[str, Any]) -> Parts:
     newline = config.get("mm_newline_position") != "no_token" and config.get("mm_patch_merge_type") == "spatial_unpad"
     stride = 2 if config.get("mm_spatial_pool_stride") is None else count(config, "mm_spatial_pool_stride", 2)
     unused = "(?!)" if newline else r"model\.image_newline$"
-    weights = split(path, read_weights(path), ORIGINAL_PREFIXES, unused=unused)
+    weights = split(path, complete_weights(path), ORIGINAL_PREFIXES, unused=unused)
     vision, layer = _tower(path, config, weights["vision_tower"])
     parts = {
         "vision_tower": {"name": "siglip", "path": "vision_tower", "layer": layer},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinyvid.build import check
 from tinyvid.checkpoints.compat.assembly import (
+    complete_weights,
     count,
     join,
     longest,
@@ -32,7 +33,6 @@ from tinyvid.models.folders import loading
 from tinyvid.models.vision_towers.metadata import square
 from tinyvid.models.vision_towers.preprocessor import find_processor, from_processor
 from tinyvid.models.vision_towers.siglip import SiglipTower
-from tinyvid.models.weights import read_weights
 from tinyvid.types import ImageSpec
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
         report_guesses(path, groups, overrides, "sampler", "template")
     elif "video_sampling" not in processor:
         report_guesses(path, groups, overrides, "sampler")
-    weights = split(path, read_weights(path), PREFIXES)
+    weights = split(path, complete_weights(path), PREFIXES)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     vision_tower = _vision_tower(path, vision, groups["vision_tower"], weights["vision_tower"], processor, file)
     size = vision_tower.image.size
