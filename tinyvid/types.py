@@ -182,8 +182,7 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
-            shape = tuple(self.frames.shape)
-            raise VideoError(f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {shape}")
+            raise VideoError(f"frames must be a uint8 array (T, H, W, 3), got {self.frames.dtype} {self.frames.shape}")
         if len(self.times) != len(self.frames):
             raise VideoError(f"got {len(self.times)} times for {len(self.frames)} frames; give one time per frame")
 
@@ -213,8 +212,7 @@ class ImageSpec:
         resize: ``stretch`` ignores the aspect ratio, ``crop`` scales the short side and crops the center,
             ``pad`` scales the long side and fills the rest with the mean color.
         crop_pct: Fraction of the resized side that the final center crop keeps; 1 keeps all.
-        longest_edge: Length of the longer side after a first resize, which keeps the aspect ratio, before ``stretch``
-            (SmolVLM); ``None`` for a single resize.
+        longest_edge: Longer side after a first resize, which keeps the aspect ratio; ``None`` for a single resize.
     """
 
     size: int
@@ -261,8 +259,7 @@ class TokenBudget:
 
     def bound(self, num_frames: int) -> int:
         """Return the maximum number of video tokens for ``num_frames`` frames."""
-        places = self(num_frames)
-        return places if self.most is None else min(places, self.most)
+        return self(num_frames) if self.most is None else min(self(num_frames), self.most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,8 +285,7 @@ class TokenSpec:
         budget: Number of video tokens. With ``fixed=0``, they are ordered by frame.
         reads_question: Whether every user turn has its own video slot, whose tokens depend on its question.
         reads_choices: Whether a multiple-choice question is read with its choices, or without them.
-        in_pieces: Whether frames are independent of each other, so that a clip can be passed in pieces. Fixed tokens
-            then come last and are the same for every piece.
+        in_pieces: Whether a clip can come in pieces: frames are independent, and fixed tokens last and always the same.
         smaller: Other values of ``per_frame`` that a call can request, in decreasing order.
         kept_positions: Whether tokens after an empty place keep their positions, or the gap is closed.
     """

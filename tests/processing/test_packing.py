@@ -52,6 +52,7 @@ def gradients(model, batch):
         ("phi", "mlp", ()),
         ("gemma", "naive", ()),
         ("qwen2", "mlp", ("connector.pool_after=2", "connector.newline=true")),
+        ("qwen2", "mlp", ("template.heading='{count_words} frames. '", "template.frame='{clock}: {video}'")),
     ],
 )
 def test_packed_rows_train_like_single_rows(models, family, connector, options, attention):
