@@ -107,7 +107,7 @@ def _template(path: Path) -> str:
     file = path / TOKENIZER_CONFIG
     end = read_json(file).get("eos_token") if file.is_file() else None
     end = end.get("content") if isinstance(end, dict) else end
-    templates = {"<|im_end|>": "llava_onevision", "</s>": "llava"}
+    templates = {"<|im_end|>": "chatml_no_system", "</s>": "llava"}
     if not isinstance(end, str) or end not in templates:
         raise CheckpointError(
             f"{path} does not say how its prompt is written: its replies end with {end!r:.40}; choose a template, such "

@@ -79,7 +79,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     original = "mm_vision_tower" in config
     parts, weights, text, vision = (_original if original else _transformers)(path, config)
     groups = {
-        **presets(template="chatml" if original else "llava_onevision", sampler="uniform"),
+        **presets(template="chatml" if original else "chatml_no_system", sampler="uniform"),
         "llm": {"name": "auto", "path": "llm", "max_length": longest(path, text)},
         **parts,
     }
