@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,7 +189,7 @@ def build_connector(
     if text_decoder is not None:
         inside["text_decoder"] = TEXT_DECODERS.build(text_decoder, features=features, llm_dim=llm_dim)
     if reducer is not None:
-        inside["reducer"] = REDUCERS.build(reducer, features=features)
+        inside["reducer"] = partial(REDUCERS.build, reducer)
     return CONNECTORS.build(group, features=features, llm_dim=llm_dim, **inside)
 
 
@@ -211,8 +212,8 @@ def check_reducer(connector: Mapping[str, Any], reducer: Mapping[str, Any] | Non
     if reducer is not None and not takes(connector["name"], "reducer"):
         raise ConfigError(
             f"reducer '{reducer['name']}' returns tokens that do not form full frames, but connector "
-            f"'{connector['name']}' needs full frames; remove reducer, or use connector=mlp, for which the model must "
-            "be trained"
+            f"'{connector['name']}' needs full frames; remove reducer, or use connector=mlp or "
+            "connector=pixel_shuffle, for which the model must be trained"
         )
 
 

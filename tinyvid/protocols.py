@@ -147,8 +147,8 @@ class VisionTower(Protocol):
 class Connector(Protocol):
     """An ``nn.Module`` that turns the patch features of one clip into video tokens.
 
-    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``. If its signature has ``text_decoder`` or
-    ``reducer``, it also gets that part of the configuration.
+    Built as ``Class(features=FeatureSpec, llm_dim=D, **options)``. If its signature has ``text_decoder``, it also gets
+    that part of the configuration; if it has ``reducer``, a function that builds that part for given ``features``.
     """
 
     tokens: TokenSpec  # what it returns for a clip, after its reducer

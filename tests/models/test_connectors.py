@@ -312,9 +312,26 @@ def test_pixel_shuffle_needs_squares(spec, message):
         build("pixel_shuffle", spec, factor=2)
 
 
-def test_pixel_shuffle_takes_no_reducer():
-    with pytest.raises(ConfigError, match=r"reducer 'drop' .*connector 'pixel_shuffle' needs full frames; remove"):
-        build_connector({"name": "pixel_shuffle"}, features=GRID, llm_dim=D, reducer={"name": "drop"})
+@pytest.mark.parametrize("reducer", [{"name": "drop", "threshold": 1.1}, {"name": "sample", "tokens": 3}])
+def test_pixel_shuffle_reduces_squares(reducer):
+    """A reducer that keeps everything changes nothing, and one that picks squares picks their tokens."""
+    spec = FeatureSpec(dim=2, num_patches=24, grid=(4, 6))
+    group = {"name": "pixel_shuffle"}
+    plain = build_connector(group, features=spec, llm_dim=D)
+    reducing = build_connector(group, features=spec, llm_dim=D, reducer=reducer)
+    reducing.load_state_dict(plain.state_dict())
+    features = random_features(2, spec)
+    kept, _ = reducing.reducer(features)
+    assert len(kept.x) == (12 if reducer["name"] == "drop" else 3)
+    torch.testing.assert_close(reducing(kept.x.unsqueeze(1)), plain(features)[kept.place])
+    assert reducing.tokens.budget(2) == plain.tokens.budget(2)
+
+
+def test_pixel_shuffle_refuses_reducers_that_need_patches():
+    with pytest.raises(ConfigError, match=r"this reducer compares the patches with the question; use another one"):
+        build_connector(
+            {"name": "pixel_shuffle", "factor": 3}, features=GRID, llm_dim=D, reducer={"name": "guided", "grid": "1x1"}
+        )
 
 
 # --- options ----------------------------------------------------------------------------------------------------

@@ -147,6 +147,20 @@ def test_a_qwen3_equals_transformers(tmp_path):
     assert assistant.model.llm.lm_head.weight is assistant.model.llm.get_input_embeddings().weight
 
 
+@pytest.mark.parametrize(("threshold", "tokens"), [(1.1, 12), (-1.0, 4)])
+def test_a_reducer_can_be_added(threshold, tokens, tmp_path):
+    """Its patches are the squares that InternVL concatenates; 1.1 keeps all, and -1 those of the first frame."""
+    reducer = {"name": "drop", "threshold": threshold}
+    sampler = {"name": "uniform", "num_frames": 3}
+    assistant = load(FAMILIES / "internvl_qwen2" / "original", sampler=sampler, reducer=reducer)
+    frames = read_oracle("internvl_qwen2")[0]["frames"].numpy()
+    batch = assistant.processor.collate([assistant.processor(Sample([Message("user", "Q?")], video=frames))])
+    embeddings, filled = assistant.model.fill(batch)
+    assert filled.video_mask.sum() == tokens
+    assistant.save_pretrained(tmp_path / "saved")
+    assert torch.equal(load(tmp_path / "saved").model.fill(batch)[0], embeddings)
+
+
 # --- variants of the files --------------------------------------------------------------------------------------
 
 

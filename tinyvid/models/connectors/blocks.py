@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinyvid.protocols import Reducer
+from tinyvid.types import TokenSpec
+
 HEADS = 8  # as in the published models, independent of D
 HEAD_DIM = 64
 
@@ -42,6 +45,16 @@ def projection(dim: int, llm_dim: int, depth: int, *, bias: bool = True) -> nn.S
     widths = [dim, *[llm_dim] * depth]
     linears = [nn.Linear(wide, narrow, bias=bias) for wide, narrow in itertools.pairwise(widths)]
     return nn.Sequential(*[m for linear in linears for m in (linear, nn.GELU())][:-1])
+
+
+def reduced_tokens(reducer: Reducer) -> TokenSpec:
+    """Return the tokens of a connector that turns every vector of a reducer into one token."""
+    return TokenSpec(
+        reducer.budget,
+        reads_question=reducer.reads_question,
+        in_pieces=reducer.causal,
+        kept_positions=reducer.positions == "kept",
+    )
 
 
 def feed_forward(dim: int) -> nn.Sequential:

@@ -1,12 +1,13 @@
 """The connector of LLaVA: an MLP turns every patch into a video token, after optional pooling."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from tinyvid.errors import ConfigError
-from tinyvid.models.connectors.blocks import init_linear, projection
+from tinyvid.models.connectors.blocks import init_linear, projection, reduced_tokens
 from tinyvid.models.pooling import pooled, pooled_patches, resized, resized_patches
 from tinyvid.protocols import Reducer
 from tinyvid.registry import CONNECTORS, NumLayers, PositiveInt
@@ -41,7 +42,7 @@ class MLP(nn.Module):
         *,
         features: FeatureSpec,
         llm_dim: int,
-        reducer: Reducer | None = None,
+        reducer: Callable[..., Reducer] | None = None,
         depth: NumLayers = 2,
         pool: PositiveInt = 1,
         pool_after: PositiveInt = 1,
@@ -58,19 +59,14 @@ class MLP(nn.Module):
         self.grid = features.grid
         self.pool = pool
         self.pool_after = pool_after
-        self.reducer = reducer
-        if reducer is None:
+        self.reducer = None if reducer is None else reducer(features=features)
+        if self.reducer is None:
             per_frame = pooled_patches(features, pool, part="connector 'mlp'")
             if pool_after > 1:
                 per_frame = resized_patches(features, pool_after, part="connector 'mlp'")
             self.tokens = TokenSpec(TokenBudget(fixed=int(newline), per_frame=per_frame), in_pieces=True)
         else:
-            self.tokens = TokenSpec(
-                reducer.budget,
-                reads_question=reducer.reads_question,
-                in_pieces=reducer.causal,
-                kept_positions=reducer.positions == "kept",
-            )
+            self.tokens = reduced_tokens(self.reducer)
         self.layers = projection(features.dim, llm_dim, depth)
         self.layers.apply(init_linear)
         self.newline = nn.Parameter(torch.randn(llm_dim) / math.sqrt(llm_dim)) if newline else None  # (D,)
