@@ -25,7 +25,7 @@ TOKENIZER = (
     "tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",  # kept as text, never rendered
+    "chat_template.jinja",  # kept as text; only template=tokenizer renders it, in a process with limits
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -166,7 +166,7 @@ def _admit(file: Path, place: Path) -> None:
         place.write_text(json.dumps(cleaned(read_json(file))), encoding="utf-8")
         return
     size = file.stat().st_size
-    if file.suffix not in (".safetensors", ".bin") and size > MAX_TEXT:
+    if file.suffix not in (".safetensors", ".bin", ".gguf") and size > MAX_TEXT:
         raise CheckpointError(f"{file} has {size:,} bytes; at most {MAX_TEXT:,} are read")
     place.symlink_to(file.resolve())
 

@@ -4,6 +4,7 @@ Weights come from a directory, a hub id, or tensors already in memory (another p
 runs, and the vocabulary is never resized.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.models.folders import CONFIG, TOKENIZER, VOCABULARIES, loading, opened
+from tinyvid.models.llms.gguf import is_gguf, read_gguf_config, read_gguf_tensors, read_gguf_tokenizer
 from tinyvid.models.llms.rope import Rope, Scaling, check_positions, scale_positions
-from tinyvid.models.weights import load_pretrained, read_config
+from tinyvid.models.weights import building_on, load_pretrained, read_config, without_weights
 from tinyvid.protocols import LanguageModel
 from tinyvid.registry import PositiveFloat, PositiveInt
 
@@ -41,7 +43,7 @@ def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
 
     Args:
         model_type: Required ``model_type`` of the configuration; ``None`` accepts any.
-        path: Directory in the layout of transformers, or hub id.
+        path: Directory in the layout of transformers, hub id, or ``.gguf`` file.
         revision: Commit, branch or tag on the hub.
         tokenizer: Directory or hub id of the tokenizer, if it is not stored with the weights.
         attention: Attention implementation of transformers.
@@ -59,7 +61,8 @@ def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
     from transformers import AutoConfig  # heavy: only when a model is loaded
 
     with loading("llm", path):
-        config = AutoConfig.for_model(**read_config("llm", path, revision=revision))
+        read = read_gguf_config(path, revision) if is_gguf(path) else read_config("llm", path, revision=revision)
+        config = AutoConfig.for_model(**read)
         if model_type is not None and config.model_type != model_type:
             raise ConfigError(
                 f"llm.path={path!r} contains a model of type '{config.model_type}', but this llm needs '{model_type}'; "
@@ -70,6 +73,7 @@ def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
             config,
             path=path,
             revision=revision,
+            state_dict=_gguf_weights(config, path, revision, dtype) if is_gguf(path) else None,
             tokenizer=load_tokenizer(tokenizer or path, revision=None if tokenizer else revision),
             attention=attention,
             max_length=max_length,
@@ -94,15 +98,9 @@ def from_weights(
 ) -> LanguageModel:
     """Build an LLM from its configuration and the weights in ``state_dict`` or, without it, ``path``; see ``load``."""
     check_positions(config, max_length)
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig
+    from transformers import GenerationConfig
 
-    # AutoModelForCausalLM would look for code next to the weights.
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(
-            f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "
-            "choose a path of a causal LM"
-        )
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = _model_class(config, path)
     _check_attention(model_class, config.model_type, attention)
     model = load_pretrained(
         "llm",
@@ -121,6 +119,33 @@ def from_weights(
     return LanguageModel(model=model.eval(), tokenizer=tokenizer, max_length=max_length)
 
 
+def _model_class(config: Any, path: str) -> Any:
+    """Return the class of a causal LM; ``AutoModelForCausalLM`` would look for code next to the weights.
+
+    Raises:
+        ConfigError: The configuration is not that of a causal LM.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"llm.path={path!r} contains a model of type '{config.model_type}', which is not a causal LM; "
+            "choose a path of a causal LM"
+        )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _gguf_weights(config: Any, path: str, revision: str | None, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Return the weights in a GGUF file; ``None`` on the meta device, where no weights are read."""
+    if without_weights():
+        return None
+    from transformers.initialization import no_init_weights
+
+    with building_on("meta"), no_init_weights():
+        expected = _model_class(config, path)(copy.deepcopy(config))
+    return read_gguf_tensors(path, expected, dtype, revision)
+
+
 def _check_attention(model_class: Any, model_type: str, attention: str) -> None:
     """Raise ``ConfigError`` if transformers has no such attention implementation for a model."""
     supported = {
@@ -136,22 +161,30 @@ def _check_attention(model_class: Any, model_type: str, attention: str) -> None:
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None) -> Any:
-    """Load a tokenizer from a directory or a hub id; ``config`` is the LLM's if the directory is another project's.
+    """Load a tokenizer from a directory, a hub id or a ``.gguf`` file.
+
+    ``config`` is the LLM's if the directory is another project's.
 
     Raises:
         CheckpointError: ``path`` contains no vocabulary, or transformers cannot load its tokenizer.
     """
     from transformers import AutoTokenizer
 
+    if is_gguf(path):
+        return _tried(read_gguf_tokenizer(path, revision), path)
     names, extra = (TOKENIZER, {"config": config}) if config is not None else ((CONFIG, *TOKENIZER), {})
     with opened("tokenizer", path, names, revision=revision) as folder:
         if not any(all((folder / name).is_file() for name in files) for files in VOCABULARIES):
             choices = ", ".join(" with ".join(files) for files in VOCABULARIES)
             raise CheckpointError(f"the tokenizer in {path!r} has no vocabulary; expected one of {choices}")
-        tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE, **extra)
-        tokenizer.name_or_path = path  # not the temporary folder
-        tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
-        tokenizer.decode(tokenizer(PROBE).input_ids)  # some damage is found only by use
+        return _tried(AutoTokenizer.from_pretrained(folder, **NO_CODE, **extra), path)
+
+
+def _tried(tokenizer: Any, path: str) -> Any:
+    """Return a tokenizer after using it once, with the name of its source."""
+    tokenizer.name_or_path = path  # not the temporary folder
+    tokenizer.clean_up_tokenization_spaces = False  # transformers warns about files that set this, and ignores them
+    tokenizer.decode(tokenizer(PROBE).input_ids)  # some damage is found only by use
     return tokenizer
 
 
