@@ -46,7 +46,7 @@ def sources():
     for tower in ("timm", "open_clip"):
         options = {"name": tower, "path": str(source(tower)), "revision": None, "layer": -2, "resize": "auto"}
         groups = {**tiny_assistant(root / "parts").config, "vision_tower": options}
-        loaded = Loaded(*build(groups, device="cpu"), groups, frozenset({"llm", "vision_tower"}))
+        loaded = Loaded(*build(groups, device="cpu"), frozenset({"llm", "vision_tower"}))
         Assistant(loaded).save_pretrained(root / f"native_{tower}")
         found[f"native_{tower}"] = root / f"native_{tower}"
     return found

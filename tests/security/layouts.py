@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from tests.factories import save_llm
-from tests.goldens import DATA, TINYLLAVA_VIDEO
+from tests.goldens import DATA, FAMILIES, TINYLLAVA_VIDEO
 from tests.towers import TOWERS
 from tinyvid import Assistant
 from tinyvid.registry import LLMS, VISION_TOWERS
@@ -22,9 +22,11 @@ CHECKPOINTS = {
     "tinyllava_video": TINYLLAVA_VIDEO / "group_qwen2",
     "tinyllava_video_folders": TINYLLAVA_VIDEO / "group_qwen2_folders",
     "tinyllava_video_lora": TINYLLAVA_VIDEO / "group_qwen2_lora",
+    "internvl": FAMILIES / "internvl_internlm2" / "original",
+    "internvl_transformers": FAMILIES / "internvl_qwen2" / "hf",
 }
 PARTS = {"llm": save_llm, **TOWERS}
-NESTED = ("text_config", "vision_config", "model_cfg", "pretrained_cfg", "model_args")
+NESTED = ("text_config", "llm_config", "vision_config", "model_cfg", "pretrained_cfg", "model_args")
 
 
 @cache

@@ -81,7 +81,7 @@ def test_a_reference_to_the_hub_follows_the_same_rule(layout, canary, tmp_path, 
     for plant in (add_modules, add_pickles, add_templates, add_generation):
         plant(tmp_path / "folder", canary)
     hub_cache(tmp_path, monkeypatch, tmp_path / "folder", "owner/name")
-    name = "owner/name" if layout in ("llm", "siglip") else "hf-hub:owner/name"
+    name = "hf-hub:owner/name" if layout in ("timm", "open_clip") else "owner/name"
     if layout not in ("timm", "open_clip"):  # which refuse the keys
         after = load(layout, name)
         assert all(same(module, after[part]) for part, module in loaded(layout).items())
