@@ -105,7 +105,7 @@ class Assistant:
         quant: str = "none",
         **groups: Mapping[str, Any] | None,
     ) -> "Assistant":
-        """Load a checkpoint of tinyvid, or a checkpoint of TinyLLaVA-Video in any of its layouts.
+        """Load a checkpoint of tinyvid or of another project, such as InternVL or SmolVLM2 (docs/families.md).
 
         Args:
             path: A directory, or a hub id such as ``Zhang199/TinyLLaVA-Video-Qwen2.5-3B-Group-16-512``. ``None`` or
