@@ -83,8 +83,7 @@ class Assistant:
             free: dict[str, Any] = {kind: groups.get(kind) for kind in CHANGEABLE}
             free["llm"] = {"max_length": groups["llm"]["max_length"]}
             loaded = cls.from_pretrained(ckpt, device=device, dtype=dtype, quant=quant, **free)
-            kinds = {**groups, **loaded.config}.keys() - {"template"}  # which may be that of the tokenizer
-            other = sorted(kind for kind in kinds if groups.get(kind) != loaded.config.get(kind))
+            other = [k for k in {**groups, **loaded.config} if k != "template" and groups.get(k) != loaded.config.get(k)]
             if other:
                 raise ConfigError(
                     f"{other[0]} differs from the one in ckpt={ckpt!r}, which cannot be changed; compose without "

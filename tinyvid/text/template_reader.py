@@ -20,7 +20,7 @@ MAX_TEXT = 1 << 20  # characters of a rendered conversation
 TODAY = datetime(2024, 7, 26)  # the date that Llama 3 writes if it has no clock
 
 
-class Generation(Extension):
+class GenerationBlock(Extension):
     """``{% generation %}`` of transformers, which marks replies: only its content is written."""
 
     tags = frozenset({"generation"})  # type: ignore[assignment]
@@ -35,7 +35,7 @@ def main(request: dict[str, Any]) -> list[dict[str, str]]:
     """Render each conversation of a request as transformers does, with a fixed date."""
     _limit_memory()
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
