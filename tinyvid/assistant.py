@@ -83,7 +83,7 @@ class Assistant:
             free: dict[str, Any] = {kind: groups.get(kind) for kind in CHANGEABLE}
             free["llm"] = {"max_length": groups["llm"]["max_length"]}
             loaded = cls.from_pretrained(ckpt, device=device, dtype=dtype, quant=quant, **free)
-            other = [k for k in {**groups, **loaded.config} if k != "template" and groups.get(k) != loaded.config.get(k)]
+            other = [k for k in [*groups, *loaded.config] if k != "template" and groups.get(k) != loaded.config.get(k)]
             if other:
                 raise ConfigError(
                     f"{other[0]} differs from the one in ckpt={ckpt!r}, which cannot be changed; compose without "
