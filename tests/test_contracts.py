@@ -27,7 +27,7 @@ CONTRACTS = {
     registry.REDUCERS: [protocols.Reducer],
     registry.TEXT_DECODERS: [protocols.TextDecoder],
     registry.SAMPLERS: [protocols.FrameSampler, protocols.LookingSampler],
-    registry.TEMPLATES: [protocols.ChatTemplate],
+    registry.TEMPLATES: [protocols.ChatTemplate, protocols.TokenizerStrings],
     registry.VIDEO_READERS: [protocols.VideoReader],
     registry.DATASETS: [protocols.Dataset],
     registry.BENCHMARKS: [Benchmark],
@@ -57,6 +57,8 @@ def contract_of(part, contracts):
     """Return the contract of a class; for a sampler, the one with its value of ``looks``."""
     if len(contracts) == 1:
         return contracts[0]
+    if protocols.ChatTemplate in contracts:
+        return contracts[hasattr(part, "settle")]
     return next(c for c in contracts if typing.get_type_hints(c)["looks"] == Literal[part.looks])
 
 

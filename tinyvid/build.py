@@ -16,7 +16,7 @@ from tinyvid.models.llms.loading import QUANTS, check_vocabulary, load_tokenizer
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on, load_strict, read_tensors
 from tinyvid.processing.processor import Processor
-from tinyvid.protocols import Connector, LanguageModel, UsesTower, VisionTower
+from tinyvid.protocols import Connector, LanguageModel, TokenizerStrings, UsesTower, VisionTower
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
@@ -90,7 +90,7 @@ def settled(groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel) -> dict
     """
     result = {kind: dict(group) for kind, group in groups.items()}
     template = TEMPLATES.build(groups["template"])
-    if hasattr(template, "settle"):
+    if isinstance(template, TokenizerStrings):
         result["template"] = template.settle(llm.tokenizer)
     return result
 

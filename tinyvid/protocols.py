@@ -261,6 +261,18 @@ class ChatTemplate(Protocol):
         """
 
 
+@runtime_checkable
+class TokenizerStrings(Protocol):
+    """A template whose strings are those of the LLM's tokenizer. It is replaced before any text is written."""
+
+    def settle(self, tokenizer: Any) -> dict[str, Any]:
+        """Return the group of a ``ChatTemplate`` that writes what the tokenizer's own chat template does.
+
+        Raises:
+            ConfigError: The tokenizer has no chat template, or it cannot be reproduced.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """A causal LLM with its tokenizer.
