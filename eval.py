@@ -21,8 +21,8 @@ from rich.progress import track
 
 from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, DataError, Message, Sample, TinyvidError, Video
 from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines
-from tinyvid.assistant import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.caches import CacheOptions, attach
+from tinyvid.checkpoints.hub import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import listed, printable

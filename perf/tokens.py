@@ -281,7 +281,7 @@ def as_table(rows: dict[str, Any]) -> str:
 
 def summary(rows: dict[str, Any]) -> dict[str, Any]:
     """Return the report of the last line, from the rows about clips with little motion."""
-    from tinyvid.assistant import DEFAULT_MODEL
+    from tinyvid.checkpoints.hub import DEFAULT_MODEL
 
     usual = mean(rows[NONE]["rights"])
     enough = {name: row for name, row in rows.items() if name.startswith("drop ") and row["kept"] <= 0.2}

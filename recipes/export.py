@@ -2,7 +2,8 @@
 
 A run stores only the weights it trained, plus references to the rest. An export contains everything: LLM, vision tower,
 connector and tokenizer, with adapters merged in float32, in one directory that ``Assistant.from_pretrained`` reads
-offline. It also contains a model card and, in ``adapters_unmerged/``, the original adapters in peft's layout.
+offline. It also contains a model card and, in ``adapters_unmerged/``, the original adapters in peft's layout. ``push=``
+sends the directory to the Hugging Face hub.
 """
 
 import os
@@ -16,7 +17,7 @@ from safetensors import safe_open
 
 from tinyvid import Assistant
 from tinyvid.build import DTYPES
-from tinyvid.checkpoints import native
+from tinyvid.checkpoints import hub, native
 from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, run_hydra
@@ -32,10 +33,38 @@ UNMERGED = "adapters_unmerged"
 def main(config: DictConfig, _: CommandLine) -> None:
     """Export the checkpoint given on the command line."""
     for key in ("ckpt", "out"):
-        if not config[key]:
+        if not config[key] and not (key == "ckpt" and config.push):
             raise ConfigError(f"{key}= is missing; run: python recipes/export.py ckpt=RUN/model out=DIR")
-    export(config.ckpt, Path(config.out), dtype=config.dtype, device=config.device)
-    print(f"Wrote {config.out}")
+    unused = [key for key in ("private", "revision", "message", "license") if config[key] is not None]
+    if not config.push and unused:
+        raise ConfigError(f"{unused[0]}= needs push=, the repository of the hub to send the directory to")
+    if config.private not in (None, True, False):
+        raise ConfigError(f"private={config.private!r} must be true, false or null")
+    if config.push:
+        hub.check_destination(config.push, config.revision)  # before the export, which takes minutes
+    if config.ckpt:
+        export(config.ckpt, Path(config.out), dtype=config.dtype, device=config.device)
+        print(f"Wrote {config.out}")
+    if config.push:
+        send(config)
+
+
+def send(config: DictConfig) -> None:
+    """Send the written directory to the hub.
+
+    Raises:
+        ConfigError: See ``hub.push``.
+        CheckpointError: See ``hub.push``.
+    """
+    folder = Path(config.out)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no directory out={config.out!r} to send; set ckpt= to write it")
+    options = {"revision": config.revision, "commit_message": config.message, "license": config.license}
+    try:
+        address = hub.push(folder, config.push, private=config.private, **options)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {folder} is complete, so run the same command without ckpt=") from error
+    print(f"Sent to {address}")
 
 
 def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu") -> None:

@@ -17,8 +17,8 @@ from tests.goldens import TINYLLAVA_VIDEO
 from tests.runs import python
 from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.answers import AnswerFile
-from tinyvid.assistant import DEFAULT_MODEL
 from tinyvid.build import REGISTRIES
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.command_line import CommandLine
 from tinyvid.errors import printable
 from tinyvid.video.open_video import open_video

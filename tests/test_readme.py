@@ -10,7 +10,7 @@ import yaml
 
 from tests.runs import python
 from tinyvid import __version__
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from recipes.shapes.measure import measure
 from recipes.shapes.release import digest
 from tests.clips import write_clip
 from tinyvid import Message, Sample
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.worlds.shapes import SetOptions, encode, plan_clip
 
 ROOT = Path(__file__).parents[1]

@@ -1,19 +1,19 @@
 """Build or load a model, save it, and ask it about videos."""
 
 import logging
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 from tinyvid.build import OPTIONAL, build, check
-from tinyvid.checkpoints import native
+from tinyvid.checkpoints import hub, native
+from tinyvid.checkpoints.hub import DEFAULT, local_folder
 from tinyvid.checkpoints.layouts import reader_of
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.config import CHANGEABLE
 from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
-from tinyvid.files import expanded, refuse_links
+from tinyvid.files import refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
 from tinyvid.models.attention_map import AttentionMap, attention_maps
 from tinyvid.models.video_llm import VideoLLM
@@ -25,9 +25,6 @@ from tinyvid.types import Message, Sample, Video, VideoSource
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = Path(__file__).parent / "assets" / "shapes"  # made by recipes/shapes
-DEFAULT = "default"  # the path that stands for it
-HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt", "*.model", "*.bin"]
 OnError = Literal["raise", "skip"]
 Videos = VideoSource | Video | Sequence[VideoSource | Video]
 
@@ -146,6 +143,35 @@ class Assistant:
             CheckpointError: The directory exists and is not empty, or the weights to store are quantized.
         """
         native.save(self.loaded, Path(path))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Write a checkpoint to a repository of the hub, and return the address of the commit.
+
+        The repository and the branch are created if they are missing. Parts that are read from local directories are
+        stored too, because nobody else could load them. After an interruption, call it again: what arrived is not sent
+        again.
+
+        Args:
+            repo: Hub id, ``owner/name``.
+            private: Whether the repository is private; ``None`` keeps that of an existing one.
+            revision: Branch to write to; ``None`` for the main one.
+            commit_message: First line of the commit.
+            license: Identifier for the model card, such as ``apache-2.0``.
+
+        Raises:
+            ConfigError: ``repo`` is not a hub id, ``revision`` is a commit, or this machine has no token of the hub.
+            CheckpointError: The weights to store are quantized, the hub refused, or the connection failed.
+        """
+        options = {"revision": revision, "commit_message": commit_message, "license": license}
+        return hub.push_loaded(self.loaded, repo, private=private, **options)
 
     def ask(
         self,
@@ -319,32 +345,3 @@ class Assistant:
         examples = [self.processor(sample, reserve=decoding.max_new_tokens) for sample in samples]
         batch = self.processor.collate(examples, padding_side="left")
         return [example.timeline for example in examples], batch.to(self.model.device)
-
-
-def local_folder(path: str, revision: str | None = None) -> Path:
-    """Return the local directory of a checkpoint, downloading it from the hub if the path is a hub id.
-
-    ``default`` is the model that is included in tinyvid; write ``./default`` for a directory with that name.
-
-    Raises:
-        CheckpointError: There is no such directory, and it cannot be downloaded from the hub.
-    """
-    if not path:
-        raise CheckpointError("the path of the checkpoint is empty; give a directory or a hub id")
-    if path == DEFAULT:
-        return DEFAULT_MODEL
-    folder = expanded(path)
-    if os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
-        return folder
-    if os.path.isfile(folder):
-        raise CheckpointError(f"{path!r} is a file; a checkpoint is a directory")
-    if len(folder.parts) != 2 or folder.is_absolute() or path.startswith(("~", ".")):
-        raise CheckpointError(f"there is no directory {path!r}, and it is not a hub id ('owner/name')")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"there is no directory {path!r}, and downloading it failed: {reason}") from error

@@ -38,8 +38,8 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 # Keys that take a file, a folder, a hub id or a URL. Their values are literal text, except that ~ is the home folder
 # and null means that the key is not set.
 PATHS = (
-    *("attention_map", "ckpt", "convert_to", "eval_path", "evidence", "image", "judge_cache", "out", "questions"),
-    *("run", "run_dir", "skip_listed", "video", "videos"),
+    *("attention_map", "ckpt", "convert_to", "eval_path", "evidence", "image", "judge_cache", "out", "push"),
+    *("questions", "run", "run_dir", "skip_listed", "video", "videos"),
     *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root"),
     *("cache.features", "cache.frames", "data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "reducer.path", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
@@ -48,7 +48,7 @@ PATHS = (
 FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots")
 # Other keys whose values are literal text: a commit of digits only is not a number.
 TEXTS = (
-    *("name", "names", "question", "runs", "judge.model"),
+    *("license", "message", "name", "names", "question", "revision", "runs", "judge.model"),
     *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
 )
 REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model", "reducer")  # groups that programs can do without

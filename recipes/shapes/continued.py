@@ -46,7 +46,7 @@ from recipes.shapes.stages import shares
 from recipes.shapes.student import CONNECTOR_RATE, Student, accuracy, forward_with, known_tokens, mix, resample
 from recipes.shapes.vision import to_pixels
 from tinyvid import Assistant
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.evaluation.scoring.spans import read_spans
 from tinyvid.generation.decode import Decoding, replies
 from tinyvid.interrupts import interruptible

@@ -24,7 +24,7 @@ from recipes.shapes.student import CONNECTOR_RATE, GUIDE_WEIGHT, Student, forwar
 from recipes.shapes.supervision import WORDS, single
 from recipes.shapes.vision import BACKGROUND, keep_features, nearest_shapes, to_pixels
 from tinyvid import Assistant, compose
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.checkpoints.native import Loaded, save
 
 SHOWN = np.linspace(0, NUM_FRAMES - 1, 8).round().astype(int)  # frames of a clip that the model sees

@@ -15,7 +15,7 @@ from recipes.shapes.measure import measure
 from tests.benchmark_files import build, fields, outcomes
 from tests.runs import ROOT
 from tinyvid import VIDEO_READERS, ConfigError, DataError, EvaluationOptions, build_benchmark, evaluate
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.evaluation.scoring.scores import read
 from tinyvid.worlds.shapes import SetOptions, plan_clip, write_set
 

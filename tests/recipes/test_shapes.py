@@ -33,7 +33,7 @@ from recipes.shapes.vision import patch_targets, to_pixels
 from tests.clips import write_clip
 from tests.runs import python
 from tinyvid import Assistant, compose
-from tinyvid.assistant import DEFAULT_MODEL
+from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.processing.batch import VideoInput
 from tinyvid.registry import TEMPLATES
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render

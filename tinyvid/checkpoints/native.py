@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tinyvid.build import OPTIONAL, REGISTRIES, assemble, check, is_weightless, load_parts, settled
+from tinyvid.checkpoints import card
 from tinyvid.errors import CheckpointError, ConfigError, PluginError
 from tinyvid.files import expanded, read_text, refuse_unreadable
 from tinyvid.models import adapters
@@ -221,7 +222,7 @@ def write(loaded: Loaded, folder: Path) -> None:
         **groups,
     }
     (folder / MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    (folder / "README.md").write_text(_model_card(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(card.of_manifest(manifest), encoding="utf-8")
 
 
 def _check_values(file: Path, manifest: Mapping[str, Any]) -> None:
@@ -301,29 +302,3 @@ def _refuse_absent_plugins(groups: Mapping[str, Mapping[str, Any]], plugins: Map
                 f"{kind} '{group['name']}' is not installed; according to {path / MANIFEST}, it is part of the "
                 f"package '{plugins[kind]}'. Install that package if you trust it"
             ) from error
-
-
-def _model_card(manifest: Mapping[str, Any]) -> str:
-    def origin(part: str) -> str:
-        return "stored here" if part in manifest["stored"] else f"from `{manifest[part]['path']}`"
-
-    return f"""---
-library_name: tinyvid
-pipeline_tag: video-text-to-text
----
-
-# A video-language model made with tinyvid {manifest["version"]}
-
-| part | name and source |
-|---|---|
-| LLM | `{manifest["llm"]["name"]}`, {origin("llm")} |
-| vision tower | `{manifest["vision_tower"]["name"]}`, {origin("vision_tower")} |
-| connector | `{manifest["connector"]["name"]}`, stored here |
-| frames | `{manifest["sampler"]}` |
-
-```python
-from tinyvid import Assistant
-
-print(Assistant.from_pretrained("path/to/this/folder").ask("clip.mp4", "What happens?"))
-```
-"""

@@ -41,6 +41,8 @@ VOCABULARIES = (  # files that define a tokenizer, any of these
     ("tokenizer.model",),
     ("sentencepiece.bpe.model",),
 )
+HUB_SECONDS = 120.0  # without an answer from the hub
+TIMEOUTS = ("connect", "read", "write", "pool")
 # Settings of a configuration that choose code, other files, or how the model is loaded.
 _REMOVED = re.compile(
     r".*(attn|experts)_implementation.*|(quantization|compression|kernel)_config|use_kernels|auto_map|attribute_map"
@@ -102,6 +104,24 @@ def opened(
                     yield Path(temporary)
             except CheckpointError as error:  # the message of a library names the folder that it saw
                 raise CheckpointError(str(error).replace(temporary, where)) from error.__cause__
+
+
+@contextmanager
+def time_limits() -> Iterator[None]:
+    """Limit the time that requests of huggingface_hub wait for an answer: some of them would wait forever."""
+    from huggingface_hub import get_session  # heavy
+
+    def limit(request: Any) -> None:
+        limits = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {kind: limits.get(kind) or HUB_SECONDS for kind in TIMEOUTS}
+
+    session = get_session()
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "request": [*hooks["request"], limit]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
 
 
 def settings_in(folder: Path, name: str) -> dict[str, Any]:
@@ -176,7 +196,8 @@ def _download(part: str, where: str, names: Sequence[str], weights: Sequence[str
 
     def download(*patterns: str) -> Path:
         try:
-            return Path(snapshot_download(where, revision=revision, allow_patterns=[*names, *patterns]))
+            with time_limits():
+                return Path(snapshot_download(where, revision=revision, allow_patterns=[*names, *patterns]))
         except Exception as error:  # of the network, of the hub, or of the cache
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise CheckpointError(

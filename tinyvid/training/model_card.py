@@ -5,7 +5,6 @@ facts, such as licenses, are marked as unknown and never guessed.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import torch
 import yaml
 
+from tinyvid.checkpoints.card import HERE, front_matter
 from tinyvid.errors import TinyvidError
 from tinyvid.files import expanded
 from tinyvid.registry import DATASETS
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PACKAGES = ("tinyvid", "torch", "transformers", "peft")
 RUN_KEYS = ("ckpt", "dtype", "quant", "recipe", "peft")  # keys of a run's configuration to include
 
@@ -46,13 +45,8 @@ def write_card(
     is_run = isinstance(settings, dict) and "recipe" in settings
     origins = base_models(path, groups)
     started = settings.get("ckpt") if is_run else None if path.is_dir() else ckpt
-    head = {
-        "library_name": "tinyvid",
-        "pipeline_tag": "video-text-to-text",
-        "base_model": sorted({x for x in (*origins.values(), started) if x and _is_hub_id(x)}),
-    }
     sections = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        front_matter([*origins.values(), started], tags=["lora"] if unmerged else []),
         f"# A video-language model made with tinyvid {version('tinyvid')}\n",
         _parts(groups, dtypes, origins, started),
         _use(),
@@ -73,10 +67,6 @@ def base_models(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
     paths = {part: str(groups[part]["path"]) for part in named}
     return {part: named[part] or (None if Path(p).is_absolute() or p == part else p) for part, p in paths.items()}
-
-
-def _is_hub_id(name: str) -> bool:
-    return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def _parts(
@@ -104,12 +94,12 @@ Frames: `{dict(groups["sampler"])}`. Template: `{groups["template"]["name"]}`.
 
 
 def _use() -> str:
-    return """All files are included; loading the model downloads nothing.
+    return f"""All files are included; loading the model needs no other download.
 
 ```python
 from tinyvid import Assistant
 
-print(Assistant.from_pretrained("path/to/this/folder").ask("clip.mp4", "What happens?"))
+print(Assistant.from_pretrained("{HERE}").ask("clip.mp4", "What happens?"))
 ```
 """
 
