@@ -4,27 +4,36 @@ A run stores only the weights it trained, plus references to the rest. An export
 connector and tokenizer, with adapters merged in float32, in one directory that ``Assistant.from_pretrained`` reads
 offline. It also contains a model card and, in ``adapters_unmerged/``, the original adapters in peft's layout. ``push=``
 sends the directory to the Hugging Face hub.
+
+``to=llava`` writes another layout instead, which transformers loads without tinyvid, and compares the export with the
+model: parity.md. A difference above ``tolerance`` is an error.
 """
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from safetensors import safe_open
 
-from tinyvid import Assistant
+from tinyvid import Assistant, Message, Sample, Video
+from tinyvid.answers import find_clips
 from tinyvid.build import DTYPES
 from tinyvid.checkpoints import hub, native
 from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.checkpoints.native import Loaded
+from tinyvid.checkpoints.serving import parity, writing
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.files import expanded
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import PARTS
+from tinyvid.outputs import share
 from tinyvid.training.model_card import write_card
 
 UNMERGED = "adapters_unmerged"
@@ -42,7 +51,9 @@ def main(config: DictConfig, _: CommandLine) -> None:
         raise ConfigError(f"private={config.private!r} must be true, false or null")
     if config.push:
         hub.check_destination(config.push, config.revision)  # before the export, which takes minutes
-    if config.ckpt:
+    if config.ckpt and config.to is not None:
+        write_served(config)
+    elif config.ckpt:
         export(config.ckpt, Path(config.out), dtype=config.dtype, device=config.device)
         print(f"Wrote {config.out}")
     if config.push:
@@ -67,6 +78,14 @@ def send(config: DictConfig) -> None:
     print(f"Sent to {address}")
 
 
+def write_served(config: DictConfig) -> None:
+    """Export to the layout ``to=``, and print what other programs do differently."""
+    samples = samples_of(config.video, config.clips, config.question)
+    options = {key: config[key] for key in ("dtype", "device", "enlarge", "tolerance", "reply_tokens")}
+    notes = serve(config.ckpt, Path(config.out), config.to, samples, **options)
+    print("\n".join([f"Wrote {config.out}, and the comparison with tinyvid in parity.md", *notes]))
+
+
 def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu") -> None:
     """Write a self-contained copy of a checkpoint; on failure, nothing is written.
 
@@ -80,20 +99,112 @@ def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu
         ConfigError: ``dtype`` or ``device`` is unknown.
         CheckpointError: ``out`` exists and is not empty, or the checkpoint cannot be loaded.
     """
+    loaded, dtypes = load(ckpt, out, dtype, device)
+    with written(out) as partial:
+        unmerged = save_adapters(loaded, partial / UNMERGED)
+        native.write(standing_alone(loaded, dtypes), partial)
+        write_card(partial, ckpt, loaded.groups, dtypes, unmerged)
+
+
+def serve(
+    ckpt: str,
+    out: Path,
+    to: str,
+    samples: list[Sample],
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    enlarge: bool = False,
+    tolerance: float = 1e-4,
+    reply_tokens: int = 32,
+) -> list[str]:
+    """Write a checkpoint in a layout of transformers, and compare both; on failure, nothing is written.
+
+    Args:
+        ckpt: See ``export``.
+        out: See ``export``.
+        to: The layout: a key of ``writing.LAYOUTS``.
+        samples: Questions for the comparison, about one video each.
+        dtype: See ``export``.
+        device: See ``export``.
+        enlarge: Whether rows may be added to the embedding, if none is free for the placeholder of video tokens.
+        tolerance: Largest allowed difference of logits.
+        reply_tokens: Longest reply of the comparison.
+
+    Returns:
+        What other programs do differently from tinyvid.
+
+    Raises:
+        ConfigError: An option is unknown, or a part of the model has no place in the layout.
+        CheckpointError: As in ``export``; or the export differs from the model.
+    """
+    if to not in writing.LAYOUTS:
+        raise ConfigError(f"to={to!r} is unknown. {suggest(to, writing.LAYOUTS)}")
+    loaded, dtypes = load(ckpt, out, dtype, device)
+    with written(out) as partial:
+        loaded = standing_alone(loaded, dict.fromkeys(PARTS, torch.float32))
+        round_weights(loaded, dtypes)
+        notes = writing.write(loaded, partial, to, dtypes=dtypes, enlarge=enlarge)
+        write_card(partial, ckpt, loaded.groups, dtypes, [])
+        found = parity.compare(loaded, partial, to, samples, reply_tokens=reply_tokens)
+        if fault := parity.fault(found, tolerance):
+            raise CheckpointError(f"the export differs from {ckpt}: {fault}; nothing was written")
+        parity.write_report(partial, found, notes, tolerance)
+    return notes
+
+
+def round_weights(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> None:
+    """Give the weights of a model the values that they have in an export, in place; they stay in float32.
+
+    Casting the modules would also round what they compute once, such as the frequencies of positions.
+    """
+    for part, dtype in dtypes.items():
+        for parameter in loaded.model.get_submodule(part).parameters():
+            parameter.data = parameter.data.to(dtype).float()
+
+
+def samples_of(video: str | None, clips: int, question: str) -> list[Sample]:
+    """Return a question about each of the first clips of ``video=``, or about generated ones without it."""
+    if type(clips) is not int or clips < 1:
+        raise ConfigError(f"clips={clips!r} must be a whole number of at least 1")
+    if video is not None:
+        paths = find_clips(video)[:clips]
+        return [Sample([Message("user", question)], id=Path(path).name, video=path) for path in paths]
+    return [
+        Sample([Message("user", question)], id=f"generated {number}", video=Video(generated_clip(number), fps=2.0))
+        for number in range(clips)
+    ]
+
+
+def generated_clip(number: int) -> np.ndarray:
+    """Return a clip of 16 frames, uint8 (T, 48, 64, 3), in which a square moves over colored noise."""
+    noise = np.random.default_rng(number).integers(0, 128, (6, 8, 3), dtype=np.uint8)
+    frames = np.stack([noise.repeat(8, 0).repeat(8, 1)] * 16)
+    for position, frame in enumerate(frames):
+        frame[16:32, 3 * position : 3 * position + 16] = (255, 80 * (number % 4), 0)
+    return frames
+
+
+def load(ckpt: str, out: Path, dtype: str | None, device: str) -> tuple[Loaded, dict[str, torch.dtype]]:
+    """Return a checkpoint in float32, and the data type of each part in the export; see ``export``."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is unknown. {suggest(dtype, DTYPES)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"out={out} already exists and is not empty; choose another out= or remove it")
     # Always in full precision: a merged weight is a sum, which half precision would round twice.
     loaded = Assistant.from_pretrained(ckpt, device=device, dtype="float32").loaded
-    dtypes = dict.fromkeys(PARTS, DTYPES[dtype]) if dtype else dtypes_of(ckpt, loaded)
+    return loaded, dict.fromkeys(PARTS, DTYPES[dtype]) if dtype else dtypes_of(ckpt, loaded)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[Path]:
+    """Return a folder to write, which becomes ``out`` at the end; after an error, it is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
-        unmerged = save_adapters(loaded, partial / UNMERGED)
-        native.write(standing_alone(loaded, dtypes), partial)
-        write_card(partial, ckpt, loaded.groups, dtypes, unmerged)
+        yield partial
+        share(partial)
         if out.is_dir():
             out.rmdir()
         partial.rename(out)

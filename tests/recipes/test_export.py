@@ -1,14 +1,17 @@
 """``recipes/export.py``: merged equals unmerged, self-contained and atomic output, and the model card."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
+from tests.clips import write_clip
 from tests.factories import tiny_assistant
-from tests.goldens import TINYLLAVA_VIDEO
+from tests.goldens import FAMILIES, TINYLLAVA_VIDEO
 from tests.runs import ROOT, load_program, python, settings, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.command_line import CommandLine
@@ -95,8 +98,6 @@ def test_a_checkpoint_of_tinyllava_video_is_exported(tmp_path, name):
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_weights_keep_their_dtype_or_get_the_given_one(tmp_path, dtype):
-    from safetensors.torch import load_file
-
     adapted(tmp_path / "models", "llm").save_pretrained(tmp_path / "ckpt")
     program.export(str(tmp_path / "ckpt"), tmp_path / "out", dtype=dtype)
     wanted = {torch.bfloat16 if dtype else torch.float32}
@@ -127,6 +128,38 @@ def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "write_card", fail)
     with pytest.raises(OSError, match="disk full"):
         program.export(str(TINYLLAVA_VIDEO / "group_qwen2"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def serve(out, *arguments):
+    ckpt = FAMILIES / "llava_siglip" / "hf"
+    line = CommandLine.parse([f"ckpt={ckpt}", f"out={out}", "to=llava", "clips=1", "reply_tokens=2", *arguments])
+    program.main(compose(line.overrides, config="export"), line)
+
+
+def test_a_layout_for_servers_comes_with_a_comparison(tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=20, fps=10)
+    serve(tmp_path / "out", f"video={clip}", "question=What moves, and where?", "dtype=bfloat16")
+    assert "The sampler is not exported" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert stored["clips"][0]["clip"] == "clip.mp4"
+    assert stored["largest"] == 0  # both compute with the rounded weights
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "message"),
+    [
+        ("to=llava2", ConfigError, "to='llava2' is unknown. Did you mean 'llava'"),
+        ("clips=0", ConfigError, "clips=0 must be"),
+        ("tolerance=-1", CheckpointError, "logits differ by 0, more than tolerance=-1; nothing was written"),
+    ],
+)
+def test_a_failed_export_for_servers_leaves_no_files(tmp_path, argument, error, message):
+    with pytest.raises(error, match=message):
+        serve(tmp_path / "out", argument)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -86,3 +86,25 @@ def split(
     if unexpected:
         raise CheckpointError(f"{where} contains weights that do not belong to any part: {few(unexpected)}")
     return parts
+
+
+def joined(parts: Mapping[str, Mapping[str, Tensor]], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the weights of all parts under the keys of a layout: the inverse of ``split``.
+
+    Args:
+        parts: The weights of each part, by the names in its module.
+        prefixes: As for ``split``.
+
+    Raises:
+        CheckpointError: The layout has no key for a weight.
+    """
+    found = {}
+    for part, weights in parts.items():
+        for name, value in weights.items():
+            key = f"{part}.{name}"
+            fitting = [(start, target) for start, target in prefixes.items() if key.startswith(target)]
+            if not fitting:
+                raise CheckpointError(f"the layout has no place for {name!r} of the {part}")
+            start, target = max(fitting, key=lambda pair: len(pair[1]))
+            found[start + key.removeprefix(target)] = value
+    return found
