@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 from tinyvid.build import OPTIONAL, build, check
-from tinyvid.checkpoints import hub, native
-from tinyvid.checkpoints.hub import DEFAULT, local_folder
+from tinyvid.checkpoints import hub, native, skills
 from tinyvid.checkpoints.layouts import reader_of
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.config import CHANGEABLE
@@ -54,6 +53,11 @@ class Assistant:
     def config(self) -> dict[str, dict[str, Any]]:
         """The component groups, with every option filled in."""
         return self.loaded.groups
+
+    @property
+    def adapters(self) -> skills.Adapters:
+        """Adapters of the LLM that were added by name, to choose one per question."""
+        return skills.Adapters(self.loaded)
 
     @classmethod
     def from_config(
@@ -130,7 +134,7 @@ class Assistant:
             fixed = [option for option in group if kind == "llm" and option != "max_length"]
             if fixed:  # includes scaled positions, which change what the LLM computes at every length
                 raise ConfigError(f"llm.{fixed[0]} is fixed by the checkpoint; only llm.max_length can be changed")
-        folder = local_folder(DEFAULT if path is None else str(path), revision)
+        folder = hub.local_folder(hub.DEFAULT if path is None else str(path), revision)
         with raised_as(CheckpointError, f"{folder} cannot be loaded", "check its files"), building_on(device):
             refuse_links(folder)
             load = reader_of(folder)
@@ -155,16 +159,15 @@ class Assistant:
     ) -> str:
         """Write a checkpoint to a repository of the hub, and return the address of the commit.
 
-        The repository and the branch are created if they are missing. Parts that are read from local directories are
-        stored too, because nobody else could load them. After an interruption, call it again: what arrived is not sent
-        again.
+        The repository and the branch are created if they are missing. Parts of local directories are stored too. After
+        an interruption, call it again: what arrived is not sent again.
 
         Args:
             repo: Hub id, ``owner/name``.
             private: Whether the repository is private; ``None`` keeps that of an existing one.
             revision: Branch to write to; ``None`` for the main one.
             commit_message: First line of the commit.
-            license: Identifier for the model card, such as ``apache-2.0``.
+            license: For the model card, such as ``apache-2.0``.
 
         Raises:
             ConfigError: ``repo`` is not a hub id, ``revision`` is a commit, or this machine has no token of the hub.

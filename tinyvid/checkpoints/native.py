@@ -200,7 +200,7 @@ def write(loaded: Loaded, folder: Path) -> None:
             adapters.base(model.llm).save_pretrained(folder / "llm", state_dict=adapters.base_state(model.llm))
         if "vision_tower" in loaded.stored:
             adapters.without(model.vision_tower).save(folder / "vision_tower")
-    adapted = [part for part in ADAPTERS if adapters.is_adapted(model.get_submodule(part))]
+    adapted = [part for part in ADAPTERS if adapters.has_own(model.get_submodule(part))]
     for part in adapted:
         adapters.save(model.get_submodule(part), folder / ADAPTERS[part])
     groups = {kind: dict(group) for kind, group in loaded.groups.items()}

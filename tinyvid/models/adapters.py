@@ -14,11 +14,13 @@ from tinyvid.errors import CheckpointError, raised_as
 from tinyvid.files import read_json
 from tinyvid.models.weights import few, read_tensors
 
+OWN = "default"  # the adapter that a part is loaded or trained with, as peft calls it
 NAMES = ("target_modules", "exclude_modules")  # lists of layer names; peft treats a string as a regular expression
 MAX_NAMES = 1000  # each is compared with each layer
 OPTIONS = ("r", "lora_alpha", "lora_dropout", *NAMES, "use_rslora", "use_dora", "task_type")
 # Metadata without an effect on the computation.
 NOTES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
+ADVICE = "check its configuration and its weights"
 DERIVED = ("fan_in_fan_out",)  # determined by the layers themselves
 
 
@@ -73,11 +75,25 @@ def merged(module: Any) -> Any:
 def save(module: Any, folder: Path) -> None:
     """Write an adapter in peft's layout, which peft can load without tinyvid."""
     # Embeddings are never trained. To check that, peft would look up the base model on the hub.
-    module.save_pretrained(folder, save_embedding_layers=False)
+    module.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[OWN])
 
 
-def load(part: str, module: nn.Module, folder: Path) -> Any:
-    """Load the adapter of a folder into a part.
+def has_own(module: nn.Module) -> bool:
+    """Return whether a part has an adapter that belongs to it, not only ones that were added by name."""
+    return OWN in getattr(module, "peft_config", {})
+
+
+def choose(module: Any, name: str | None) -> None:
+    """Let a part that has adapters use the one with this name, or none if there is none."""
+    if name in module.peft_config:
+        module.base_model.enable_adapter_layers()
+        module.set_adapter(name)
+    else:
+        module.base_model.disable_adapter_layers()
+
+
+def load(part: str, module: Any, folder: Path, name: str = OWN) -> Any:
+    """Load the adapter of a folder into a part, under a name. If that fails, the part stays as it was.
 
     Raises:
         CheckpointError: The adapter is not LoRA in peft's layout, or does not match the part.
@@ -90,17 +106,26 @@ def load(part: str, module: nn.Module, folder: Path) -> Any:
     rank = options.get("r", LoraConfig().r)
     if type(rank) is not int or ranks != {(rank,)}:  # compared before the adapter takes memory
         raise CheckpointError(f"{folder}: r={rank!r} does not match its weights")
-    advice = "check its configuration and its weights"
-    with raised_as(CheckpointError, f"the adapter in {folder} does not match the {part}", advice):
-        config = LoraConfig(**options, fan_in_fan_out=any(map(is_transposed, module.modules())))
-        adapted = get_peft_model(module, config)
-        result = set_peft_model_state_dict(adapted, tensors)
-    missing = [key for key in result.missing_keys if ".lora_" in key]
-    if missing or result.unexpected_keys:
-        raise CheckpointError(
-            f"the adapter in {folder} does not match the {part}: missing keys {few(missing)}, "
-            f"unexpected keys {few(result.unexpected_keys)}"
-        )
+    adapted = None
+    try:
+        with raised_as(CheckpointError, f"the adapter in {folder} does not match the {part}", ADVICE):
+            config = LoraConfig(**options, fan_in_fan_out=any(map(is_transposed, base(module).modules())))
+            if is_adapted(module):
+                module.add_adapter(name, config)
+                adapted = module
+            else:
+                adapted = get_peft_model(module, config, adapter_name=name)
+            result = set_peft_model_state_dict(adapted, tensors, adapter_name=name)
+        missing = [key for key in result.missing_keys if ".lora_" in key and f".{name}." in f"{key}."]
+        if missing or result.unexpected_keys:
+            raise CheckpointError(
+                f"the adapter in {folder} does not match the {part}: missing keys {few(missing)}, "
+                f"unexpected keys {few(result.unexpected_keys)}"
+            )
+    except BaseException:
+        if adapted is not None and name in adapted.peft_config:
+            adapted.delete_adapter(name) if adapted is module else adapted.unload()
+        raise
     return adapted.eval()
 
 
