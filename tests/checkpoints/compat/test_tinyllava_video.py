@@ -322,8 +322,8 @@ def test_a_tokenizer_that_needs_code_is_refused(copy):
         load(folder)
 
 
-def test_a_reducer_with_weights_cannot_be_added(copy):
-    with pytest.raises(ConfigError, match="has weights that are trained with the model"):
+def test_a_reducer_needs_another_connector(copy):
+    with pytest.raises(ConfigError, match="connector 'group' needs full frames; remove reducer"):
         load(copy(), reducer={"name": "slots"})
 
 

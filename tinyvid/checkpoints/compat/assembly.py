@@ -212,8 +212,11 @@ def _refuse_tokenizer_code(path: Path) -> None:
     file = path / TOKENIZER_CONFIG
     if not file.is_file() or (path / "tokenizer.json").is_file():
         return
+    import transformers  # heavy: only for a checkpoint without tokenizer.json
+
     settings = read_json(file)
-    if "auto_map" in settings:
+    known = hasattr(transformers, str(settings.get("tokenizer_class")))
+    if "auto_map" in settings and not known:
         raise CheckpointError(
             f"{path}: the tokenizer {settings.get('tokenizer_class')!r:.80} needs code of the checkpoint, which "
             "tinyvid does not run; convert it once, if you trust this code, and add the tokenizer.json that results: "
