@@ -37,7 +37,7 @@ VALUES = [
     ("siglip", "config.json", "attention_dropout", "x", "vision_tower .* cannot be loaded: .*'attention_dropout'"),
     ("siglip", "config.json", "num_hidden_layers", [3], "vision_tower .* cannot be loaded: .*'num_hidden_layers'"),
     ("siglip", "config.json", "image_size", 5600, "does not match the tower's input of 5600 pixels"),
-    ("siglip", "preprocessor_config.json", "size", 2, "vision_tower .* cannot be loaded"),
+    ("siglip", "preprocessor_config.json", "size", 2, "size 2 does not match the tower.s input"),
     ("siglip", "preprocessor_config.json", "image_mean", 0.5, "mean=0.5 must be three numbers"),
     ("siglip", "preprocessor_config.json", "image_std", [0.5, 0, 0.5], "std=.* must be three numbers from 1e-06"),
     ("siglip", "preprocessor_config.json", "image_std", [0.5, float("nan"), 1], "std=.* must be three numbers"),

@@ -17,15 +17,26 @@ from tinyvid.models.vision_towers import clip, internvit, siglip
 from tinyvid.models.weights import building_on, read_config
 from tinyvid.registry import VISION_TOWERS
 
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 _QWEN_SIZES = {"0.5B": (896, 4864, 24, 14), "1.5B": (1536, 8960, 28, 12), "3B": (2048, 11_008, 36, 16)}
+_QWEN3_SIZES = {
+    "0.6B": (1024, 3072, 28, 16), "1.7B": (2048, 6144, 28, 16), "4B-Instruct-2507": (2560, 9728, 36, 32)
+}  # fmt: skip
+_SMOL_SIZES = {"135M": (576, 1536, 30, 9, 3), "360M": (960, 2560, 32, 15, 5), "1.7B": (2048, 8192, 24, 32, 32)}
+_LLAMA_SIZES = {"1B": (2048, 8192, 16, 32), "3B": (3072, 8192, 28, 24)}
+_GEMMA_SIZES = {"270m": (640, 2048, 18, 4), "1b": (1152, 6912, 26, 4)}
+_LFM_SIZES = {"350M": (1024, 6656, 16, 16), "1.2B": (2048, 12_288, 16, 32)}
 
 
 def _config(model_type: str, sizes: tuple[int, ...], **settings: Any) -> dict[str, Any]:
-    return {"model_type": model_type, **dict(zip(_SIZES, sizes, strict=True)), **settings}
+    return {"model_type": model_type, **dict(zip(_SIZES, sizes, strict=False)), **settings}
 
 
 _QWEN = {"vocab_size": 151_936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+_QWEN3 = {"vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
+_LLAMA = {"vocab_size": 128_256, "tie_word_embeddings": True}
+_GEMMA = {"vocab_size": 262_144, "head_dim": 256, "tie_word_embeddings": True}
+_LFM = {"vocab_size": 65_536, "tie_word_embeddings": True, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}
 _PHI_2 = _config("phi", (2560, 10_240, 32, 32), vocab_size=51_200, tie_word_embeddings=False)
 _SIGLIP_BASE_224 = _config("siglip_vision_model", (768, 3072, 12, 12), image_size=224, patch_size=16)
 _CLIP = "clip_vision_model"
@@ -37,6 +48,24 @@ KNOWN: dict[str, dict[str, Any]] = {
         for size, sizes in _QWEN_SIZES.items()
         for kind in ("", "-Instruct")
     },
+    **{f"Qwen/Qwen3-{size}": _config("qwen3", sizes, **_QWEN3) for size, sizes in _QWEN3_SIZES.items()},
+    **{
+        f"HuggingFaceTB/SmolLM2-{size}-Instruct": _config("llama", sizes, vocab_size=49_152, tie_word_embeddings=True)
+        for size, sizes in _SMOL_SIZES.items()
+    },
+    "HuggingFaceTB/SmolLM3-3B": _config("smollm3", (2048, 11_008, 36, 16, 4), **_LLAMA),
+    **{
+        f"meta-llama/Llama-3.2-{size}-Instruct": _config("llama", (*sizes, 8), **_LLAMA)
+        for size, sizes in _LLAMA_SIZES.items()
+    },
+    **{
+        f"google/gemma-3-{size}-it": _config("gemma3_text", (*sizes, 1), **_GEMMA)
+        for size, sizes in _GEMMA_SIZES.items()
+    },
+    **{f"LiquidAI/LFM2-{size}": _config("lfm2", (*sizes, 8), **_LFM) for size, sizes in _LFM_SIZES.items()},
+    "microsoft/Phi-4-mini-instruct": _config(
+        "phi3", (3072, 8192, 32, 24, 8), vocab_size=200_064, tie_word_embeddings=True, pad_token_id=199_999
+    ),
     "microsoft/phi-2": _PHI_2,
     "google/siglip-base-patch16-224": _SIGLIP_BASE_224,
     "google/siglip2-base-patch16-224": _SIGLIP_BASE_224,
