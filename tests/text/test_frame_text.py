@@ -1,5 +1,7 @@
 """Text next to frames: the format string, its runs, and finding frame labels in replies."""
 
+import re
+
 import pytest
 import yaml
 
@@ -127,10 +129,15 @@ def test_lists_of_frames_are_found_and_ranges_are_not(reply, found):
     assert numbers(reply) == found
 
 
+VIDEO_MODELS = ("chain_of_frames", "idefics3", "internvl", "llava", "smolvlm")  # whose templates label frames
+
+
 def numbers(text, pattern=None):
     return [found[1] or found[2] for found in (pattern or reference()).finditer(text)]
 
 
 @pytest.mark.parametrize("path", sorted((CONF_DIR / "template").glob("*.yaml")), ids=lambda path: path.stem)
-def test_templates_write_plain_frames_by_default(path):
-    assert yaml.safe_load(path.read_text())["frame"] == PLAIN
+def test_templates_of_llms_write_plain_frames_by_default(path):
+    frame = yaml.safe_load(path.read_text())["frame"]
+    assert (frame == PLAIN) == (path.stem not in VIDEO_MODELS)
+    assert {"{video}", "{subtitle}"} <= set(re.findall(r"\{\w+\}", frame))
