@@ -1,4 +1,5 @@
 import contextlib
+import os
 import pickle
 import random
 import struct
@@ -13,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests import clips
+from tests.runs import python
 from tinyvid.config import CONF_DIR
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.registry import VIDEO_READERS
@@ -211,6 +213,38 @@ def test_readers_work_in_data_loader_workers(reader, clip):
     data = Frames(pickle.loads(pickle.dumps(reader)), path)
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, timeout=60)
     assert list(loader) == [[i, 30 + i] for i in range(6)]
+
+
+FORKED = """
+import gc, os, sys, time, av
+import tinyvid.video.readers.pyav
+gc.disable()
+def leave():
+    container = av.open(sys.argv[1])
+    stream = container.streams.video[0]
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
+    next(container.decode(stream))
+    left = [stream.codec_context]
+    left.append(left)
+leave()
+child = os.fork()
+if not child:
+    gc.collect()
+    os._exit(0)
+for _ in range(100):
+    if os.waitpid(child, os.WNOHANG)[0]:
+        sys.exit(0)
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_collect_a_decoder_of_its_parent(clip):
+    done = python("-c", FORKED, clip("constant.mp4"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", VIDEO_READERS.names())

@@ -1,5 +1,6 @@
 """The packets of a video file: one pass over the file without decoding, except for the first picture."""
 
+import gc
 import os
 import re
 from array import array
@@ -9,6 +10,11 @@ from typing import Any
 
 from tinyvid.errors import VideoError
 from tinyvid.video.readers.integrity import ffv1_fits
+
+# A forked process has no copies of the threads of a decoder. Collecting a decoder that its parent has left would wait
+# for them forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "dash"}  # text and playlists, which FFmpeg also opens
 # A disguised playlist must not access the network, and a name such as p%d.tiff is not a pattern of names.
