@@ -173,8 +173,8 @@ class Assistant:
             ConfigError: ``repo`` is not a hub id, ``revision`` is a commit, or this machine has no token of the hub.
             CheckpointError: The weights to store are quantized, the hub refused, or the connection failed.
         """
-        options = {"revision": revision, "commit_message": commit_message, "license": license}
-        return hub.push_loaded(self.loaded, repo, private=private, **options)
+        options = {"private": private, "revision": revision, "commit_message": commit_message, "license": license}
+        return hub.push_loaded(self.loaded, repo, **options)
 
     def ask(
         self,

@@ -57,7 +57,7 @@ from tinyvid.worlds.shapes.traces import TRACE_STYLES
 logger = logging.getLogger("tinyvid.shapes")
 CHUNK = 16  # clips per call of the vision tower
 TOGETHER = 32  # spans generated at once
-TOLD = (
+REPORTED = (
     "families",
     "traces",
     "time",
@@ -266,7 +266,7 @@ def main() -> None:
     with interruptible("Finished stages and checks are kept; run the same command again to continue."):
         continue_training(run, args.ckpt, {"time": args.time, "time_steps": args.time_steps} if args.time else {})
         if not (args.out / "report.json").exists():
-            made = how_made(run, args.ckpt or DEFAULT_MODEL, {name: getattr(args, name) for name in TOLD})
+            made = how_made(run, args.ckpt or DEFAULT_MODEL, {name: getattr(args, name) for name in REPORTED})
             write_report(args.out, made, size, threads=args.cores)
         if args.ship:
             ship(args.out, args.ship, args.real_videos)

@@ -174,14 +174,14 @@ sizes and frame rates). With the frames of another clip, {blind:.1f} % of the re
 |---|---|---|
 {rows}
 
-{told(spans) if spans else ""}
+{span_paragraph(spans) if spans else ""}
 {paragraph(report["real_videos"]) if "real_videos" in report else ""}
 Seed {report["seed"]}, {", ".join(f"{name} {number}" for name, number in report["versions"].items())}; SHA-256 of the
 weights `{report["sha256"]}`. Everything else about the run is in `report.json`.
 """
 
 
-def told(spans: dict[str, float]) -> str:
+def span_paragraph(spans: dict[str, float]) -> str:
     """Return the marks of spans as a paragraph for the card."""
     return (
         f"Asked when something happens, it replies with a span of seconds. In {spans['spans']:.0f} questions about the "

@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tinyvid.checkpoints import card, native
 from tinyvid.checkpoints.layouts import reader_of
@@ -62,26 +63,17 @@ def local_folder(path: str, revision: str | None = None) -> Path:
         raise CheckpointError(f"there is no directory {path!r}, and downloading it failed: {reason}") from error
 
 
-def push_loaded(
-    loaded: Loaded,
-    repo: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    license: str | None = None,
-) -> str:
+def push_loaded(loaded: Loaded, repo: str, **options: Any) -> str:
     """Write a model to a temporary directory and send it, with the weights of all parts that are local directories.
 
-    Arguments, return value and errors as for ``push``.
+    Options, return value and errors as for ``push``.
     """
-    check_destination(repo, revision)  # before gigabytes are written
+    check_destination(repo, options.get("revision"))  # before gigabytes are written
     local = {part for part in native.PARTS if _is_local(loaded.groups[part]["path"])}
     with TemporaryDirectory(prefix="tinyvid-") as temporary:
         folder = Path(temporary) / "checkpoint"
         native.save(replace(loaded, stored=loaded.stored | local), folder)
-        options = {"revision": revision, "commit_message": commit_message, "license": license}
-        return push(folder, repo, private=private, **options)
+        return push(folder, repo, **options)
 
 
 def push(

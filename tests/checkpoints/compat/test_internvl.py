@@ -6,18 +6,23 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.compat.recorded import (
+    TOLERANCE,
+    assert_converts,
+    assert_equals_oracle,
+    assert_lora_learns,
+    assert_shapes_are_known,
+    edit,
+    logits_of,
+    rewrite,
+)
 from tests.clips import write_clip
 from tests.goldens import FAMILIES, read_oracle
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
 from tinyvid.errors import TinyvidError
-from tinyvid.generation.decode import Decoding, generate
-from tinyvid.models.video_llm import PARTS
-from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
 CASES = [("internvl_qwen2", "original"), ("internvl_qwen2", "hf"), ("internvl_internlm2", "original")]
-EXACT = 1e-5
 
 
 def load(folder, **options):
@@ -33,63 +38,31 @@ def case(request):
     messages = [Message("user", notes["question"])]
     if layout == "hf":  # whose template has no default system message
         messages = [Message("system", notes["system"]), *messages]
-    return assistant, tensors, assistant.processor(Sample(messages, video=tensors["frames"].numpy()))
+    return assistant, name, assistant.processor(Sample(messages, video=tensors["frames"].numpy()))
 
 
-def logits_of(assistant, example):
-    batch = assistant.processor.collate([example])
-    inputs = assistant.model.embed(batch)
-    return assistant.model.llm(inputs_embeds=inputs, attention_mask=batch.attention_mask).logits[0]  # (L, V)
-
-
-def test_outputs_equal_the_recorded_ones(case):
-    assistant, tensors, example = case
-    assert torch.equal(example.videos[0].pixels, tensors["pixel_values"])
-    features = assistant.model.encode(tensors["pixel_values"])
-    torch.testing.assert_close(features, tensors["tower"], atol=EXACT, rtol=0)
-    torch.testing.assert_close(assistant.model.connector(features), tensors["connector"], atol=EXACT, rtol=0)
-    torch.testing.assert_close(logits_of(assistant, example), tensors["logits"], atol=EXACT, rtol=0)
-
-
-def test_the_prompt_equals_the_recorded_one(case):
-    _, tensors, example = case
-    mask = tensors["video_mask"].bool()
-    assert torch.equal(example.video_mask, mask)
-    assert torch.equal(example.input_ids[~mask], tensors["input_ids"][~mask])
-
-
-def test_the_first_token_of_the_reply(case):
-    assistant, tensors, example = case
-    batch = assistant.processor.collate([example], padding_side="left")
-    assert generate(assistant.model, assistant.processor, batch, Decoding(1))[0, 0] == tensors["greedy"][0]
+def test_equals_the_recorded_outputs(case):
+    assistant, name, example = case
+    assert_equals_oracle(assistant, name, example=example, pixels=0)
 
 
 def test_a_converted_checkpoint_is_bit_equal(case, tmp_path):
     assistant, _, example = case
-    assistant.save_pretrained(tmp_path / "converted")
-    again = load(tmp_path / "converted")
-    assert torch.equal(logits_of(again, example), logits_of(assistant, example))
-    assert (again.config["template"], again.processor.image) == (
-        assistant.config["template"],
-        assistant.processor.image,
-    )
+    assert_converts(assistant, example, tmp_path / "converted")
 
 
 def test_shapes_are_known_without_weights(case):
-    assistant, _, _ = case
-    shapes = Assistant.from_pretrained(assistant.model.llm.name_or_path, device="meta").model.state_dict()
-    assert {key: value.shape for key, value in shapes.items()} == {
-        key: value.shape for key, value in assistant.model.state_dict().items()
-    }
+    assert_shapes_are_known(case[0], case[0].model.llm.name_or_path)
 
 
 def test_a_saved_tower_loads_by_itself(case, tmp_path):
     from tinyvid.registry import VISION_TOWERS
 
-    assistant, tensors, _ = case
+    assistant, name, _ = case
+    tensors, _ = read_oracle(name)
     assistant.model.vision_tower.save(tmp_path / "tower")
     tower = VISION_TOWERS.build({"name": "internvit", "path": str(tmp_path / "tower")}, dtype=torch.float32)
-    torch.testing.assert_close(tower(tensors["pixel_values"]), tensors["tower"], atol=EXACT, rtol=0)
+    torch.testing.assert_close(tower(tensors["pixel_values"]), tensors["tower"], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(("layout", "system"), [("original", "你是书生"), ("hf", "")])
@@ -111,19 +84,8 @@ def test_it_answers_about_a_clip_and_learns(tmp_path):
     assistant = load(FAMILIES / "internvl_qwen2" / "original", sampler={"num_frames": 2})
     clip = write_clip(tmp_path / "clip.mp4", num_frames=10)
     assert isinstance(assistant.ask(clip, "What?", max_new_tokens=2), str)
-    options = {part: PartOptions(train="lora" if part == "llm" else "frozen") for part in PARTS}
-    apply(assistant.model, options, PeftOptions(rank=2), lr=1e-2)
-    trained = [parameter for parameter in assistant.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
     sample = Sample([Message("user", "What?"), Message("assistant", "A dog.")], video=clip)
-    batch = assistant.processor.collate([assistant.processor(sample)])
-    losses = []
-    for _ in range(3):
-        losses.append(assistant.model(batch).loss)
-        losses[-1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[0] > losses[1] > losses[2]
+    assert_lora_learns(assistant, assistant.processor(sample))
 
 
 def test_a_qwen3_equals_transformers(tmp_path):
@@ -143,7 +105,7 @@ def test_a_qwen3_equals_transformers(tmp_path):
     example = assistant.processor(Sample([Message("user", "What?")], video=frames))
     ids = example.input_ids.masked_fill(example.video_mask, settings["image_token_id"])
     expected = original(input_ids=ids[None], pixel_values=example.videos[0].pixels).logits[0]
-    torch.testing.assert_close(logits_of(assistant, example), expected, atol=EXACT, rtol=0)
+    torch.testing.assert_close(logits_of(assistant, example), expected, atol=TOLERANCE, rtol=0)
     assert assistant.model.llm.lm_head.weight is assistant.model.llm.get_input_embeddings().weight
 
 
@@ -170,22 +132,6 @@ def copy(tmp_path):
         return shutil.copytree(FAMILIES / name / layout, tmp_path / layout)
 
     return make
-
-
-def edit(folder, changes):
-    file = folder / "config.json"
-    config = json.loads(file.read_text())
-    for key, value in changes.items():
-        section, _, option = key.rpartition("__")
-        (config[section] if section else config)[option] = value
-    file.write_text(json.dumps(config))
-    return folder
-
-
-def rewrite(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors")
 
 
 def test_files_of_transformers(copy):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoints.compat.recorded import assert_equals_oracle, load, recorded_example
+from tests.checkpoints.compat.recorded import assert_converts, assert_equals_oracle, load, recorded_example
 from tests.clips import write_clip
 from tests.goldens import FAMILIES
 from tests.towers import write_preprocessor
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
-from tinyvid.checkpoints.compat import llava
+from tinyvid.checkpoints.compat import assembly, llava
 from tinyvid.checkpoints.compat.keys import canonical, split
 from tinyvid.models.vision_towers import clip
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
@@ -56,14 +56,7 @@ def test_equals_the_recorded_outputs(case):
 @pytest.mark.slow
 def test_a_converted_checkpoint_is_bit_equal_and_answers(case, tmp_path):
     name, assistant = case
-    assistant.save_pretrained(tmp_path / "converted")
-    again = Assistant.from_pretrained(tmp_path / "converted", device="cpu", dtype="float32")
-    batch = assistant.processor.collate([recorded_example(assistant, name)])
-    with torch.no_grad():
-        assert torch.equal(again.model.embed(batch), assistant.model.embed(batch))
-        logits = [model.llm(inputs_embeds=model.embed(batch)).logits for model in (again.model, assistant.model)]
-    assert torch.equal(*logits)
-    assert again.config["template"] == assistant.config["template"]
+    again = assert_converts(assistant, recorded_example(assistant, name), tmp_path / "converted")
     clip_file = write_clip(tmp_path / "clip.mp4", num_frames=8, fps=4)
     replies = [model.ask(clip_file, "What happens?", max_new_tokens=3) for model in (again, assistant)]
     assert replies[0] == replies[1]
@@ -133,7 +126,7 @@ def test_every_spelling_of_the_keys_gives_the_same_parts(name, names):
     (({}, {}), None), (({}, {"tie_word_embeddings": False}), False), ((True, {"tie_word_embeddings": False}), True),
 ])  # fmt: skip
 def test_the_head_is_tied_if_any_settings_say_so(stated, tied):
-    assert llava.tied(*({"tie_word_embeddings": each} if each is True else each for each in stated)) is tied
+    assert assembly.tied(*({"tie_word_embeddings": each} if each is True else each for each in stated)) is tied
 
 
 def test_guesses_are_logged_and_fit_the_context(edited, caplog):

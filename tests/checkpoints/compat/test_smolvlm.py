@@ -2,40 +2,35 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.compat.recorded import (
+    TOLERANCE,
+    assert_converts,
+    assert_equals_oracle,
+    assert_lora_learns,
+    assert_shapes_are_known,
+    edit,
+    logits_of,
+    rewrite,
+    with_pixels,
+)
 from tests.clips import write_clip
 from tests.goldens import FAMILIES, read_oracle
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.checkpoints.compat.smolvlm import _check_positions
 from tinyvid.errors import CheckpointError, TinyvidError
-from tinyvid.generation.decode import Decoding, generate
-from tinyvid.models.video_llm import PARTS
-from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 from tinyvid.types import ImageSpec
 
 FOLDER = FAMILIES / "smolvlm" / "hf"
-EXACT = 1e-5
 HALF = (0.5, 0.5, 0.5)
 
 
 def load(folder, **options):
     return Assistant.from_pretrained(folder, device="cpu", dtype="float32", **options)
-
-
-def edit(folder, changes, name="config.json"):
-    file = folder / name
-    config = json.loads(file.read_text())
-    for key, value in changes.items():
-        section, _, option = key.rpartition("__")
-        (config[section] if section else config)[option] = value
-    file.write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture
@@ -63,30 +58,12 @@ def question(text, **video):
     return Sample([Message("user", text)], video=Video(**video))
 
 
-def logits_of(assistant, example, pixels=None):
-    if pixels is not None:
-        example = replace(example, videos=(replace(example.videos[0], pixels=pixels),))
-    batch = assistant.processor.collate([example])
-    inputs = assistant.model.embed(batch)
-    return assistant.model.llm(inputs_embeds=inputs, attention_mask=batch.attention_mask).logits[0]  # (L, V)
-
-
 @torch.no_grad()
-def test_outputs_equal_the_recorded_ones(case):
+def test_equals_the_recorded_outputs(case):
     assistant, tensors, example = case
-    features = assistant.model.encode(tensors["pixel_values"])
-    torch.testing.assert_close(features, tensors["tower"], atol=EXACT, rtol=0)
-    torch.testing.assert_close(assistant.model.connector(features), tensors["connector"], atol=EXACT, rtol=0)
-    for suffix in ("", "_video_processor"):
-        logits = logits_of(assistant, example, tensors[f"pixel_values{suffix}"])
-        torch.testing.assert_close(logits, tensors[f"logits{suffix}"], atol=EXACT, rtol=0)
-
-
-def test_the_prompt_equals_the_recorded_one(case):
-    _, tensors, example = case
-    mask = tensors["video_mask"].bool()
-    assert torch.equal(example.video_mask, mask)
-    assert torch.equal(example.input_ids[~mask], tensors["input_ids"][~mask])
+    assert_equals_oracle(assistant, "smolvlm", example=example, pixels=None)
+    logits = logits_of(assistant, with_pixels(example, tensors["pixel_values_video_processor"]))
+    torch.testing.assert_close(logits, tensors["logits_video_processor"], atol=TOLERANCE, rtol=0)
 
 
 def test_frames_equal_those_of_the_video_processor(case):
@@ -97,30 +74,13 @@ def test_frames_equal_those_of_the_video_processor(case):
     assert difference.mean() < 0.7
 
 
-def test_the_first_token_of_the_reply(case):
-    assistant, tensors, example = case
-    example = replace(example, videos=(replace(example.videos[0], pixels=tensors["pixel_values"]),))
-    batch = assistant.processor.collate([example], padding_side="left")
-    assert generate(assistant.model, assistant.processor, batch, Decoding(1))[0, 0] == tensors["greedy"][0]
-
-
-@torch.no_grad()
 def test_a_converted_checkpoint_is_bit_equal(case, tmp_path):
     assistant, _, example = case
-    assistant.save_pretrained(tmp_path / "converted")
-    again = load(tmp_path / "converted")
-    assert torch.equal(logits_of(again, example), logits_of(assistant, example))
-    for kind in ("template", "sampler"):
-        assert again.config[kind] == assistant.config[kind]
-    assert again.processor.image == assistant.processor.image
+    assert_converts(assistant, example, tmp_path / "converted")
 
 
 def test_shapes_are_known_without_weights(case):
-    assistant, _, _ = case
-    shapes = Assistant.from_pretrained(FOLDER, device="meta").model.state_dict()
-    assert {key: value.shape for key, value in shapes.items()} == {
-        key: value.shape for key, value in assistant.model.state_dict().items()
-    }
+    assert_shapes_are_known(case[0], FOLDER)
 
 
 def test_what_the_checkpoint_brings_along(case, caplog):
@@ -153,18 +113,7 @@ def test_it_answers_about_a_clip_and_learns(tmp_path):
         f"Frame from 00:00:{frame}\nFrame from 00:02:{frame}\n\nWhat?<end_of_utterance>\n"
         "Assistant: A dog.<end_of_utterance>"
     )
-    options = {part: PartOptions(train="lora" if part == "llm" else "frozen") for part in PARTS}
-    apply(assistant.model, options, PeftOptions(rank=2), lr=1e-2)
-    trained = [parameter for parameter in assistant.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    batch = assistant.processor.collate([example])
-    losses = []
-    for _ in range(3):
-        losses.append(assistant.model(batch).loss)
-        losses[-1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[0] > losses[1] > losses[2]
+    assert_lora_learns(assistant, example)
 
 
 # --- SmolVLM ----------------------------------------------------------------------------------------------------
@@ -198,7 +147,7 @@ def test_smolvlm_equals_transformers(idefics3, caplog):
     original = transformers.Idefics3ForConditionalGeneration.from_pretrained(idefics3).eval()
     with torch.no_grad():
         logits = original(**expected).logits[0]
-        torch.testing.assert_close(logits_of(assistant, example), logits, atol=EXACT, rtol=0)
+        torch.testing.assert_close(logits_of(assistant, example), logits, atol=TOLERANCE, rtol=0)
 
 
 # --- variants of the files --------------------------------------------------------------------------------------
@@ -282,9 +231,7 @@ def test_configurations_that_are_not_supported(copy, changes, message):
     ],
 )
 def test_weights_that_do_not_fit(copy, change, message):
-    weights = load_file(copy / "model.safetensors")
-    change(weights)
-    save_file(weights, copy / "model.safetensors")
+    rewrite(copy, change)
     with pytest.raises(CheckpointError, match=message):
         load(copy)
 

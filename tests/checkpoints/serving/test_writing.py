@@ -1,5 +1,6 @@
 """Exports in layouts of transformers compute what tinyvid computes, bit for bit in float32, and are read again."""
 
+import inspect
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from tests.factories import tiny_assistant
 from tests.goldens import FAMILIES
 from tests.runs import load_program
 from tinyvid import Assistant, ConfigError, Message, Sample
-from tinyvid.checkpoints.serving import parity, writing
+from tinyvid.checkpoints.serving import llava, parity, writing
 from tinyvid.models.adapters import merged
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
@@ -140,3 +141,13 @@ def test_keys_have_the_spelling_of_the_modules(tmp_path):
 def test_unknown_layouts_are_refused(to, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         writing.write(None, tmp_path, to)
+
+
+@pytest.mark.parametrize("name", writing.LAYOUTS)
+def test_the_modules_of_layouts_have_the_same_members(name):
+    layout, described = writing.LAYOUTS[name], vars(llava)
+    constants = {key for key in described if key.isupper()}
+    functions = {key for key, value in described.items() if inspect.isfunction(value) and not key.startswith("_")}
+    assert constants == {key for key in vars(layout) if key.isupper()} - {"VISION", "FPS", "MAX_FRAMES"}
+    for function in functions:
+        assert inspect.signature(getattr(layout, function)) == inspect.signature(described[function])

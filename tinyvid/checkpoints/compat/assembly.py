@@ -54,6 +54,28 @@ def count(config: Mapping[str, Any], key: str, default: int) -> int:
     return value
 
 
+def refuse_unsupported(
+    settings: Mapping[str, Any], supported: Mapping[str, tuple[tuple[Any, ...], str]], *, prefix: str = ""
+) -> None:
+    """Raise ``CheckpointError`` if a setting has a value that would change what the model computes.
+
+    Args:
+        settings: Settings of ``config.json``.
+        supported: For each key, the supported values, the first of which is the default; and what another one means.
+        prefix: Place of the settings in the file, such as ``text_config.``.
+    """
+    for key, (values, reason) in supported.items():
+        value = settings.get(key, values[0])
+        if not isinstance(value, str | int | None) or value not in values:
+            raise CheckpointError(f"config.json: {prefix}{key}={value!r:.80} is not supported: {reason}")
+
+
+def tied(*settings: Mapping[str, Any]) -> bool | None:
+    """Return whether any of the settings of a model ties the head of its LLM; ``None`` if none of them says."""
+    stated = [each["tie_word_embeddings"] for each in settings if each.get("tie_word_embeddings") is not None]
+    return any(stated) if stated else None
+
+
 def presets(*, template: str, sampler: str) -> dict[str, dict[str, Any]]:
     """Return the groups ``template``, ``sampler`` and ``video_reader`` with these options of ``conf/``."""
     return deepcopy(_presets(template, sampler))

@@ -20,9 +20,11 @@ from tinyvid.checkpoints.compat.assembly import (
     join,
     longest,
     presets,
+    refuse_unsupported,
     report_guesses,
     section,
     text_config,
+    tied,
     tower_model,
     with_rows,
 )
@@ -96,12 +98,11 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     default = internvit.default_image_spec(model.config)
     # OpenGVLab's code does not read its preprocessor_config.json for frames of a video.
     image = default if layout == ORIGINAL else read_image_spec(path, str(path), default)
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     logger.warning("%s: an image is shown as one tile of %d x %d pixels", path, image.size, image.size)
     return join(
         path,
         groups,
-        text_config=text_config(path, with_rows(text, weights["llm"], tied=tied)),
+        text_config=text_config(path, with_rows(text, weights["llm"], tied=tied(config, text))),
         vision_tower=internvit.InternViTTower(model, image, layer=groups["vision_tower"]["layer"]),
         weights=weights,
         device=device,
@@ -111,10 +112,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
 
 
 def _refuse_unsupported(config: Mapping[str, Any], layout: str) -> None:
-    for key, (supported, reason) in SUPPORTED[layout].items():
-        value = config.get(key, supported[0])
-        if not isinstance(value, str | int | None) or value not in supported:
-            raise CheckpointError(f"config.json: {key}={value!r:.80} is not supported: {reason}")
+    refuse_unsupported(config, SUPPORTED[layout])
     size, forced = section(config, "vision_config").get("image_size"), config.get("force_image_size")
     if layout == ORIGINAL and forced not in (None, size):
         raise CheckpointError(

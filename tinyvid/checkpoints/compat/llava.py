@@ -20,9 +20,11 @@ from tinyvid.checkpoints.compat.assembly import (
     join,
     longest,
     presets,
+    refuse_unsupported,
     report_guesses,
     section,
     text_config,
+    tied,
     tower_model,
     with_rows,
 )
@@ -50,6 +52,11 @@ CHOICES: dict[str, dict[str, dict[str, str]]] = {
     "siglip": {"full": {"select": "all"}, "default": {"select": "patch"}},
     "clip": {"default": {}},  # the class token is that row
 }
+# Settings that change what the connector computes: supported values, and what another one means.
+PROJECTOR: dict[str, tuple[tuple[Any, ...], str]] = {
+    "projector_hidden_act": (("gelu",), "the connector has exact GELU"),
+    "multimodal_projector_bias": ((True,), "the layers of the connector have biases"),
+}
 FRAMES, TEXT = 8, 1024  # frames to show by default, as far as this number of tokens is left for text
 
 
@@ -63,7 +70,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     """Read a LLaVA model. Arguments and errors are those of ``native.load``."""
     config = read_json(path / "config.json")
     tower = tower_group(config, default="clip_vision_model", layer=-2, strategy="default")
-    check_projector(config)
+    refuse_unsupported(config, PROJECTOR)
     weights = split(path, canonical(complete_weights(path)), PREFIXES)
     text = {"model_type": "llama", **section(config, "text_config")}
     groups = check(apply_overrides(_groups(path, config, text, tower, overrides), overrides))
@@ -114,20 +121,6 @@ def _template(path: Path) -> str:
             "as template=llava"
         )
     return templates[end]
-
-
-def tied(*settings: Mapping[str, Any]) -> bool | None:
-    """Return whether any of the settings of a model ties the head of its LLM; ``None`` if none of them says."""
-    stated = [each["tie_word_embeddings"] for each in settings if each.get("tie_word_embeddings") is not None]
-    return any(stated) if stated else None
-
-
-def check_projector(config: Mapping[str, Any]) -> None:
-    """Raise ``CheckpointError`` if the projector is not two linear layers with biases, and GELU between them."""
-    for key, allowed in (("projector_hidden_act", "gelu"), ("multimodal_projector_bias", True)):
-        value = config.get(key, allowed)
-        if value != allowed:
-            raise CheckpointError(f"config.json: {key}={value!r:.40} is not supported; connector 'mlp' has {allowed!r}")
 
 
 def tower_group(config: Mapping[str, Any], *, default: str, layer: int, strategy: str) -> dict[str, Any]:

@@ -24,9 +24,11 @@ from tinyvid.checkpoints.compat.assembly import (
     join,
     longest,
     presets,
+    refuse_unsupported,
     report_guesses,
     section,
     text_config,
+    tied,
     with_rows,
 )
 from tinyvid.checkpoints.compat.keys import canonical, split
@@ -48,14 +50,14 @@ ORIGINAL_PREFIXES = {
 # Attention heads and blocks of the published sizes of SigLIP; the name states patch and image size.
 SIGLIP = {"base": (12, 12), "large": (16, 24), "so400m": (16, 27)}
 _NAME = re.compile(r"siglip2?-(\w+)-patch(\d{1,3})-(\d{1,4})$")
-# Settings of the original that change what a video becomes, their defaults, and their supported values.
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "mm_projector_type": ("mlp2x_gelu",),
-    "mm_resampler_type": (None,),
-    "mm_spatial_pool_mode": ("bilinear",),
-    "mm_newline_position": ("one_token", "no_token"),
-    "mm_patch_merge_type": ("flat", "spatial", "spatial_unpad"),
-    "add_faster_video": (False,),
+# Settings of the original that change what a video becomes: supported values, and what another one means.
+SUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "mm_projector_type": (("mlp2x_gelu", None), "the connector has two layers, with GELU between them"),
+    "mm_resampler_type": ((None,), "a resampler changes the patches before the connector"),
+    "mm_spatial_pool_mode": (("bilinear", None), "of the ways to pool patches, only 'bilinear' is read"),
+    "mm_newline_position": (("one_token", "no_token", None), "only 'one_token' or 'no_token' is read"),
+    "mm_patch_merge_type": (("flat", "spatial", "spatial_unpad", None), "images are merged in another way"),
+    "add_faster_video": ((False, None), "frames with fewer tokens follow the others"),
 }
 TEXT = (  # settings of Qwen2, which the original writes next to its own
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act"),
@@ -91,7 +93,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     return join(
         path,
         groups,
-        text_config=text_config(path, with_rows(text, weights["llm"], tied=llava.tied(config, text))),
+        text_config=text_config(path, with_rows(text, weights["llm"], tied=tied(config, text))),
         vision_tower=llava.vision_tower(path, vision, groups["vision_tower"], weights["vision_tower"], processors),
         weights=weights,
         device=device,
@@ -110,7 +112,7 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Parts:
         raise CheckpointError(
             f"{path}: LLaVA-OneVision needs a SigLIP tower with all patches, but the configuration chooses {tower}"
         )
-    llava.check_projector(config)
+    refuse_unsupported(config, llava.PROJECTOR)
     parts = {"vision_tower": tower, "connector": {"name": "mlp", "pool_after": 2, "newline": True}}
     weights = split(path, canonical(complete_weights(path)), PREFIXES)
     return parts, weights, {"model_type": "qwen2", **section(config, "text_config")}, section(config, "vision_config")
@@ -124,11 +126,7 @@ def _original(path: Path, config: Mapping[str, Any]) -> Parts:
             f"{path}: architectures={kind!r:.80} is not supported: in the layout of LLaVA-NeXT, only "
             "LlavaQwenForCausalLM is read; use the model in the layout of transformers"
         )
-    for key, allowed in PLAIN.items():
-        value = allowed[0] if config.get(key) is None else config[key]
-        if value not in allowed:
-            supported = " or ".join(map(repr, allowed))
-            raise CheckpointError(f"config.json: {key}={value!r:.80} is not supported, only {supported} is")
+    refuse_unsupported(config, SUPPORTED)
     newline = config.get("mm_newline_position") != "no_token" and config.get("mm_patch_merge_type") == "spatial_unpad"
     stride = 2 if config.get("mm_spatial_pool_stride") is None else count(config, "mm_spatial_pool_stride", 2)
     unused = "(?!)" if newline else r"model\.image_newline$"

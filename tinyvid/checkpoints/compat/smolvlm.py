@@ -19,9 +19,11 @@ from tinyvid.checkpoints.compat.assembly import (
     join,
     longest,
     presets,
+    refuse_unsupported,
     report_guesses,
     section,
     text_config,
+    tied,
     tower_model,
     with_rows,
 )
@@ -88,14 +90,13 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     elif "video_sampling" not in processor:
         report_guesses(path, groups, overrides, "sampler")
     weights = split(path, complete_weights(path), PREFIXES)
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     vision_tower = _vision_tower(path, vision, groups["vision_tower"], weights["vision_tower"], processor, file)
     size = vision_tower.image.size
     logger.warning("%s: an image is shown as one tile of %d x %d pixels", path, size, size)
     return join(
         path,
         groups,
-        text_config=text_config(path, with_rows(text, weights["llm"], tied=tied)),
+        text_config=text_config(path, with_rows(text, weights["llm"], tied=tied(config, text))),
         vision_tower=vision_tower,
         weights=weights,
         device=device,
@@ -108,10 +109,7 @@ def _sections(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     """Return the settings of the LLM and of the vision tower, after checking that they are supported."""
     sections = {key: section(config, key) for key in SUPPORTED}
     for key, options in SUPPORTED.items():
-        for option, (supported, reason) in options.items():
-            value = sections[key].get(option, supported[0])
-            if not isinstance(value, str | int | None) or value not in supported:
-                raise CheckpointError(f"config.json: {key}.{option}={value!r:.80} is not supported: {reason}")
+        refuse_unsupported(sections[key], options, prefix=f"{key}.")
     text, vision = sections["text_config"], sections["vision_config"]
     if (kind := text.get("model_type", "llama")) != "llama":
         raise CheckpointError(

@@ -19,7 +19,9 @@ from tinyvid.files import read_json
 from tinyvid.generation.decode import stops
 from tinyvid.models.vision_towers.preprocessor import PREPROCESSOR, write_image_spec
 from tinyvid.models.weights import without_bars
+from tinyvid.text.templates import TurnTemplate
 
+# Modules with the same members, which ``llava`` describes.
 LAYOUTS: dict[str, Any] = {
     "llava": llava,
     "smolvlm": smolvlm,
@@ -86,8 +88,13 @@ def write(
 
 
 def _chat_template(loaded: Loaded, layout: Any, tokenizer: Any, texts: dict[str, str]) -> str:
-    template: Any = loaded.processor.template
-    if not getattr(template, "read_user_text", False):
+    template = loaded.processor.template
+    if not isinstance(template, TurnTemplate):
+        raise ConfigError(
+            f"template '{loaded.groups['template']['name']}' cannot be written as a chat template; only the strings of "
+            "template 'turns' can, such as those of template=chatml"
+        )
+    if not template.read_user_text:
         raise ConfigError("template.read_user_text=false omits the question, which no server does; set it to true")
     first = tokenizer("a").input_ids[:1]
     bos = bool(first) and first[0] == tokenizer.bos_token_id
