@@ -6,19 +6,20 @@ from pathlib import Path
 
 import torch
 
+VISION = {
+    "hidden_size": 24,
+    "image_size": 56,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "patch_size": 14,
+}
+
 
 def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True, vocab_size: int = 32) -> Path:
     """Write SigLIP or its vision encoder, with 3 blocks, width 24, and 4 x 4 patches of 14 pixels."""
     from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
-    vision = {
-        "hidden_size": 24,
-        "image_size": 56,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 3,
-        "patch_size": 14,
-    }
     text = {
         "hidden_size": 24,
         "intermediate_size": 24,
@@ -30,9 +31,9 @@ def save_siglip(folder: Path, *, whole: bool = False, preprocessor: bool = True,
     }
     torch.manual_seed(0)
     if whole:
-        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+        SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)).save_pretrained(folder)
     else:
-        SiglipVisionModel(SiglipVisionConfig(**vision)).save_pretrained(folder)
+        SiglipVisionModel(SiglipVisionConfig(**VISION)).save_pretrained(folder)
     if preprocessor:
         write_preprocessor(
             folder, size={"height": 56, "width": 56}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
@@ -44,21 +45,13 @@ def save_clip(folder: Path, *, whole: bool = False) -> Path:
     """Write CLIP or its vision encoder, with 3 blocks, width 24, 4 x 4 patches of 14 pixels and a class token."""
     from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
-    vision = {
-        "hidden_size": 24,
-        "image_size": 56,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 3,
-        "patch_size": 14,
-    }
     text = {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
     torch.manual_seed(0)
     if whole:
-        config = CLIPConfig(text_config=text | {"vocab_size": 32}, vision_config=vision, projection_dim=16)
+        config = CLIPConfig(text_config=text | {"vocab_size": 32}, vision_config=VISION, projection_dim=16)
         CLIPModel(config).save_pretrained(folder)
     else:
-        CLIPVisionModel(CLIPVisionConfig(**vision)).save_pretrained(folder)
+        CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(folder)
     write_preprocessor(folder, size=56, crop_size=56, image_mean=[0.5] * 3, image_std=[0.3] * 3, resample=3)
     return folder
 
@@ -68,10 +61,8 @@ def save_internvit(folder: Path, *, original: bool = False) -> Path:
     from safetensors.torch import save_file
     from transformers import InternVLVisionConfig, InternVLVisionModel
 
-    vision = {"hidden_size": 24, "image_size": 56, "intermediate_size": 48, "num_attention_heads": 4}
-    vision |= {"num_hidden_layers": 3, "patch_size": 14}
     torch.manual_seed(0)
-    model = InternVLVisionModel(InternVLVisionConfig(**vision, attention_bias=True, layer_scale_init_value=0.5))
+    model = InternVLVisionModel(InternVLVisionConfig(**VISION, attention_bias=True, layer_scale_init_value=0.5))
     for parameter in model.parameters():  # positions and the class token start at zero
         torch.nn.init.normal_(parameter, std=0.2)
     write_preprocessor(folder, size={"height": 56, "width": 56}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
@@ -79,7 +70,7 @@ def save_internvit(folder: Path, *, original: bool = False) -> Path:
         model.save_pretrained(folder)
         return folder
     settings = {"model_type": "intern_vit_6b", "norm_type": "layer_norm", "qk_normalization": False, "qkv_bias": True}
-    (folder / "config.json").write_text(json.dumps(vision | settings | {"drop_path_rate": 0.1}))
+    (folder / "config.json").write_text(json.dumps(VISION | settings | {"drop_path_rate": 0.1}))
     tensors = model.state_dict()
     names = {
         "embeddings.cls_token": "embeddings.class_embedding",

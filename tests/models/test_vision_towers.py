@@ -292,13 +292,14 @@ def test_siglip_select_patch_drops_the_first_row(tmp_path):
     assert but_first.features == FeatureSpec(dim=24, num_patches=15, grid=None)
 
 
-def test_siglip_from_the_whole_model(tmp_path, caplog):
-    whole = build("siglip", save_siglip(tmp_path / "whole", whole=True))
+@pytest.mark.parametrize(("name", "save"), [("siglip", save_siglip), ("clip", save_clip)])
+def test_a_tower_of_a_whole_model(name, save, tmp_path, caplog):
+    whole = build(name, save(tmp_path / "whole", whole=True))
     assert "text_model" not in caplog.text
     whole.save(tmp_path / "half")
-    half = build("siglip", tmp_path / "half")
+    half = build(name, tmp_path / "half")
     assert torch.equal(whole(random_pixels(56)), half(random_pixels(56)))
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["model_type"] == "siglip_vision_model"
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["model_type"] == f"{name}_vision_model"
 
 
 def test_siglip_image_spec_from_its_preprocessor(tmp_path):
@@ -368,15 +369,6 @@ def test_clip_equals_hidden_states_of_transformers(layer, tmp_path):
     pixels = random_pixels(56)
     hidden_states = tower.model(pixels, output_hidden_states=True).hidden_states
     torch.testing.assert_close(tower(pixels), hidden_states[layer][:, 1:], atol=1e-6, rtol=1e-5)
-
-
-def test_clip_from_the_whole_model(tmp_path, caplog):
-    whole = build("clip", save_clip(tmp_path / "whole", whole=True))
-    assert "text_model" not in caplog.text
-    whole.save(tmp_path / "half")
-    half = build("clip", tmp_path / "half")
-    assert torch.equal(whole(random_pixels(56)), half(random_pixels(56)))
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["model_type"] == "clip_vision_model"
 
 
 @pytest.mark.parametrize(("settings", "image"), [
