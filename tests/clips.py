@@ -87,6 +87,7 @@ def write_clip(
         stream = out.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, HEIGHT, pix_fmt
         stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1  # threads of libvpx wait for each other in busy loops, sometimes forever
         stream.options = {"bf": str(bframes), **(encoder or {})}
         if times is not None:
             stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)

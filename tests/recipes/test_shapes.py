@@ -27,14 +27,14 @@ from recipes.shapes.questions import SECONDS, Shares, corpus, draw_duration, lay
 from recipes.shapes.release import digest, release, replaceable, ship
 from recipes.shapes.sizes import MAX_SHAPES, NUM_FRAMES, SIZES, with_extra
 from recipes.shapes.stages import STAGES, RecipeRun
-from recipes.shapes.student import Student, accuracy, forward_with, mix, resample
+from recipes.shapes.student import TRACE_WEIGHT, Student, accuracy, answer_loss, forward_with, mix, resample
 from recipes.shapes.supervision import WORDS, TokenHeads, match, targets_of, token_loss
 from recipes.shapes.vision import patch_targets, to_pixels
 from tests.clips import write_clip
 from tests.runs import python
 from tinyvid import Assistant, compose
 from tinyvid.checkpoints.hub import DEFAULT_MODEL
-from tinyvid.processing.batch import VideoInput
+from tinyvid.processing.batch import Output, VideoInput
 from tinyvid.registry import TEMPLATES
 from tinyvid.worlds.shapes import COLORS, FAMILIES, HELD_OUT, KINDS, MOTIONS, render
 from tinyvid.worlds.shapes.wording import life_events
@@ -336,6 +336,18 @@ def test_known_tokens_and_fast_attention_change_nothing(assistant, monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         fast = forward_with(model, share.batch, tokens)
     torch.testing.assert_close(fast.loss, known.loss, atol=0.02, rtol=0.01)
+
+
+def test_tokens_of_a_trace_weigh_less_than_those_of_an_answer():
+    torch.manual_seed(0)
+    mark, end = [7, 8], 9
+    labels = torch.tensor([5, 9, 1, 2, 7, 8, 5, 9, 7, 6, 9])  # the second of three replies has a trace, up to its mark
+    output = Output(torch.randn(len(labels), 12), labels)
+    weight = torch.tensor([1, 1, *[TRACE_WEIGHT] * 4, 1, 1, 1, 1, 1])
+    each = torch.stack([output.logits[k].log_softmax(-1)[label] for k, label in enumerate(labels)])
+    torch.testing.assert_close(answer_loss(output, mark=mark, end=end), -(weight * each).sum() / weight.sum())
+    plain = Output(output.logits[:2], labels[:2])
+    torch.testing.assert_close(answer_loss(plain, mark=mark, end=end), plain.loss)
 
 
 def test_guidance_rewards_looking_at_the_shapes_in_question(assistant):

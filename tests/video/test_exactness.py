@@ -48,6 +48,7 @@ def write_clip(path):
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.thread_count = 1
         if "variable" in path.name:
             stream.codec_context.time_base = Fraction(1, 1000)
         for i in range(COUNT):
