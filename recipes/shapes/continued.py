@@ -43,7 +43,16 @@ from recipes.shapes.questions import SECONDS, Share, lay_out
 from recipes.shapes.release import add_options, check_options, digest, ship, write_report
 from recipes.shapes.sizes import SIZES, WEIGHTS, Size
 from recipes.shapes.stages import shares
-from recipes.shapes.student import CONNECTOR_RATE, Student, accuracy, forward_with, known_tokens, mix, resample
+from recipes.shapes.student import (
+    CONNECTOR_RATE,
+    Student,
+    accuracy,
+    answer_loss,
+    forward_with,
+    known_tokens,
+    mix,
+    resample,
+)
 from recipes.shapes.vision import to_pixels
 from tinyvid import Assistant
 from tinyvid.checkpoints.hub import DEFAULT_MODEL
@@ -172,12 +181,13 @@ def train(run: Continued, assistant: Assistant, tokens: np.ndarray) -> None:
     waiting = shares(run.size, assistant, seed=run.seed, replicas=run.replicas, held_out=False).loader(
         run.workers, first=done * run.replicas
     )
-    steps = run.size.answer_steps
+    steps, tokenizer = run.size.answer_steps, assistant.processor.tokenizer
+    mark, end = tokenizer(" Answer:", add_special_tokens=False).input_ids, tokenizer.eos_token_id
 
     def compute(student: Student, share: Share) -> tuple[Tensor, Metrics]:
         features = torch.from_numpy(tokens[share.clips]).float()
-        loss = forward_with(student.model, share.batch, mix(student.model.connector, features)).loss
-        assert loss is not None  # every question has a reply to learn
+        output = forward_with(student.model, share.batch, mix(student.model.connector, features))
+        loss = answer_loss(output, mark=mark, end=end)
         return loss, {"loss": loss.item()}
 
     def record() -> None:

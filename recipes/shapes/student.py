@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recipes.shapes.attention import guidance
 from recipes.shapes.fitting import Engine, Metrics, fit
@@ -21,6 +22,7 @@ from tinyvid.worlds.shapes import SceneQuestion
 
 TOKEN_WEIGHT = 0.1  # weight of matched supervision while training on questions
 GUIDE_WEIGHT = 0.1  # weight of the attention guidance
+TRACE_WEIGHT = 0.2  # weight of a token of a trace
 CONNECTOR_RATE = 0.3  # learning rate factor, so that gradients of an untrained LLM do not destroy the tokens
 
 
@@ -75,6 +77,26 @@ def forward_with(model: VideoLLM, batch: Batch, tokens: Tensor) -> Output:
     """Run the model with given video tokens (B, K, D)."""
     with known_tokens(model, tokens):
         return model(batch)
+
+
+def answer_loss(output: Output, *, mark: Sequence[int], end: int) -> Tensor:
+    """Return the loss of replies in which the tokens of a trace weigh ``TRACE_WEIGHT`` as much as those of an answer.
+
+    A trace has ten times as many tokens as the answer behind it, which would otherwise hardly be learned.
+
+    Args:
+        output: Output of the model for packed questions.
+        mark: Tokens that end a trace, those of ``Answer:``.
+        end: Token that ends a reply.
+    """
+    labels, count = output.labels, len(mark)
+    places = torch.arange(len(labels), device=labels.device)
+    reply = (labels == end).cumsum(0) - (labels == end).long()  # (N,), the number of the reply of each token
+    found = (labels.unfold(0, count, 1) == torch.tensor(mark, device=labels.device)).all(-1).nonzero()[:, 0]
+    last = torch.full((int(reply[-1]) + 1,), -1, device=labels.device)
+    last[reply[found]] = found + count - 1  # of the trace of each reply
+    weight = torch.where(places <= last[reply], TRACE_WEIGHT, 1.0)
+    return (weight * F.cross_entropy(output.logits, labels, reduction="none")).sum() / weight.sum()
 
 
 class Trainer:
