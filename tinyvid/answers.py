@@ -12,12 +12,8 @@ from typing import Any
 
 from tinyvid.errors import ConfigError, raised_as
 from tinyvid.outputs import write_text
-from tinyvid.video.images import IMAGES
+from tinyvid.video.images import IMAGES, VIDEOS
 
-VIDEOS = {
-    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-}
 KINDS = (".jsonl", ".csv")
 
 

@@ -17,6 +17,10 @@ from tinyvid.types import Frames, VideoMeta
 from tinyvid.video.file_warnings import warn_once
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+VIDEOS = {
+    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow also knows EPS, for which it starts Ghostscript
 MAX_FILES = 500_000  # in a folder of frames, five hours at 25 frames per second
 MAX_ANIMATION = 1 << 32  # pixels of all frames of an animation: half an hour of 320x240 at 30 frames per second

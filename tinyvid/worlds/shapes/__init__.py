@@ -6,17 +6,17 @@ what happens, and ``boxes`` bounding boxes in pixels. ``write_set`` writes video
 data set ``shapes`` renders clips on the fly. docs/shapes.md describes the world.
 """
 
+from tinyvid.worlds.layout import frame_times, sampled_times
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
-from tinyvid.worlds.shapes.encoding import encode
+from tinyvid.worlds.shapes.files import describe_set, encode, write_set
 from tinyvid.worlds.shapes.palette import COLORS, EXTRA_COLORS, HELD_OUT, KINDS, MOTIONS, RGB
 from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, EXTRA_FAMILIES, FAMILIES, FORMATS, SceneQuestion, ask
 from tinyvid.worlds.shapes.records import scene_from_dict, scene_to_dict
 from tinyvid.worlds.shapes.rendering import boxes, render, render_at
 from tinyvid.worlds.shapes.sampling import sample_scene
-from tinyvid.worlds.shapes.scene import Background, Scene, Shot, frame_times, sampled_times
+from tinyvid.worlds.shapes.scene import Background, Scene, Shot
 from tinyvid.worlds.shapes.shape import Phase, Shape
 from tinyvid.worlds.shapes.traces import key_frames
-from tinyvid.worlds.shapes.writing import describe_set, write_set
 
 __all__ = [
     "COLORS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +10,15 @@ import numpy as np
 
 from tinyvid.errors import ConfigError, DataError, suggest
 from tinyvid.registry import PositiveInt
+from tinyvid.worlds.layout import MIN_FRAMES, check_layout, draw_layout, sampled_times
 from tinyvid.worlds.shapes.palette import COLORS, HELD_OUT
 from tinyvid.worlds.shapes.questions import DEFAULT_FAMILIES, FORMATS, SceneQuestion, ask
-from tinyvid.worlds.shapes.rendering import MIN_SIDE
 from tinyvid.worlds.shapes.sampling import sample_scene
-from tinyvid.worlds.shapes.scene import Scene, sampled_times
+from tinyvid.worlds.shapes.scene import Scene
 from tinyvid.worlds.shapes.traces import TRACE_STYLES, TraceStyle, traced
 
 SPLITS = ("train", "iid", "unseen")
 SCENES = 40  # maximum number of scenes to draw until one allows enough questions
-MIN_FRAMES = 8  # fewer frames cannot show a bounce or the order of events
-MAX_SIDE, MAX_FRAMES = 4096, 100_000  # larger values are surely a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +93,7 @@ class SetOptions:
         for name in ("cuts", "pans"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a fraction of the clips, from 0 to 1")
-        for name in ("sizes", "fps", "seconds"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; list at least one value")
-        for size in self.sizes:
-            parse_size(size)
-        for rate in self.fps:
-            for length in self.seconds:
-                _num_frames(rate, length)
+        check_layout(self)
 
     def ask(
         self, scene: Scene, rng: np.random.Generator, *, num: int, num_frames: int, fps: float
@@ -184,9 +174,7 @@ def plan_clip(options: SetOptions, index: int) -> ClipPlan:
         DataError: No scene with these options allows enough questions.
     """
     rng = np.random.default_rng([SPLITS.index(options.split), options.seed, index])
-    width, height = parse_size(options.sizes[rng.integers(len(options.sizes))])
-    fps = float(options.fps[rng.integers(len(options.fps))])
-    num_frames = _num_frames(fps, options.seconds[rng.integers(len(options.seconds))])
+    width, height, fps, num_frames = draw_layout(options, rng)
     lot = float(rng.random())
     most = 0
     for _ in range(SCENES):
@@ -201,27 +189,3 @@ def plan_clip(options: SetOptions, index: int) -> ClipPlan:
         f"clip {index}: none of {SCENES} scenes allows questions={options.questions} of the families {families}, at "
         f"most {most}; lower questions, or allow more families and formats"
     )
-
-
-def parse_size(size: str) -> tuple[int, int]:
-    """Return width and height of ``WIDTHxHEIGHT``.
-
-    Raises:
-        ConfigError: The size is malformed, odd or out of range.
-    """
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(size))
-    sides = [int(side) for side in match.groups()] if match else []
-    if not sides or not all(MIN_SIDE <= side <= MAX_SIDE and side % 2 == 0 for side in sides):
-        raise ConfigError(
-            f"sizes: {size!r} must have the form 128x72, with even numbers of pixels from {MIN_SIDE} to {MAX_SIDE}"
-        )
-    return sides[0], sides[1]
-
-
-def _num_frames(fps: float, seconds: float) -> int:
-    frames = round(fps * seconds) if fps > 0 and seconds > 0 and fps * seconds < 1e9 else 0
-    if not MIN_FRAMES <= frames <= MAX_FRAMES:
-        raise ConfigError(
-            f"fps={fps:g} and seconds={seconds:g} give {frames:,} frames; a clip needs {MIN_FRAMES} to {MAX_FRAMES:,}"
-        )
-    return frames

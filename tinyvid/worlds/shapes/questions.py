@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyvid.errors import ConfigError, suggest
+from tinyvid.worlds.layout import frame_times
 from tinyvid.worlds.shapes import captions, happenings, looks, moves, spans
 from tinyvid.worlds.shapes.facts import Asked, Claim, Look
-from tinyvid.worlds.shapes.scene import Scene, frame_times
+from tinyvid.worlds.shapes.scene import Scene
 
 FORMATS: tuple[str, ...] = ("open", "choice", "yesno", "caption")
 LETTERS = "ABCD"

@@ -10,10 +10,11 @@ import numpy as np
 
 from tinyvid.errors import DataError
 from tinyvid.types import Message, Sample, Video
+from tinyvid.worlds.layout import frame_times
 from tinyvid.worlds.shapes.clips import ClipPlan
 from tinyvid.worlds.shapes.questions import SceneQuestion
 from tinyvid.worlds.shapes.rendering import box_at
-from tinyvid.worlds.shapes.scene import Background, Event, Scene, Shot, frame_times
+from tinyvid.worlds.shapes.scene import Background, Event, Scene, Shot
 from tinyvid.worlds.shapes.shape import Phase, Shape
 from tinyvid.worlds.shapes.wording import full_name
 

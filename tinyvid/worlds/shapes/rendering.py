@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from tinyvid.errors import ConfigError
+from tinyvid.worlds.layout import MIN_SIDE, frame_times
 from tinyvid.worlds.shapes.palette import RGB
-from tinyvid.worlds.shapes.scene import Scene, Shot, Tracks, frame_times
+from tinyvid.worlds.shapes.scene import Scene, Shot, Tracks
 
 TILES = 7  # of the background's texture, across the stage
-MIN_SIDE = 16  # pixels; shapes are not recognizable in smaller frames
 # Left, top, right and bottom of each kind, in radii from its center.
 EXTENT = {
     "circle": (-1.0, -1.0, 1.0, 1.0),

@@ -218,15 +218,5 @@ class Scene:
         return False if ahead[1] >= CLEAR or ahead[0] <= -CLEAR else None
 
 
-def frame_times(num_frames: int) -> np.ndarray:
-    """Return the times of the frames of a clip, from 0 to 1: frame i of T shows (i + 0.5) / T."""
-    return (np.arange(num_frames) + 0.5) / num_frames
-
-
-def sampled_times(num_frames: int, num_sampled: int) -> np.ndarray:
-    """Return the times of the ``num_sampled`` frames that the sampler ``uniform`` chooses from a file."""
-    return frame_times(num_frames)[np.linspace(0, num_frames - 1, num_sampled, dtype=int)]
-
-
 def _axis(motion: str) -> int:
     return 0 if STEP[motion][0] else 1

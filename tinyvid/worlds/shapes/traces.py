@@ -14,8 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from tinyvid.text.moments import marker
+from tinyvid.worlds.layout import frame_times
 from tinyvid.worlds.shapes.questions import SceneQuestion
-from tinyvid.worlds.shapes.scene import Event, Scene, frame_times
+from tinyvid.worlds.shapes.scene import Event, Scene
 from tinyvid.worlds.shapes.wording import LIFE_EVENTS, full_name, happens
 
 TraceStyle = Literal["text", "cited", "shuffled"]

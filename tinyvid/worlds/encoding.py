@@ -1,24 +1,20 @@
-"""Encode clips as video files with PyAV, rendered in chunks and reproducible byte for byte."""
+"""Encode frames as video files with PyAV, in chunks and reproducible byte for byte."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from tinyvid.errors import ConfigError, suggest
-from tinyvid.worlds.shapes.clips import ClipPlan
-from tinyvid.worlds.shapes.rendering import render_at
-from tinyvid.worlds.shapes.scene import frame_times
 
 # Codec: encoder, container.
 CODECS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "mp4"), "vp9": ("libvpx-vp9", "webm")}
 # ITU-R BT.601-7, section 2.5: luma and the two color differences for RGB levels from 0 to 255, in 1 / 65536.
 BT601 = ((16829, 33039, 6416), (-9714, -19070, 28784), (28784, -24103, -4681))
-CHUNK = 64  # frames in memory at once
 
 
 def check_codecs(codecs: list[str]) -> None:
@@ -41,11 +37,16 @@ def check_codecs(codecs: list[str]) -> None:
             ) from error
 
 
-def encode(clip: ClipPlan, *, codec: str = "h264", crf: int = 23) -> bytes:
-    """Return the bytes of a video file that shows a clip: yuv420p, frame i at i / fps seconds.
+def encode_frames(
+    chunks: Iterable[np.ndarray], *, width: int, height: int, fps: float, codec: str = "h264", crf: int = 23
+) -> bytes:
+    """Return the bytes of a video file: yuv420p, frame i at i / fps seconds.
 
     Args:
-        clip: The clip to render.
+        chunks: RGB frames, uint8 (N, height, width, 3) each, in order.
+        width: Pixels, an even number.
+        height: Pixels, an even number.
+        fps: Frames per second.
         codec: ``h264``, ``mpeg4`` or ``vp9``.
         crf: Constant rate factor, lower is better; ``mpeg4`` ignores it and uses a fixed high quality.
     """
@@ -53,15 +54,16 @@ def encode(clip: ClipPlan, *, codec: str = "h264", crf: int = 23) -> bytes:
     encoder, container = CODECS[codec]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as out:
-        stream = out.add_stream(encoder, rate=Fraction(clip.fps).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        stream = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1  # makes the bytes independent of the machine
         if codec == "mpeg4":
             stream.codec_context.qmin, stream.codec_context.qmax = 2, 4
         else:
             stream.options = {"crf": str(crf), **_speed(codec)}
-        for planes in _yuv_frames(clip):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        for frames in chunks:
+            for planes in to_yuv420(frames):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         out.mux(stream.encode())
     return buffer.getvalue()
 
@@ -71,14 +73,6 @@ def _speed(codec: str) -> dict[str, str]:
     if codec == "h264":
         return {"preset": "veryfast", "x264-params": "cpu-independent=1"}
     return {"b:v": "0", "deadline": "realtime", "cpu-used": "8"}
-
-
-def _yuv_frames(clip: ClipPlan) -> Iterator[np.ndarray]:
-    """Yield the frames as yuv420p planes, uint8 (3 / 2 * H, W)."""
-    times = frame_times(clip.num_frames)
-    for first in range(0, clip.num_frames, CHUNK):
-        frames = render_at(clip.scene, times[first : first + CHUNK], width=clip.width, height=clip.height)
-        yield from to_yuv420(frames)
 
 
 def to_yuv420(frames: np.ndarray) -> np.ndarray:

@@ -10,25 +10,77 @@ import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader
 
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.outputs import LOCK, owned, write_text
-from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, parse_size, plan_clip
-from tinyvid.worlds.shapes.encoding import CODECS, check_codecs, encode
-from tinyvid.worlds.shapes.records import question_row, scene_record
+from tinyvid.worlds.encoding import CODECS, check_codecs, encode_frames
+from tinyvid.worlds.layout import Layout, parse_size
 
 FORMAT = 1  # version of the set's layout
 FOLDER = 1000  # clips per folder
 LEAST_BYTES = 1500  # minimum size of a video file
 LEAST_PER_PIXEL = 0.002  # minimum bytes per pixel; both bounds are low to reject only impossible sets
+
+
+class PlannedClip(Protocol):
+    """A clip with its questions, before its file is written.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        fps: Frames per second.
+        lot: From 0 to 1, drawn for the clip; it chooses the compression.
+    """
+
+    width: int
+    height: int
+    fps: float
+    lot: float
+
+    @property
+    def kinds(self) -> Sequence[tuple[str, str]]:
+        """Family and format of each question."""
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield all frames in chunks, uint8 (N, H, W, 3)."""
+
+    def rows(self, video: str) -> list[dict[str, Any]]:
+        """Return a row per question; ``video`` is the path of the file in the set."""
+
+    def record(self, video: str, **encoding: Any) -> dict[str, Any]:
+        """Return the line of ``scenes.jsonl``, the complete description of the clip."""
+
+
+class World(Protocol):
+    """What a set is written from. Processes that draw clips get a pickled copy.
+
+    Attributes:
+        name: Name of the world.
+    """
+
+    name: str
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes, rates and durations of the files."""
+
+    def plan(self, index: int) -> PlannedClip:
+        """Plan a clip, which depends only on the options and its number.
+
+        Raises:
+            DataError: These options allow no such clip.
+        """
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the manifest says besides options and counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +101,10 @@ class WrittenClip:
 
 
 def write_set(
-    options: SetOptions,
+    world: World,
     out: Path,
     *,
+    described: dict[str, Any],
     clips: int,
     crf: list[int],
     codecs: list[str],
@@ -61,8 +114,9 @@ def write_set(
     """Write a set: video files, ``rows.jsonl``, ``scenes.jsonl`` and ``manifest.json``.
 
     Args:
-        options: Options for the clips.
+        world: Plans the clips.
         out: The folder to write; must not exist.
+        described: Everything that determines the set. An interrupted set is continued only if it has the same.
         clips: Number of clips.
         crf: Constant rate factors; one is drawn per clip.
         codecs: Codecs; one is drawn per clip.
@@ -82,15 +136,15 @@ def write_set(
     for value in crf or [-1]:
         if not 0 <= value <= 51:
             raise ConfigError(f"crf={crf} must be a list of numbers from 0 to 51, such as [18, 23, 28]")
-    made_of = describe_set(options, clips=clips, crf=crf, codecs=codecs)
     partial = out.with_name(f"{out.name}.partial")
-    _check_place(out, partial, made_of)
-    _check_space(out, options, clips)
+    _check_place(out, partial, described)
+    _check_space(out, world.layout, clips)
     with owned(partial, key="out"):
         try:
-            write_text(partial / "options.json", json.dumps(made_of, indent=1))
-            manifest = _write_clips(ClipWriter(options, partial, crf, codecs), partial, clips, workers, track)
-            manifest = {"format": FORMAT, "world": "shapes", "options": made_of, "versions": _versions(), **manifest}
+            write_text(partial / "options.json", json.dumps(described, indent=1))
+            manifest = _write_clips(ClipWriter(world, partial, crf, codecs), partial, clips, workers, track)
+            about = {"format": FORMAT, "world": world.name, "options": described, "versions": _versions()}
+            manifest = {**about, **world.facts(), **manifest}
             write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
             (partial / "options.json").unlink()
             partial.rename(out)
@@ -104,50 +158,40 @@ def write_set(
     return manifest
 
 
-def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
-    """Return the options that determine a set, as in its manifest; the arguments are those of ``write_set``."""
-    made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
-    if options.traces is None:
-        del made_of["traces"]  # sets without traces, which are older than the option, keep their description
-    described: dict[str, Any] = json.loads(json.dumps(made_of))
-    return described
-
-
 _GO_ON = "finished clips are kept; fix the cause and run the same command to continue"
 
 
 class ClipWriter:
     """Write one clip per index; a DataLoader distributes the work over processes."""
 
-    def __init__(self, options: SetOptions, folder: Path, crf: list[int], codecs: list[str]) -> None:
-        self.options = options
+    def __init__(self, world: World, folder: Path, crf: list[int], codecs: list[str]) -> None:
+        self.world = world
         self.folder = folder
         self.encodings = [(codec, value) for codec in codecs for value in crf]
 
     def __getitem__(self, index: int) -> WrittenClip:
         """Write clip ``index`` unless its file exists."""
-        clip = plan_clip(self.options, index)
+        clip = self.world.plan(index)
         codec, crf = self.encodings[int(clip.lot * len(self.encodings))]
         video = f"clips/{index // FOLDER:03d}/{index:06d}.{CODECS[codec][1]}"
         fault = self._write(clip, self.folder / video, codec, crf)
         if fault:
             return WrittenClip(fault=fault)
-        split, frames = self.options.split, self.options.frames
-        rows = [question_row(clip, n, video, split=split, frames=frames) for n in range(len(clip.questions))]
         return WrittenClip(
-            rows=tuple(json.dumps(row, allow_nan=False) for row in rows),
-            scene=json.dumps(scene_record(clip, video, codec=codec, crf=crf), allow_nan=False),
-            kinds=tuple((question.family, question.format) for question in clip.questions),
+            rows=tuple(json.dumps(row, allow_nan=False) for row in clip.rows(video)),
+            scene=json.dumps(clip.record(video, codec=codec, crf=crf), allow_nan=False),
+            kinds=tuple(clip.kinds),
         )
 
-    def _write(self, clip: ClipPlan, path: Path, codec: str, crf: int) -> str:
+    def _write(self, clip: PlannedClip, path: Path, codec: str, crf: int) -> str:
         """Write the file under a temporary name and rename it; return the error message, if any."""
         if path.exists():
             return ""
         unfinished = path.with_suffix(".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(encode(clip, codec=codec, crf=crf))
+            size: dict[str, Any] = {"width": clip.width, "height": clip.height, "fps": clip.fps}
+            unfinished.write_bytes(encode_frames(clip.frames(), **size, codec=codec, crf=crf))
             unfinished.rename(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
@@ -214,10 +258,10 @@ def _check_place(out: Path, partial: Path, made_of: dict[str, Any]) -> None:
         )
 
 
-def _check_space(out: Path, options: SetOptions, clips: int) -> None:
+def _check_space(out: Path, layout: Layout, clips: int) -> None:
     """Raise ConfigError if the set would not fit on the disk even with the smallest possible files."""
-    pixels = min(width * height for width, height in map(parse_size, options.sizes))
-    frames = min(rate * length for rate in options.fps for length in options.seconds)
+    pixels = min(width * height for width, height in map(parse_size, layout.sizes))
+    frames = min(rate * length for rate in layout.fps for length in layout.seconds)
     needed = clips * max(LEAST_BYTES, int(pixels * frames * LEAST_PER_PIXEL))
     place = out.absolute().parent
     while not place.exists():
