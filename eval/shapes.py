@@ -1,13 +1,11 @@
 """The shapes world as a benchmark: a test set of video files that tinyvid generates from a fixed seed.
 
 The set is the same as that of ``recipes/make_world.py``; docs/shapes.md describes it. It is generated in
-``benchmark.root`` if that folder does not exist, and reused if it was generated with the same options. A blind run
-replaces each clip with black frames or another clip, to measure how many questions can be answered without seeing.
+``benchmark.root`` if that folder does not exist, and reused if it was generated with the same options.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,22 +24,14 @@ from tinyvid import (
     PositiveInt,
     Rule,
     Sample,
-    Video,
     lettered,
     micro,
 )
 from tinyvid.errors import listed
 from tinyvid.files import expanded
 from tinyvid.worlds.shapes import (
-    Background,
-    ClipPlan,
-    Phase,
-    Scene,
     SetOptions,
-    Shape,
-    Shot,
     describe_set,
-    encode,
     key_frames,
     write_set,
 )
@@ -50,8 +40,6 @@ SIZES = ["64x64", "64x64", "96x96", "128x128", "96x72", "128x72"]
 FPS, SECONDS = [8.0, 10.0, 12.0], [2.0, 3.0, 4.0, 6.0]
 CRF, CODECS = [18, 23, 28], ["h264"]
 DEFAULT_ROOT = "runs/worlds"  # contains a folder for each set without benchmark.root
-UNSEEN = Shape("white", "circle", 0.1, (Phase("still", 0.0, 1.0, (0.5, 0.5), (0.5, 0.5)),), disappears=0.0)
-DARK = Scene(shapes=(UNSEEN,), shots=(Shot(0.0, Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))),))
 
 
 @BENCHMARKS.register("shapes")
@@ -77,7 +65,6 @@ class Shapes:
         crf: Compression levels of ``h264`` and ``vp9``.
         codecs: ``h264``, ``mpeg4`` or ``vp9``.
         frames: Number of frames that the model samples, for questions about frame numbers.
-        blind: ``black`` shows a black video of equal size and duration, ``other`` the next clip; null shows the clip.
         workers: Additional processes that generate clips; the set does not depend on their number.
         prompt_style: ``official`` asks the questions of the world.
 
@@ -109,7 +96,6 @@ class Shapes:
         crf: list[int] = CRF,
         codecs: list[str] = CODECS,
         frames: PositiveInt = 16,
-        blind: Literal["black", "other"] | None = None,
         workers: int = 0,
         prompt_style: Literal["official"] = "official",
     ) -> None:
@@ -132,10 +118,7 @@ class Shapes:
         self.set = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
         folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else expanded(root)
         draw(options, folder, clips=clips, crf=crf, codecs=codecs, workers=workers)
-        # A blind run has the same items; the prompt style, which every report lists, tells the runs apart.
-        self.prompt_style = prompt_style if blind is None else f"{prompt_style}, blind: {blind}"
-        self.shown = shown(folder, blind)
-        self.blind = blind is not None
+        self.prompt_style = prompt_style
         self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / "rows.jsonl")}, key="benchmark")
 
     def __len__(self) -> int:
@@ -144,10 +127,8 @@ class Shapes:
     def __getitem__(self, index: int) -> Item:
         """Return a row as an item; its id contains the hash of the set, so items of different sets differ."""
         sample: Sample = self.rows[index]
-        (clip,) = sample.videos
-        video = Video(self.shown.get(str(clip.source), clip.source))
-        meta = sample.meta if self.blind else {**sample.meta, "key_frames": _evidence(sample.meta)}
-        return _item(replace(sample, id=f"{self.set}/{sample.id}", video=video, meta=meta))
+        meta = {**sample.meta, "key_frames": _evidence(sample.meta)}
+        return _item(replace(sample, id=f"{self.set}/{sample.id}", meta=meta))
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return averages in percent: ``Overall`` is the accuracy without captions, which must match exactly.
@@ -230,43 +211,6 @@ def check_set(folder: Path, described: Mapping[str, Any]) -> None:
     if changed:
         others = listed((f"{key} is {found.get(key)!r:.60}, not {described.get(key)!r:.60}" for key in changed), 4)
         raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({others}); {advice}")
-
-
-def shown(folder: Path, blind: str | None) -> dict[str, Path]:
-    """Map the file of each clip to the file that a blind run shows instead; writes black files.
-
-    Raises:
-        ConfigError: The set has only one clip.
-        DataError: ``scenes.jsonl`` is damaged, or a black file cannot be written.
-    """
-    if blind is None:
-        return {}
-    try:
-        lines = (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
-        scenes = [json.loads(line) for line in lines]
-        clips = [str(folder.absolute() / scene["video"]) for scene in scenes]
-        if blind == "black":
-            return {clip: _black(folder, scene) for clip, scene in zip(clips, scenes, strict=True)}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{folder / 'scenes.jsonl'} cannot be read for a blind run: {error}") from error
-    if len(clips) < 2:
-        raise ConfigError(
-            f"benchmark.blind=other needs another clip, but clips={len(clips)}; set benchmark.clips=2 or more"
-        )
-    return dict(zip(clips, map(Path, [*clips[1:], clips[0]]), strict=True))
-
-
-def _black(folder: Path, scene: Mapping[str, Any]) -> Path:
-    """Write a black file with the size, frame rate, duration and codec of a clip; equal clips share it."""
-    width, height, fps, count, codec = (scene[key] for key in ("width", "height", "fps", "num_frames", "codec"))
-    name = f"{width}x{height}_{fps:g}fps_{count}_{codec}{Path(scene['video']).suffix}"
-    file = folder.absolute() / "black" / name
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        partial = file.with_name(f".{os.getpid()}_{name}")  # several processes may write the same one
-        partial.write_bytes(encode(ClipPlan(0, DARK, width, height, fps, count, (), 0.0), codec=codec))
-        partial.replace(file)
-    return file
 
 
 def _bar(clips: int) -> Any:

@@ -344,5 +344,7 @@ SAMPLERS = Registry("sampler", home="tinyvid.video.samplers")
 TEMPLATES = Registry("template", home="tinyvid.text.templates")
 VIDEO_READERS = Registry("video_reader", home="tinyvid.video.readers", wrapper="tinyvid.video.isolation:isolated")
 DATASETS = Registry("data", home="tinyvid.data.datasets")
-BENCHMARKS = Registry("benchmark", home="tinyvid.evaluation.builtin")
+BENCHMARKS = Registry(
+    "benchmark", home="tinyvid.evaluation.builtin", wrapper="tinyvid.evaluation.running.blind:blinded"
+)
 JUDGES = Registry("judge", home="tinyvid.evaluation.judging.judges")

@@ -174,7 +174,7 @@ class Frames:
 
     Attributes:
         frames: uint8 (T, H, W, 3), RGB.
-        times: float32 (T,), seconds from the beginning of the file, non-decreasing.
+        times: float32 (T,), seconds from the beginning of the file.
     """
 
     frames: np.ndarray

@@ -1,4 +1,4 @@
-"""The benchmark ``shapes``: its set is drawn once, its items are its rows, and a blind run shows something else."""
+"""The benchmark ``shapes``: its set is drawn once, and its items are its rows."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import pytest
 from recipes.shapes.measure import measure
 from tests.benchmark_files import build, fields, outcomes
 from tests.runs import ROOT
-from tinyvid import VIDEO_READERS, ConfigError, DataError, EvaluationOptions, build_benchmark, evaluate
+from tinyvid import ConfigError, DataError, EvaluationOptions, build_benchmark, evaluate
 from tinyvid.checkpoints.hub import DEFAULT_MODEL
 from tinyvid.evaluation.scoring.scores import read
 from tinyvid.worlds.shapes import SetOptions, plan_clip, write_set
@@ -169,7 +169,6 @@ def test_items_have_the_key_frames_of_traces(benchmark, folder):
     found = [item.sample.meta["key_frames"] for item in benchmark]
     assert found == [question.meta.get("key_frames", []) for question in questions]
     assert sum(map(bool, found)) >= 4
-    assert all("key_frames" not in item.sample.meta for item in build("shapes", folder, **OPTIONS, blind="other"))
 
 
 def test_a_set_with_traces_is_refused(benchmark, folder, tmp_path):
@@ -177,43 +176,6 @@ def test_a_set_with_traces_is_refused(benchmark, folder, tmp_path):
     write_set(SetOptions(split="iid", traces="text", **options), tmp_path / "set", clips=6, crf=[23], codecs=["h264"])
     with pytest.raises(ConfigError, match="traces is 'text', not None"):
         build("shapes", tmp_path / "set", **OPTIONS, crf=[23])
-
-
-# --- blind ----------------------------------------------------------------------------------------------------------
-
-
-def test_blind_runs_ask_the_same_of_other_videos(benchmark, folder):
-    black, other = (build("shapes", folder, **OPTIONS, blind=blind) for blind in ("black", "other"))
-    assert (benchmark.prompt_style, black.prompt_style) == ("official", "official, blind: black")
-    for item, dark, foreign in zip(benchmark, black, other, strict=True):
-        assert (item.id, item.answer, item.sample.messages) == (dark.id, dark.answer, dark.sample.messages)
-        assert (item.id, item.answer, item.sample.messages) == (foreign.id, foreign.answer, foreign.sample.messages)
-    assert not set(videos(benchmark)) & set(videos(black))
-    assert all(mine != shown for mine, shown in zip(videos(benchmark), videos(other), strict=True))
-    assert Counter(videos(other)) == Counter(videos(benchmark))  # each clip is shown once
-
-
-@pytest.mark.slow
-def test_black_is_black_and_as_long(benchmark, folder):
-    reader = VIDEO_READERS.build({"name": "pyav"})
-    black = build("shapes", folder, **OPTIONS, blind="black")
-    for clip, dark in dict(zip(videos(benchmark), videos(black), strict=True)).items():
-        assert reader.probe(Path(dark)) == reader.probe(Path(clip))
-        assert reader.read(Path(dark), range(16)).frames.max() <= 2
-    assert not list((folder / "black").glob(".*"))
-    assert len(list((folder / "black").iterdir())) == 2  # one for each length
-
-
-def test_one_clip_has_no_other(tmp_path):
-    with pytest.raises(ConfigError, match=r"benchmark.blind=other needs another clip, but clips=1"):
-        build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="other")
-
-
-def test_a_damaged_set_cannot_be_made_blind(tmp_path):
-    build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1})
-    (tmp_path / "set" / "scenes.jsonl").write_text('{"video": 3}\n')
-    with pytest.raises(DataError, match=r"scenes.jsonl cannot be read for a blind run"):
-        build("shapes", tmp_path / "set", **OPTIONS | {"clips": 1}, blind="black")
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -228,9 +190,6 @@ def test_a_run_reports_families_and_formats(assistant, benchmark, folder, tmp_pa
     for kind in ("family", "format", "part"):
         assert sum(group["n"] for group in report["groups"][kind].values()) == 24
         assert all(group["low"] <= group["value"] <= group["high"] for group in report["groups"][kind].values())
-    blind = build("shapes", folder, **OPTIONS, blind="other")
-    with pytest.raises(ConfigError, match="other settings.*blind: other"):
-        evaluate(assistant, blind, run_dir=tmp_path / "run", options=short)
 
 
 @pytest.mark.slow

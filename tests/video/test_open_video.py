@@ -53,6 +53,12 @@ def test_a_file_is_opened_and_then_read(clip):
     assert clips.frame_numbers(video.read([0, 50, 99]).frames) == [0, 50, 99]
 
 
+def test_frames_are_read_in_any_order(clip):
+    read = opened(clip, start=0.4).read([50, 89, 0, 50, 7])
+    assert clips.frame_numbers(read.frames) == [60, 99, 10, 60, 17]
+    assert np.allclose(read.times, [2.4, 3.96, 0.4, 2.4, 0.68])
+
+
 @pytest.mark.parametrize(
     ("start", "end"), [(1.0, 3.0), (0.33, 2.21), (None, 1.0), (3.5, None), (0.0, 99.0), (1.0, 1.01)]
 )

@@ -151,11 +151,21 @@ class Processor:
             return self._decode(samples[0], self.plan_pack(samples), id="+".join(sample.id for sample in samples))
 
     def _decode(self, sample: Sample, layout: Layout, id: str | None = None) -> Example:
-        videos = tuple(map(self._video, sample.videos, layout.clips, layout.indices))
+        videos = tuple(map(self.video, sample.videos, layout.clips, layout.indices))
         return replace(layout.without_videos(sample.id if id is None else id), videos=videos)
 
-    def _video(self, video: Video, clip: Clip, indices: tuple[int, ...]) -> VideoInput:
-        """Return a video with its cached features, lazy pixels, or decoded pixels."""
+    def video(self, video: Video, clip: Clip, indices: tuple[int, ...]) -> VideoInput:
+        """Return a video with its cached features, lazy pixels, or decoded pixels.
+
+        Args:
+            video: The video.
+            clip: The video, opened.
+            indices: Frames of the clip, in any order.
+
+        Raises:
+            DataError: The pixels are too large for the memory.
+            VideoError: A frame cannot be decoded.
+        """
         known = VideoInput(
             clip.start, clip.end, tuple(clip.times(indices)), key=self._feature_key(video, clip, indices)
         )

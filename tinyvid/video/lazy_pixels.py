@@ -20,7 +20,7 @@ class LazyPixels:
 
     Attributes:
         video: The video to decode.
-        indices: The chosen frames, counted from the first frame of the clip.
+        indices: The chosen frames, counted from the first frame of the clip, in any order.
         reader: Decodes video files.
         image: The input that the vision tower expects.
     """

@@ -56,10 +56,10 @@ class Clip:
         """Decode frames of the clip.
 
         Args:
-            indices: Non-decreasing, in [0, meta.num_frames); they count from the first frame of the clip.
+            indices: In [0, meta.num_frames), in any order; they count from the first frame of the clip.
 
         Returns:
-            The frames, with times in seconds from the beginning of the source.
+            The frames in this order, with times in seconds from the beginning of the source.
 
         Raises:
             VideoError: No index is given, an index lies outside the clip, or a frame cannot be decoded.
@@ -69,8 +69,13 @@ class Clip:
             raise VideoError(
                 f"{self.name}: frames {numbers} do not exist; choose frames from 0 to {self.meta.num_frames - 1}"
             )
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)  # readers decode forward
         with raised_as(VideoError, self.name, ADVICE):
-            return self.load(self.numbers(numbers))
+            read = self.load(self.numbers([numbers[place] for place in order]))
+            if order == [*range(len(numbers))]:
+                return read
+            back = np.argsort(order)
+            return Frames(read.frames[back], read.times[back])
 
     def pieces(self, indices: Sequence[int], *, most: int | None = None) -> Iterator[Frames]:
         """Yield decoded frames of the clip piece by piece, so that memory does not grow with their number.

@@ -203,6 +203,9 @@ def test_other_benchmarks_are_refused(tmp_path):
             export_run(run, tmp_path, model="mine")
     with pytest.raises(ConfigError, match="becomes part of a file name"):
         export_run(run, tmp_path, model="a/b")
+    (run / "report.json").write_text(json.dumps(report | {"blind": "black"}))
+    with pytest.raises(DataError, match="shows black in place of the clips; export a run with benchmark.blind=null"):
+        export_run(run, tmp_path, model="mine")
     del report["settings"]["options"]
     (run / "report.json").write_text(json.dumps(report))
     with pytest.raises(DataError, match="does not record the options of its benchmark"):

@@ -88,12 +88,12 @@ def _names(paths: Sequence[Path], reports: Sequence[Report]) -> list[str]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings that users choose, with dotted keys."""
+    """Return the settings that users choose, with dotted keys; ``blind`` once, although options have it, too."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and key != "model":
             flat |= _flat(value, f"{prefix}{key}.")
-        elif key not in ("weights", "questions", "model"):
+        elif key not in ("weights", "questions", "model") and f"{prefix}{key}" != "options.blind":
             flat[f"{prefix}{key}"] = value
     return flat
 
@@ -175,6 +175,7 @@ def _run(run: FinishedRun, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "name": run.name,
         "folder": str(run.folder),
+        "blind": run.report.data.get("blind"),
         "config_hash": run.report.data["config_hash"],
         "n_total": run.report.data["n_total"],
         "n_unparsed": sum(outcome.status == "unparsed" for outcome in outcomes),

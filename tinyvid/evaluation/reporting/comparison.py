@@ -28,7 +28,8 @@ def as_text(comparison: Mapping[str, Any]) -> str:
     lines += ["|---|---|---|---|---|---|---|"]
     for run in runs:
         counts = f"{run['n_unparsed']} | {run['n_media_failed']} | {run['n_total']}"
-        lines.append(f"| {_name(run['name'])} | {_share(run)} | {_percent(run['exact'])} | {counts} |")
+        shown = f" (shown: {run['blind']})" if run["blind"] else ""
+        lines.append(f"| {_name(run['name'])}{shown} | {_share(run)} | {_percent(run['exact'])} | {counts} |")
     if comparison["repeats"]:
         lines += ["", "## Repeats", "", "| run | n | mean | lowest | highest | standard deviation |"]
         lines += ["|---|---|---|---|---|---|"]

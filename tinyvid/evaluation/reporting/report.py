@@ -72,7 +72,8 @@ class Report:
         counts |= {"prompt failed": data["n_prompt_failed"]}
         counts |= {"judge failed": data["n_judge_failed"]}
         failed = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
-        lines = [f"{data['benchmark']}: {data['n_total']:,} items, {data['n_answered']:,} answered{failed}"]
+        shown = f", shown {data['blind']}" if data.get("blind") else ""
+        lines = [f"{data['benchmark']}{shown}: {data['n_total']:,} items, {data['n_answered']:,} answered{failed}"]
         for name, value in (("accuracy", data["accuracy"]["all"]), ("of decodable", data["accuracy"]["decodable"])):
             if value["value"] is not None and (name == "accuracy" or data["n_media_failed"]):
                 lines.append(
@@ -132,6 +133,7 @@ def summarize(
     return {
         "benchmark": benchmark.name,
         "prompt_style": benchmark.prompt_style,
+        "blind": settings.get("blind"),
         "n_total": len(outcomes),
         "n_answered": count["answered"],
         "n_unparsed": count["unparsed"],
@@ -247,7 +249,8 @@ def _versions() -> dict[str, str]:
 def as_text(data: Mapping[str, Any]) -> str:
     """Return a report as Markdown."""
     style, total, whole = data["prompt_style"], data["n_total"], data["n_of_benchmark"]
-    lines = [f"# {data['benchmark']}, prompt style {style}", ""]
+    shown = f", shown in place of each clip: {data['blind']}" if data["blind"] else ""
+    lines = [f"# {data['benchmark']}, prompt style {style}{shown}", ""]
     lines.append(f"{total:,} items" + (f" of {whole:,}" if whole != total else "") + ":")
     for name, key in (
         ("answered", "n_answered"),

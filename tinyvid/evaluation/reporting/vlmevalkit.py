@@ -64,6 +64,11 @@ def export_run(folder: str | Path, out: str | Path, *, model: str) -> Path:
     options = report.data["settings"].get("options")
     if not options:
         raise DataError(f"{report.folder} does not record the options of its benchmark; run it with python eval.py")
+    if report.data.get("blind"):
+        raise DataError(
+            f"{report.folder} shows {report.data['blind']} in place of the clips; export a run with "
+            "benchmark.blind=null"
+        )
     table = _table(report.data["benchmark"], options)
     outcomes = {outcome.id: outcome for outcome in read_outcomes(report.folder / ROWS)}
     rows = rows_of(table, build_benchmark(options), outcomes, where=str(report.folder))

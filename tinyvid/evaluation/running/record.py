@@ -14,6 +14,7 @@ from tinyvid.assistant import Assistant
 from tinyvid.data.skipped import sources_of
 from tinyvid.errors import CheckpointError, ConfigError, listed
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes
+from tinyvid.evaluation.running.blind import blind_of
 from tinyvid.files import read_json
 from tinyvid.outputs import write_text
 
@@ -27,6 +28,7 @@ def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], 
     return {
         "benchmark": benchmark.name,
         "prompt_style": benchmark.prompt_style,
+        "blind": blind_of(benchmark),
         "questions": digest_items(items),
         "reads_times": isinstance(benchmark, ReadsTimes),  # such text is added to prompts later and is not in the items
         "weights": fingerprint(assistant.model),

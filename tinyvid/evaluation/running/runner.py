@@ -35,6 +35,7 @@ from tinyvid.evaluation.judging.rubrics import RUBRICS
 from tinyvid.evaluation.reporting.predictions import Predictions
 from tinyvid.evaluation.reporting.report import Report, write_report
 from tinyvid.evaluation.running.answering import Answerer, failures_of, outcome_of, skipped_of
+from tinyvid.evaluation.running.blind import Control
 from tinyvid.evaluation.running.record import describe, prepare
 from tinyvid.evaluation.running.units import Missing, Preparer, Score, ahead, plan_units
 from tinyvid.evaluation.scoring.averages import micro
@@ -124,7 +125,8 @@ def evaluate(
         The report.
 
     Raises:
-        ConfigError: An option is wrong, a judge is missing, or the folder contains another run or is in use.
+        ConfigError: An option is wrong, a judge is missing, ``benchmark.blind`` has nothing to show, or the folder
+            contains another run or is in use.
         DataError: There are no items, videos are missing, or no item fits into the LLM's context.
     """
     folder = expanded(run_dir)
@@ -133,8 +135,11 @@ def evaluate(
     check_judge(items, benchmark, judge)
     check_videos(items, benchmark, options.missing)
     skipped = read_listed(options.skip_listed, items, benchmark)
+    control = Control.of(benchmark, items, listed=[*skipped])
     with owned(folder, key="run_dir") if is_first else nullcontext():
-        _evaluate(assistant, benchmark, items, folder, options, judge, settings or {}, skipped, progress=progress)
+        _evaluate(
+            assistant, benchmark, items, folder, options, judge, settings or {}, skipped, control, progress=progress
+        )
     return Report.load(folder)
 
 
@@ -147,6 +152,7 @@ def _evaluate(
     judge: Judge | None,
     settings: Mapping[str, Any],
     skipped: Mapping[str, Skipped],
+    control: Control | None,
     *,
     progress: bool,
 ) -> None:
@@ -159,7 +165,7 @@ def _evaluate(
         # Merge the rows into one file without truncated lines, and retry items that could not be asked.
         rows.rewrite([row for row in rows.read().values() if row.status not in NOT_ASKED])
     state.wait_for_everyone()
-    unit_of = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score, skipped)
+    unit_of = Preparer(assistant.processor, benchmark, items, options.max_new_tokens, options.score, skipped, control)
     _answer(assistant, unit_of, rows, options, state, progress=progress)
     state.wait_for_everyone()
     finished = rows.read()

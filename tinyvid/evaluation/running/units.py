@@ -17,6 +17,7 @@ import torch
 from tinyvid.data.skipped import Skipped, sources_of
 from tinyvid.errors import ConfigError, DataError, VideoError, raised_as
 from tinyvid.evaluation.items import Benchmark, Item, ReadsTimes, Status
+from tinyvid.evaluation.running.blind import Control
 from tinyvid.evaluation.scoring.references import check_key_frames
 from tinyvid.processing.batch import Example
 from tinyvid.processing.layout import Layout, timeline_of
@@ -112,6 +113,7 @@ class Preparer:
         reserve: Tokens to reserve for a reply.
         score: How items with options are scored.
         listed: Items of an earlier run whose videos are not opened, by id.
+        control: Reads something else in place of the videos; ``None`` for the videos.
     """
 
     processor: Processor
@@ -120,6 +122,7 @@ class Preparer:
     reserve: int
     score: Score
     listed: Mapping[str, Skipped] = field(default_factory=dict)
+    control: Control | None = None
 
     def __call__(self, unit: Unit) -> list[VideoGroup]:
         """Prepare a unit. Videos that cannot be read and prompts that do not fit become failures of their items.
@@ -154,7 +157,7 @@ class Preparer:
             first = questions[same[0]][1][0]
             try:
                 with self._guard(same[0]):
-                    example = self.processor(first.sample, reserve=first.reserve)
+                    example = self._shown(first)
             except (VideoError, DataError) as error:
                 groups.append(VideoGroup(same, name, failure=str(error)))
                 continue
@@ -162,6 +165,13 @@ class Preparer:
             asked = tuple(self._question(index, *questions[index]) for index in same)
             groups.append(VideoGroup(same, name, example, asked, duration))
         return groups
+
+    def _shown(self, first: "PromptLayout") -> Example:
+        """Return a layout with its videos, or with what the control shows in place of them."""
+        if self.control is None:
+            return self.processor(first.sample, reserve=first.reserve)
+        videos = self.control(self.processor, first.sample, first.layout)
+        return replace(first.layout.without_videos(first.sample.id), videos=videos)
 
     def _listed(self, indices: Sequence[int], videos: Sequence[Video]) -> Skipped | None:
         """Return the entry that lists one of the videos of these items, if any."""
