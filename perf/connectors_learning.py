@@ -32,6 +32,7 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     options = settings["connector"]
     name = options["name"] + (" + mixer" if options.get("mixer_layers") else "")
+    name += " + motion" if settings.get("motion") else ""
     curve: Curve = []
     for file in (folder / "benchmarks").glob("shapes-*/report.json"):
         report = json.loads(file.read_text(encoding="utf-8"))

@@ -117,7 +117,7 @@ def test_home_and_null(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model, reducer can be removed; set ckpt="),
+        (["~ckpt"], "~ckpt: only benchmark, debug, experiment, judge, model, motion, reducer can be removed; set"),
         (["~seed=0"], "~seed=0: only benchmark"),
         (["-m", "reducer=null,drop"], "reducer=null,drop: a sweep cannot include null; run reducer=null separately"),
         (["+max_new_token=4"], "unknown key 'max_new_token'. Did you mean 'max_new_tokens'"),

@@ -180,7 +180,8 @@ def listed(program: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("program", ["eval", "train", "check_data", "estimate"])
 def test_help_lists_only_the_groups_of_a_program(program):
     found = listed(program)
-    parts = {"llm", "vision_tower", "connector", "text_decoder", "reducer", "sampler", "template", "video_reader"}
+    parts = {"llm", "vision_tower", "motion", "connector", "text_decoder", "reducer"}
+    parts |= {"sampler", "template", "video_reader"}
     own = {"judge"} if program == "eval" else {"data", "peft", "recipe", "debug"}
     assert set(found) == parts | {"model", "experiment", "benchmark"} | own
     for group in {"judge", "data", "peft", "recipe"} - set(found):

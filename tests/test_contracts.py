@@ -24,6 +24,7 @@ CONTRACTS = {
     registry.LLMS: [protocols.LLMBuilder],
     registry.VISION_TOWERS: [protocols.VisionTower],
     registry.CONNECTORS: [protocols.Connector],
+    registry.MOTIONS: [protocols.Motion],
     registry.REDUCERS: [protocols.Reducer],
     registry.TEXT_DECODERS: [protocols.TextDecoder],
     registry.SAMPLERS: [protocols.FrameSampler, protocols.LookingSampler],

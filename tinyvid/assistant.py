@@ -10,7 +10,7 @@ from tinyvid.build import OPTIONAL, build, check
 from tinyvid.checkpoints import hub, native, skills
 from tinyvid.checkpoints.layouts import reader_of
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.config import CHANGEABLE
+from tinyvid.config import CHANGEABLE, REASONS
 from tinyvid.errors import CheckpointError, ConfigError, DataError, TinyvidError, VideoError, raised_as, suggest
 from tinyvid.files import refuse_links
 from tinyvid.generation.decode import Decoding, replies, stream
@@ -125,7 +125,8 @@ class Assistant:
         for kind, group in groups.items():
             if kind not in (*CHANGEABLE, "llm"):
                 raise ConfigError(
-                    f"{kind} is fixed by the checkpoint; only {', '.join(CHANGEABLE)} and llm.max_length can be changed"
+                    f"{kind} is fixed by the checkpoint{REASONS.get(kind, '')}; only {', '.join(CHANGEABLE)} and "
+                    "llm.max_length can be changed"
                 )
             if not group and kind in OPTIONAL:
                 continue

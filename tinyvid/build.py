@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +17,11 @@ from tinyvid.models.llms.loading import QUANTS, check_vocabulary, load_tokenizer
 from tinyvid.models.video_llm import VideoLLM
 from tinyvid.models.weights import building_on, load_strict, read_tensors
 from tinyvid.processing.processor import Processor
-from tinyvid.protocols import Connector, LanguageModel, TokenizerStrings, UsesTower, VisionTower
+from tinyvid.protocols import Connector, LanguageModel, Motion, TokenizerStrings, UsesTower, VisionTower
 from tinyvid.registry import (
     CONNECTORS,
     LLMS,
+    MOTIONS,
     REDUCERS,
     SAMPLERS,
     TEMPLATES,
@@ -35,9 +37,12 @@ logger = logging.getLogger(__name__)
 
 REGISTRIES: dict[str, Registry] = {
     registry.kind: registry
-    for registry in (LLMS, VISION_TOWERS, CONNECTORS, REDUCERS, TEXT_DECODERS, SAMPLERS, TEMPLATES, VIDEO_READERS)
+    for registry in (
+        *(LLMS, VISION_TOWERS, MOTIONS, CONNECTORS, REDUCERS, TEXT_DECODERS),
+        *(SAMPLERS, TEMPLATES, VIDEO_READERS),
+    )
 }
-OPTIONAL = (REDUCERS.kind, TEXT_DECODERS.kind)  # groups that only some models have
+OPTIONAL = (MOTIONS.kind, REDUCERS.kind, TEXT_DECODERS.kind)  # groups that only some models have
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -102,23 +107,33 @@ def load_parts(
     dtype: str,
     quant: str,
     connector_weights: Path | None = None,
-) -> tuple[LanguageModel, VisionTower, Connector]:
+) -> tuple[LanguageModel, VisionTower, Connector, Motion | None]:
     """Load the LLM and the vision tower, and make a connector for them, new or from a file; see ``build``."""
     device, quant = resolve_device(device), resolve_quant(quant)
     torch_dtype = resolve_dtype(dtype, device)
     vision_tower = VISION_TOWERS.build(groups["vision_tower"], dtype=torch_dtype)
     llm = LLMS.build(groups["llm"], dtype=torch_dtype, quant=quant, device=device)
     tensors = None if connector_weights is None else read_tensors(connector_weights)
+    motion = build_motion(groups.get("motion"), vision_tower.features)
     connector = make_connector(
         groups["connector"],
         text_decoder=groups.get("text_decoder"),
         reducer=groups.get("reducer"),
-        features=vision_tower.features,
+        features=vision_tower.features if motion is None else motion.features,
         llm_dim=llm.dim,
         tensors=tensors,
         where=connector_weights,
     )
-    return llm, vision_tower.to(device), connector.to(device, torch_dtype)
+    return llm, vision_tower.to(device), connector.to(device, torch_dtype), motion and motion.to(device)
+
+
+def build_motion(group: Mapping[str, Any] | None, features: FeatureSpec) -> Any:
+    """Build what appends motion to the ``features`` of a vision tower; ``None`` without a group.
+
+    Raises:
+        ConfigError: Options are wrong, or do not suit the vision tower.
+    """
+    return None if group is None else MOTIONS.build(group, features=features)
 
 
 def make_connector(
@@ -218,7 +233,11 @@ def check_reducer(connector: Mapping[str, Any], reducer: Mapping[str, Any] | Non
 
 
 def assemble(
-    groups: Mapping[str, Mapping[str, Any]], llm: LanguageModel, vision_tower: VisionTower, connector: Connector
+    groups: Mapping[str, Mapping[str, Any]],
+    llm: LanguageModel,
+    vision_tower: VisionTower,
+    connector: Connector,
+    motion: Motion | None = None,
 ) -> tuple[VideoLLM, Processor]:
     """Join loaded parts into a model, and make its Processor.
 
@@ -230,14 +249,17 @@ def assemble(
     check_vocabulary(llm, template.control_tokens)
     if isinstance(connector.reducer, UsesTower):
         connector.reducer.attach(vision_tower, groups["vision_tower"])
-    model = VideoLLM(llm.model, vision_tower, connector).eval()
+    model = VideoLLM(llm.model, vision_tower, connector, motion).eval()
+    tokens = connector.tokens
+    if motion is not None and not motion.causal:
+        tokens = replace(tokens, in_pieces=False)
     processor = Processor(
         tokenizer=llm.tokenizer,
         template=template,
         sampler=SAMPLERS.build(groups["sampler"]),
         reader=VIDEO_READERS.build(groups["video_reader"]),
         image=vision_tower.image,
-        tokens=connector.tokens,
+        tokens=tokens,
         max_length=llm.max_length,
         questions=_question_reader(groups, llm, connector),
     )

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvid.config import CHANGEABLE, CONF_DIR, LIMIT, PARTS, chosen, completed, compose, refuse_unknown
+from tinyvid.config import CHANGEABLE, CONF_DIR, LIMIT, PARTS, REASONS, chosen, completed, compose, refuse_unknown
 from tinyvid.errors import ConfigError, printable
 from tinyvid.explain import DEBUG, explained
 from tinyvid.files import expanded
@@ -51,7 +51,8 @@ TEXTS = (
     *("license", "message", "name", "names", "question", "revision", "runs", "judge.model"),
     *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
 )
-REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model", "reducer")  # groups that programs can do without
+# Groups that programs can do without.
+REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model", "motion", "reducer")
 
 
 @dataclass
@@ -148,7 +149,8 @@ class CommandLine:
         for group in PARTS if own is None else (*PARTS, *PRESETS):
             for key in self.chosen(group) if group not in allow else []:
                 if key != LIMIT:
-                    raise ConfigError(f"{key} is fixed by {ckpt}; only {', '.join(CHANGEABLE)} and {LIMIT} can change")
+                    reason, free = REASONS.get(group, ""), ", ".join(CHANGEABLE)
+                    raise ConfigError(f"{key} is fixed by {ckpt}{reason}; only {free} and {LIMIT} can change")
 
     def shown(self) -> list[str]:
         """Return overrides that compose a run from a checkpoint: of the groups it determines, only the changes.

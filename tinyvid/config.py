@@ -28,8 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from tinyvid.errors import ConfigError, suggest
 
 _INSTALLED = Path(__file__).parent / "conf"
-PARTS = ("llm", "vision_tower", "connector", "text_decoder")  # groups whose weights a checkpoint fixes
+PARTS = ("llm", "vision_tower", "connector", "text_decoder", "motion")  # groups that a checkpoint fixes
 CHANGEABLE = ("sampler", "template", "video_reader", "reducer")  # groups that may differ from a checkpoint's
+REASONS = {"motion": ", whose connector was trained with or without these channels"}  # why a group is fixed, if unclear
 LIMIT = "llm.max_length"  # the only option of these groups that a checkpoint does not fix: it changes no result
 CONF_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "conf"
 

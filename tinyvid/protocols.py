@@ -144,6 +144,28 @@ class VisionTower(Protocol):
         """Write configuration and weights so that ``path=directory`` builds the same tower again."""
 
 
+class Motion(Protocol):
+    """An ``nn.Module`` that appends channels to the patch features of a clip, which tell how they change over time.
+
+    Built as ``Class(features=FeatureSpec, **options)``. It has no weights. The connector and its parts are built for
+    ``features``, and the feature cache stores the features of the vision tower, without these channels.
+    """
+
+    features: FeatureSpec  # its output: the grid of the tower, and a larger width
+    causal: bool  # whether a clip can be passed in pieces, each with the state that the previous one returned
+
+    def __call__(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Append the channels to a clip, or to the next piece of it.
+
+        Args:
+            features: (T, P, Dv) of the vision tower, any T >= 1.
+            state: What the call on the previous piece returned; ``None`` for the first piece.
+
+        Returns:
+            (T, P, Dv + channels), whose first Dv values are the features, unchanged, and the new state.
+        """
+
+
 class Connector(Protocol):
     """An ``nn.Module`` that turns the patch features of one clip into video tokens.
 

@@ -338,6 +338,7 @@ VISION_TOWERS = Registry("vision_tower", home="tinyvid.models.vision_towers", ru
 CONNECTORS = Registry(
     "connector", home="tinyvid.models.connectors", runtime=("features", "llm_dim", "text_decoder", "reducer")
 )
+MOTIONS = Registry("motion", home="tinyvid.models.motion", runtime=("features",))
 REDUCERS = Registry("reducer", home="tinyvid.models.reducers", runtime=("features",))
 TEXT_DECODERS = Registry("text_decoder", home="tinyvid.models.text_decoders", runtime=("features", "llm_dim"))
 SAMPLERS = Registry("sampler", home="tinyvid.video.samplers")

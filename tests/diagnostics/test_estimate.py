@@ -231,6 +231,17 @@ def test_a_reducer_on_a_checkpoint_is_estimated(models, tmp_path, name, video):
     assert estimate(chosen | {"ckpt": str(tmp_path / "ckpt")}).tokens.video == video
 
 
+def test_motion_widens_the_connector_and_keeps_activations_for_a_trained_tower(models):
+    def found(*overrides):
+        return estimate(tiny(models, "recipe=finetune", *overrides, connector="mlp"))
+
+    moving, trained = ["motion=correlation", "motion.radius=1"], "recipe.vision_tower.train=full"
+    index = PARTS.index("connector")
+    assert found(*moving).parts[index].parameters - found().parts[index].parameters == 2 * 9 * 64
+    more = [found(*moving, *how).activations_kept - found(*how).activations_kept for how in ([], [trained])]
+    assert 0 < more[0] < more[1]
+
+
 def test_a_run_that_fits_needs_no_change():
     advice = advise(settings("quant=nf4"), 24 * 10**9)
     assert advice.fits

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.runs import python
 from tinyvid import compose
-from tinyvid.build import build_connector, check
+from tinyvid.build import build_connector, build_motion, check
 from tinyvid.config import CONF_DIR
 from tinyvid.training import read_recipe
 from tinyvid.types import FeatureSpec
@@ -24,8 +24,9 @@ TOWER = FeatureSpec(dim=96, num_patches=64, grid=(8, 8))  # of the default model
 def test_every_connector_makes_sixteen_tokens_under_the_same_recipe(name):
     config = compose([f"experiment=connectors/{name}"], config="train")
     groups = check(config)
-    decoder = groups.get("text_decoder")
-    connector = build_connector(groups["connector"], features=TOWER, llm_dim=192, text_decoder=decoder)
+    decoder, motion = groups.get("text_decoder"), build_motion(groups.get("motion"), TOWER)
+    features = TOWER if motion is None else motion.features
+    connector = build_connector(groups["connector"], features=features, llm_dim=192, text_decoder=decoder)
     frames = config.sampler.num_frames
     assert connector.tokens.budget(frames) == 16
     first = compose([f"experiment=connectors/{NAMES[0]}"], config="train")
@@ -42,10 +43,10 @@ def test_all_connectors_are_compared():
     assert {"mlp", "naive", "group", "llamavid"} <= built
 
 
-def write_run(folder, name, seed, shares, **options):
+def write_run(folder, name, seed, shares, *, motion=None, **options):
     """Write the files of a run of recipes/train.py that the comparison reads."""
     (folder / "model").mkdir(parents=True)
-    settings = {"connector": {"name": name, **options}, "recipe": {"seed": seed}}
+    settings = {"connector": {"name": name, **options}, "motion": motion, "recipe": {"seed": seed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     (folder / "metrics.jsonl").write_text('{"step": 5, "loss": 1}\n{"step": 20, "train_steps_per_second": 4.0}\n')
     save_file({"a": torch.zeros(1000, 500), "b": torch.zeros(7)}, folder / "model" / "connector.safetensors")
@@ -73,6 +74,21 @@ def test_the_table_shows_the_mean_over_seeds_of_the_last_evaluation(tmp_path):
     assert report["mlp"]["seeds"] == [0, 1]
     assert report["mlp"]["steps"] == 100
     assert (tmp_path / "images" / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.long
+def test_motion_reports_its_cost_and_its_gain_by_connector(tmp_path):
+    runs = (("mlp", None, 0.2), ("mlp", "correlation", 0.9), ("group", None, 0.5))
+    for number, (name, motion, share) in enumerate(runs):
+        write_run(tmp_path / str(number), name, 0, {400: share}, motion=motion and {"name": motion})
+    done = python("perf/motion.py", "--quick", "--frames=2", f"--runs={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["motion_gain"] == {"mlp": 70.0}
+    assert min(report["cost_over_tower"], *report["cost_by_options"].values()) > 0
+    assert (
+        "contains no connector with and without motion" in python("perf/motion.py", f"--runs={tmp_path / '0'}").stderr
+    )
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

@@ -4,11 +4,12 @@ Weights, optimizer state and logits are exact counts. Activations are an estimat
 every linear layer keeps its output and, if its weight is trained, its input, in the dtype of the computation. Every
 norm keeps its input in float32, and every adapter keeps its input and a dropout mask of one byte per value. With
 checkpointing, a decoder layer keeps only its input, and one layer at a time is recomputed. Attention keeps no scores,
-as in fused kernels.
+as in fused kernels. Motion keeps what autograd saves, if the vision tower trains.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -101,8 +102,11 @@ def _encoder_bytes(model: VideoLLM, frames: int, dtype: torch.dtype) -> int:
     total = 0
     if tower_trains:
         total += _counted(tower, (frames, 3, tower.image.size, tower.image.size), dtype)  # (T, 3, S, S)
+        if model.motion is not None:
+            total += _saved(model.motion, (frames, tower.features.num_patches, tower.features.dim), dtype)
     if tower_trains or _trains(model.get_submodule("connector")):
-        total += _counted(connector, (frames, tower.features.num_patches, tower.features.dim), dtype)  # (T, P, Dv)
+        seen = tower.features if model.motion is None else model.motion.features
+        total += _counted(connector, (frames, seen.num_patches, seen.dim), dtype)  # (T, P, Dv + channels)
     return total
 
 
@@ -124,6 +128,20 @@ def _counted(part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     finally:
         for hook in hooks:
             hook.remove()
+    return total
+
+
+def _saved(part: Any, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Return the bytes that autograd saves in a part without weights, for features of a shape."""
+    total = 0
+
+    def saving(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saving, lambda tensor: tensor):
+        deepcopy(part).to("meta")(torch.zeros(shape, dtype=dtype, device="meta", requires_grad=True))
     return total
 
 

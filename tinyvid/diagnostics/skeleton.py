@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tinyvid.build import build_connector
+from tinyvid.build import build_connector, build_motion
 from tinyvid.errors import ConfigError
 from tinyvid.models.folders import loading
 from tinyvid.models.video_llm import VideoLLM
@@ -96,14 +96,15 @@ def build_skeleton(groups: Mapping[str, Mapping[str, Any]], *, dtype: torch.dtyp
         llm = _llm(groups["llm"], dtype)
         vision_tower = _tower(groups["vision_tower"], dtype)
         width = llm.get_input_embeddings().weight.shape[1]
+        motion = build_motion(groups.get("motion"), vision_tower.features)
         connector = build_connector(
             groups["connector"],
-            features=vision_tower.features,
+            features=vision_tower.features if motion is None else motion.features,
             llm_dim=width,
             text_decoder=groups.get("text_decoder"),
             reducer=groups.get("reducer"),
         )
-    return VideoLLM(llm, vision_tower, connector.to(dtype))
+    return VideoLLM(llm, vision_tower, connector.to(dtype), motion)
 
 
 def _llm(group: Mapping[str, Any], dtype: torch.dtype) -> Any:

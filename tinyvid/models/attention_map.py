@@ -102,7 +102,7 @@ def attention_maps(model: VideoLLM, processor: Processor, sample: Sample) -> lis
         raise ConfigError("the video is too long to keep all frames in memory; select a part with start= and end=")
     if any(video.features is not None for video in batch.videos):
         raise ConfigError("the frames are not decoded because their features are cached; turn cache.features off")
-    clips = model.clips(batch)
+    clips = [torch.cat([*pieces]) for pieces in model.pieces(batch)]
     maps = []
     for slot in batch.slots:
         pixels = batch.videos[slot.video].pixels

@@ -19,7 +19,7 @@ from tinyvid.errors import DataError
 from tinyvid.models.llms.packing import check_packing
 from tinyvid.processing.batch import Batch, Output, VideoInput
 from tinyvid.processing.collate import positions_of, without_empty
-from tinyvid.protocols import Connector, VisionTower
+from tinyvid.protocols import Connector, Motion, VisionTower
 from tinyvid.types import IGNORE_INDEX, Question, Slot, TokenBudget, VideoTokens
 
 PARTS = ("llm", "vision_tower", "connector")  # attributes of a VideoLLM
@@ -32,6 +32,7 @@ class VideoLLM(nn.Module):
         llm: A causal LM of transformers.
         vision_tower: Implements ``protocols.VisionTower``.
         connector: Implements ``protocols.Connector``.
+        motion: Implements ``protocols.Motion``; ``None`` if the connector sees the features of the vision tower.
         tower_chunk: Frames per forward pass of the vision tower; limits memory and does not change the result.
 
     Attributes:
@@ -39,10 +40,19 @@ class VideoLLM(nn.Module):
             for a sample without video.
     """
 
-    def __init__(self, llm: Any, vision_tower: VisionTower, connector: Connector, *, tower_chunk: int = 32) -> None:
+    def __init__(
+        self,
+        llm: Any,
+        vision_tower: VisionTower,
+        connector: Connector,
+        motion: Motion | None = None,
+        *,
+        tower_chunk: int = 32,
+    ) -> None:
         super().__init__()
         self.llm = llm
         self.vision_tower = vision_tower
+        self.motion = motion
         self.connector = connector
         self.tower_chunk = tower_chunk
         self.kept: tuple[float | None, ...] | None = None
@@ -207,10 +217,18 @@ class VideoLLM(nn.Module):
         return Question(slot.question, ids, embeddings)
 
     def pieces(self, batch: Batch) -> Iterator[Iterable[Tensor]]:
-        """Yield the patch features of each video of a batch, piece by piece if its pixels are lazy."""
+        """Yield what the connector sees of each video of a batch, piece by piece if its pixels are lazy."""
         clips = iter(self.clips(batch))
         for video in batch.videos:
-            yield [next(clips)] if video.lazy is None else map(self.encode, video.lazy)
+            pieces = [next(clips)] if video.lazy is None else map(self.encode, video.lazy)
+            yield pieces if self.motion is None else self._with_motion(pieces)
+
+    def _with_motion(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        assert self.motion is not None  # checked by the caller
+        state = None
+        for features in pieces:  # (T, P, Dv)
+            seen, state = self.motion(features, state)  # (T, P, Dv + channels)
+            yield seen
 
     def clips(self, batch: Batch) -> list[Tensor]:
         """Return the patch features (T, P, Dv) of the videos of a batch, in order, except those with lazy pixels."""

@@ -33,6 +33,7 @@ def test_connectors(models, connector):
         ("vision_tower.select=patch", "it needs vision_tower.select='all'"),
         ("vision_tower.resize=pad", "it needs vision_tower.resize='stretch'"),
         ("reducer=drop", "reducer 'drop' has no place in this layout"),
+        ("motion=correlation", "motion 'correlation' has no place in this layout; export without to="),
     ],
 )
 def test_options(models, override, message):

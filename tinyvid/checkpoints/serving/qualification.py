@@ -6,7 +6,7 @@ import torch
 
 from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import ConfigError
-from tinyvid.registry import REDUCERS
+from tinyvid.registry import MOTIONS, REDUCERS
 
 # Settings with which a causal LM changes its logits after the head, which no layout does.
 _SCALED = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
@@ -27,6 +27,11 @@ def refuse_unqualified(loaded: Loaded, name: str, layout: Any) -> None:
         raise ConfigError(
             f"to={name}: reducer '{loaded.groups[REDUCERS.kind]['name']}' has no place in this layout; export a model "
             "without a reducer, which reads all patches"
+        )
+    if MOTIONS.kind in loaded.groups:
+        raise ConfigError(
+            f"to={name}: motion '{loaded.groups[MOTIONS.kind]['name']}' has no place in this layout; export without "
+            "to=, or train a model with motion=null"
         )
     for part, known in layout.PARTS.items():
         group = loaded.groups[part]

@@ -33,6 +33,7 @@ def describe(assistant: Assistant, benchmark: Benchmark, items: Sequence[Item], 
         "reads_times": isinstance(benchmark, ReadsTimes),  # such text is added to prompts later and is not in the items
         "weights": fingerprint(assistant.model),
         "dtype": str(assistant.model.dtype).removeprefix("torch."),
+        "motion": groups.get("motion"),  # has no weights
         "reducer": groups.get("reducer"),  # most have no weights
         "sampler": groups["sampler"],
         "template": groups["template"],

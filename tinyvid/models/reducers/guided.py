@@ -114,6 +114,7 @@ class Matching:
         unread = {"_keys_to_ignore_on_load_unexpected": [r"^vision_model\.", r"^logit_(scale|bias)$", r"position_ids$"]}
         text_half = type(SiglipTextModel.__name__, (SiglipTextModel,), unread)
         self.embed = tower.embed
+        self.width = tower.features.dim
         self.length = config.max_position_embeddings
         tokenizer = load_tokenizer(path, revision=revision)
         self.reader = QuestionReader(tokenizer, max_length=self.length, special_tokens=True, part="reducer")
@@ -127,4 +128,5 @@ class Matching:
         ids = F.pad(ids, (0, self.length - len(ids)), value=self.pad_id)  # as in SigLIP's training
         with torch.autocast(features.device.type, enabled=False):
             wanted = self.text.to(features.device)(input_ids=ids[None]).pooler_output  # (1, Dv)
-            return F.cosine_similarity(self.embed(features).float(), wanted.float())
+            plain = features[..., : self.width]  # without channels of motion
+            return F.cosine_similarity(self.embed(plain).float(), wanted.float())
