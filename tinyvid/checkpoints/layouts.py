@@ -29,13 +29,16 @@ def reader_of(folder: Path) -> Callable[..., Loaded]:
     """
     if (folder / native.MANIFEST).exists():
         return native.load
+    kind = ""
     if (folder / CONFIG).exists():
         for reader in READERS.values():
             if reader.recognizes(folder):
                 return reader.load
+        stated = read_json(folder / CONFIG).get("model_type")
+        kind = f"its {CONFIG} has model_type={stated!r:.80}, which is not one of the models of docs/families.md, and "
     found = listed(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     raise CheckpointError(
-        f"{folder} is not a checkpoint that tinyvid can read: it contains {found}; expected {native.MANIFEST} "
+        f"{folder} is not a checkpoint that tinyvid can read: {kind}it contains {found}; expected {native.MANIFEST} "
         f"(tinyvid), or the {CONFIG} of {', '.join(READERS)}"
     )
 

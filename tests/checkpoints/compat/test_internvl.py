@@ -243,6 +243,7 @@ def test_the_trained_length_is_the_limit():
         ("original", {"vision_config__qk_normalization": True}, "qk_normalization=True of the vision tower"),
         ("original", {"llm_config__architectures": ["Phi3ForCausalLM"]}, "architectures=.'Phi3ForCausalLM'. is not"),
         ("original", {"llm_config__architectures": None}, "architectures=None is not supported"),
+        ("original", {"llm_config__architectures": "Qwen2ForCausalLM"}, "architectures='Qwen2ForCausalLM' is not supp"),
         ("original", {"llm_config__rope_scaling": {"type": "yarn"}}, "rope_scaling=.*yarn.* only dynamic is"),
         ("original", {"llm_config": None}, "llm_config must be a JSON object"),
         ("original", {"vision_config__hidden_size": 10**9}, "vision_tower .*hidden_size=1000000000"),
@@ -283,6 +284,7 @@ def test_weights_that_do_not_fit(copy, change, message):
     ("changes", "message"),
     [
         ({"llm_config__bias": True}, "bias=True of InternLM2 must be false"),
+        ({"llm_config__rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.*linear.* only dynamic is"),
         ({"llm_config__num_key_value_heads": 3}, r"does not match num_attention_heads=4 and num_key_value_heads=3"),
     ],
 )

@@ -23,6 +23,7 @@ _NAMES = (
 _SAME = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("hidden_act", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings"),
+    *("rope_scaling", "rope_parameters"),
 )
 
 

@@ -81,7 +81,7 @@ MARKER = '"<Frame-1>"'  # a token that only Chain-of-Frames adds
 
 def recognizes(path: Path) -> bool:
     """Return whether a directory contains an InternVL checkpoint."""
-    return read_json(path / "config.json").get("model_type") in PREFIXES
+    return str(read_json(path / "config.json").get("model_type")) in PREFIXES
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> Loaded:
@@ -166,10 +166,11 @@ def _text_settings(config: Mapping[str, Any], layout: str) -> dict[str, Any]:
     text = section(config, "llm_config" if layout == ORIGINAL else "text_config")
     if layout == ORIGINAL:
         names = text.get("architectures")
-        name = names[0] if isinstance(names, list) and names else names
+        name = names[0] if isinstance(names, list) and names else None
         if not isinstance(name, str) or name not in LLMS:
             raise CheckpointError(
-                f"config.json: llm_config.architectures={names!r:.80} is not supported. {suggest(str(name), LLMS)}"
+                f"config.json: llm_config.architectures={names!r:.80} is not supported; it must be a list with one of "
+                f"{', '.join(LLMS)}"
             )
         text = internlm2.as_llama(text) if LLMS[name] == "internlm2" else {**text, "model_type": LLMS[name]}
     elif (kind := text.get("model_type", "qwen2")) not in ("qwen2", "qwen3", "llama"):

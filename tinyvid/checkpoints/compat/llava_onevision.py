@@ -120,10 +120,10 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Parts:
 
 def _original(path: Path, config: Mapping[str, Any]) -> Parts:
     """Return groups, weights, and the settings of LLM and tower, of a model in the original layout."""
-    kind = (config.get("architectures") or [None])[0]
-    if kind != "LlavaQwenForCausalLM":
+    names = config.get("architectures")
+    if names != ["LlavaQwenForCausalLM"]:
         raise CheckpointError(
-            f"{path}: architectures={kind!r:.80} is not supported: in the layout of LLaVA-NeXT, only "
+            f"{path}: architectures={names!r:.80} is not supported: in the layout of LLaVA-NeXT, only "
             "LlavaQwenForCausalLM is read; use the model in the layout of transformers"
         )
     refuse_unsupported(config, SUPPORTED)
