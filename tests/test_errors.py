@@ -15,6 +15,13 @@ def test_an_error_of_a_library_gets_the_type_of_the_file(error):
         raise error
 
 
+def test_a_long_message_of_a_library_is_shortened():
+    with pytest.raises(VideoError) as caught, raised_as(VideoError, "x.mp4", "encode it again"):
+        raise ValueError("known names are " + "name, " * 1000)
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).endswith("...; encode it again")
+
+
 @pytest.mark.parametrize("error", [VideoError("ours"), KeyboardInterrupt(), SystemExit(3), OutOfMemoryError()])
 def test_our_errors_a_full_gpu_and_the_users_wish_to_stop_pass(error):
     with pytest.raises(type(error)) as caught, raised_as(VideoError, "x.mp4", "encode it again"):

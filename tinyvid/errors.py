@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+MAX_CAUSE = 400  # characters of a library's message; some list every name that they know, or repeat a whole value
 # Control characters other than tabs and line breaks, changes of the writing direction, and half characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -66,6 +67,8 @@ def raised_as(kind: type[TinyvidError], where: str, advice: str) -> Iterator[Non
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
         cause = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+        if len(cause) > MAX_CAUSE:
+            cause = f"{cause[:MAX_CAUSE]}..."
         raise kind(f"{where}: {type(error).__name__}: {cause}; {advice}") from error
 
 
