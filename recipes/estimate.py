@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tinyvid.command_line import CommandLine, run_hydra
+from tinyvid.config import CHANGEABLE, PARTS
 from tinyvid.diagnostics.estimate import Advice, Estimate, advise, estimate
 from tinyvid.errors import ConfigError
 from tinyvid.training import trainable
@@ -22,7 +23,9 @@ def main(config: DictConfig, line: CommandLine) -> None:
     """Print the estimate of the composed run."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     if settings["ckpt"] is not None:
-        line.refuse_parts(allow=("experiment",))
+        groups = line.checkpoint_groups(config, allow=("experiment",))
+        groups = {kind: group or {} for kind, group in groups.items()}  # an empty group removes the checkpoint's
+        settings |= {kind: groups.get(kind) for kind in (*CHANGEABLE, *PARTS)}  # null keeps it
     check_sample(settings)
     result = estimate(settings)
     advice = None if settings["card_gb"] is None else advise(settings, int(settings["card_gb"] * GB))

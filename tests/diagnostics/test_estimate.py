@@ -7,12 +7,13 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.factories import tiny_overrides
-from tests.goldens import TINYLLAVA_VIDEO
+from tests.goldens import FAMILIES, TINYLLAVA_VIDEO
 from tests.llamavid import save_tokenizer
 from tests.runs import load_program, python
 from tests.towers import TOWERS, save_siglip
 from tinyvid import Assistant, CheckpointError, ConfigError, compose
-from tinyvid.config import CONF_DIR
+from tinyvid.command_line import CommandLine
+from tinyvid.config import CHANGEABLE, CONF_DIR, PARTS as GROUPS
 from tinyvid.diagnostics.estimate import advise, changed, estimate
 from tinyvid.diagnostics.memory import activation_bytes, logits_bytes, optimizer_bytes, weight_bytes
 from tinyvid.models.video_llm import PARTS
@@ -22,6 +23,7 @@ from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 pytestmark = pytest.mark.slow
 
 program = load_program("estimate")
+UNCHANGED = dict.fromkeys((*CHANGEABLE, *GROUPS))  # of a checkpoint
 
 
 def settings(*overrides):
@@ -214,7 +216,7 @@ def test_weights_of_an_adapted_llm_quantize_the_layers_beneath(models):
 
 
 def test_a_checkpoint_is_estimated_as_its_parts():
-    found = estimate(settings("dtype=float32") | {"ckpt": str(TINYLLAVA_VIDEO / "group_qwen2")})
+    found = estimate(settings("dtype=float32") | UNCHANGED | {"ckpt": str(TINYLLAVA_VIDEO / "group_qwen2")})
     real = Assistant.from_pretrained(TINYLLAVA_VIDEO / "group_qwen2", device="cpu", dtype="float32").model
     assert [p.parameters - p.trainable for p in found.parts[:2]] == [
         sum(p.numel() for p in part.parameters()) for part in (real.llm, real.vision_tower)
@@ -228,7 +230,19 @@ def test_a_reducer_on_a_checkpoint_is_estimated(models, tmp_path, name, video):
     Assistant.from_config(compose(overrides), device="cpu").save_pretrained(tmp_path / "ckpt")
     options = ["reducer.keep=3"] if name == "prune" else []
     chosen = settings("dtype=float32", "sampler.num_frames=4", f"reducer={name}", *options)
-    assert estimate(chosen | {"ckpt": str(tmp_path / "ckpt")}).tokens.video == video
+    groups = UNCHANGED | {kind: chosen[kind] for kind in ("sampler", "reducer")}
+    assert estimate(chosen | groups | {"ckpt": str(tmp_path / "ckpt")}).tokens.video == video
+
+
+@pytest.mark.parametrize(("changes", "frames", "limit"), [
+    ([], 51, 2048),
+    (["sampler.max_frames=12", "llm.max_length=512"], 12, 512),
+])  # fmt: skip
+def test_a_checkpoint_keeps_its_sampler_and_its_length(changes, frames, limit, capsys):
+    line = CommandLine.parse([f"ckpt={FAMILIES / 'smolvlm' / 'hf'}", "json=true", "card_gb=1", *changes])
+    program.main(compose(line.overrides, config="estimate"), line)
+    tokens = json.loads(capsys.readouterr().out)["tokens"]
+    assert (tokens["frames"], tokens["limit"]) == (frames, limit)
 
 
 def test_motion_widens_the_connector_and_keeps_activations_for_a_trained_tower(models):

@@ -117,7 +117,7 @@ def estimate(settings: Mapping[str, Any]) -> Estimate:
 
     Args:
         settings: The configuration of training, with ``duration``, ``fps``, ``text_tokens`` and ``label_tokens`` of a
-            sample.
+            sample. With ``ckpt``, the groups of the model contain changes to the checkpoint; ``None`` changes nothing.
 
     Raises:
         ConfigError: ``settings`` are invalid, as they would be in training.
@@ -263,9 +263,10 @@ def _lighter_training(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 def _shorter_sequences(settings: Mapping[str, Any]) -> Iterator[Changes]:
     """Yield changes to fewer frames and fewer video tokens."""
-    sampler, connector = settings["sampler"], settings["connector"]
+    groups = _adapted(_structure(settings))[1]
+    sampler, connector = groups["sampler"], groups["connector"]
     for key in ("num_frames", "max_frames"):
-        if sampler.get(key, 1) > 8:
+        if (sampler.get(key) or 0) > 8:
             yield {f"sampler.{key}": sampler[key] // 2}
     queries = connector.get("num_queries", 0) // 2
     if settings["ckpt"] is None and queries >= 64 and queries % connector.get("num_groups", 1) == 0:
@@ -274,11 +275,13 @@ def _shorter_sequences(settings: Mapping[str, Any]) -> Iterator[Changes]:
 
 def _smaller_llms(settings: Mapping[str, Any]) -> Iterator[Changes]:
     """Yield changes to smaller LLMs of the same family, largest first."""
+    if settings["ckpt"] is not None:
+        return
     family = [f"Qwen/Qwen2.5-{size}" for size in ("3B", "1.5B", "0.5B")]
     path = settings["llm"]["path"]
     kind = "-Instruct" if path.endswith("-Instruct") else ""
     larger = path.removesuffix(kind)
-    if settings["ckpt"] is None and larger in family:
+    if larger in family:
         for smaller in family[family.index(larger) + 1 :]:
             yield {"llm": f"{smaller}{kind}".partition("/")[2].lower().replace(".", "_").replace("-", "_")}
 
@@ -306,7 +309,8 @@ def _adapted(structure: str) -> tuple[VideoLLM, dict[str, dict[str, Any]], list[
         model = build_skeleton(groups, dtype=dtype)
     else:
         name = str(dtype).removeprefix("torch.")
-        choices: dict[str, Any] = {kind: settings[kind] for kind in CHANGEABLE if settings.get(kind)}
+        choices: dict[str, Any] = {kind: settings.get(kind) for kind in (*CHANGEABLE, "llm")}
+        choices = {kind: group for kind, group in choices.items() if group is not None}
         loaded = Assistant.from_pretrained(settings["ckpt"], device="meta", dtype=name, **choices).loaded
         model, groups = loaded.model, loaded.groups
     base(model.llm).is_quantized = settings["quantized"]  # as transformers sets it on a quantized LLM
