@@ -340,11 +340,14 @@ def test_siglip_without_preprocessor_uses_its_own_training(tmp_path, caplog):
     ({"size": {"height": 56, "width": 28}}, "does not match the tower's input of 56 pixels"),
     ({"size": {"shortest_edge": 64}}, "does not match the tower's input of 56 pixels"),
     ({"size": {"longest_edge": 64}}, "does not match the tower's input of 56 pixels"),
-    ({"size": {"longest_edge": 64}, "max_image_size": 56}, "cannot be loaded"),
+    ({"size": {"longest_edge": 64}, "max_image_size": 56}, r"preprocessor_config.json of .*; correct its sizes"),
+    ({"size": [56, 56]}, r"preprocessor_config.json of .*; correct its sizes"),
+    ({"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 28}}, "'width': 28}} does not match"),
     ({"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 28}}, "does not match the tower's input"),
     ({"size": {"longest_edge": 9999}, "max_image_size": {"longest_edge": 56}}, "images of 9999 pixels are not"),
-    ({"do_normalize": False}, "do_normalize.* is not supported"),
-    ({"rescale_factor": 1.0}, "rescale_factor is not supported"),
+    ({"do_normalize": False}, "do_normalize=false is not supported"),
+    ({"rescale_factor": 1.0}, "rescale_factor=1.0 is not supported"),
+    ({"rescale_factor": "x"}, "rescale_factor='x' is not supported"),
     ({"resample": 0}, r"resample=0 is not supported; use 1 \(lanczos\), 2"),
 ])  # fmt: skip
 def test_siglip_preprocessor_that_is_not_supported(settings, message, tmp_path):
@@ -396,7 +399,7 @@ def test_clip_without_preprocessor_uses_its_own_training(tmp_path):
 
 def test_clip_refuses_images_that_are_not_square(tmp_path):
     write_preprocessor(save_clip(tmp_path), size={"shortest_edge": 56}, do_center_crop=False)
-    with pytest.raises(CheckpointError, match=r"size {'shortest_edge': 56} does not match the tower's input of 56"):
+    with pytest.raises(CheckpointError, match=r"{'shortest_edge': 56}} does not match the tower's input of 56"):
         build("clip", tmp_path)
 
 

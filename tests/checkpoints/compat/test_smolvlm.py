@@ -183,10 +183,15 @@ def test_sizes_and_sampling_of_the_processor_files(copy, files, edge, frames):
     [
         (SIZES | {"max_image_size": {"longest_edge": 64}}, "does not match the tower's input of 32 pixels"),
         (SIZES | {"resample": 0}, "resample=0 is not supported"),
-        (SIZES | {"size": [64]}, "vision_tower .* cannot be loaded"),
+        (SIZES | {"size": [64]}, "preprocessor_config.json of .*; correct its sizes"),
+        (SIZES | {"rescale_factor": [1]}, r"preprocessor_config.json of .*: rescale_factor=\[1\] is not supported"),
+        (SIZES | {"do_rescale": False, "do_resize": 0}, "do_resize=false, do_rescale=false is not supported"),
         ({"video_sampling": SAMPLING | {"video_size": {"longest_edge": 9999}}}, "images of 9999 pixels"),
-        ({"video_sampling": SAMPLING | {"max_frames": 0}}, "sampler.max_frames=0 must be at least 1"),
-        ({"video_sampling": SAMPLING | {"fps": "fast"}}, "sampler.fps='fast'"),
+        ({"video_sampling": SAMPLING | {"max_frames": 0}}, r"config.json: .*video_sampling.max_frames=0 must"),
+        (
+            {"video_sampling": SAMPLING | {"fps": "fast"}},
+            "config.json: .*video_sampling.fps=.fast. .*; correct",
+        ),
     ],
 )
 def test_processor_files_that_are_not_supported(copy, settings, message):

@@ -29,12 +29,13 @@ from tinyvid.checkpoints.compat.assembly import (
 )
 from tinyvid.checkpoints.compat.keys import split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
-from tinyvid.errors import CheckpointError, suggest
+from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.files import read_json
 from tinyvid.models.folders import loading
 from tinyvid.models.vision_towers.metadata import square
 from tinyvid.models.vision_towers.preprocessor import find_processor, from_processor
 from tinyvid.models.vision_towers.siglip import SiglipTower
+from tinyvid.registry import SAMPLERS
 from tinyvid.types import ImageSpec
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ LABEL = 16  # tokens next to a frame, at most
 
 def recognizes(path: Path) -> bool:
     """Return whether a directory contains a SmolVLM or SmolVLM2 checkpoint."""
-    return read_json(path / "config.json").get("model_type") in TEMPLATES
+    return str(read_json(path / "config.json").get("model_type")) in TEMPLATES
 
 
 def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Overrides) -> Loaded:
@@ -84,7 +85,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     config = read_json(path / "config.json")
     text, vision = _sections(config)
     processor, file = _video_processor(path)
-    groups = check(apply_overrides(_groups(config, vision, processor, longest(path, text)), overrides))
+    groups = check(apply_overrides(_groups(config, vision, processor, file, longest(path, text)), overrides))
     if config["model_type"] == "idefics3":
         report_guesses(path, groups, overrides, "sampler", "template")
     elif "video_sampling" not in processor:
@@ -144,14 +145,14 @@ def _check_positions(side: int) -> None:
 
 
 def _groups(
-    config: Mapping[str, Any], vision: Mapping[str, Any], processor: Mapping[str, Any], length: int
+    config: Mapping[str, Any], vision: Mapping[str, Any], processor: Mapping[str, Any], file: str, length: int
 ) -> dict[str, dict[str, Any]]:
     """Translate the configuration into component groups; ``length`` is that of the longest sequence."""
     groups = presets(template=TEMPLATES[config["model_type"]], sampler="smolvlm")
     factor, sampler = count(config, "scale_factor", 2), groups["sampler"]
     per_frame = (vision["image_size"] // vision["patch_size"] // factor) ** 2
     sampler["max_frames"] = max(1, min(MAX_FRAMES, (length - TEXT) // (per_frame + LABEL)))
-    sampler |= _sampling(processor)
+    sampler |= _sampling(processor, file)
     return groups | {
         "llm": {"name": "auto", "path": "llm", "max_length": length},
         "vision_tower": {"name": "siglip", "path": "vision_tower", "layer": -1, "final_norm": True},
@@ -169,12 +170,17 @@ def _video_processor(path: Path) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def _sampling(processor: Mapping[str, Any]) -> dict[str, Any]:
+def _sampling(processor: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Return the options of the sampler that a processor states; empty without any."""
     stated = processor.get("video_sampling")
     if not isinstance(stated, dict):
         return {}
-    return {key: stated[key] for key in ("fps", "max_frames") if key in stated}
+    found = {key: stated[key] for key in ("fps", "max_frames") if key in stated}
+    try:
+        SAMPLERS.check({"name": "smolvlm", **found}, key="video_sampling")
+    except ConfigError as error:  # the user did not set this sampler
+        raise CheckpointError(f"{file}: {error}; correct the file") from error
+    return found
 
 
 def _image_spec(path: Path, size: int, processor: Mapping[str, Any], file: str) -> ImageSpec:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tinyvid.errors import CheckpointError
+from tinyvid.errors import CheckpointError, raised_as
 from tinyvid.files import read_json
 from tinyvid.models.vision_towers.metadata import image_spec
 from tinyvid.types import ImageSpec
@@ -63,17 +63,21 @@ def from_processor(processor: Mapping[str, Any], default: ImageSpec, where: str)
     Raises:
         CheckpointError: They do not match the tower's input, or a setting is not supported.
     """
-    side, resizing = _resizing(processor, default)
+    with raised_as(CheckpointError, where, "correct its sizes"):
+        side, resizing = _resizing(processor, default)
     if side != default.size:
+        sizes = {key: processor[key] for key in ("size", "crop_size", "max_image_size") if key in processor}
         raise CheckpointError(
-            f"{where}: size {processor.get('size')} does not match the tower's input of {default.size} pixels; correct "
-            "the file"
+            f"{where}: {sizes!s:.200} does not match the tower's input of {default.size} pixels; correct the file"
         )
-    steps = [step for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
-    if steps or not abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) <= 1e-4:
+    factor = processor.get("rescale_factor", 1 / 255)
+    wrong = [f"{step}=false" for step in ("do_resize", "do_rescale", "do_normalize") if not processor.get(step, True)]
+    if not isinstance(factor, int | float) or not abs(factor * 255 - 1) <= 1e-4:
+        wrong.append(f"rescale_factor={factor!r:.40}")
+    if wrong:
         raise CheckpointError(
-            f"{where}: the setting of {steps or 'rescale_factor'} is not supported; frames are always rescaled "
-            "to [0, 1], resized and normalized"
+            f"{where}: {', '.join(wrong)} is not supported: frames are always resized, rescaled from 0..255 to 0..1, "
+            "and normalized"
         )
     if processor.get("resample", 3) not in _FILTERS:
         known = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
@@ -94,15 +98,19 @@ def _resizing(processor: Mapping[str, Any], default: ImageSpec) -> tuple[object,
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     shortest = size if isinstance(size, int) else size.get("shortest_edge")
     if shortest is not None:
-        side = crop if isinstance(crop, int) else crop.get("height")
+        side = crop if isinstance(crop, int) else crop.get("height") if _is_square(crop) else None
         side = side if processor.get("do_center_crop", True) else None  # images of any shape
         return side, {"resize": "crop", "crop_pct": (side or 0) / shortest}
     if "longest_edge" in size:
         side = (processor.get("max_image_size") or {}).get("longest_edge")
         return side, {"resize": "stretch", "longest_edge": size["longest_edge"]}
     if size:
-        return size.get("height") if size.get("height") == size.get("width") else None, {"resize": "stretch"}
+        return size.get("height") if _is_square(size) else None, {"resize": "stretch"}
     return default.size, {"resize": default.resize, "crop_pct": default.crop_pct}
+
+
+def _is_square(size: Mapping[str, Any]) -> bool:
+    return bool(size.get("height") == size.get("width"))
 
 
 def write_image_spec(folder: Path, image: ImageSpec, kind: str) -> None:
