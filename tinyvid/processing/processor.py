@@ -109,7 +109,7 @@ class Processor:
         # all_special_tokens can be incomplete: it does not contain Llama 3's <|eot_id|>.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = added | set(tokenizer.all_special_tokens) | set(template.control_tokens)
-        self.control_tokens = special.difference(template.moments.words)
+        self.control_tokens = special.difference(template.moments.words, [""])
         self.ends = (*template.stop, *sorted(self.control_tokens))
         self._fault_of_times = template.moments.fault(tokenizer, self.ends)
         if template.moments.steps or template.frame.shows_moments:

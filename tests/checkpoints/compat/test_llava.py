@@ -194,6 +194,15 @@ def test_the_first_patch_can_be_dropped(edited):
     assert assistant.model.vision_tower.features.num_patches == 15
 
 
+def test_an_empty_special_token_is_not_in_every_text(edited):
+    folder = edited("llava_siglip")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token": ""}))
+    processor = Assistant.from_pretrained(folder, device="cpu").processor
+    assert processor.find_control_tokens("What?") == []
+    assert "" not in processor.ends
+
+
 def test_an_adapter_beside_the_weights_is_refused(edited):
     folder = edited()
     (folder / "adapter_config.json").write_text("{}")
