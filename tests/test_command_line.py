@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from omegaconf.errors import InterpolationKeyError
 
 from tests.runs import python
 from tinyvid import ConfigError, DataError, compose
-from tinyvid.command_line import FOLDERS, PATHS, TEXTS, CommandLine, readable_errors
+from tinyvid.command_line import FOLDERS, PATHS, PROMPTS, TEXTS, CommandLine, readable_errors
 from tinyvid.config import CONF_DIR
+from tinyvid.text.templates import TurnTemplate
 
 ROOT = Path(__file__).parents[1]
 AWKWARD = "it's a, b=c (1) [2] {3} #4 é 数据 ~x ${y} \\${z} \\' \\ \"q\" \n\t~"
@@ -37,7 +39,7 @@ def test_arguments_are_split():
     ]
     line = CommandLine.parse(arguments)
     assert line.text == {"question": "is it (a), b=c?", "ckpt": "a=b"}
-    assert line.overrides == ["question='is it (a), b=c?'", "sampler.num_frames=4", "++x=1", "ckpt='a=b'"]
+    assert line.overrides == ["question='is it (a), b=c?'", "++sampler.num_frames=4", "++x=1", "ckpt='a=b'"]
     assert line.flags == ["--cfg", "job", "--config-dir=mine"]
 
 
@@ -183,6 +185,24 @@ def test_a_preset_can_set_the_checkpoint_which_fixes_its_parts():
         line.refuse_parts()
 
 
+def test_the_texts_of_a_template_are_literal():
+    texts = {option for option, value in signature(TurnTemplate).parameters.items() if value.annotation is str}
+    assert {f"template.{option}" for option in texts} == {*PROMPTS}
+    frame, system = r"Frame {i}: {video}, it's {subtitle}\n", "Be brief, [yes] ${no}."
+    line = CommandLine.parse([f"template.frame={frame}", f"template.system={system}", "template.heading="])
+    template = compose(line.overrides).template
+    assert (template.frame, template.system, template.heading) == (frame.replace(r"\n", "\n"), system, "")
+    assert CommandLine.parse(["template.system=null"]).overrides == ["template.system=null"]
+
+
+def test_options_of_a_sampler_that_only_the_checkpoint_names():
+    line = CommandLine.parse(["ckpt=DIR", "sampler.max_frames=4", "template.system=x"])
+    groups = line.checkpoint_groups(compose(line.overrides))
+    assert groups == {"sampler": {"max_frames": 4}, "template": {"system": "x"}}
+    with pytest.raises(ConfigError, match=r"unknown key 'sampler.max_frames'"):
+        compose(CommandLine.parse(["ckpt=DIR", "sampler=uniform", "sampler.max_frames=4"]).overrides)
+
+
 def test_the_configuration_shown_with_a_checkpoint():
     """Parts that the checkpoint determines are not shown, because their values have no effect."""
     arguments = ["ckpt=it's a, b", "sampler.num_frames=4", "template=plain", "llm.max_length=99", "device=cpu"]
@@ -198,8 +218,8 @@ def test_the_configuration_shown_with_a_checkpoint():
 
 
 def test_an_unknown_interpolation_is_a_user_error():
-    line = CommandLine.parse(["template.system='${nope}'"])
-    with pytest.raises(ConfigError, match="template: Interpolation key 'nope' not found"):
+    line = CommandLine.parse(["sampler.num_frames='${nope}'"])
+    with pytest.raises(ConfigError, match="sampler: Interpolation key 'nope' not found"):
         line.checkpoint_groups(compose(line.overrides))
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -51,6 +51,14 @@ TEXTS = (
     *("license", "message", "name", "names", "question", "revision", "runs", "judge.model"),
     *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
 )
+# Options of templates whose values are literal text, in which \n is a line break.
+PROMPTS = tuple(
+    f"template.{option}"
+    for option in (
+        *("system", "start", "system_prefix", "system_suffix", "user_prefix", "text_prefix", "video_suffix"),
+        *("user_suffix", "assistant_prefix", "reply_prefix", "end", "separator", "frame", "heading", "time"),
+    )
+)
 # Groups that programs can do without.
 REMOVABLE = ("benchmark", "debug", "experiment", "judge", "model", "motion", "reducer")
 
@@ -60,7 +68,7 @@ class CommandLine:
     """The arguments of a program, split into Hydra's overrides and Hydra's flags.
 
     Attributes:
-        text: The given values of ``PATHS`` and ``TEXTS``.
+        text: The given values of ``PATHS``, ``TEXTS`` and ``PROMPTS``.
         overrides: Overrides for Hydra, with those values quoted.
         flags: Arguments that begin with a dash, and their values.
         arguments: All arguments, as given.
@@ -107,7 +115,7 @@ class CommandLine:
             given.pop(key, None)  # scripts append to defaults, so the last one counts
             line.text.pop(key, None)
             given[key] = argument
-            if sign != "~" and key in (*PATHS, *TEXTS) and not _is_sweep(arguments, value):
+            if sign != "~" and key in (*PATHS, *TEXTS, *PROMPTS) and not _is_sweep(arguments, value):
                 line.text[key] = _literal(key, value)
                 given[key] = f"{key}={quoted(line.text[key])}"
             elif sign != "~" and key in FOLDERS and value != "null":
@@ -115,7 +123,7 @@ class CommandLine:
             elif sign.startswith("+"):
                 is_group = key.isidentifier() and (CONF_DIR / key).is_dir()
                 given[key] = f"{key}={value}" if is_group else f"++{key}={value}"
-        line.overrides = list(given.values())
+        line.overrides = _addable(given) if line.text.get("ckpt") is not None else list(given.values())
         return line
 
     def chosen(self, group: str) -> list[str]:
@@ -268,13 +276,23 @@ def _listed(value: str) -> list[str]:
     return [_at_home(re.sub(r"""^(["'])(.*)\1$""", r"\2", folder.strip())) for folder in found]
 
 
+def _addable(given: Mapping[str, str]) -> list[str]:
+    """Return overrides, by key, that can also set options of a checkpoint's groups that no YAML file lists."""
+
+    def sign(key: str, override: str) -> str:
+        group, _, option = key.partition(".")
+        return "++" if option and group in CHANGEABLE and group not in given and override[0] != "+" else ""
+
+    return [f"{sign(key, override)}{override}" for key, override in given.items()]
+
+
 def _literal(key: str, value: str) -> str | None:
-    """Return the text that the value of a key in ``PATHS`` or ``TEXTS`` stands for."""
-    if key not in PATHS:
+    """Return the text that the value of a key in ``PATHS``, ``TEXTS`` or ``PROMPTS`` stands for."""
+    if key in TEXTS:
         return value
     if value == "null":
         return None
-    return _at_home(value)
+    return value.replace("\\n", "\n") if key in PROMPTS else _at_home(value)
 
 
 def _at_home(path: str) -> str:
