@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.goldens import FAMILIES
 from tests.runs import load_program
 from tinyvid import Assistant, CheckpointError
 from tinyvid.checkpoints.serving import parity, writing
+from tinyvid.types import ImageSpec
 
 program = load_program("export")
 GOOD = parity.Parity("a|b.mp4", 3, 70, 0.0, True, 0.4, "one\ntwo", "one\ntwo")
@@ -72,3 +74,12 @@ def test_other_weights_and_missing_weights_are_found(written):
     spoil(folder, lambda tensors: tensors.pop(key))
     with pytest.raises(CheckpointError, match=f"does not load all weights of the export.*{key}"):
         parity.compare(assistant.loaded, folder, "llava", [sample], reply_tokens=2)
+
+
+def test_a_crop_may_be_one_pixel_off():
+    ours = torch.rand(2, 3, 9, 9)
+    crop, stretch = (ImageSpec(9, (0.5,) * 3, (0.5,) * 3, "bicubic", resize) for resize in ("crop", "stretch"))
+    for shift in ((0, 0), (0, 1), (-1, 0), (1, -1)):
+        assert parity._levels(ours.roll(shift, (-2, -1)), ours, crop) == 0
+    assert parity._levels(ours.roll(2, -1), ours, crop) > parity.MAX_LEVELS
+    assert parity._levels(ours.roll(1, -1), ours, stretch) > parity.MAX_LEVELS

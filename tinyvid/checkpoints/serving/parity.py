@@ -16,10 +16,11 @@ from tinyvid.generation.decode import Decoding, generate
 from tinyvid.models.weights import without_bars
 from tinyvid.processing.batch import Batch
 from tinyvid.text.frame_text import clock, short_time
-from tinyvid.types import Sample
+from tinyvid.types import ImageSpec, Sample
 from tinyvid.video.pixels import to_pixels
 
 LAST = 64  # positions whose logits are compared
+UNCOMPARED = "\nPrompts and pixels were not compared: the processor needs a package that is not installed (num2words)."
 MAX_LEVELS = 2.0  # mean difference of pixels; libraries round the same resizing differently, by less than one level
 
 
@@ -112,6 +113,7 @@ def write_report(folder: Path, found: Sequence[Parity], notes: Sequence[str], to
             f"{'not compared' if each.pixels is None else f'{each.pixels:.2f}'} |"
             for each in found
         ),
+        *([UNCOMPARED] if any(each.prompt is None for each in found) else []),
         "\n| clip | reply of tinyvid | reply of the export |",
         "|---|---|---|",
         *(f"| {_cell(each.clip)} | {_cell(each.reply)} | {_cell(each.exported)} |" for each in found),
@@ -148,9 +150,8 @@ def _compared(loaded: Loaded, exported: Any, processor: Any, layout: Any, sample
         media = layout.media(frames, batch.videos[0].times, plan.plans[0].duration)
         images = _images(loaded, batch) if layout.UNIT == "image" else [{"type": "video"}]
         made = _processed(processor, [*images, {"type": "text", "text": sample.messages[-1].text}], media)
-        scale = torch.tensor(loaded.processor.image.std).view(3, 1, 1) * 255
         prompt = torch.equal(made["input_ids"].to(ids.device), ids)
-        difference = float(((layout.pixels(made).cpu() - pixels).abs() * scale).mean())
+        difference = _levels(layout.pixels(made).cpu(), pixels, loaded.processor.image)
     reply = generate(loaded.model, loaded.processor, batch, Decoding(reply_tokens))[0]
     return Parity(
         clip=sample.id,
@@ -162,6 +163,20 @@ def _compared(loaded: Loaded, exported: Any, processor: Any, layout: Any, sample
         reply=loaded.processor.reply(reply),
         exported=loaded.processor.reply(new),
     )
+
+
+def _levels(theirs: torch.Tensor, ours: torch.Tensor, image: ImageSpec) -> float:
+    """Return the mean difference of pixels (T, 3, S, S) in levels of 255.
+
+    Where the margin of a crop is odd, libraries round it differently, so cropped images may be one pixel apart.
+    """
+    scale = torch.tensor(image.std).view(3, 1, 1) * 255
+    if image.resize != "crop":
+        return float(((theirs - ours).abs() * scale).mean())
+    inner = ours[..., 1:-1, 1:-1]
+    rows, columns = inner.shape[-2:]
+    shifted = (theirs[..., y : y + rows, x : x + columns] for y in range(3) for x in range(3))
+    return min(float(((each - inner).abs() * scale).mean()) for each in shifted)
 
 
 def _processed(processor: Any, content: list[dict[str, Any]], media: dict[str, Any]) -> Any:
