@@ -136,7 +136,7 @@ def test_guesses_are_logged_and_fit_the_context(edited, caplog):
     assert assistant.config["template"]["end"] == "<|im_end|>"
     assert assistant.config["template"]["system"] == ""
     assert "does not store a sampler" in caplog.text
-    assert "does not store a template" in caplog.text
+    assert "does not store a template; using chatml_no_system. Choose another with template=" in caplog.text
     assert "has no preprocessor_config.json" in caplog.text
 
 

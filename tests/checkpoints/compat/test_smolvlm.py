@@ -129,7 +129,7 @@ def test_smolvlm_equals_transformers(idefics3, caplog):
     images = transformers.Idefics3ImageProcessorPil(do_image_splitting=False, **sizes)
     images.save_pretrained(idefics3)
     assistant = load(idefics3, sampler={"fps": 2.0})
-    assert "does not store a template; using turns" in caplog.text
+    assert "does not store a template; using idefics3" in caplog.text
     frames = np.random.default_rng(0).integers(0, 255, (4, 40, 60, 3), dtype=np.uint8)
     chat = [Message("user", "What?"), Message("assistant", "A dog."), Message("user", "Where?")]
     example = assistant.processor(Sample(chat, video=frames))

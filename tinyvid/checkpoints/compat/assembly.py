@@ -219,14 +219,16 @@ def join(
     return Loaded(model, processor, groups, frozenset({"llm", "vision_tower"}))
 
 
-def report_guesses(path: Path, groups: Mapping[str, Any], overrides: Mapping[str, Any], *kinds: str) -> None:
-    """Log the groups of the given kinds that the checkpoint does not store, unless the user has chosen them."""
-    for kind in kinds:
-        if kind not in overrides:
-            group = groups[kind]
-            numbers = {key: value for key, value in group.items() if isinstance(value, int | float)}
-            text = f"{group['name']} {numbers}"
-            logger.warning("%s does not store a %s; using %s. Choose another with %s=...", path, kind, text, kind)
+def report_guesses(
+    path: Path, groups: Mapping[str, Any], overrides: Mapping[str, Any], *, template: str | None = None
+) -> None:
+    """Log the sampler, and the name of the template if it is a guess, unless the user has chosen them."""
+    sampler = groups["sampler"]
+    numbers = {key: value for key, value in sampler.items() if isinstance(value, int | float)}
+    guesses = {"sampler": f"{sampler['name']} {numbers}", "template": template}
+    for kind, guess in guesses.items():
+        if guess is not None and kind not in overrides:
+            logger.warning("%s does not store a %s; using %s. Choose another with %s=...", path, kind, guess, kind)
 
 
 def _refuse_tokenizer_code(path: Path) -> None:

@@ -92,7 +92,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     text = _text_settings(config, layout)
     vision = internvit.translated(section(config, "vision_config"), "config.json")
     groups = check(apply_overrides(_groups(path, config, text), overrides))
-    report_guesses(path, groups, overrides, "sampler")
+    report_guesses(path, groups, overrides)
     weights = _weights(path, config, layout)
     model = _tower_model(path, vision, weights["vision_tower"])
     default = internvit.default_image_spec(model.config)

@@ -74,7 +74,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     weights = split(path, canonical(complete_weights(path)), PREFIXES)
     text = {"model_type": "llama", **section(config, "text_config")}
     groups = check(apply_overrides(_groups(path, config, text, tower, overrides), overrides))
-    report_guesses(path, groups, overrides, "sampler", "template")
+    report_guesses(path, groups, overrides, template=None if "template" in overrides else _template(path))
     return join(
         path,
         groups,

@@ -88,7 +88,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     groups["sampler"]["num_frames"] = FRAMES
     groups = check(apply_overrides(groups, overrides))
     processors: tuple[Literal["video", "image"], ...] = () if original else ("video", "image")
-    report_guesses(path, groups, overrides, "sampler")
+    report_guesses(path, groups, overrides)
     logger.warning("%s is read for videos: a still is shown as one frame, not as tiles (anyres)", path)
     return join(
         path,

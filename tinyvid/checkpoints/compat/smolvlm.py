@@ -87,9 +87,9 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     processor, file = _video_processor(path)
     groups = check(apply_overrides(_groups(config, vision, processor, file, longest(path, text)), overrides))
     if config["model_type"] == "idefics3":
-        report_guesses(path, groups, overrides, "sampler", "template")
+        report_guesses(path, groups, overrides, template=TEMPLATES["idefics3"])
     elif "video_sampling" not in processor:
-        report_guesses(path, groups, overrides, "sampler")
+        report_guesses(path, groups, overrides)
     weights = split(path, complete_weights(path), PREFIXES)
     vision_tower = _vision_tower(path, vision, groups["vision_tower"], weights["vision_tower"], processor, file)
     size = vision_tower.image.size

@@ -62,7 +62,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     """Read a checkpoint of TinyLLaVA-Video. Arguments and errors are those of ``native.load``."""
     config = read_json(path / "config.json")
     groups = check(apply_overrides(_groups(config), overrides))
-    report_guesses(path, groups, overrides, "sampler", "template")
+    report_guesses(path, groups, overrides, template=FAMILIES[config["text_config"]["model_type"]][1])
     weights = _read_parts(path)
     return join(
         path,
