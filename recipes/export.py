@@ -5,8 +5,8 @@ connector and tokenizer, with adapters merged in float32, in one directory that 
 offline. It also contains a model card and, in ``adapters_unmerged/``, the original adapters in peft's layout. ``push=``
 sends the directory to the Hugging Face hub.
 
-``to=llava`` writes another layout instead, which transformers loads without tinyvid, and compares the export with the
-model: parity.md. A difference above ``tolerance`` is an error.
+``to=llava`` writes another layout instead, which transformers loads without tinyvid, and ``to=gguf`` the files of
+llama.cpp. Both compare the export with the model: parity.md. A difference above ``tolerance`` is an error.
 """
 
 import os
@@ -27,7 +27,7 @@ from tinyvid.build import DTYPES
 from tinyvid.checkpoints import hub, native
 from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.checkpoints.native import Loaded
-from tinyvid.checkpoints.serving import parity, writing
+from tinyvid.checkpoints.serving import gguf, parity, writing
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.files import expanded
@@ -47,6 +47,8 @@ def main(config: DictConfig, _: CommandLine) -> None:
     unused = [key for key in ("private", "revision", "message", "license") if config[key] is not None]
     if not config.push and unused:
         raise ConfigError(f"{unused[0]}= needs push=, the repository of the hub to send the directory to")
+    if config.push and config.to == gguf.NAME:
+        raise ConfigError("push= sends checkpoints, which GGUF files are not; use 'hf upload' for them")
     if config.private not in (None, True, False):
         raise ConfigError(f"private={config.private!r} must be true, false or null")
     if config.push:
@@ -118,12 +120,12 @@ def serve(
     tolerance: float = 1e-4,
     reply_tokens: int = 32,
 ) -> list[str]:
-    """Write a checkpoint in a layout of transformers, and compare both; on failure, nothing is written.
+    """Write a checkpoint in a layout of other programs, and compare both; on failure, nothing is written.
 
     Args:
         ckpt: See ``export``.
         out: See ``export``.
-        to: The layout: a key of ``writing.LAYOUTS``.
+        to: The layout: a key of ``writing.LAYOUTS``, or ``gguf`` for llama.cpp.
         samples: Questions for the comparison, about one video each.
         dtype: See ``export``.
         device: See ``export``.
@@ -138,15 +140,20 @@ def serve(
         ConfigError: An option is unknown, or a part of the model has no place in the layout.
         CheckpointError: As in ``export``; or the export differs from the model.
     """
-    if to not in writing.LAYOUTS:
-        raise ConfigError(f"to={to!r} is unknown. {suggest(to, writing.LAYOUTS)}")
+    known = (*writing.LAYOUTS, gguf.NAME)
+    if to not in known:
+        raise ConfigError(f"to={to!r} is unknown. {suggest(to, known)}")
     loaded, dtypes = load(ckpt, out, dtype, device)
     with written(out) as partial:
         loaded = standing_alone(loaded, dict.fromkeys(PARTS, torch.float32))
         round_weights(loaded, dtypes)
-        notes = writing.write(loaded, partial, to, dtypes=dtypes, enlarge=enlarge)
+        if to == gguf.NAME:
+            notes = gguf.write(loaded, partial, dtypes=dtypes)
+            found = gguf.compare(loaded, partial, samples, reply_tokens=reply_tokens)
+        else:
+            notes = writing.write(loaded, partial, to, dtypes=dtypes, enlarge=enlarge)
+            found = parity.compare(loaded, partial, to, samples, reply_tokens=reply_tokens)
         write_card(partial, ckpt, loaded.groups, dtypes, [])
-        found = parity.compare(loaded, partial, to, samples, reply_tokens=reply_tokens)
         if fault := parity.fault(found, tolerance):
             raise CheckpointError(f"the export differs from {ckpt}: {fault}; nothing was written")
         parity.write_report(partial, found, notes, tolerance)

@@ -10,6 +10,7 @@ import re
 from typing import Any, Literal
 
 from tinyvid.errors import ConfigError
+from tinyvid.text.templates import TurnTemplate
 
 _TEXT = (
     "{% macro text(content) %}{% if content is string %}{{ content }}{% else %}{% for item in content %}"
@@ -61,6 +62,23 @@ def write(template: Any, *, bos: bool, unit: Literal["image", "video"], texts: d
         f"{'' if first else system}{{% for message in turns %}}{{% if message['role'] == 'user' %}}{user}"
         f"{{% else %}}{reply}{{% endif %}}{{% endfor %}}"
     )
+
+
+def refuse_unwritable(template: Any, name: str) -> None:
+    """Raise ``ConfigError`` if a template, whose name is given, cannot be written in Jinja."""
+    if not isinstance(template, TurnTemplate):
+        raise ConfigError(
+            f"template '{name}' cannot be written as a chat template; only the strings of template 'turns' can, such "
+            "as those of template=chatml"
+        )
+    if not template.read_user_text:
+        raise ConfigError("template.read_user_text=false omits the question, which no server does; set it to true")
+
+
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Return whether a tokenizer begins each text with its beginning-of-sequence token."""
+    first = tokenizer("a").input_ids[:1]
+    return bool(first) and first[0] == tokenizer.bos_token_id
 
 
 def _system(template: Any) -> str:

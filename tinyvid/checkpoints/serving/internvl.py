@@ -24,6 +24,7 @@ TEMPLATE: dict[str, tuple[Any, ...]] = {
     "heading": ("",),
 }
 IMAGE_PROCESSORS = {"internvit": "GotOcr2ImageProcessor"}
+RESIZED_TWICE = False  # frames, first to a longest edge
 
 
 def config(loaded: Loaded, ids: Mapping[str, int]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 TEMPLATE: dict[str, tuple[Any, ...]] = {}  # the chat template writes all texts
 IMAGE_PROCESSORS = {"siglip": "SiglipImageProcessor", "clip": "CLIPImageProcessor"}
+RESIZED_TWICE = False  # frames, first to a longest edge
 
 
 def config(loaded: Loaded, ids: Mapping[str, int]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 TEMPLATE: dict[str, tuple[Any, ...]] = {"frame": ("{video}", "{video}{subtitle}"), "heading": ("",)}
 IMAGE_PROCESSORS = {"siglip": "LlavaOnevisionImageProcessor"}
+RESIZED_TWICE = False  # frames, first to a longest edge
 
 
 def config(loaded: Loaded, ids: Mapping[str, int]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def refuse_unqualified(loaded: Loaded, name: str, layout: Any) -> None:
                 f"this layout writes, {known[0]!r}; train with that template, or use to=llava, which takes any"
             )
     _refuse_llm(loaded.model.llm, name, layout.LLMS)
-    _refuse_frames(loaded, name)
+    _refuse_frames(loaded, name, layout.RESIZED_TWICE)
 
 
 def _refuse_llm(llm: Any, name: str, known: tuple[str, ...]) -> None:
@@ -76,11 +76,11 @@ def _refuse_llm(llm: Any, name: str, known: tuple[str, ...]) -> None:
         )
 
 
-def _refuse_frames(loaded: Loaded, name: str) -> None:
+def _refuse_frames(loaded: Loaded, name: str, resized_twice: bool) -> None:
     image = loaded.model.vision_tower.image
     if image.resize == "pad":
         raise ConfigError(
             f"to={name}: vision_tower.resize='pad' has no place in this layout; it needs vision_tower.resize='stretch'"
         )
-    if image.longest_edge is not None and name != "smolvlm":
+    if image.longest_edge is not None and not resized_twice:
         raise ConfigError(f"to={name}: frames that are resized twice have no place in this layout; use to=smolvlm")

@@ -33,6 +33,7 @@ TEMPLATE: dict[str, tuple[Any, ...]] = {
     "end": ("<end_of_utterance>",),
 }
 IMAGE_PROCESSORS = {"siglip": "SmolVLMImageProcessor"}
+RESIZED_TWICE = True  # frames, first to a longest edge
 FPS, MAX_FRAMES = 1, 64  # of the processor, if the sampler has no such options
 
 

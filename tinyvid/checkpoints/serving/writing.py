@@ -19,7 +19,6 @@ from tinyvid.files import read_json
 from tinyvid.generation.decode import stops
 from tinyvid.models.vision_towers.preprocessor import PREPROCESSOR, write_image_spec
 from tinyvid.models.weights import without_bars
-from tinyvid.text.templates import TurnTemplate
 
 # Modules with the same members, which ``llava`` describes.
 LAYOUTS: dict[str, Any] = {
@@ -61,6 +60,7 @@ def write(
     layout = LAYOUTS[name]
     refuse_unqualified(loaded, name, layout)
     model, processor = loaded.model, loaded.processor
+    chat_template.refuse_unwritable(processor.template, loaded.groups["template"]["name"])
     placed = place(
         processor.tokenizer,
         layout.PLACEHOLDERS,
@@ -69,7 +69,13 @@ def write(
         enlarge=enlarge,
     )
     texts = {"video": VIDEO, **placed.texts}
-    placed.tokenizer.chat_template = jinja = _chat_template(loaded, layout, placed.tokenizer, texts)
+    placed.tokenizer.chat_template = jinja = chat_template.write(
+        processor.template,
+        bos=chat_template.begins_with_bos(placed.tokenizer),
+        unit=layout.UNIT,
+        texts=texts,
+        suffix=layout.suffix(processor.template),
+    )
     placed.tokenizer.save_pretrained(folder)
     if names := layout.names(texts):
         file = folder / "tokenizer_config.json"
@@ -84,21 +90,7 @@ def write(
     write_image_spec(folder, model.vision_tower.image, layout.IMAGE_PROCESSORS[loaded.groups["vision_tower"]["name"]])
     for file, content in layout.processors(loaded, texts, read_json(folder / PREPROCESSOR)).items():
         _write_json(folder / file, content)
-    return [*placed.notes, *_differences(loaded, layout)]
-
-
-def _chat_template(loaded: Loaded, layout: Any, tokenizer: Any, texts: dict[str, str]) -> str:
-    template = loaded.processor.template
-    if not isinstance(template, TurnTemplate):
-        raise ConfigError(
-            f"template '{loaded.groups['template']['name']}' cannot be written as a chat template; only the strings of "
-            "template 'turns' can, such as those of template=chatml"
-        )
-    if not template.read_user_text:
-        raise ConfigError("template.read_user_text=false omits the question, which no server does; set it to true")
-    first = tokenizer("a").input_ids[:1]
-    bos = bool(first) and first[0] == tokenizer.bos_token_id
-    return chat_template.write(template, bos=bos, unit=layout.UNIT, texts=texts, suffix=layout.suffix(template))
+    return [*placed.notes, *differences(loaded, layout)]
 
 
 def _weights(loaded: Loaded, layout: Any, rows: int, dtypes: Mapping[str, torch.dtype] | None) -> dict[str, Tensor]:
@@ -155,7 +147,7 @@ def _generation(loaded: Loaded) -> dict[str, Any]:
     return {"do_sample": False, "eos_token_id": ends or None, "pad_token_id": loaded.processor.pad_id}
 
 
-def _differences(loaded: Loaded, layout: Any) -> list[str]:
+def differences(loaded: Loaded, layout: Any) -> list[str]:
     """Return what a server does differently."""
     template = loaded.processor.template
     sampler = {key: value for key, value in loaded.groups["sampler"].items() if value is not None}

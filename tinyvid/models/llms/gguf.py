@@ -22,6 +22,9 @@ SCALED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.w
 # Rules of llama.cpp for splitting text before byte-level BPE, beside those that transformers knows.
 DIGITS = ("smollm",)  # each digit by itself, the rest as GPT-2
 PLAIN = ("gpt-2",)
+# Rules that ``splitting_rule`` finds, beside these two: those of Qwen, Llama 3 and their like.
+FOUND = ("qwen2", "llama-bpe", "qwen35", "tekken", "gpt-4o")
+SPLIT = "It's 1 day, we'LL see 12345 dogs!?  \n\n  \tÉtés, сто собак, कुत्ता, 数据 42 🐕...\r\n  x_ oneWord HTTPServer"
 
 
 def is_gguf(path: str) -> bool:
@@ -96,6 +99,36 @@ def read_gguf_tokenizer(path: str, revision: str | None = None) -> Any:
             rules = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
             tokenizer.backend_tokenizer.pre_tokenizer = Sequence(rules)
         return tokenizer
+
+
+def splitting_rule(tokenizer: Any) -> str:
+    """Return llama.cpp's name of the rule by which a tokenizer splits text before byte-level BPE.
+
+    Raises:
+        ConfigError: It is not byte-level BPE, or llama.cpp's rule is unknown.
+    """
+    from tokenizers import Regex
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    splitter = getattr(backend, "pre_tokenizer", None)
+    if splitter is not None and isinstance(backend.model, BPE) and not backend.model.byte_fallback:
+        words = ByteLevel(add_prefix_space=False)
+        known: dict[str, Any] = {rule: Sequence([Digits(individual_digits=True), words]) for rule in DIGITS}
+        known |= dict.fromkeys(PLAIN, words)
+        for rule in FOUND:
+            pattern = Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[rule]), "isolated")
+            known[rule] = Sequence([pattern, ByteLevel(add_prefix_space=False, use_regex=False)])
+        wanted = splitter.pre_tokenize_str(SPLIT)
+        for rule, each in known.items():
+            if each.pre_tokenize_str(SPLIT) == wanted:
+                return rule
+    raise ConfigError(
+        f"the rule by which the tokenizer {tokenizer.name_or_path!r} splits text is not one of those that can be named "
+        f"in a GGUF file: byte-level BPE with {', '.join((*FOUND, *DIGITS, *PLAIN))}"
+    )
 
 
 def read_gguf_tensors(path: str, expected: Any, dtype: torch.dtype, revision: str | None = None) -> dict[str, Tensor]:
