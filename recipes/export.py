@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +31,19 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.checkpoints.serving import gguf, parity, writing
 from tinyvid.command_line import CommandLine, run_hydra
 from tinyvid.errors import CheckpointError, ConfigError, suggest
-from tinyvid.files import expanded
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import PARTS
 from tinyvid.outputs import share
 from tinyvid.training.model_card import write_card
 
 UNMERGED = "adapters_unmerged"
+# Options of ``to=``: their types, smallest values, and a description.
+NUMBERS: dict[str, tuple[Any, float, str]] = {
+    "clips": (int, 1, "a whole number of at least 1"),
+    "reply_tokens": (int, 1, "a whole number of at least 1"),
+    "tolerance": (int | float, float("-inf"), "a number"),
+    "enlarge": (bool, 0, "true or false"),
+}
 
 
 def main(config: DictConfig, _: CommandLine) -> None:
@@ -82,6 +89,10 @@ def send(config: DictConfig) -> None:
 
 def write_served(config: DictConfig) -> None:
     """Export to the layout ``to=``, and print what other programs do differently."""
+    for key, (kind, least, expected) in NUMBERS.items():
+        value = config[key]
+        if not isinstance(value, kind) or (type(value) is bool) != (kind is bool) or not value >= least:
+            raise ConfigError(f"{key}={value!r} must be {expected}")
     samples = samples_of(config.video, config.clips, config.question)
     options = {key: config[key] for key in ("dtype", "device", "enlarge", "tolerance", "reply_tokens")}
     notes = serve(config.ckpt, Path(config.out), config.to, samples, **options)
@@ -172,8 +183,6 @@ def round_weights(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> None:
 
 def samples_of(video: str | None, clips: int, question: str) -> list[Sample]:
     """Return a question about each of the first clips of ``video=``, or about generated ones without it."""
-    if type(clips) is not int or clips < 1:
-        raise ConfigError(f"clips={clips!r} must be a whole number of at least 1")
     if video is not None:
         paths = find_clips(video)[:clips]
         return [Sample([Message("user", question)], id=Path(path).name, video=path) for path in paths]
@@ -206,6 +215,7 @@ def load(ckpt: str, out: Path, dtype: str | None, device: str) -> tuple[Loaded, 
 @contextmanager
 def written(out: Path) -> Iterator[Path]:
     """Return a folder to write, which becomes ``out`` at the end; after an error, it is removed."""
+    out = out.resolve()  # a link stays, and . has a name
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
@@ -243,9 +253,9 @@ def standing_alone(loaded: Loaded, dtypes: dict[str, torch.dtype]) -> Loaded:
 
 def dtypes_of(ckpt: str, loaded: Loaded) -> dict[str, torch.dtype]:
     """Return the data type of each part in a checkpoint; float32 if it is not recorded."""
-    folder = expanded(ckpt)
+    folder = hub.local_folder(ckpt)
     if not (folder / native.MANIFEST).is_file():
-        return dict.fromkeys(PARTS, DTYPES.get(stored_dtype(ckpt), torch.float32))
+        return dict.fromkeys(PARTS, DTYPES.get(stored_dtype(str(folder)), torch.float32))
     llm, tower = loaded.groups["llm"], loaded.groups["vision_tower"]
     with safe_open(folder / "connector.safetensors", framework="pt") as file:
         connector = file.get_tensor(next(iter(file.keys()))).dtype

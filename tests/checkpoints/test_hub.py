@@ -1,13 +1,17 @@
 """The hub: push and load with the real client, against a local server with the hub's HTTP API."""
 
+import json
+import shutil
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from tests.factories import tiny_assistant
+from tests.goldens import FAMILIES
 from tests.hub import READER, WRITER, running
 from tests.runs import load_program
 from tinyvid import Assistant, CheckpointError, ConfigError, compose
@@ -245,6 +249,15 @@ def test_export_sends_what_it_wrote_and_can_send_it_again(hub, checkpoint, tmp_p
     card = there.commits[there.branches["main"]]["README.md"].decode()
     assert "license: mit" in card
     assert 'from_pretrained("owner/name")' in card
+
+
+def test_an_export_from_the_hub_keeps_the_dtype(hub, tmp_path):
+    folder = Path(shutil.copytree(FAMILIES / "smolvlm" / "hf", tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    push(folder, "owner/name")
+    loaded = Assistant.from_pretrained("owner/name", device="cpu", dtype="float32").loaded
+    assert set(program.dtypes_of("owner/name", loaded).values()) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,18 @@ def test_existing_output_is_an_error(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("out", ["link", "."])
+def test_an_empty_folder_can_have_another_name(tmp_path, monkeypatch, out):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real" if out == "." else tmp_path)
+    with program.written(Path(out)) as partial:
+        (partial / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [entry.name for entry in (tmp_path / "real").iterdir()] == ["file"]
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
@@ -224,6 +237,11 @@ def test_a_user_error_prints_one_line_and_exits_with_2():
         ((), "ckpt= is missing"),
         (("ckpt=nowhere",), "out= is missing"),
         (("ckpt=nowhere", "out=x"), "there is no directory 'nowhere'"),
+        (("ckpt=nowhere", "out=x", "to=llava", "tolerance=x"), "tolerance='x' must be a number"),
+        (("ckpt=nowhere", "out=x", "to=llava", "tolerance=.nan"), "tolerance=.* must be a number"),
+        (("ckpt=nowhere", "out=x", "to=llava", "clips=true"), "clips=True must be a whole number of at least 1"),
+        (("ckpt=nowhere", "out=x", "to=llava", "reply_tokens=0"), "reply_tokens=0 must be a whole number of at lea"),
+        (("ckpt=nowhere", "out=x", "to=llava", "enlarge=1"), "enlarge=1 must be true or false"),
     ],
 )
 def test_missing_arguments_are_reported(arguments, message):

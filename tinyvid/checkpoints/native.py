@@ -85,6 +85,7 @@ def _save(loaded: Loaded, path: Path) -> None:
         raise CheckpointError(f"{path} already exists and is not empty; choose another directory, or remove it first")
     if "llm" in loaded.stored and adapters.is_quantized(loaded.model.llm):
         raise CheckpointError("the LLM is quantized, so its weights cannot be saved; load it with quant=none")
+    path = path.resolve()  # a link stays, and . has a name
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
