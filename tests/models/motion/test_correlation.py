@@ -99,13 +99,14 @@ def test_a_frame_resembles_the_frames_of_its_own_shot():
     assert torch.equal(alike, alike[:, :1].expand_as(alike))  # the same for every patch
     own = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0])
     same = own[:, None] == own
-    assert alike[:, 0][same].min() > 3 * alike[:, 0][~same].max().clamp(min=0.1)
+    assert alike[:, 0][same].min() > alike.min() / 100  # zero for equal frames
+    assert alike[:, 0][~same].max() < alike.min() / 2
 
 
 def test_one_frame_is_compared_with_itself():
     seen, _ = correlation(gaps=[1], similarity=4)(pictures([(0, 0)]))
     assert not likeliest(seen[..., :-4], 2, 0).any()
-    torch.testing.assert_close(seen[..., -4:], seen[0, 0, -1].expand(1, ROWS * COLUMNS, 4))
+    torch.testing.assert_close(seen[..., -4:], torch.zeros(1, ROWS * COLUMNS, 4), atol=1e-4, rtol=0)
 
 
 def test_it_is_causal_without_similarity():

@@ -13,9 +13,9 @@ from tinyvid.types import FeatureSpec
 
 MAX_GAP = 1000  # so many frames are kept between pieces
 BLOCK = 32  # frames whose patches are compared at once; limits memory and does not change the result
-# Of the channels. Connectors begin with small weights, and many average the patches of a frame, of which few move: with
-# 1, motion was not learned in 400 steps; with 20, it was (docs/motion.md).
-SCALE = 20.0
+# Connectors begin with small weights, and many average the patches of a frame, of which few move: times 1, motion was
+# not learned in 400 steps; times 20, it was (docs/motion.md). All patches have the same similarities.
+SCALE, SIMILARITY_SCALE = 20.0, 5.0
 
 
 @MOTIONS.register("correlation")
@@ -74,14 +74,13 @@ class Correlation(nn.Module):
         starts = range(0, len(features), BLOCK)
         device = "cpu" if features.is_meta else features.device.type  # the meta device has no autocast
         with torch.autocast(device, enabled=False):
-            channels = [torch.cat([self._displacements(frames[first : first + memory + BLOCK]) for first in starts])]
+            found = [torch.cat([self._displacements(frames[first : first + memory + BLOCK]) for first in starts])]
             if self.similarity:
-                channels.append(_similarities(features, self.similarity))
-        scaled = (SCALE * torch.cat(channels, -1)).to(features.dtype)  # (T, P, channels)
-        return torch.cat([features, scaled], -1), frames[len(features) :]
+                found.append(_similarities(features, self.similarity))
+        return torch.cat([features, *(part.to(features.dtype) for part in found)], -1), frames[len(features) :]
 
     def _displacements(self, frames: Tensor) -> Tensor:
-        """Return the probabilities of displacements (T, P, gaps * C) of frames; the first ones are those before."""
+        """Return the channels (T, P, gaps * C) of frames (memory + T, P, Dv), of which the first are those before."""
         frames = frames.float()
         patches = F.normalize(frames - frames.mean(1, keepdim=True), dim=-1)  # (memory + T, P, Dv)
         now = patches[self.gaps[-1] :]  # (T, P, Dv)
@@ -91,16 +90,17 @@ class Correlation(nn.Module):
             cosines = now @ then.transpose(1, 2)  # (T, P, P)
             near = cosines.gather(2, self.source.expand(len(now), -1, -1))  # (T, P, C)
             near = (near / self.temperature).masked_fill(~self.inside, -torch.inf)
-            found.append(near.softmax(-1) - self.still)
+            found.append(SCALE * (near.softmax(-1) - self.still))
         return torch.cat(found, -1)
 
 
 def _similarities(features: Tensor, count: int) -> Tensor:
-    """Return the cosines of each frame (T, P, Dv) with ``count`` frames of the clip, for every patch: (T, P, count)."""
+    """Return the channels (T, P, count) that compare each frame (T, P, Dv) with ``count`` frames of the clip."""
     features = features.float()
     frames = F.normalize((features - features.mean((0, 1))).flatten(1), dim=-1)  # (T, P * Dv)
     shown = torch.linspace(0, len(frames) - 1, count, device=frames.device).round().long()
-    return (frames @ frames[shown].T)[:, None].expand(-1, features.shape[1], -1)
+    alike = SIMILARITY_SCALE * (frames @ frames[shown].T - 1)  # (T, count), 0 if equal
+    return alike[:, None].expand(-1, features.shape[1], -1)
 
 
 def _sources(grid: tuple[int, int], radius: int) -> tuple[Tensor, Tensor]:
