@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from rich.console import Console
 from rich.progress import track
 
 from tinyvid import JUDGES, VIDEO_READERS, Assistant, ConfigError, DataError, Message, Sample, TinyvidError, Video
-from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines
+from tinyvid.answers import AnswerFile, ClipAnswer, find_clips, read_lines, typed
 from tinyvid.caches import CacheOptions, attach
+from tinyvid.checkpoints import skills
 from tinyvid.checkpoints.hub import DEFAULT, DEFAULT_MODEL, local_folder
 from tinyvid.checkpoints.layouts import stored_dtype
 from tinyvid.command_line import CommandLine, run_hydra
@@ -54,6 +56,9 @@ def run(config: DictConfig, line: CommandLine) -> None:
     for key in ("stream", "chat"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key}={config[key]!r} must be true or false")
+    skills.chosen(config.adapters, config.adapter)  # before the slow loading of the model
+    if config.adapters and (config.convert_to is not None or config.ckpt is None):
+        raise ConfigError("adapters.NAME= needs ckpt=, and is not written by convert_to=; remove adapters.NAME=")
     if config.convert_to is not None:
         convert(config, line)
         return
@@ -69,7 +74,7 @@ def run(config: DictConfig, line: CommandLine) -> None:
 
 def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None:
     """Answer the questions of the command line."""
-    if config.ckpt == DEFAULT and not config.chat and all(config[key] is None for key in QUESTION):
+    if config.ckpt == DEFAULT and not (config.chat or config.adapters) and all(config[k] is None for k in QUESTION):
         demonstrate(config, line, decoding)
         return
     if line.text.get("ckpt") is None and config.ckpt == DEFAULT and all(config[key] is None for key in MEDIA):
@@ -80,6 +85,8 @@ def ask(config: DictConfig, line: CommandLine, decoding: dict[str, Any]) -> None
     for key in ("stream", "chat", "attention_map", "evidence"):
         if several and config[key]:
             raise ConfigError(f"{key}= needs a single video and question, without out=; remove it")
+    if several or config.chat or config.attention_map or config.evidence:
+        skills.refuse_several(config.adapters, config.adapter)
     if several:
         ask_all(config, line, videos, questions, decoding)
         return
@@ -102,7 +109,11 @@ def ask_one(
         return
     if config.attention_map is not None and video is not None:
         draw(assistant, video, config)
-    text = reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
+    text, names = "", assistant.adapters.names
+    for name in names if len(names) > 1 else [None]:
+        with assistant.adapters.using(name) if name else nullcontext():
+            print(f"{name}: " if name else "", end="", flush=True)
+            text = reply(assistant, [Message("user", questions[0])], video, decoding, stream=config.stream)
     if config.evidence is not None:
         show_evidence(assistant, Sample([Message("user", questions[0])], video=video), text, config)
 
@@ -165,19 +176,6 @@ def chat(assistant: Assistant, video: Video | None, questions: list[str], decodi
                 raise
             turns.pop()
             print(f"{error} (this question is not part of the conversation)", file=sys.stderr)
-
-
-def typed() -> Iterator[str]:
-    """Yield the lines of the standard input up to ``exit``; on a terminal, with a prompt."""
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        if line in ("exit", "quit"):
-            return
-        if line:
-            yield line
 
 
 def ask_all(
@@ -259,6 +257,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
     asked += [key for key in ("stream", "chat") if config[key]] + line.chosen("on_error")
     if asked:
         raise ConfigError(f"benchmark= asks its own questions; remove {asked[0]}=")
+    skills.refuse_several(config.adapters, config.adapter)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not line.chosen("run_dir"):
         raise ConfigError("run_dir= is not set, so each process would use another folder; set run_dir=")
@@ -282,7 +281,7 @@ def run_benchmark(config: DictConfig, line: CommandLine, decoding: dict[str, Any
             options=options,
             judge=judge,
             settings={"ckpt": config.ckpt, "quant": config.quant, "options": settings["benchmark"]}
-            | {"model": assistant.config},
+            | {"model": assistant.config, "adapters": skills.chosen(config.adapters, config.adapter)},
             progress=True,
         )
     if int(os.environ.get("RANK", "0")) == 0:
@@ -326,7 +325,9 @@ def load(config: DictConfig, line: CommandLine) -> Assistant:
         return Assistant.from_config(config, **options)
     if line.text.get("ckpt") is None:
         print(ONLY_SHAPES, file=sys.stderr)
-    return Assistant.from_pretrained(config.ckpt, **options, **line.checkpoint_groups(config))
+    assistant = Assistant.from_pretrained(config.ckpt, **options, **line.checkpoint_groups(config))
+    skills.add_chosen(assistant.adapters, config.adapters, config.adapter)
+    return assistant
 
 
 def convert(config: DictConfig, line: CommandLine) -> None:

@@ -39,6 +39,15 @@ def load_program(name: str) -> Any:
     return module
 
 
+def load_script() -> Any:
+    """Import ``eval.py`` as a module; ``import eval`` finds the package."""
+    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["eval_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def python(*arguments: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     """Run ``python *arguments`` (a file, ``-m module`` or ``-c code``) in a fork, and return its output.
 

@@ -14,7 +14,7 @@ import yaml
 
 from tests.clips import real_video
 from tests.goldens import TINYLLAVA_VIDEO
-from tests.runs import python
+from tests.runs import load_script, python
 from tinyvid import Assistant, Message, Sample, Video, compose
 from tinyvid.answers import AnswerFile
 from tinyvid.build import REGISTRIES
@@ -86,16 +86,6 @@ def test_a_question_reaches_the_model_unchanged(question):
     line = CommandLine.parse([f"question={question}", "sampler.num_frames=4", "video=my clip (1), a=b.mp4"])
     config = compose(line.overrides)
     assert (config.question, config.video) == (question, "my clip (1), a=b.mp4")
-
-
-def load_script():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("eval_script", ROOT / "eval.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["eval_script"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import glob
 import io
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,19 @@ def _in_folder(folder: str) -> list[str]:
             f"'{glob.escape(folder)}/*{os.path.splitext(videos[0])[1]}'"
         )
     return [os.path.join(folder, name) for name in videos] or [folder]
+
+
+def typed() -> Iterator[str]:
+    """Yield the lines of the standard input up to ``exit``; on a terminal, with a prompt."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line in ("exit", "quit"):
+            return
+        if line:
+            yield line
 
 
 def read_lines(path: str, *, key: str) -> list[str]:

@@ -46,9 +46,10 @@ PATHS = (
 )
 # Keys that take one folder, or several in brackets; each is literal text, in quotes if it contains a comma.
 FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots")
+NAMED = "adapters."  # paths under names of the user's choice
 # Other keys whose values are literal text: a commit of digits only is not a number.
 TEXTS = (
-    *("license", "message", "name", "names", "question", "revision", "runs", "judge.model"),
+    *("adapter", "license", "message", "name", "names", "question", "revision", "runs", "judge.model"),
     *("judge.revision", "llm.revision", "text_decoder.revision", "vision_tower.revision"),
 )
 # Options of templates whose values are literal text, in which \n is a line break.
@@ -115,9 +116,10 @@ class CommandLine:
             given.pop(key, None)  # scripts append to defaults, so the last one counts
             line.text.pop(key, None)
             given[key] = argument
-            if sign != "~" and key in (*PATHS, *TEXTS, *PROMPTS) and not _is_sweep(arguments, value):
+            named = key.startswith(NAMED)
+            if sign != "~" and (named or key in (*PATHS, *TEXTS, *PROMPTS)) and not _is_sweep(arguments, value):
                 line.text[key] = _literal(key, value)
-                given[key] = f"{key}={quoted(line.text[key])}"
+                given[key] = f"{'++' * named}{key}={quoted(line.text[key])}"
             elif sign != "~" and key in FOLDERS and value != "null":
                 given[key] = f"{key}=[{','.join(map(quoted, _listed(value)))}]"
             elif sign.startswith("+"):

@@ -1,6 +1,9 @@
 """Several adapters on one model: each computes as the model that was loaded with it alone."""
 
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.factories import save_llm, tiny_assistant
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample
+from tests.runs import ROOT, load_script, python
+from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
+from tinyvid.command_line import CommandLine
+from tinyvid.errors import printable
 from tinyvid.models.video_llm import PARTS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
@@ -114,3 +120,49 @@ def test_names_are_unique_and_known(models, skills):
         assistant.adapters.using("bounce"),
     ):
         pass
+
+
+def ask(*arguments):
+    return python(ROOT / "eval.py", "question=What moves?", "device=cpu", "max_new_tokens=4", *arguments)
+
+
+@pytest.mark.slow
+def test_the_program_compares_adapters_or_uses_one(models, skills, tmp_path):
+    tiny_assistant(models).save_pretrained(tmp_path / "base")
+    given = (f"ckpt={tmp_path / 'base'}", f"adapters.spins={skills / 'a'}", f"adapters.hops={skills / 'b'}")
+    assistant = Assistant.from_pretrained(tmp_path / "base", device="cpu")
+    replies = {}
+    for name, folder in (("spins", skills / "a"), ("hops", skills / "b")):
+        assistant.adapters.add(name, folder)
+        with assistant.adapters.using(name):
+            sample = Sample([Message("user", "What moves?")])
+            replies[name] = printable(assistant.answer([sample], max_new_tokens=4)[0])
+    done = ask(*given)
+    assert done.stdout == "".join(f"{name}: {reply}\n" for name, reply in replies.items()), done.stderr
+    assert ask(*given, "adapter=hops", f"out={tmp_path / 'out.jsonl'}").returncode == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["reply"] == replies["hops"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adapters.a=x", "adapter=b"], "adapter='b' is not one of adapters.NAME="),
+        (["adapters.a=null"], "adapters.a=None must be a directory or a hub id"),
+        (["adapters.a=x", "ckpt=null"], "adapters.NAME= needs ckpt="),
+        (["adapters.a=x", "adapters.b=y", "out=o.jsonl"], "answer single questions only; choose one: adapter=a or b"),
+        (["adapters.a=x", "adapters.b=y", "chat=true"], "choose one: adapter=a or b"),
+        (["adapters.a=x", "convert_to=y", "ckpt=z"], "is not written by convert_to="),
+    ],
+)
+def test_the_program_refuses_other_adapters(arguments, message):
+    program = load_script()
+    line = CommandLine.parse(["question=Q", "device=cpu", *arguments])
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        program.run(compose(line.overrides, config="eval"), line)
+
+
+def test_paths_of_adapters_are_literal():
+    line = CommandLine.parse(["adapters.my-skill=~/a b, [c]=${d}", "adapter=1"])
+    config = compose(line.overrides, config="eval")
+    assert config.adapters["my-skill"] == str(Path.home() / "a b, [c]=${d}")
+    assert config.adapter == "1"

@@ -2,7 +2,7 @@
 
 import filecmp
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,37 @@ from tinyvid.models import adapters
 from tinyvid.models.weights import read_tensors
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def chosen(given: Mapping[str, str], name: str | None) -> dict[str, str]:
+    """Return the adapters to load, by name: that of the given name, or all if it is ``None``.
+
+    Raises:
+        ConfigError: There is no such adapter, or a path is missing.
+    """
+    for each, path in given.items():
+        if not isinstance(path, str) or not path:
+            raise ConfigError(f"adapters.{each}={path!r} must be a directory or a hub id")
+    if name is None:
+        return dict(given)
+    if name not in given:
+        raise ConfigError(f"adapter={name!r} is not one of adapters.NAME=. {suggest(str(name), [*given])}")
+    return {name: given[name]}
+
+
+def refuse_several(given: Mapping[str, str], name: str | None) -> None:
+    """Raise ``ConfigError`` if several adapters are given, and none of them is chosen."""
+    if len(several := chosen(given, name)) > 1:
+        raise ConfigError(f"several adapters answer single questions only; choose one: adapter={' or '.join(several)}")
+
+
+def add_chosen(to: "Adapters", given: Mapping[str, str], name: str | None) -> None:
+    """Add the adapters to load, and use it if it is only one; arguments and errors as for ``chosen``."""
+    found = chosen(given, name)
+    for each, path in found.items():
+        to.add(each, path)
+    if len(found) == 1:
+        to.use(*found)
 
 
 class Adapters:
@@ -62,6 +93,16 @@ class Adapters:
         model = self._loaded.model
         model.llm = adapters.load("llm", model.get_submodule("llm"), folder, name)
         adapters.choose(model.llm, adapters.OWN)
+
+    def use(self, name: str) -> None:
+        """Use an added adapter from now on, outside of ``using``.
+
+        Raises:
+            ConfigError: There is no such adapter.
+        """
+        with self.using(name):
+            pass
+        adapters.choose(self._loaded.model.llm, name)
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
