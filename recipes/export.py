@@ -11,7 +11,7 @@ llama.cpp. Both compare the export with the model: parity.md. A difference above
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.models import adapters
 from tinyvid.models.video_llm import PARTS
 from tinyvid.outputs import share
-from tinyvid.training.model_card import write_card
+from tinyvid.training.model_card import reports_of, write_card
 
 UNMERGED = "adapters_unmerged"
 # Options of ``to=``: their types, smallest values, and a description.
@@ -48,25 +48,33 @@ NUMBERS: dict[str, tuple[Any, float, str]] = {
 
 def main(config: DictConfig, _: CommandLine) -> None:
     """Export the checkpoint given on the command line."""
+    check(config)
+    if config.ckpt and config.to is not None:
+        write_served(config)
+    elif config.ckpt:
+        options = {key: config[key] for key in ("dtype", "device", "evaluations")}
+        export(config.ckpt, Path(config.out), **options)
+        print(f"Wrote {config.out}")
+    if config.push:
+        send(config)
+
+
+def check(config: DictConfig) -> None:
+    """Raise ``ConfigError`` if the options contradict each other, before the export, which takes minutes."""
     for key in ("ckpt", "out"):
         if not config[key] and not (key == "ckpt" and config.push):
             raise ConfigError(f"{key}= is missing; run: python recipes/export.py ckpt=RUN/model out=DIR")
     unused = [key for key in ("private", "revision", "message", "license") if config[key] is not None]
     if not config.push and unused:
         raise ConfigError(f"{unused[0]}= needs push=, the repository of the hub to send the directory to")
+    if config.evaluations and not config.ckpt:
+        raise ConfigError("evaluations= needs ckpt=, the model that they evaluated")
     if config.push and config.to == gguf.NAME:
         raise ConfigError("push= sends checkpoints, which GGUF files are not; use 'hf upload' for them")
     if config.private not in (None, True, False):
         raise ConfigError(f"private={config.private!r} must be true, false or null")
     if config.push:
-        hub.check_destination(config.push, config.revision)  # before the export, which takes minutes
-    if config.ckpt and config.to is not None:
-        write_served(config)
-    elif config.ckpt:
-        export(config.ckpt, Path(config.out), dtype=config.dtype, device=config.device)
-        print(f"Wrote {config.out}")
-    if config.push:
-        send(config)
+        hub.check_destination(config.push, config.revision)
 
 
 def send(config: DictConfig) -> None:
@@ -94,12 +102,15 @@ def write_served(config: DictConfig) -> None:
         if not isinstance(value, kind) or (type(value) is bool) != (kind is bool) or not value >= least:
             raise ConfigError(f"{key}={value!r} must be {expected}")
     samples = samples_of(config.video, config.clips, config.question)
-    options = {key: config[key] for key in ("dtype", "device", "enlarge", "tolerance", "reply_tokens")}
+    keys = ("dtype", "device", "evaluations", "enlarge", "tolerance", "reply_tokens")
+    options = {key: config[key] for key in keys}
     notes = serve(config.ckpt, Path(config.out), config.to, samples, **options)
     print("\n".join([f"Wrote {config.out}, and the comparison with tinyvid in parity.md", *notes]))
 
 
-def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu") -> None:
+def export(
+    ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu", evaluations: Sequence[str] | None = None
+) -> None:
     """Write a self-contained copy of a checkpoint; on failure, nothing is written.
 
     Args:
@@ -107,16 +118,19 @@ def export(ckpt: str, out: Path, *, dtype: str | None = None, device: str = "cpu
         out: Directory to write.
         dtype: Data type of the written weights; ``None`` keeps that of each part.
         device: Device on which adapters are merged.
+        evaluations: Folders of evaluations of the checkpoint, for the model card.
 
     Raises:
         ConfigError: ``dtype`` or ``device`` is unknown.
         CheckpointError: ``out`` exists and is not empty, or the checkpoint cannot be loaded.
+        DataError: See ``reports_of``.
     """
+    reports = reports_of(evaluations or (), ckpt)
     loaded, dtypes = load(ckpt, out, dtype, device)
     with written(out) as partial:
         unmerged = save_adapters(loaded, partial / UNMERGED)
         native.write(standing_alone(loaded, dtypes), partial)
-        write_card(partial, ckpt, loaded.groups, dtypes, unmerged)
+        write_card(partial, ckpt, loaded.groups, dtypes, unmerged, name=out.name, reports=reports)
 
 
 def serve(
@@ -127,6 +141,7 @@ def serve(
     *,
     dtype: str | None = None,
     device: str = "cpu",
+    evaluations: Sequence[str] | None = None,
     enlarge: bool = False,
     tolerance: float = 1e-4,
     reply_tokens: int = 32,
@@ -140,6 +155,7 @@ def serve(
         samples: Questions for the comparison, about one video each.
         dtype: See ``export``.
         device: See ``export``.
+        evaluations: See ``export``.
         enlarge: Whether rows may be added to the embedding, if none is free for the placeholder of video tokens.
         tolerance: Largest allowed difference of logits.
         reply_tokens: Longest reply of the comparison.
@@ -154,6 +170,7 @@ def serve(
     known = (*writing.LAYOUTS, gguf.NAME)
     if to not in known:
         raise ConfigError(f"to={to!r} is unknown. {suggest(to, known)}")
+    reports = reports_of(evaluations or (), ckpt)
     loaded, dtypes = load(ckpt, out, dtype, device)
     with written(out) as partial:
         loaded = standing_alone(loaded, dict.fromkeys(PARTS, torch.float32))
@@ -164,7 +181,7 @@ def serve(
         else:
             notes = writing.write(loaded, partial, to, dtypes=dtypes, enlarge=enlarge)
             found = parity.compare(loaded, partial, to, samples, reply_tokens=reply_tokens)
-        write_card(partial, ckpt, loaded.groups, dtypes, [])
+        write_card(partial, ckpt, loaded.groups, dtypes, [], name=out.name, reports=reports)
         if fault := parity.fault(found, tolerance):
             raise CheckpointError(f"the export differs from {ckpt}: {fault}; nothing was written")
         parity.write_report(partial, found, notes, tolerance)

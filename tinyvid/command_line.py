@@ -45,7 +45,7 @@ PATHS = (
     *("llm.path", "llm.tokenizer", "reducer.path", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )
 # Keys that take one folder, or several in brackets; each is literal text, in quotes if it contains a comma.
-FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots")
+FOLDERS = ("benchmark.allowed_roots", "data.allowed_roots", "evaluations")
 NAMED = "adapters."  # paths under names of the user's choice
 # Other keys whose values are literal text: a commit of digits only is not a number.
 TEXTS = (

@@ -14,7 +14,7 @@ from tests.clips import write_clip
 from tests.factories import tiny_assistant
 from tests.goldens import FAMILIES, TINYLLAVA_VIDEO
 from tests.runs import ROOT, load_program, python, settings, write_rows
-from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
+from tinyvid import Assistant, CheckpointError, ConfigError, DataError, Message, Sample, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.models.adapters import is_adapted, without
 from tinyvid.models.video_llm import PARTS
@@ -135,7 +135,7 @@ def test_an_empty_folder_can_have_another_name(tmp_path, monkeypatch, out):
 
 
 def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr(program, "write_card", fail)
@@ -216,6 +216,46 @@ def test_the_card_lists_base_models_of_the_hub(tmp_path):
     assert "bfloat16" in card
 
 
+def write_report(folder, ckpt="owner/model", **changes):
+    folder.mkdir()
+    accuracy = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+    official = {"accuracy": 0.5, "mIoU": 0.25, "mAP": None}
+    data = {"benchmark": "custom", "blind": None, "n_total": 100, "n_of_benchmark": 2000, "chance": 0.2}
+    data |= {"accuracy": {"all": accuracy}, "official": official, "settings": {"ckpt": str(ckpt)}, **changes}
+    (folder / "report.json").write_text(json.dumps(data))
+    return str(folder)
+
+
+def test_the_card_has_results_for_the_hub(tmp_path):
+    from huggingface_hub import ModelCard
+
+    ckpt = TINYLLAVA_VIDEO / "group_qwen2"
+    folder = write_report(tmp_path / "my, run", ckpt)
+    line = CommandLine.parse([f"ckpt={ckpt}", f"out={tmp_path / 'out'}", f"evaluations=['{folder}']"])
+    program.main(compose(line.overrides, config="export"), line)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.model_name == "out"
+    assert [(each.metric_name, each.metric_value) for each in card.data.eval_results] == [
+        ("accuracy", 0.5),
+        ("mIoU", 0.25),
+    ]
+    assert {each.dataset_name for each in card.data.eval_results} == {"custom (100 of 2,000 items)"}
+    assert "| custom (100 of 2,000 items) | 50.0% | 40.0% to 60.0% | 20.0% |" in card.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ckpt": "owner/other"}, "evaluated 'owner/other', not ckpt='owner/model'"),
+        ({"blind": "black"}, r"is a control \(blind=black\)"),
+        ({"accuracy": {"all": {"value": None}}}, "has no accuracy"),
+    ],
+)
+def test_other_evaluations_are_refused(changes, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        program.reports_of([write_report(tmp_path / "run", **changes)], "owner/model")
+
+
 def test_the_command_exports_what_eval_reads(tmp_path):
     out = tmp_path / "it's [out], a=b"
     done = python("recipes/export.py", f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}", f"out={out}", "dtype=bfloat16")
@@ -236,6 +276,7 @@ def test_a_user_error_prints_one_line_and_exits_with_2():
     [
         ((), "ckpt= is missing"),
         (("ckpt=nowhere",), "out= is missing"),
+        (("push=a/b", "out=x", "evaluations=runs"), "evaluations= needs ckpt="),
         (("ckpt=nowhere", "out=x"), "there is no directory 'nowhere'"),
         (("ckpt=nowhere", "out=x", "to=llava", "tolerance=x"), "tolerance='x' must be a number"),
         (("ckpt=nowhere", "out=x", "to=llava", "tolerance=.nan"), "tolerance=.* must be a number"),

@@ -12,12 +12,20 @@ HERE = "path/to/this/folder"  # in the example of a card; on the hub, the id
 FENCE = "---\n"
 
 
-def front_matter(origins: Iterable[str | None], *, tags: Sequence[str] = ()) -> str:
+def front_matter(
+    origins: Iterable[str | None],
+    *,
+    tags: Sequence[str] = (),
+    results: Sequence[Mapping[str, Any]] = (),
+    name: str = "",
+) -> str:
     """Return the metadata at the start of a card.
 
     Args:
         origins: Where the weights came from; only hub ids are listed.
         tags: Tags besides those that every card has.
+        results: Results of evaluations, in the form of the hub's ``model-index``.
+        name: Name of the model, for these results.
     """
     head: dict[str, Any] = {
         "library_name": "tinyvid",
@@ -26,6 +34,8 @@ def front_matter(origins: Iterable[str | None], *, tags: Sequence[str] = ()) -> 
     }
     if bases := sorted({name for name in origins if name and _is_hub_id(name)}):
         head["base_model"] = bases
+    if results:
+        head["model-index"] = [{"name": name, "results": [*results]}]
     return _fenced(head)
 
 

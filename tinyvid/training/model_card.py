@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from tinyvid.checkpoints.card import HERE, front_matter
-from tinyvid.errors import TinyvidError
+from tinyvid.errors import DataError, TinyvidError
+from tinyvid.evaluation.reporting.report import Report
 from tinyvid.files import expanded
 from tinyvid.registry import DATASETS
 
@@ -28,6 +29,9 @@ def write_card(
     groups: Mapping[str, Mapping[str, Any]],
     dtypes: Mapping[str, torch.dtype],
     unmerged: Sequence[str],
+    *,
+    name: str = "",
+    reports: Sequence[Report] = (),
 ) -> None:
     """Write the model card of an exported checkpoint.
 
@@ -37,6 +41,8 @@ def write_card(
         groups: Its component groups.
         dtypes: The dtype in which each part is stored.
         unmerged: Parts whose adapters were merged, and are also stored unmerged.
+        name: Name of the model, for the results of evaluations.
+        reports: Evaluations of the checkpoint, as ``reports_of`` returns them.
     """
     path = expanded(ckpt)
     run = path.absolute().parent
@@ -46,15 +52,73 @@ def write_card(
     origins = base_models(path, groups)
     started = settings.get("ckpt") if is_run else None if path.is_dir() else ckpt
     sections = [
-        front_matter([*origins.values(), started], tags=["lora"] if unmerged else []),
+        front_matter(
+            [*origins.values(), started],
+            tags=["lora"] if unmerged else [],
+            results=[_result(report) for report in reports],
+            name=name,
+        ),
         f"# A video-language model made with tinyvid {version('tinyvid')}\n",
         _parts(groups, dtypes, origins, started),
         _use(),
         *([_data(settings, run), _recipe(settings), _metrics(run)] if is_run else [_unknown_run()]),
+        *([_evaluations(reports)] if reports else []),
         *([_adapters(unmerged)] if unmerged else []),
         _versions(),
     ]
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def reports_of(folders: Sequence[str], ckpt: str) -> list[Report]:
+    """Return the reports of evaluations of a checkpoint.
+
+    Args:
+        folders: The folders of the evaluations.
+        ckpt: The checkpoint, a directory or a hub id.
+
+    Raises:
+        DataError: A folder has no report, or its report is of another model, a control, or has no accuracy.
+    """
+    reports = [Report.load(folder) for folder in folders]
+    for report in reports:
+        other = report.data["settings"].get("ckpt")
+        if other is not None and expanded(other).absolute() != expanded(ckpt).absolute():
+            raise DataError(f"{report.folder} evaluated {other!r}, not ckpt={ckpt!r}; give an evaluation of this model")
+        if report.data.get("blind"):
+            raise DataError(f"{report.folder} is a control (blind={report.data['blind']}), not a result of the model")
+        if report.data["accuracy"]["all"]["value"] is None:
+            raise DataError(f"{report.folder} has no accuracy; give an evaluation with answered items")
+    return reports
+
+
+def _result(report: Report) -> dict[str, Any]:
+    """Return a result for the hub: the accuracy over all asked items, and the averages of the benchmark."""
+    data = report.data
+    averages = {name: value for name, value in data["official"].items() if value is not None}
+    metrics = [{"type": "accuracy", "name": "accuracy", "value": data["accuracy"]["all"]["value"]}]
+    metrics += [{"type": name, "name": name, "value": value} for name, value in averages.items() if name != "accuracy"]
+    return {
+        "task": {"type": "video-text-to-text", "name": "Video-Text-to-Text"},
+        "dataset": {"type": data["benchmark"], "name": _asked(data)},
+        "metrics": metrics,
+    }
+
+
+def _asked(data: Mapping[str, Any]) -> str:
+    """Return the name of a benchmark, with the number of items if not all of them were asked."""
+    part = data["n_total"], data["n_of_benchmark"]
+    return data["benchmark"] if part[0] == part[1] else f"{data['benchmark']} ({part[0]:,} of {part[1]:,} items)"
+
+
+def _evaluations(reports: Sequence[Report]) -> str:
+    lines = []
+    for report in reports:
+        found, chance = report.data["accuracy"]["all"], report.data["chance"]
+        guessed = "" if chance is None else f"{chance:.1%}"
+        cells = [_asked(report.data), f"{found['value']:.1%}", f"{found['low']:.1%} to {found['high']:.1%}", guessed]
+        lines.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(["| benchmark | accuracy | 95% interval | chance |", "|---|---|---|---|", *lines])
+    return f"## Evaluation\n\nItems without an answer count as wrong.\n\n{table}\n"
 
 
 def base_models(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
