@@ -12,6 +12,7 @@ from tinyvid.errors import CheckpointError, TinyvidError
 
 MAX_TEXT = 64 << 20  # bytes of a text file
 MAX_DEPTH = 100  # of nested values in JSON
+POINTER = b"version https://git-lfs.github.com/"  # the start of the file that a clone without Git LFS contains
 MAX_HEADER = 8 << 20  # bytes of the list of tensors of a safetensors file; a model of 4B parameters needs 0.1 MB
 
 
@@ -93,19 +94,22 @@ def refuse_links(folder: Path) -> None:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise an error if a file cannot be opened, or the list of tensors in a safetensors file is too long.
+    """Raise an error if a file cannot be opened, or its list of tensors is too long.
 
     safetensors reports a file without permission as missing, and reads a million names in half a minute.
 
     Raises:
-        CheckpointError: See above; or it is not a regular file.
+        CheckpointError: See above; or it is not a regular file, or a pointer of Git LFS.
     """
     refuse_special(path, CheckpointError)
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(len(POINTER))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if start == POINTER:
+        raise CheckpointError(f"{path} is a pointer of Git LFS in place of the file; run 'git lfs pull' in its folder")
+    length = int.from_bytes(start[:8], "little")
     if path.suffix == ".safetensors" and length > MAX_HEADER:
         raise CheckpointError(
             f"{path} cannot be read: its header claims {length:,} bytes, and at most {MAX_HEADER:,} are read; the file "
@@ -139,7 +143,7 @@ def read_json(path: Path, *, error: type[TinyvidError] = CheckpointError) -> dic
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise error(f"{path} cannot be read: {cause}") from cause
+        raise error(f"{path} cannot be read: {cause}; correct the file, or copy it again") from cause
     if not isinstance(content, dict):
         raise error(f"{path} does not contain a JSON object")
     if _is_deeper(content, MAX_DEPTH):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.goldens import DATA, TINYLLAVA_VIDEO
+from tests.goldens import DATA, FAMILIES, TINYLLAVA_VIDEO
 from tinyvid import Assistant, CheckpointError
 
 FOLDERS = [TINYLLAVA_VIDEO / "group_phi", TINYLLAVA_VIDEO / "group_qwen2", DATA / "native_checkpoints" / "group"]
@@ -30,6 +30,19 @@ def vocabularies(folder):
 def refuses(folder, match):
     with pytest.raises(CheckpointError, match=match):
         Assistant.from_pretrained(folder, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "lost"), [("smolvlm", "<end_of_utterance>"), ("internvl_qwen2", "<|im_start|>")])
+def test_a_control_token_that_the_vocabulary_lacks_is_an_error(name, lost, tmp_path):
+    """transformers would give it an id of its own, whose embedding was trained for something else or not at all."""
+    folder = shutil.copytree(FAMILIES / name / "hf", tmp_path / "folder")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != lost]
+    file.write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": lost}))
+    refuses(folder, r"vocabulary of the tokenizer in .* lacks <\S+>, which tokenizer_config.json names")
 
 
 @pytest.mark.parametrize("number", [0, -1])

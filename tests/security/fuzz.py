@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.factories import tiny_assistant
-from tests.goldens import TINYLLAVA_VIDEO
+from tests.goldens import FAMILIES, TINYLLAVA_VIDEO
 from tests.security.layouts import CHECKPOINTS, PARTS, built, load, source, watched
 from tests.security.mutations import mutate
 from tinyvid import Assistant
@@ -43,6 +43,7 @@ def sources():
     root = Path(built().name)
     found = {name: source(name) for name in (*CHECKPOINTS, *PARTS)}
     found["tinyllava_video_phi"] = TINYLLAVA_VIDEO / "group_phi"
+    found |= {name: FAMILIES / name / "hf" for name in ("llava_siglip", "llava_clip", "llava_onevision", "smolvlm")}
     for tower in ("timm", "open_clip"):
         options = {"name": tower, "path": str(source(tower)), "revision": None, "layer": -2, "resize": "auto"}
         groups = {**tiny_assistant(root / "parts").config, "vision_tower": options}

@@ -7,6 +7,7 @@ from tests.security.fuzz import outcome, sources
 from tests.security.layouts import CHECKPOINTS, PARTS
 
 FURTHER = ("tinyllava_video_phi", "native_timm", "native_open_clip")
+FURTHER += ("llava_siglip", "llava_clip", "llava_onevision", "smolvlm")
 
 
 pytestmark = pytest.mark.slow

@@ -170,9 +170,9 @@ def shard_names(index: Path, wanted: Callable[[str], bool] = lambda key: True) -
     """
     try:
         shards = read_json(index)["weight_map"]
-        names = sorted(set(shards.values()))
+        names = set(shards.values())
     except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is not an index of weights: {error}") from error
+        raise CheckpointError(f"{index} is not an index of weights: it must map tensors to files") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{index} lists the file {name!r}, which is not a plain name inside its folder")

@@ -33,11 +33,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a folder in the layout of transformers: one file, or shards with an index.
 
     Raises:
-        CheckpointError: There are no weights, a file cannot be read, or an index points outside the folder.
+        CheckpointError: There are no weights, a file cannot be read, two files contain the same tensor, or an index
+            points outside the folder.
     """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, *WEIGHTS):
-        tensors |= read_tensors(file)
+        shard = read_tensors(file)
+        if twice := tensors.keys() & shard.keys():
+            raise CheckpointError(f"{file} contains tensors that another file contains too: {few(twice)}; remove one")
+        tensors |= shard
     return tensors
 
 

@@ -147,7 +147,7 @@ def test_the_end_of_a_reply_chooses_the_template(edited):
     file.write_text(json.dumps(settings | {"eos_token": {"content": "</s>"}}))
     assert llava._template(folder) == "llava"
     file.write_text(json.dumps(settings | {"eos_token": "<|eot_id|>"}))
-    with pytest.raises(CheckpointError, match=r"its replies end with '<\|eot_id\|>'; choose a template"):
+    with pytest.raises(CheckpointError, match=r"eos_token='<\|eot_id\|>' in .* does not suggest it; choose"):
         Assistant.from_pretrained(folder, device="meta")
     plain = {"name": "turns", "end": "<|endoftext|>"}
     assert Assistant.from_pretrained(folder, device="meta", template=plain).config["template"]["end"] == plain["end"]
@@ -201,6 +201,43 @@ def test_an_empty_special_token_is_not_in_every_text(edited):
     processor = Assistant.from_pretrained(folder, device="cpu").processor
     assert processor.find_control_tokens("What?") == []
     assert "" not in processor.ends
+
+
+def test_a_tokenizer_without_settings_is_named(edited):
+    folder = edited("llava_siglip")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match="and the missing tokenizer_config.json does not suggest it; choose"):
+        Assistant.from_pretrained(folder, device="meta")
+
+
+def test_shards_with_the_same_tensor_are_refused(edited):
+    folder = edited("llava_siglip")
+    tensors = load_file(folder / "model.safetensors")
+    name, other, *_ = sorted(tensors)
+    save_file(tensors, folder / "a.safetensors")
+    save_file({name: tensors[name] + 1}, folder / "b.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {name: "a.safetensors", other: "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=rf"b.safetensors contains tensors that another file .*: \[{name}\]"):
+        Assistant.from_pretrained(folder, device="meta")
+
+
+@pytest.mark.parametrize("files", [{"a": 1}, {"a": ["b"]}, [], None])
+def test_an_index_that_names_no_files_is_refused(edited, files):
+    folder = edited("llava_siglip")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    message = "which is not a plain name|is not an index of weights: it must map tensors to files"
+    with pytest.raises(CheckpointError, match=message):
+        Assistant.from_pretrained(folder, device="meta")
+
+
+def test_a_pointer_of_git_lfs_is_named(edited):
+    folder = edited("llava_siglip")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match="is a pointer of Git LFS in place of the file; run 'git lfs pull'"):
+        Assistant.from_pretrained(folder, device="meta")
 
 
 def test_an_adapter_beside_the_weights_is_refused(edited):

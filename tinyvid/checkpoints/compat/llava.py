@@ -116,8 +116,9 @@ def _template(path: Path) -> str:
     end = end.get("content") if isinstance(end, dict) else end
     templates = {"<|im_end|>": "chatml_no_system", "</s>": "llava"}
     if not isinstance(end, str) or end not in templates:
+        stated = f"eos_token={end!r:.40} in {TOKENIZER_CONFIG}" if file.is_file() else f"the missing {TOKENIZER_CONFIG}"
         raise CheckpointError(
-            f"{path} does not say how its prompt is written: its replies end with {end!r:.40}; choose a template, such "
+            f"{path} does not say how its prompt is written, and {stated} does not suggest it; choose a template, such "
             "as template=llava"
         )
     return templates[end]

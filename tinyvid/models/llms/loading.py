@@ -5,13 +5,16 @@ runs, and the vocabulary is never resized.
 """
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tinyvid.errors import CheckpointError, ConfigError, suggest
+from tinyvid.files import read_json, read_text
 from tinyvid.models.folders import CONFIG, TOKENIZER, VOCABULARIES, loading, opened
 from tinyvid.models.llms.gguf import is_gguf, read_gguf_config, read_gguf_tensors, read_gguf_tokenizer
 from tinyvid.models.llms.rope import Rope, Scaling, check_positions, scale_positions
@@ -23,6 +26,8 @@ Attention = Literal["sdpa", "flash_attention_2", "eager"]
 NO_CODE = {"trust_remote_code": False}  # without it, transformers may prompt on the terminal and wait
 PROBE = "What moves?\n1. A dog, to the left. \u6570\u636e"
 QUANTS = ("none", "nf4", "int8")
+VOCABULARY = ("tokenizer.json", "added_tokens.json")
+MAX_SPECIAL = 500  # special tokens that are looked for in these files
 
 
 def load(  # noqa: PLR0913 - the options of every LLM and the runtime arguments
@@ -177,7 +182,22 @@ def load_tokenizer(path: str, *, revision: str | None = None, config: Any = None
         if not any(all((folder / name).is_file() for name in files) for files in VOCABULARIES):
             choices = ", ".join(" with ".join(files) for files in VOCABULARIES)
             raise CheckpointError(f"the tokenizer in {path!r} has no vocabulary; expected one of {choices}")
-        return _tried(AutoTokenizer.from_pretrained(folder, **NO_CODE, **extra), path)
+        tokenizer = _tried(AutoTokenizer.from_pretrained(folder, **NO_CODE, **extra), path)
+        tokenizer.invented = _invented(tokenizer, folder)
+        return tokenizer
+
+
+def _invented(tokenizer: Any, folder: Path) -> frozenset[str]:
+    """Return special tokens that only ``tokenizer_config.json`` names: transformers gives them ids of its own."""
+    if not (folder / "tokenizer.json").is_file():
+        return frozenset()
+    text = "".join(read_text(folder / name) for name in VOCABULARY if (folder / name).is_file())
+    file = folder / "tokenizer_config.json"
+    decoder = str(read_json(file).get("added_tokens_decoder")) if file.is_file() else ""
+    special = [str(token) for token in tokenizer.all_special_tokens[:MAX_SPECIAL]]
+    unlisted = [token for token in special if repr(token) not in decoder]
+    written = {token: (json.dumps(token), json.dumps(token, ensure_ascii=False)) for token in unlisted}
+    return frozenset(token for token, forms in written.items() if not any(form in text for form in forms))
 
 
 def _tried(tokenizer: Any, path: str) -> Any:
@@ -198,9 +218,15 @@ def check_vocabulary(llm: LanguageModel, control_tokens: Sequence[str]) -> None:
         control_tokens: The special tokens of the template.
 
     Raises:
-        CheckpointError: A token has no embedding, or fewer than half of the embeddings have a token.
+        CheckpointError: A token has no embedding, fewer than half of the embeddings have a token, or the vocabulary
+            lacks a control token.
     """
     tokenizer, num_embeddings = llm.tokenizer, len(llm.model.get_input_embeddings().weight)
+    if lacking := sorted(getattr(tokenizer, "invented", frozenset()).intersection(control_tokens)):
+        raise CheckpointError(
+            f"the vocabulary of the tokenizer in {tokenizer.name_or_path!r} lacks {', '.join(lacking)}, which "
+            "tokenizer_config.json names and the template needs; restore tokenizer.json"
+        )
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     unread = special - {*control_tokens, tokenizer.pad_token, tokenizer.eos_token}
     ids = [number for token, number in tokenizer.get_vocab().items() if token not in unread]
