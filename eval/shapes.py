@@ -6,40 +6,22 @@ The set is the same as that of ``recipes/make_world.py``; docs/shapes.md describ
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
-
-from tinyvid import (
-    BENCHMARKS,
-    DATASETS,
-    LETTERS,
-    ConfigError,
-    DataError,
-    Item,
-    Outcome,
-    PositiveInt,
-    Rule,
-    Sample,
-    lettered,
-    micro,
-)
-from tinyvid.errors import listed
+from tinyvid import BENCHMARKS, DATASETS, Item, Outcome, PositiveInt, Rule, Sample, micro
 from tinyvid.files import expanded
-from tinyvid.worlds.shapes import (
-    SetOptions,
-    describe_set,
-    key_frames,
-    write_set,
-)
+from tinyvid.worlds.shapes import SetOptions, describe_set, key_frames, write_set
+
+from .world_sets import DEFAULT_ROOT, bar, draw, item_of
 
 SIZES = ["64x64", "64x64", "96x96", "128x128", "96x72", "128x72"]
 FPS, SECONDS = [8.0, 10.0, 12.0], [2.0, 3.0, 4.0, 6.0]
 CRF, CODECS = [18, 23, 28], ["h264"]
-DEFAULT_ROOT = "runs/worlds"  # contains a folder for each set without benchmark.root
+RULES: dict[str, Rule] = {"grounding": "span", "dense_caption": "events"}
 
 
 @BENCHMARKS.register("shapes")
@@ -117,7 +99,8 @@ class Shapes:
         described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
         self.set = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
         folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else expanded(root)
-        draw(options, folder, clips=clips, crf=crf, codecs=codecs, workers=workers)
+        write = partial(write_set, options, clips=clips, crf=crf, codecs=codecs, workers=workers, track=bar(clips))
+        draw(write, folder, described, world="shapes")
         self.prompt_style = prompt_style
         self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / "rows.jsonl")}, key="benchmark")
 
@@ -128,7 +111,7 @@ class Shapes:
         """Return a row as an item; its id contains the hash of the set, so items of different sets differ."""
         sample: Sample = self.rows[index]
         meta = {**sample.meta, "key_frames": _evidence(sample.meta)}
-        return _item(replace(sample, id=f"{self.set}/{sample.id}", meta=meta))
+        return item_of(replace(sample, id=f"{self.set}/{sample.id}", meta=meta), RULES)
 
     def summary(self, outcomes: Sequence[Outcome]) -> Mapping[str, float]:
         """Return averages in percent: ``Overall`` is the accuracy without captions, which must match exactly.
@@ -144,81 +127,8 @@ class Shapes:
         return found
 
 
-def _item(sample: Sample) -> Item:
-    """Return a row as an item; letters, yes or no and times have their own rules, other replies must match exactly."""
-    *asked, reply = sample.messages
-    form, family = str(sample.meta["format"]), str(sample.meta["family"])
-    rules: dict[str, Rule] = {"choice": "choice", "yesno": "yes_no", "grounding": "span", "dense_caption": "events"}
-    part = family if family in rules else "captions" if form == "caption" else "questions"
-    options = [str(option) for option in sample.meta.get("options") or ()]
-    written = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return Item(
-        id=sample.id,
-        sample=replace(sample, messages=asked),
-        rule=rules.get(family) or rules.get(form, "exact"),
-        answer=reply.text,
-        options=lettered(options),
-        groups={
-            "part": part,
-            "family": family,
-            "format": form,
-        },
-        question=asked[-1].text.removesuffix("\n".join(["", *written])),
-    )
-
-
 def _evidence(row: Mapping[str, Any]) -> list[float]:
     """Return the seconds of the frames that decide the answer of a row."""
     num_frames, duration = row["frames"][-1] + 1, row["duration"]
     times = [seconds / duration for seconds in row["seconds"]]
     return key_frames(times, num_frames=num_frames, fps=num_frames / duration, frames=row["frames"])
-
-
-def draw(options: SetOptions, folder: Path, *, clips: int, crf: list[int], codecs: list[str], workers: int) -> None:
-    """Generate a set unless it exists; if several processes need it, one generates it and the others wait.
-
-    Arguments and errors are those of ``write_set``.
-
-    Raises:
-        ConfigError: The folder contains something else.
-    """
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f"{folder.name}.lock")):
-                if not folder.exists():
-                    write_set(options, folder, clips=clips, crf=crf, codecs=codecs, workers=workers, track=_bar(clips))
-        except OSError as error:
-            raise DataError(f"benchmark.root={str(folder)!r} cannot be written: {error}") from error
-    check_set(folder, describe_set(options, clips=clips, crf=crf, codecs=codecs))
-
-
-def check_set(folder: Path, described: Mapping[str, Any]) -> None:
-    """Check that a folder contains the described set.
-
-    Raises:
-        ConfigError: The folder contains something else, or a set with other options.
-    """
-    advice = "use its options, choose another benchmark.root, or remove the folder to generate the set again"
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(
-            f"benchmark.root={str(folder)!r} exists but does not contain a set of the shapes world; {advice}"
-        ) from error
-    found = found if isinstance(found, dict) else {}
-    changed = [key for key in {**described, **found} if found.get(key) != described.get(key)]
-    if changed:
-        others = listed((f"{key} is {found.get(key)!r:.60}, not {described.get(key)!r:.60}" for key in changed), 4)
-        raise ConfigError(f"benchmark.root={str(folder)!r} contains a set with other options ({others}); {advice}")
-
-
-def _bar(clips: int) -> Any:
-    """Return a function that shows a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import track
-
-    def show(written: Iterable[Any]) -> Iterable[Any]:
-        return track(written, "generating clips", total=clips, console=Console(stderr=True), transient=True)
-
-    return show

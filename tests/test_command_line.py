@@ -54,7 +54,7 @@ def options(path):
         if indent[1]:
             name = indent[1]
             parents = [*parents[: len(indent[0]) // 2], name]
-            key = ".".join(parents if path.parent == CONF_DIR else [path.parent.name, *parents])
+            key = ".".join(parents if path.parent.name in ("conf", "world") else [path.parent.name, *parents])
             yield key, comment
         comment = ""
 

@@ -198,7 +198,7 @@ def test_help_lists_the_experiments_of_a_program():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["compare", "export", "export_vlmevalkit", "make_world"])
+@pytest.mark.parametrize("program", ["compare", "export", "export_vlmevalkit"])
 def test_a_program_without_groups_lists_none(program):
     assert not {path.name for path in CONF_DIR.iterdir() if path.is_dir()} & set(compose(config=program))
     text = (CONF_DIR / f"{program}.yaml").read_text()

@@ -39,8 +39,8 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 # and null means that the key is not set.
 PATHS = (
     *("attention_map", "ckpt", "convert_to", "eval_path", "evidence", "image", "judge_cache", "out", "push"),
-    *("questions", "run", "run_dir", "skip_listed", "video", "videos"),
-    *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root"),
+    *("questions", "run", "run_dir", "skip_listed", "source", "video", "videos"),
+    *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root", "benchmark.source"),
     *("cache.features", "cache.frames", "data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),
     *("llm.path", "llm.tokenizer", "reducer.path", "text_decoder.path", "text_decoder.tokenizer", "vision_tower.path"),
 )

@@ -31,6 +31,7 @@ _INSTALLED = Path(__file__).parent / "conf"
 PARTS = ("llm", "vision_tower", "connector", "text_decoder", "motion")  # groups that a checkpoint fixes
 CHANGEABLE = ("sampler", "template", "video_reader", "reducer")  # groups that may differ from a checkpoint's
 REASONS = {"motion": ", whose connector was trained with or without these channels"}  # why a group is fixed, if unclear
+GLOBAL = ("world",)  # groups whose options are keys of the program
 LIMIT = "llm.max_length"  # the only option of these groups that a checkpoint does not fix: it changes no result
 CONF_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "conf"
 
@@ -117,6 +118,7 @@ def _groups(config: str) -> set[str]:
 def _keys(config: str) -> set[str]:
     """Return the keys of a program: its groups, and the keys of its file and of the files that it includes."""
     files = [CONF_DIR / f"{name}.yaml" for name in (config, *_defaults(config))]
+    files += [file for group in _groups(config).intersection(GLOBAL) for file in (CONF_DIR / group).glob("*.yaml")]
     return _groups(config).union(*(map(str, OmegaConf.load(file)) for file in files if file.is_file()))
 
 

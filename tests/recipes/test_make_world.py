@@ -17,11 +17,13 @@ import pytest
 
 from tests.factories import tiny_overrides
 from tests.runs import ROOT, load_program, python
+from tests.worlds.footage_sources import write_sources
 from tinyvid import Assistant, ConfigError, DataError, compose
 from tinyvid.command_line import CommandLine
 from tinyvid.data.datasets import RowDataset
 from tinyvid.diagnostics.checks import RowChecks
 from tinyvid.registry import DATASETS, VIDEO_READERS
+from tinyvid.worlds.footage import FootageOptions
 from tinyvid.worlds.shapes import (
     HELD_OUT,
     SetOptions,
@@ -362,6 +364,34 @@ def test_the_program_lists_every_option_with_its_default():
 
 
 @pytest.mark.slow
+def test_the_options_of_another_world_have_the_same_defaults_as_the_code():
+    config = compose(["world=footage"], config="make_world")
+    for name, default in ((field, getattr(FootageOptions(), field)) for field in FootageOptions.__dataclass_fields__):
+        if name != "source":
+            assert config[name] == (list(default) if isinstance(default, tuple) else default), name
+    assert not set(config) & {"num_shapes", "traces"}
+    with pytest.raises(ConfigError, match="unknown key 'num_shapes'"):
+        compose(["world=footage", "num_shapes=2"], config="make_world")
+    with pytest.raises(ConfigError, match="world=foot: unknown option. Did you mean 'footage'"):
+        compose(["world=foot"], config="make_world")
+
+
+@pytest.mark.slow
+def test_the_program_writes_a_set_of_a_folder_of_pictures(tmp_path, capsys):
+    write_sources(tmp_path / "my, [pictures]", 4, 0)
+    (tmp_path / "my, [pictures]" / "bad.png").write_bytes(b"")
+    options = ["world=footage", f"source={tmp_path / 'my, [pictures]'}", f"out={tmp_path / 'set'}", "clips=2"]
+    options += ["split=all", "sizes=[96x96]", "seconds=[2]", "fps=[8]"]
+    with pytest.raises(DataError, match=r"1 of 5 files cannot be used: bad.png \("):
+        make_world(options)
+    make_world([*options, "on_error=skip"])
+    printed = capsys.readouterr().out
+    assert "Left out 1 files of the source: bad.png (cannot be read" in printed
+    assert "Wrote 2 clips" in printed
+    assert json.loads((tmp_path / "set" / "manifest.json").read_text())["sources"]["found"] == 4
+
+
+@pytest.mark.slow
 def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
     out = tmp_path / "my set, [1]"
     overrides = [f"out={out}", "clips=2", "questions=3", "seconds=[2]"]
@@ -382,6 +412,8 @@ def test_the_program_writes_a_set_and_prints_its_contents(tmp_path):
         (["clips=many"], "clips='many'"),
         (["split=tset"], "split='tset' is not allowed"),
         (["sizes=[1x1]"], "sizes: '1x1' must have the form"),
+        (["world=footage"], "source= is missing; give a folder of photos and videos"),
+        (["world=footage", "source=nowhere"], "source='nowhere' is not a folder"),
     ],
 )
 def test_the_program_refuses(tmp_path, overrides, message):
@@ -391,10 +423,11 @@ def test_the_program_refuses(tmp_path, overrides, message):
 
 
 @pytest.mark.slow
-def test_the_documented_commands_compose():
-    text = (Path(ROOT) / "docs" / "shapes.md").read_text()
+@pytest.mark.parametrize(("page", "number"), [("shapes", 8), ("footage", 3)])
+def test_the_documented_commands_compose(page, number):
+    text = (Path(ROOT) / "docs" / f"{page}.md").read_text()
     commands = [line.strip() for line in text.splitlines() if "recipes/make_world.py " in line]
-    assert len(commands) >= 8
+    assert len(commands) >= number
     for command in commands:
         overrides = command.split("recipes/make_world.py ", 1)[1].split("#")[0].split()
         compose([override for override in overrides if not override.startswith("out=")], config="make_world")

@@ -31,19 +31,23 @@ LEAST_PER_PIXEL = 0.002  # minimum bytes per pixel; both bounds are low to rejec
 
 
 class PlannedClip(Protocol):
-    """A clip with its questions, before its file is written.
+    """A clip with its questions, before its file is written."""
 
-    Attributes:
-        width: Pixels.
-        height: Pixels.
-        fps: Frames per second.
-        lot: From 0 to 1, drawn for the clip; it chooses the compression.
-    """
+    @property
+    def width(self) -> int:
+        """Pixels."""
 
-    width: int
-    height: int
-    fps: float
-    lot: float
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+
+    @property
+    def lot(self) -> float:
+        """From 0 to 1, drawn for the clip; it chooses the compression."""
 
     @property
     def kinds(self) -> Sequence[tuple[str, str]]:
