@@ -223,7 +223,7 @@ def test_a_revision_is_for_hub_ids(checkpoint):
 
 def test_directories_that_nobody_else_could_load_are_not_sent(hub, checkpoint, models, tmp_path):
     tiny_assistant(models).save_pretrained(tmp_path / "linked")
-    with pytest.raises(CheckpointError, match="takes the llm from .*, which nobody else has; store it"):
+    with pytest.raises(CheckpointError, match="takes the llm from .*, which is on this machine only; store it"):
         push(tmp_path / "linked", "owner/name")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="is not a checkpoint that tinyvid can read"):

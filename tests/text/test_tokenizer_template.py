@@ -151,7 +151,7 @@ def test_a_template_without_system_messages_refuses_them():
     ("{{ ''.__class__.__mro__ }}", "im", {}, "cannot be rendered: SecurityError"),
     ("{{ open('/etc/passwd').read() }}", "im", {}, "cannot be rendered: UndefinedError"),
     ("{% set x = namespace(s='ab') %}{% for i in range(40) %}{% set x.s = x.s + x.s %}{% endfor %}{{ x.s }}", "im", {},
-     "cannot be rendered: MemoryError"),
+     "cannot be rendered: it needs more than 512 MiB of memory"),
     (None, "im", {}, "has no chat template; choose another template"),
 ])  # fmt: skip
 def test_what_is_refused(template, kind, options, message):

@@ -151,7 +151,7 @@ def _refuse_local_parts(folder: Path) -> None:
         path = manifest[part].get("path")
         if part not in manifest["stored"] and path is not None and _is_local(path):
             raise CheckpointError(
-                f"{folder} takes the {part} from {path}, which nobody else has; store it in the checkpoint: "
+                f"{folder} takes the {part} from {path}, which is on this machine only; store it in the checkpoint: "
                 f"python recipes/export.py ckpt={folder} out=DIR push=owner/name"
             )
 
@@ -188,7 +188,7 @@ def _explained(repo: str) -> Iterator[None]:
         401: "the hub does not accept the token; run 'hf auth login' again",
         403: f"the token may not write there; use one with write access to {owner!r}",
         404: "there is no such repository or branch, or the token may not see it",
-        412: "somebody else changed it at the same time; try again",
+        412: "the repository was changed at the same time; try again",
     }
     with raised_as(CheckpointError, where, again):
         try:

@@ -47,6 +47,8 @@ def main(request: dict[str, Any]) -> list[dict[str, str]]:
 def _render(template: Any, variables: dict[str, Any]) -> dict[str, str]:
     try:
         text = template.render(tools=None, documents=None, **variables)
+    except MemoryError:
+        return {"error": f"it needs more than {MAX_MEMORY >> 20} MiB of memory"}
     except Exception as error:  # a template can raise anything
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     return {"text": text} if len(text) <= MAX_TEXT else {"error": f"it writes more than {MAX_TEXT:,} characters"}

@@ -117,7 +117,7 @@ class Probe:
                 f"template=tokenizer: the tokenizer in {tokenizer.name_or_path!r} has no chat template; {ADVICE}"
             )
         if len(self.template) > MAX_TEMPLATE:
-            raise ConfigError(f"{self.where} has {len(self.template):,} characters, at most {MAX_TEMPLATE:,} are read")
+            raise ConfigError(f"{self.where} has {len(self.template):,} characters; at most {MAX_TEMPLATE:,} are read")
         special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
         self.variables = {**special, "enable_thinking": thinking}
         self.special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

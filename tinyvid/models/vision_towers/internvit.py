@@ -166,7 +166,7 @@ def translated(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}: {key}={settings[key]!r:.80} of the vision tower is not supported; tinyvid reads towers like "
                 f"InternViT-300M, which have {key}={supported[0]!r}"
             )
-    square(settings.get("image_size", 448), where)
+    square(settings.get("image_size", 448), f"{where}: the vision tower")
     if not original:
         return settings
     if missing := [name for name in _SIZES if name not in settings]:
