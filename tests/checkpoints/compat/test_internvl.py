@@ -134,6 +134,16 @@ def copy(tmp_path):
     return make
 
 
+def test_image_settings_in_the_file_that_all_processors_share(copy):
+    settings = {"size": {"height": 56, "width": 56}, "image_mean": [0.1, 0.2, 0.3]}
+    folder = copy("hf")
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    assert load(folder).processor.image.mean == (0.1, 0.2, 0.3)
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": [settings]}))
+    with pytest.raises(CheckpointError, match=r"processor_config.json: image_processor must be a JSON object, got \[{"):
+        load(folder)
+
+
 def test_files_of_transformers(copy):
     """Keys may have the spelling of its modules, which it reads and does not write; its preprocessor is read, too."""
     folder = copy("hf")

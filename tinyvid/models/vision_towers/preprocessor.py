@@ -20,7 +20,7 @@ _FILTERS: dict[int, Literal["lanczos", "bilinear", "bicubic"]] = {1: "lanczos", 
 
 
 def read_image_spec(folder: Path, where: str, default: ImageSpec) -> ImageSpec:
-    """Return the image specification in the ``preprocessor_config.json`` of a folder.
+    """Return the image specification in the folder of a vision tower or a model; see ``find_processor``.
 
     Args:
         folder: The folder of a vision tower or a model.
@@ -28,15 +28,16 @@ def read_image_spec(folder: Path, where: str, default: ImageSpec) -> ImageSpec:
         default: What the model's family uses; its size is that of the tower's input.
 
     Returns:
-        The specification; ``default``, with a warning, if there is no such file.
+        The specification; ``default``, with a warning, if no file contains one.
 
     Raises:
         CheckpointError: The file is damaged, does not match the tower, or has a setting that is not supported.
     """
-    if not (folder / PREPROCESSOR).is_file():
+    settings, file = find_processor(folder, "image")
+    if settings is None:
         logger.warning("%s has no %s; using the preprocessing of its family", where, PREPROCESSOR)
         return default
-    return from_processor(read_json(folder / PREPROCESSOR), default, f"{PREPROCESSOR} of {where}")
+    return from_processor(settings, default, f"{file} of {where}")
 
 
 def find_processor(folder: Path, kind: Literal["image", "video"]) -> tuple[dict[str, Any] | None, str]:
@@ -48,8 +49,11 @@ def find_processor(folder: Path, kind: Literal["image", "video"]) -> tuple[dict[
     file = folder / (PREPROCESSOR if kind == "image" else VIDEO_PREPROCESSOR)
     if file.is_file():
         return read_json(file), file.name
-    joint = read_json(folder / JOINT) if (folder / JOINT).is_file() else {}
-    return joint.get(f"{kind}_processor"), f"{kind}_processor of {JOINT}"
+    key = f"{kind}_processor"
+    settings = read_json(folder / JOINT).get(key) if (folder / JOINT).is_file() else None
+    if not isinstance(settings, dict | None):
+        raise CheckpointError(f"{folder / JOINT}: {key} must be a JSON object, got {settings!r:.80}")
+    return settings, f"{key} of {JOINT}"
 
 
 def from_processor(processor: Mapping[str, Any], default: ImageSpec, where: str) -> ImageSpec:
