@@ -233,6 +233,15 @@ def test_the_trained_length_is_the_limit():
         load(FAMILIES / "internvl_qwen2" / "original", llm={"max_length": 2049})
 
 
+def test_a_configuration_without_the_order_of_video_tokens(copy):
+    folder = copy("original")
+    config = json.loads((folder / "config.json").read_text())
+    del config["ps_version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="ps_version='v1' is not supported"):
+        load(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),

@@ -150,6 +150,27 @@ def test_smolvlm_equals_transformers(idefics3, caplog):
         torch.testing.assert_close(logits_of(assistant, example), logits, atol=TOLERANCE, rtol=0)
 
 
+def test_idefics3_8b_begins_as_a_llama_3(idefics3):
+    """Its tokenizer writes the first token, and has none of ChatML."""
+    file = idefics3 / "tokenizer.json"
+    content = json.loads(file.read_text().replace("<|im_start|>", "<|begin_of_text|>"))
+    first = {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}
+    content["post_processor"]["single"].insert(0, first)
+    content["post_processor"]["special_tokens"] = {
+        "<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [1], "tokens": ["<|begin_of_text|>"]}
+    }
+    file.write_text(json.dumps(content))
+    edit(idefics3, {"bos_token": "<|begin_of_text|>"}, "tokenizer_config.json")
+    processor = load(idefics3).processor
+    chat = [Message("user", "What?"), Message("assistant", "A dog."), Message("user", "Where?")]
+    ids = processor(Sample(chat, video=np.zeros((1, 32, 32, 3), np.uint8))).input_ids
+    text = processor.tokenizer.decode(ids).replace("<|im_end|>" * 4, "{video}")  # the pad token
+    assert text == (
+        "<|begin_of_text|>User:<fake_token_around_image><global-img>{video}<fake_token_around_image>What?"
+        "<end_of_utterance>\nAssistant: A dog.<end_of_utterance>\nUser: Where?<end_of_utterance>\nAssistant:"
+    )
+
+
 # --- variants of the files --------------------------------------------------------------------------------------
 
 SAMPLING = {"fps": 2, "max_frames": 9, "video_size": {"longest_edge": 48}}

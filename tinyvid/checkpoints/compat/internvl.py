@@ -112,7 +112,7 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
 
 
 def _refuse_unsupported(config: Mapping[str, Any], layout: str) -> None:
-    refuse_unsupported(config, SUPPORTED[layout])
+    refuse_unsupported({"ps_version": "v1", **config}, SUPPORTED[layout])  # v1 is the original's default
     size, forced = section(config, "vision_config").get("image_size"), config.get("force_image_size")
     if layout == ORIGINAL and forced not in (None, size):
         raise CheckpointError(

@@ -4,6 +4,7 @@ Both have the same network and the same names of weights. SmolVLM2 has a prompt 
 so that its clips are sequences of images, and its sampler is a guess. Frames are read as one tile each.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from tinyvid.checkpoints.compat.assembly import (
 from tinyvid.checkpoints.compat.keys import split
 from tinyvid.checkpoints.native import Loaded, Overrides, apply_overrides
 from tinyvid.errors import CheckpointError, ConfigError, suggest
-from tinyvid.files import read_json
+from tinyvid.files import read_json, read_text
 from tinyvid.models.folders import loading
 from tinyvid.models.vision_towers.metadata import square
 from tinyvid.models.vision_towers.preprocessor import find_processor, from_processor
@@ -71,6 +72,7 @@ SUPPORTED: dict[str, dict[str, tuple[tuple[Any, ...], str]]] = {
         "num_channels": ((3,), "frames have three channels"),
     },
 }
+START = "<|im_start|>"
 MAX_FRAMES, TEXT = 64, 1024  # frames of a model that states none, if this number of tokens is left for text
 LABEL = 16  # tokens next to a frame, at most
 
@@ -85,7 +87,12 @@ def load(path: Path, *, device: str, dtype: str, quant: str, overrides: Override
     config = read_json(path / "config.json")
     text, vision = _sections(config)
     processor, file = _video_processor(path)
-    groups = check(apply_overrides(_groups(config, vision, processor, file, longest(path, text)), overrides))
+    groups = _groups(config, vision, processor, file, longest(path, text))
+    if config["model_type"] == "idefics3" and not _has_start(path):
+        # Idefics3-8B is a Llama 3, whose tokenizer writes the first token.
+        groups["template"]["start"] = ""
+        groups["template"]["control_tokens"].remove(START)
+    groups = check(apply_overrides(groups, overrides))
     if config["model_type"] == "idefics3":
         report_guesses(path, groups, overrides, template=TEMPLATES["idefics3"])
     elif "video_sampling" not in processor:
@@ -126,6 +133,12 @@ def _sections(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         vision[option] = square(vision[option], f"config.json: vision_config.{option}: the vision tower")
     _check_positions(vision["image_size"] // vision["patch_size"])
     return {"model_type": "llama", **text}, vision
+
+
+def _has_start(path: Path) -> bool:
+    """Return whether the tokenizer has the token at the beginning of SmolVLM's prompts."""
+    file = path / "tokenizer.json"
+    return not file.is_file() or json.dumps(START) in read_text(file)
 
 
 def _check_positions(side: int) -> None:
