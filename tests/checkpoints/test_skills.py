@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.factories import save_llm, tiny_assistant
+from tests.goldens import FAMILIES
 from tests.runs import ROOT, load_script, python
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.command_line import CommandLine
@@ -79,6 +80,14 @@ def test_a_model_with_an_adapter_of_its_own_keeps_it(models, skills, tmp_path):
         "adapter_model.safetensors",
     ]
     assert torch.equal(logits(Assistant.from_pretrained(tmp_path / "saved", device="cpu")), own)
+
+
+def test_a_model_of_another_project_must_be_converted_first(skills):
+    assistant = Assistant.from_pretrained(FAMILIES / "llava_siglip" / "hf", device="cpu")
+    with pytest.raises(CheckpointError, match=r"another project's layout, .*; write it with save_pretrained"):
+        assistant.adapters.add("x", skills / "a")
+    with pytest.raises(CheckpointError, match=r"has no adapter; expected tinyvid.yaml .* or adapter_config.json"):
+        assistant.adapters.add("x", FAMILIES / "llava_siglip" / "hf")
 
 
 def test_adapters_that_do_not_fit_are_refused(models, skills, tmp_path):

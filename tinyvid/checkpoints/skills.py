@@ -13,6 +13,7 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import CheckpointError, ConfigError, suggest
 from tinyvid.files import refuse_links
 from tinyvid.models import adapters
+from tinyvid.models.folders import ADAPTER
 from tinyvid.models.weights import read_tensors
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -90,6 +91,8 @@ class Adapters:
         if (folder / native.MANIFEST).exists():
             _refuse_other_models(self._loaded, folder)
             folder = folder / native.ADAPTERS["llm"]
+        elif not (folder / ADAPTER).exists():
+            raise CheckpointError(f"{folder} has no adapter; expected {native.MANIFEST} (tinyvid) or {ADAPTER} (peft)")
         model = self._loaded.model
         model.llm = adapters.load("llm", model.get_submodule("llm"), folder, name)
         adapters.choose(model.llm, adapters.OWN)
@@ -131,6 +134,11 @@ def _refuse_other_models(loaded: Loaded, folder: Path) -> None:
     if manifest["adapters"] != ["llm"]:
         found = ", ".join(manifest["adapters"]) or "no part"
         raise CheckpointError(f"{folder} has adapters of {found}; only an adapter of the LLM alone can be added")
+    if loaded.groups["llm"]["path"] == "llm":
+        raise CheckpointError(
+            f"this model is read from another project's layout, whose files cannot be compared with {folder}; write it "
+            "with save_pretrained or convert_to=, and train adapters on that checkpoint"
+        )
     for part in native.PARTS:
         here, there = loaded.groups[part], manifest[part]
         if not _is_same(here, there, folder / part if part in manifest["stored"] else None):
