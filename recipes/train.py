@@ -29,12 +29,13 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.command_line import CommandLine, leave_processes, readable_errors, run_hydra
 from tinyvid.config import CHANGEABLE, PARTS
 from tinyvid.data.datasets import held_out_rows
-from tinyvid.interrupts import Interrupted, Interrupts, unbroken_output
+from tinyvid.errors import suggest
+from tinyvid.interrupts import Interrupted, Interrupts, interruptible, unbroken_output
 from tinyvid.models.llms.packing import check_packing
 from tinyvid.outputs import owned
 from tinyvid.registry import check_options
 from tinyvid.training import DataPolicy, TrainingData, TrainOptions, VideoTrainer, read_recipe, trainable
-from tinyvid.training.evaluation import TrainingBenchmark
+from tinyvid.training.evaluation import TrainingBenchmark, TrainingLook
 from tinyvid.training.packing import PackedRows
 from tinyvid.training.runs import RECORD, RESULT, identity_of, prepare
 
@@ -64,7 +65,8 @@ def main(config: DictConfig, line: CommandLine) -> None:
         train(settings, run_dir)
     except Interrupted:
         leave_processes()
-        logger.warning("Interrupted. Continue with: %s", again(line))
+        if not (run_dir / RESULT).exists():
+            logger.warning("Interrupted. Continue with: %s", again(line))
         raise
 
 
@@ -88,6 +90,7 @@ class Settings:
     rows: Any
     held_out: Any
     benchmark: Any
+    report: str | None
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> "Settings":
@@ -116,7 +119,12 @@ class Settings:
             raise ConfigError(
                 f"recipe.early_stopping={options.early_stopping} needs an evaluation; set eval_path= or benchmark="
             )
-        return cls(options, parts, peft, checked, cache, rows, held_out, benchmark)
+        report = settings["report"]
+        if report not in (None, "look"):
+            raise ConfigError(f"report={report!r} is unknown. {suggest(str(report), ['look'])}")
+        if report and benchmark is None:
+            raise ConfigError(f"report={report} needs benchmark=; choose the questions to ask")
+        return cls(options, parts, peft, checked, cache, rows, held_out, benchmark, report)
 
 
 def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
@@ -136,6 +144,7 @@ def train(settings: Mapping[str, Any], run_dir: Path) -> Path:
 
 
 def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
+    look = TrainingLook(run.benchmark, run_dir, options=asking(settings)) if run.report else None
     rows = {"data": identity_of(run.rows), "eval_path": run.held_out and identity_of(run.held_out)}
     newest = prepare(settings, run_dir, rows=rows)
     set_seed(run.options.seed)
@@ -144,6 +153,8 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
     logger.info("Trainable parameters:\n%s", trainable.table(reports))
     attach(run.cache, loaded.model, loaded.processor, loaded.groups)
     speed_up(loaded, run.options)
+    if look and newest is None and settings["ckpt"] is not None:
+        look.before(loaded)
     trainer = VideoTrainer(
         loaded,
         run.options,
@@ -161,6 +172,12 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
     if trainer.is_world_process_zero():
         logger.info("Saved the model to %s. %s", result, trainer.skipped.summary())
         logger.info("To train it further, set ckpt=%s and another run_dir.", result)
+    if look:
+        again = f"python recipes/look.py ckpt={result} benchmark={run.benchmark.name} run_dir=ANOTHER"
+        with interruptible(f"The model is complete, and only its look report is missing: {again}"):
+            findings = look(loaded, result)
+        if trainer.is_world_process_zero():
+            logger.info("Look report in %s:\n%s", look.folder, "\n".join(findings))
     return result
 
 
@@ -205,9 +222,13 @@ def asked(benchmark: Any, settings: Mapping[str, Any], run_dir: Path) -> Trainin
     """Return the benchmark to evaluate during training, with its options."""
     if benchmark is None:
         return None
+    return TrainingBenchmark(benchmark, run_dir, options=asking(settings))
+
+
+def asking(settings: Mapping[str, Any]) -> EvaluationOptions:
+    """Return the options with which a training run asks its benchmark."""
     chosen = {"limit": settings["limit"], "batch_size": settings["recipe"]["batch_size"]}
-    options = EvaluationOptions(**check_options(EvaluationOptions, chosen, key="train.py"))
-    return TrainingBenchmark(benchmark, run_dir, options=options)
+    return EvaluationOptions(**check_options(EvaluationOptions, chosen, key="train.py"))
 
 
 def evaluated(run: Settings, loaded: Loaded) -> TrainingData | None:

@@ -31,6 +31,15 @@ def write_questions(folder: Path, *, clips: int = 3, per_clip: int = 3) -> Path:
     return write_rows(folder, rows)
 
 
+def write_two_clips(folder: Path) -> Path:
+    """Write a multiple-choice question about each of two short clips, without groups, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {"conversations": turns("Which animal?"), "options": OPTIONS, "answer_index": 1}
+    for clip in "ab":
+        write_clip(folder / f"{clip}.mp4", num_frames=6)
+    return write_rows(folder, [{"id": clip, "video": f"{clip}.mp4", **asked} for clip in "ab"])
+
+
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows in the format of the benchmark ``custom``, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ _ELSEWHERE = ("-m", "--multirun", "-cd", "--config-dir", *_OTHER_KEYS)
 # Keys that take a file, a folder, a hub id or a URL. Their values are literal text, except that ~ is the home folder
 # and null means that the key is not set.
 PATHS = (
-    *("attention_map", "ckpt", "convert_to", "eval_path", "evidence", "image", "judge_cache", "out", "push"),
+    *("attention_map", "before", "ckpt", "convert_to", "eval_path", "evidence", "image", "judge_cache", "out", "push"),
     *("questions", "run", "run_dir", "skip_listed", "source", "video", "videos"),
     *("benchmark.captions", "benchmark.file", "benchmark.media_root", "benchmark.root", "benchmark.source"),
     *("cache.features", "cache.frames", "data.media_root", "data.path", "data.skip_listed", "judge.path", "judge.url"),

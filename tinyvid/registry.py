@@ -8,7 +8,6 @@ only when one of their names is chosen.
 
 import importlib
 import inspect
-import logging
 import math
 import re
 import types
@@ -23,8 +22,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinyvid.errors import ConfigError, PluginError, suggest
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.goldens import TINYLLAVA_VIDEO
-from tests.questions import write_questions
+from tests.questions import write_questions, write_two_clips
 from tests.runs import load_program, settings, turns, write_rows
 from tinyvid import Assistant, CheckpointError, ConfigError, DataError, VideoError
 from tinyvid.training import EpochOrder
@@ -109,6 +109,21 @@ def test_a_benchmark_is_asked_at_every_evaluation(models, rows, tmp_path, with_r
     records = [r for r in read_metrics(tmp_path / "run") if "eval_custom_accuracy" in r]
     assert [("eval_loss" in r, r["step"]) for r in records] == [(with_rows, 2), (with_rows, 4)]
     assert len(list((tmp_path / "run" / "benchmarks").glob("custom-*/report.json"))) == 2
+
+
+def test_a_look_report_ends_a_run(models, rows, tmp_path):
+    questions = write_two_clips(tmp_path / "questions")
+    look = ["benchmark=custom", f"benchmark.root={questions}", "report=look", "sampler.num_frames=2"]
+    ckpt = f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}"
+    result = program.train(settings(models, rows, ckpt, *look, "recipe.max_steps=1"), tmp_path / "run")
+    data = json.loads((tmp_path / "run" / "look" / "look.json").read_text())
+    assert (data["ckpt"], len(data["controls"])) == (str(result), 5)
+    steps = {json.loads(p.read_text())["settings"].get("step") for p in (tmp_path / "run/look").glob("*/report.json")}
+    assert steps == {0, None}, "the model before the first step was asked, too"
+    assert data["rows"][0]["before"]["n"] == 2
+    for wrong, message in ((["report=lok"], "Did you mean 'look'"), (["report=look"], "report=look needs benchmark=")):
+        with pytest.raises(ConfigError, match=message):
+            program.train(settings(models, rows, *wrong), tmp_path / "wrong")
 
 
 # --- cutting steps differently changes nothing --------------------------------------------------------------------

@@ -155,17 +155,7 @@ class Processor:
         return replace(layout.without_videos(sample.id if id is None else id), videos=videos)
 
     def video(self, video: Video, clip: Clip, indices: tuple[int, ...]) -> VideoInput:
-        """Return a video with its cached features, lazy pixels, or decoded pixels.
-
-        Args:
-            video: The video.
-            clip: The video, opened.
-            indices: Frames of the clip, in any order.
-
-        Raises:
-            DataError: The pixels are too large for the memory.
-            VideoError: A frame cannot be decoded.
-        """
+        """Return frames of an opened video, in any order: cached features, lazy or decoded pixels; see ``__call__``."""
         known = VideoInput(
             clip.start, clip.end, tuple(clip.times(indices)), key=self._feature_key(video, clip, indices)
         )

@@ -1,8 +1,9 @@
-"""Evaluate a model during training: on a benchmark, and on the letters of multiple-choice rows."""
+"""Evaluate a model during training: on a benchmark, on the letters of multiple-choice rows, and with a look report."""
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from tinyvid.checkpoints.native import Loaded
 from tinyvid.errors import ConfigError, VideoError
 from tinyvid.evaluation.items import Benchmark
 from tinyvid.evaluation.judging.judge import Judge
+from tinyvid.evaluation.running.looking import LookOptions, check_look, look_at
 from tinyvid.evaluation.running.runner import EvaluationOptions, evaluate
 from tinyvid.generation.decode import Decoding, replies
+from tinyvid.interrupts import Interrupts
 from tinyvid.training.data import TrainingData, nothing
 from tinyvid.types import Sample
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "benchmarks"  # in the run's folder; contains one folder per benchmark and step
+LOOK, BEFORE = "look", "before"  # the report in the run's folder, and in it the run of the model before the first step
 
 
 class TrainingBenchmark:
@@ -63,26 +67,79 @@ class TrainingBenchmark:
         Raises:
             ConfigError: The weights are sharded, so a process cannot generate on its own.
         """
-        model = loaded.model
-        if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
-            raise ConfigError(
-                "a benchmark during training needs unsharded weights in every process; use DDP instead of FSDP"
-            )
         folder = self.folder / f"{self.benchmark.name}-{step}"
         state = PartialState()
         if state.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
         state.wait_for_everyone()
-        training = model.training
-        model.eval()
-        try:
+        with _evaluating(loaded.model):
             report = evaluate(
                 Assistant(loaded), self.benchmark, run_dir=folder, options=self.options, judge=self.judge,
                 settings={"step": step},
             )  # fmt: skip
-        finally:
-            model.train(training)
         return {f"eval_{name.replace(' ', '_')}": value for name, value in report.metrics().items()}
+
+
+class TrainingLook:
+    """Write a look report at the end of a training run, with the model before the first step as the earlier run.
+
+    Args:
+        benchmark: The benchmark.
+        run_dir: Folder of the training run.
+        options: Options of each run of the benchmark.
+
+    Raises:
+        ConfigError: The benchmark has no videos, or not enough.
+        DataError: Videos are missing.
+    """
+
+    def __init__(self, benchmark: Benchmark, run_dir: Path, *, options: EvaluationOptions) -> None:
+        check_look(benchmark, LookOptions(), options)
+        self.benchmark = benchmark
+        self.folder = run_dir / LOOK
+        self.options = options
+
+    def before(self, loaded: Loaded) -> None:
+        """Ask the model before the first step; a second call continues. All processes must call this."""
+        settings = {"step": 0}
+        with _evaluating(loaded.model), Interrupts(at_once=True):
+            evaluate(
+                Assistant(loaded), self.benchmark, run_dir=self.folder / BEFORE, options=self.options, settings=settings
+            )
+
+    def __call__(self, loaded: Loaded, ckpt: Path) -> list[str]:
+        """Write the report of a trained model, and return its findings. All processes must call this."""
+        before = self.folder / BEFORE
+        look = LookOptions(before=str(before) if before.exists() else None)
+        with _evaluating(loaded.model):
+            data = look_at(
+                Assistant(loaded),
+                self.benchmark,
+                run_dir=self.folder,
+                look=look,
+                options=self.options,
+                settings={"ckpt": str(ckpt)},
+            )
+        return list(data["findings"])
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put a model into eval mode for a while.
+
+    Raises:
+        ConfigError: The weights are sharded, so a process cannot generate on its own.
+    """
+    if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        raise ConfigError(
+            "a benchmark during training needs unsharded weights in every process; use DDP instead of FSDP"
+        )
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def count_letters(

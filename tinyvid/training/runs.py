@@ -33,6 +33,7 @@ FREE_ON_RESUME = (
     "recipe.workers",
     "recipe.log_every",
     "recipe.save_every",
+    "report",
     "video_reader.isolate",
 )
 

@@ -18,6 +18,7 @@ from tinyvid.evaluation.items import Outcome
 from tinyvid.evaluation.reporting.predictions import ROWS, read_outcomes
 from tinyvid.evaluation.reporting.report import Report
 from tinyvid.evaluation.scoring.averages import (
+    CONFIDENCE,
     bootstrap,
     bootstrap_p,
     by_group,
@@ -145,8 +146,8 @@ def compare_runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     }
 
 
-def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any]:
-    """Compare two runs on the same items.
+def paired(first: Sequence[Outcome], second: Sequence[Outcome], *, confidence: float = CONFIDENCE) -> dict[str, Any]:
+    """Compare two runs on the same items; ``confidence`` is that of the interval.
 
     If all values are 0 or 1, the p-value is that of McNemar's test; otherwise, that of the bootstrap of the difference.
     The counts take values of at least 0.5 as correct. The difference uses the values themselves.
@@ -155,7 +156,7 @@ def paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any
     right = [((a.value or 0) >= 0.5, (b.value or 0) >= 0.5) for a, b in zip(first, second, strict=True)]
     only_first, only_second = right.count((True, False)), right.count((False, True))
     clusters = [outcome.video or outcome.id for outcome in first]
-    low, high = bootstrap(differences, clusters)
+    low, high = bootstrap(differences, clusters, confidence)
     is_binary = all(outcome.value in (0, 1) for outcome in (*first, *second))
     return {
         "both": right.count((True, True)),
@@ -182,11 +183,12 @@ def _run(run: FinishedRun, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "n_media_failed": sum(outcome.status == "media_failed" for outcome in outcomes),
         "exact": sum(outcome.exact for outcome in outcomes) / len(outcomes),
         "macro": {kind: macro(outcomes, kind) for kind in kinds_of(outcomes)},
-        **_number(outcomes),
+        **number(outcomes),
     }
 
 
-def _number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def number(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the accuracy of outcomes, its interval, and their number."""
     low, high = interval([outcome.value or 0.0 for outcome in outcomes])
     return {"value": micro(outcomes), "low": low, "high": high, "n": len(outcomes)}
 
@@ -227,7 +229,7 @@ def _groups(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]]
     """Return the number of items of each group, and each run's accuracy on them."""
     of_runs = [by_group(chosen[id(run)], kind) for run in runs]
     return {
-        name: {"n": len(members), "runs": [_number(groups[name]) for groups in of_runs]}
+        name: {"n": len(members), "runs": [number(groups[name]) for groups in of_runs]}
         for name, members in of_runs[0].items()
     }
 
@@ -239,5 +241,5 @@ def _classes(runs: Sequence[FinishedRun], chosen: Mapping[int, Sequence[Outcome]
     for label in confusion["labels"] if confusion else ():
         members = [[outcome for outcome in chosen[id(run)] if outcome.answer == label] for run in runs]
         if members[0]:
-            classes[label] = {"n": len(members[0]), "runs": [_number(of_run) for of_run in members]}
+            classes[label] = {"n": len(members[0]), "runs": [number(of_run) for of_run in members]}
     return classes

@@ -87,7 +87,7 @@ class Control:
             if videos.keys() <= set(map(_source, item.sample.videos)):
                 raise ConfigError(
                     f"benchmark.blind=other shows another video of the run, but it has none for item '{item.id}' of "
-                    f"benchmark '{benchmark.name}'; ask about more videos, or choose another benchmark.blind"
+                    f"benchmark '{benchmark.name}'; ask about more videos, or show something else"
                 )
         return cls(blind, videos)
 

@@ -285,7 +285,9 @@ def _answer(
     answerer = Answerer(assistant, batch_size=options.batch_size, decoding=options.decoding)
     waiting = sum(items[index].id not in done for unit in units for video in unit for index in video)
     shown = progress and state.is_main_process
-    with _Bar(waiting, name=prepare_unit.benchmark.name, done=[*done.values()], shown=shown) as bar:
+    name, control = prepare_unit.benchmark.name, prepare_unit.control
+    name += f" ({control.blind})" if control else ""
+    with _Bar(waiting, name=name, done=[*done.values()], shown=shown) as bar:
         for groups in ahead(prepare_unit, units, options.workers):
             asked, answers = answerer.ask(groups)
             group_of = {question.index: group for group in asked for question in group.questions}
