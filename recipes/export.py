@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.answers import find_clips
@@ -242,8 +242,11 @@ def written(out: Path) -> Iterator[Path]:
         if out.is_dir():
             out.rmdir()
         partial.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # of a full disk
+            advice = "free some space, or choose another folder"
+            raise CheckpointError(f"out={out} cannot be written: {error}; {advice}") from error
         raise
 
 

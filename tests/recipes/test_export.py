@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tests.clips import write_clip
@@ -132,6 +133,13 @@ def test_an_empty_folder_can_have_another_name(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     assert [entry.name for entry in (tmp_path / "real").iterdir()] == ["file"]
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_full_disk_is_named(tmp_path):
+    message = "out=.*/out cannot be written: No space left; free some space"
+    with pytest.raises(CheckpointError, match=message), program.written(tmp_path / "out"):
+        raise SafetensorError("No space left")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch):
