@@ -251,7 +251,7 @@ def test_motion_widens_the_connector_and_keeps_activations_for_a_trained_tower(m
 
     moving, trained = ["motion=correlation", "motion.radius=1"], "recipe.vision_tower.train=full"
     index = PARTS.index("connector")
-    assert found(*moving).parts[index].parameters - found().parts[index].parameters == 2 * 9 * 64
+    assert found(*moving).parts[index].parameters - found().parts[index].parameters == 2 * 2 * 9 * 64
     more = [found(*moving, *how).activations_kept - found(*how).activations_kept for how in ([], [trained])]
     assert 0 < more[0] < more[1]
 

@@ -28,9 +28,17 @@ def pictures(shifts, *, seed=0, margin=9):
 def probabilities(seen, radius, gap_number=0):
     """Return the probability of each displacement, (T, P, (2 * radius + 1)^2)."""
     count = (2 * radius + 1) ** 2
-    found = seen[..., DIM + gap_number * count :][..., :count] / SCALE
+    found = seen[..., DIM + 2 * gap_number * count :][..., :count] / SCALE
     found[..., count // 2] += 1  # the channels are differences to standing still
     return found
+
+
+def of_frame(seen, radius):
+    """Return the share of each displacement in what moves in a frame, (T, (2 * radius + 1)^2); the same everywhere."""
+    count = (2 * radius + 1) ** 2
+    found = seen[..., DIM + count :][..., :count] / SCALE
+    assert torch.equal(found, found[:, :1].expand_as(found))
+    return found[:, 0]
 
 
 def likeliest(seen, radius, gap_number):
@@ -68,6 +76,13 @@ def test_every_gap_sees_the_shift_since_its_own_frame():
             assert (found[came_from_inside(dy, dx)] == torch.tensor([dy, dx])).all(), (gap, t)
 
 
+def test_blocks_of_frames_do_not_change_the_channels(monkeypatch):
+    features = pictures([(0, t % 3) for t in range(11)])
+    whole, _ = correlation(gaps=[1, 4])(features)
+    monkeypatch.setattr("tinyvid.models.motion.correlation.COSINES", 4 * (ROWS * COLUMNS) ** 2)
+    torch.testing.assert_close(correlation(gaps=[1, 4])(features)[0], whole, atol=1e-4, rtol=0)
+
+
 def test_a_static_clip_stands_still_to_the_border():
     seen, _ = correlation(radius=2, gaps=[1, 4])(pictures([(0, 0)] * 6))
     for number in range(2):
@@ -82,6 +97,22 @@ def test_channels_are_probabilities_within_the_frame():
     assert not corner[:, 3:].any()
     assert not corner[:, :, 3:].any()
     assert corner[:, :3, :3].all()
+
+
+@pytest.mark.parametrize("columns", [2, 3, COLUMNS])
+def test_the_frame_shows_what_moves_even_if_little_does(columns):
+    """One row of the first columns moves down, by a row and then by two; then it stands still."""
+    still, moving = pictures([(0, 0)], seed=1), torch.randn(columns, DIM, generator=torch.Generator().manual_seed(2))
+    frames = still.unflatten(1, (ROWS, COLUMNS)).repeat(4, 1, 1, 1)
+    for t, row in enumerate((1, 2, 4, 4)):
+        frames[t, row, :columns] = moving
+    shares = of_frame(correlation(radius=2, gaps=[1])(frames.flatten(1, 2))[0], 2)
+    assert shares[1:3].argmax(-1).tolist() == [17, 22]  # (1, 0) and (2, 0)
+    assert shares[1:3].max(-1).values.min() > 0.5
+    assert shares.sum(-1).max() <= 1
+    assert not shares[0].any()
+    assert not shares[3].any()
+    assert not shares[:, 12].any()  # standing still is no motion
 
 
 def test_motion_does_not_depend_on_brightness():

@@ -12,10 +12,11 @@ from tinyvid.registry import MOTIONS, AtLeast, AtMost, PositiveFloat, PositiveIn
 from tinyvid.types import FeatureSpec
 
 MAX_GAP = 1000  # so many frames are kept between pieces
-BLOCK = 32  # frames whose patches are compared at once; limits memory and does not change the result
+COSINES = 2**24  # between the patches of frames, at once; limits memory and does not change the result
 # Connectors begin with small weights, and many average the patches of a frame, of which few move: times 1, motion was
 # not learned in 400 steps; times 20, it was (docs/motion.md). All patches have the same similarities.
-SCALE, SIMILARITY_SCALE = 20.0, 5.0
+SCALE, SIMILARITY_SCALE = 10.0, 5.0
+LITTLE = 0.3  # excess of moving patches, at which half of a frame counts as moving
 
 
 @MOTIONS.register("correlation")
@@ -23,10 +24,11 @@ class Correlation(nn.Module):
     """Append to each patch where it was in earlier frames, and to each frame which frames it resembles.
 
     A patch is compared with the patches of an earlier frame up to ``radius`` rows and columns away: the cosine, after
-    the mean of each frame is subtracted, and a softmax over the displacements. The channels are these
-    ``(2 * radius + 1)^2`` probabilities for each gap, minus those of a patch that stands still, so they are zero where
-    nothing moves. They are ordered by rows and columns of the displacement, from the upper left to the lower right.
-    What is earlier than the first frame equals the first frame.
+    the mean of each frame is subtracted, and a softmax over the displacements. For each gap, there are twice
+    ``(2 * radius + 1)^2`` channels. The first half are these probabilities minus those of a patch that stands still, so
+    they are zero where nothing moves. The second half are the same for all patches of a frame: the share of each
+    displacement in what moves, however little that is. Displacements are ordered by rows and columns, from the upper
+    left to the lower right. What is earlier than the first frame equals the first frame.
 
     Args:
         features: What the vision tower returns.
@@ -63,7 +65,7 @@ class Correlation(nn.Module):
         self.register_buffer("inside", inside, persistent=False)
         still = F.one_hot(torch.tensor(source.shape[1] // 2), source.shape[1]).float()
         self.register_buffer("still", still, persistent=False)
-        channels = len(gaps) * source.shape[1] + similarity
+        channels = 2 * len(gaps) * source.shape[1] + similarity
         self.features = FeatureSpec(features.dim + channels, features.num_patches, grid)
 
     def forward(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -71,10 +73,11 @@ class Correlation(nn.Module):
         memory = self.gaps[-1]
         before = features[:1].expand(memory, -1, -1) if state is None else state
         frames = torch.cat([before, features])  # (memory + T, P, Dv)
-        starts = range(0, len(features), BLOCK)
+        block = max(1, COSINES // features.shape[1] ** 2)  # frames
+        starts = range(0, len(features), block)
         device = "cpu" if features.is_meta else features.device.type  # the meta device has no autocast
         with torch.autocast(device, enabled=False):
-            found = [torch.cat([self._displacements(frames[first : first + memory + BLOCK]) for first in starts])]
+            found = [torch.cat([self._displacements(frames[first : first + memory + block]) for first in starts])]
             if self.similarity:
                 found.append(_similarities(features, self.similarity))
         return torch.cat([features, *(part.to(features.dtype) for part in found)], -1), frames[len(features) :]
@@ -90,8 +93,15 @@ class Correlation(nn.Module):
             cosines = now @ then.transpose(1, 2)  # (T, P, P)
             near = cosines.gather(2, self.source.expand(len(now), -1, -1))  # (T, P, C)
             near = (near / self.temperature).masked_fill(~self.inside, -torch.inf)
-            found.append(SCALE * (near.softmax(-1) - self.still))
-        return torch.cat(found, -1)
+            found += self._channels(near.softmax(-1))
+        return SCALE * torch.cat(found, -1)
+
+    def _channels(self, likely: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the probabilities of displacements (T, P, C) to the channels of patches and of their frame."""
+        moving = (likely - likely[..., likely.shape[-1] // 2, None]).relu()  # (T, P, C), beyond standing still
+        of_frame = moving.sum(1, keepdim=True)  # (T, 1, C)
+        share = of_frame / (of_frame.sum(-1, keepdim=True) + LITTLE)
+        return likely - self.still, share.expand_as(likely)
 
 
 def _similarities(features: Tensor, count: int) -> Tensor:
