@@ -13,10 +13,10 @@ from tinyvid.types import FeatureSpec
 
 MAX_GAP = 1000  # so many frames are kept between pieces
 COSINES = 2**24  # between the patches of frames, at once; limits memory and does not change the result
-# Connectors begin with small weights, and many average the patches of a frame, of which few move: times 1, motion was
-# not learned in 400 steps; times 20, it was (docs/motion.md). All patches have the same similarities.
+# Connectors begin with small weights, so channels of at most 1 are learned late beside features, whose length is ten to
+# thirty; measured in docs/motion.md. All channels of similarity change at once, so each needs less.
 SCALE, SIMILARITY_SCALE = 10.0, 5.0
-LITTLE = 0.3  # excess of moving patches, at which half of a frame counts as moving
+LITTLE = 0.3  # moving patches: fewer count less, so that noise in a still frame is no motion
 
 
 @MOTIONS.register("correlation")
