@@ -245,15 +245,17 @@ def test_a_checkpoint_keeps_its_sampler_and_its_length(changes, frames, limit, c
     assert (tokens["frames"], tokens["limit"]) == (frames, limit)
 
 
+@pytest.mark.slow
 def test_motion_widens_the_connector_and_keeps_activations_for_a_trained_tower(models):
-    def found(*overrides):
-        return estimate(tiny(models, "recipe=finetune", *overrides, connector="mlp"))
-
-    moving, trained = ["motion=correlation", "motion.radius=1"], "recipe.vision_tower.train=full"
+    moving, trained = ["motion=correlation", "motion.radius=1"], ["recipe.vision_tower.train=full"]
+    runs = [[*motion, *how] for how in ([], trained) for motion in ([], moving)]
+    plain, wide, plain_trained, wide_trained = (
+        estimate(tiny(models, "recipe=finetune", *overrides, connector="mlp")) for overrides in runs
+    )
     index = PARTS.index("connector")
-    assert found(*moving).parts[index].parameters - found().parts[index].parameters == 2 * 2 * 9 * 64
-    more = [found(*moving, *how).activations_kept - found(*how).activations_kept for how in ([], [trained])]
-    assert 0 < more[0] < more[1]
+    assert wide.parts[index].parameters - plain.parts[index].parameters == 2 * 2 * 9 * 64
+    for_connector = wide.activations_kept - plain.activations_kept
+    assert 0 < for_connector < wide_trained.activations_kept - plain_trained.activations_kept
 
 
 def test_a_run_that_fits_needs_no_change():

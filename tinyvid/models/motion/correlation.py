@@ -87,7 +87,7 @@ class Correlation(nn.Module):
         frames = frames.float()
         patches = F.normalize(frames - frames.mean(1, keepdim=True), dim=-1)  # (memory + T, P, Dv)
         now = patches[self.gaps[-1] :]  # (T, P, Dv)
-        found = []
+        found: list[Tensor] = []
         for gap in self.gaps:
             then = patches[self.gaps[-1] - gap :][: len(now)]
             cosines = now @ then.transpose(1, 2)  # (T, P, P)
