@@ -20,6 +20,7 @@ from tests.checkpoints.compat.recorded import (
 )
 from tests.clips import write_clip
 from tests.goldens import FAMILIES, read_oracle
+from tests.runs import python, write_rows
 from tinyvid import Assistant, Message, Sample, Video
 from tinyvid.checkpoints.compat.smolvlm import _check_positions
 from tinyvid.errors import CheckpointError, TinyvidError
@@ -114,6 +115,22 @@ def test_it_answers_about_a_clip_and_learns(tmp_path):
         "Assistant: A dog.<end_of_utterance>"
     )
     assert_lora_learns(assistant, example)
+
+
+@pytest.mark.slow
+def test_lora_learns_on_an_llm_of_four_bits():
+    assistant = load(FOLDER, quant="nf4")
+    chat = [Message("user", "What?"), Message("assistant", "A dog.")]
+    assert_lora_learns(assistant, assistant.processor(Sample(chat, video=np.zeros((2, 32, 32, 3), np.uint8))))
+
+
+@pytest.mark.slow
+def test_the_programs_before_a_run_read_it(tmp_path):
+    rows = write_rows(tmp_path / "data", 2)
+    checked = python("recipes/check_data.py", f"ckpt={FOLDER}", f"data.path={rows}", f"out={tmp_path / 'out'}")
+    assert "No faults in 2 rows" in checked.stdout, checked.stderr
+    estimated = python("recipes/estimate.py", f"ckpt={FOLDER}")
+    assert estimated.returncode == 0, estimated.stderr
 
 
 # --- SmolVLM ----------------------------------------------------------------------------------------------------
