@@ -124,10 +124,8 @@ class Assistant:
         """
         for kind, group in groups.items():
             if kind not in (*CHANGEABLE, "llm"):
-                raise ConfigError(
-                    f"{kind} is fixed by the checkpoint{REASONS.get(kind, '')}; only {', '.join(CHANGEABLE)} and "
-                    "llm.max_length can be changed"
-                )
+                free = f"only {', '.join(CHANGEABLE)} and llm.max_length can be changed"
+                raise ConfigError(f"{kind} is fixed by the checkpoint{REASONS.get(kind, '')}; {free}")
             if not group and kind in OPTIONAL:
                 continue
             if not isinstance(group, Mapping):
