@@ -153,8 +153,6 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
     logger.info("Trainable parameters:\n%s", trainable.table(reports))
     attach(run.cache, loaded.model, loaded.processor, loaded.groups)
     speed_up(loaded, run.options)
-    if look and newest is None and settings["ckpt"] is not None:
-        look.before(loaded)
     trainer = VideoTrainer(
         loaded,
         run.options,
@@ -165,6 +163,13 @@ def _train(run: Settings, settings: Mapping[str, Any], run_dir: Path) -> Path:
         evaluate_on=evaluated(run, loaded),
         benchmark=asked(run.benchmark, settings, run_dir),
     )
+    if look and trainer.is_fsdp_enabled:
+        raise ConfigError(
+            "report=look needs unsharded weights in every process; use DDP instead of FSDP, or run recipes/look.py on "
+            "the trained model"
+        )
+    if look and newest is None and settings["ckpt"] is not None:
+        look.before(loaded)
     with unbroken_output(), Interrupts(notice=STOPPING) as trainer.interrupts:
         trainer.train(resume_from_checkpoint=newest)
     result = run_dir / RESULT

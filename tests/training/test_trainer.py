@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.goldens import TINYLLAVA_VIDEO
 from tests.questions import write_questions, write_two_clips
 from tests.runs import load_program, settings, turns, write_rows
-from tinyvid import Assistant, CheckpointError, ConfigError, DataError, VideoError
+from tinyvid import Assistant, CheckpointError, ConfigError, DataError, EvaluationOptions, VideoError
 from tinyvid.training import EpochOrder
 from tinyvid.training.data import EMPTY
 from tinyvid.training.log import read_metrics
@@ -111,7 +111,9 @@ def test_a_benchmark_is_asked_at_every_evaluation(models, rows, tmp_path, with_r
     assert len(list((tmp_path / "run" / "benchmarks").glob("custom-*/report.json"))) == 2
 
 
-def test_a_look_report_ends_a_run(models, rows, tmp_path):
+def test_a_look_report_ends_a_run(models, rows, tmp_path, monkeypatch):
+    short = EvaluationOptions(max_new_tokens=1, workers=0)
+    monkeypatch.setattr(program, "asking", lambda settings: short)
     questions = write_two_clips(tmp_path / "questions")
     look = ["benchmark=custom", f"benchmark.root={questions}", "report=look", "sampler.num_frames=2"]
     ckpt = f"ckpt={TINYLLAVA_VIDEO / 'group_qwen2'}"
