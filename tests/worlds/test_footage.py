@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.clips import real_video
 from tests.worlds.footage_sources import (
     READER,
     drawn,
@@ -21,9 +22,9 @@ from tests.worlds.footage_sources import (
 )
 from tinyvid import ConfigError, DataError
 from tinyvid.data.datasets import RowDataset
-from tinyvid.worlds.footage import FAMILIES, FootageOptions, FootageWorld, write_set
-from tinyvid.worlds.footage.clips import Loader
+from tinyvid.worlds.footage import FAMILIES, FootageOptions, FootageWorld, clips, write_set
 from tinyvid.worlds.footage.drawing import View, boxes, camera
+from tinyvid.worlds.footage.loading import Loader
 from tinyvid.worlds.footage.plan import draw_plan, half_of
 from tinyvid.worlds.footage.pool import MAX_UPSCALING, File
 from tinyvid.worlds.footage.questions import answers, ask, kept
@@ -37,7 +38,7 @@ FILES = {"crf": [23], "codecs": ["h264"], "reader": READER}
 def asked():
     """Plans with their answers, and the questions that are kept."""
     forms, found = ["open", "choice", "yesno"], []
-    for plan, moments, rng in plans(5000):
+    for plan, moments, rng in plans(4000):
         told = answers(plan, moments)
         families = kept(told, rng, list(FAMILIES), forms)
         found += [
@@ -120,12 +121,18 @@ def test_all_answers_of_a_family_are_equally_likely(asked):
         assert all(abs(count / total - 1 / number) <= 4 * np.sqrt(1 / number / total) for count in shares), family
 
 
+@pytest.fixture
+def few_attempts(monkeypatch):
+    monkeypatch.setattr(clips, "ATTEMPTS", 1)
+    monkeypatch.setattr(clips, "VIEWS", 3)
+
+
 # --- what may be asked ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("num_frames", "frames"), [(16, 8), (48, 8), (29, 9), (60, 16)])
 def test_every_event_is_seen_between_two_sampled_frames(num_frames, frames):
-    for plan, moments, _ in plans(150, num_frames, frames):
+    for plan, moments, _ in plans(80, num_frames, frames):
         least = max(2, frames // 4)
         shots = np.searchsorted(plan.cuts, moments, side="right")
         assert len(plan.cuts) == plan.num_shots - 1
@@ -144,7 +151,7 @@ def test_every_event_is_seen_between_two_sampled_frames(num_frames, frames):
 
 
 def test_a_question_does_not_give_its_answer_away():
-    for plan, moments, _ in plans(1500):
+    for plan, moments, _ in plans(800):
         found = answers(plan, moments)
         if "cut_when" in found:
             assert len(plan.cuts) == 1
@@ -195,22 +202,22 @@ def test_parts_of_videos_in_which_something_happens_are_not_used(tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_asked_about_the_camera_if_the_content_moves_as_a_whole(tmp_path):
+def test_nothing_is_asked_about_the_camera_if_the_content_moves_as_a_whole(tmp_path, few_attempts):
     for number in range(3):
         write_frames(tmp_path / f"{number}.mp4", panning(number))
-    clips = [world(tmp_path).plan(index) for index in range(4)]
-    assert all(material.moves for clip in clips for material, _ in clip.film.shots)
-    assert not [kind for clip in clips for kind, _ in clip.kinds if kind.startswith(("camera", "speed"))]
-    with pytest.raises(DataError, match=r"clip 0: none of 120 choices .*: a picture that moves as a whole"):
+    planned = [world(tmp_path).plan(index) for index in range(3)]
+    assert all(material.moves for clip in planned for material, _ in clip.film.shots)
+    assert not [kind for clip in planned for kind, _ in clip.kinds if kind.startswith(("camera", "speed"))]
+    with pytest.raises(DataError, match=r"clip 0: none of 3 choices .*: a picture that moves as a whole"):
         world(tmp_path, families=["camera"]).plan(0)
 
 
-def test_plain_pictures_are_not_used(tmp_path):
+def test_plain_pictures_are_not_used(tmp_path, few_attempts):
     sky = np.linspace(120, 230, 180)[:, None, None].repeat(220, 1).repeat(3, 2).astype(np.uint8)
     for number, tint in enumerate([(1, 1, 1), (0.9, 1, 0.8), (1, 0.7, 0.8)]):
         picture = (np.rot90(sky, number) * tint).astype(np.uint8)
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    with pytest.raises(DataError, match=r"shows what is asked: a plain picture \(120 times\); add photos and videos"):
+    with pytest.raises(DataError, match=r"shows what is asked: a plain picture \(3 times\); add photos and videos"):
         world(tmp_path).plan(0)
 
 
@@ -258,6 +265,16 @@ def test_files_that_show_the_same_are_one_source(tmp_path):
         write_photo(tmp_path / "series" / f"{number}.png", number)
     assert len(world(tmp_path).pool.sources) == 7
     assert len(world(tmp_path, group_folders=True).pool.sources) == 5
+
+
+@pytest.mark.slow
+def test_the_videos_of_a_package_are_three_sources():
+    """Two of the four files show the same scene, once compressed until little is left."""
+    pool = world(real_video("bikes.mp4").parent)
+    assert sorted(len(source.files) for source in pool.pool.sources) == [1, 1, 2]
+    clip = pool.plan(0)
+    assert len({shot.file.path for shot in clip.shots}) == len({shot.file.digest for shot in clip.shots})
+    assert next(clip.frames()).shape[1:] == (96, 96, 3)
 
 
 def test_photos_alone_and_videos_alone_are_enough(tmp_path):

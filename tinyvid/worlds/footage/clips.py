@@ -232,8 +232,6 @@ class FootageWorld:
             side=options.side,
         )
         self.loader = Loader(self.pool.folder, reader, options.side)
-        self.filmed = [source for source in self.pool.sources if source.has_video]
-        self.pictured = [source for source in self.pool.sources if not all(file.is_video for file in source.files)]
 
     def facts(self) -> dict[str, Any]:
         """Return the sources, for the manifest."""
@@ -314,7 +312,7 @@ class FootageWorld:
         """Choose a source that is not taken, if there is one, and one of its files."""
         video = bool(rng.random() < VIDEOS)
         free = [source for source in self.pool.sources if source not in taken] or list(self.pool.sources)
-        wanted = [source for source in free if source in (self.filmed if video else self.pictured)] or free
+        wanted = [source for source in free if source.has(video=video)] or free
         source = wanted[int(rng.integers(len(wanted)))]
         files = [file for file in source.files if file.is_video == video] or source.files
         return source, files[int(rng.integers(len(files)))]

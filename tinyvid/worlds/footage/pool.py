@@ -65,10 +65,9 @@ class Source:
     key: str
     files: tuple[File, ...]
 
-    @property
-    def has_video(self) -> bool:
-        """Whether one of the files is a video."""
-        return any(file.is_video for file in self.files)
+    def has(self, *, video: bool) -> bool:
+        """Return whether one of the files is a video, or a photo."""
+        return any(file.is_video == video for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
