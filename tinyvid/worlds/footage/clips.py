@@ -329,15 +329,18 @@ class FootageWorld:
         """Read what the shots show; return it, and why it cannot be used."""
         times = frame_times(num_frames)
         done = plan.clock(times)
+        which = np.searchsorted(plan.cuts, times, side="right")
         filmed: list[tuple[Material, np.ndarray]] = []
         for number, shot in enumerate(shots):
             if number == 2 and plan.returns:
                 filmed.append(filmed[0])
                 continue
-            material = self.loader.read(shot.file, shot.start, shot.seconds, done)
+            shown = np.flatnonzero((which == number) | (plan.returns & (which == number + 2)))
+            first, last = int(shown[0]), int(shown[-1]) + 1
+            material = self.loader.read(shot.file, shot.start, shot.seconds, done[first:last], first)
             if material.fault:
                 return None, f"a video with {material.fault}"
-            views = boxes(plan, shot.view, material.at(0).size, size, times)
+            views = boxes(plan, shot.view, material.at(first).size, size, times)
             if views is None:
                 return None, "a small picture file"
             filmed.append((material, views))

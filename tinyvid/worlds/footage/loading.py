@@ -14,7 +14,7 @@ from tinyvid.protocols import VideoReader
 from tinyvid.video.open_video import Clip
 from tinyvid.worlds.footage.pool import File, open_file
 
-SHARPNESS = 2.0  # decoded pictures have this times the shorter side of the clips, at most
+SHARPNESS = 2.0  # pictures are reduced by whole factors to at least this times the shorter side of the clips
 PHOTOS_IN_MEMORY = 48
 SMALL = 32  # side of the pictures that are compared, in pixels
 BAR = 4.0  # gray levels by which a row or column of a black bar varies, at most
@@ -31,22 +31,24 @@ class Material:
     """The pictures of a shot.
 
     Attributes:
-        pictures: One picture for a photo, otherwise one per time.
+        pictures: One picture for a photo, otherwise one per frame.
+        first: Number of the first of these frames in the clip.
         fault: Why a part of a video cannot be used: a native cut, for example; an empty string if it can.
         moves: Whether the content moves as a whole, so that nothing can be asked about the camera.
     """
 
     pictures: tuple[Image.Image, ...]
+    first: int = 0
     fault: str = ""
     moves: bool = False
 
-    def at(self, index: int) -> Image.Image:
-        """Return the picture at the time with this index."""
-        return self.pictures[index if len(self.pictures) > 1 else 0]
+    def at(self, number: int) -> Image.Image:
+        """Return the picture in a frame of the clip."""
+        return self.pictures[number - self.first if len(self.pictures) > 1 else 0]
 
 
 class Loader:
-    """Reads files of a folder, scaled down, without black bars.
+    """Reads files of a folder, reduced in size, without black bars.
 
     Args:
         folder: The folder.
@@ -63,8 +65,15 @@ class Loader:
         """Leave photos behind when a process gets a copy."""
         return {**self.__dict__, "photos": OrderedDict()}
 
-    def read(self, file: File, start: float, seconds: float, times: np.ndarray) -> Material:
-        """Read a photo, or the frames of a video at ``start + times * seconds``.
+    def read(self, file: File, start: float, seconds: float, times: np.ndarray, first: int = 0) -> Material:
+        """Read a photo, or the frames of a video.
+
+        Args:
+            file: The photo or video.
+            start: Where the video is at the start of the clip, in seconds.
+            seconds: How much of it plays during the clip.
+            times: Times of the frames, from 0 to 1.
+            first: Number of the first of them in the clip.
 
         Raises:
             VideoError: The file cannot be read.
@@ -82,7 +91,7 @@ class Loader:
         fault, moves = _native(shown)
         box = _without_bars(shown)
         cropped = {number: picture.crop(box) for number, picture in frames.items()}
-        return Material(tuple(cropped[number] for number in numbers), fault, moves)
+        return Material(tuple(cropped[number] for number in numbers), first, fault, moves)
 
     def still(self, file: File, start: float) -> Image.Image:
         """Read a photo, or one frame of a video."""
@@ -100,11 +109,7 @@ class Loader:
         return self.photos[file.path]
 
     def _scaled(self, picture: Image.Image) -> Image.Image:
-        factor = self.limit / min(picture.size)
-        if factor >= 1:
-            return picture
-        size = (round(picture.width * factor), round(picture.height * factor))
-        return picture.resize(size, Image.Resampling.BOX, reducing_gap=None)
+        return picture.reduce(max(min(picture.size) // self.limit, 1))
 
 
 def _numbers(clip: Clip, seconds: np.ndarray) -> list[int]:
@@ -118,7 +123,7 @@ def _native(shown: list[Image.Image]) -> tuple[str, bool]:
     """Return why a part of a video cannot be used, and whether its content moves as a whole."""
     if len(shown) < 2:
         return "", False
-    small = np.stack([np.asarray(picture.resize((SMALL, SMALL), Image.Resampling.BOX)) for picture in shown])
+    small = np.stack([_small(picture) for picture in shown])
     gray = small.astype(np.float32).mean(-1)  # (N, 32, 32)
     steps = np.abs(np.diff(gray, axis=0)).mean((1, 2))
     light = gray.mean((1, 2))
@@ -131,6 +136,12 @@ def _native(shown: list[Image.Image]) -> tuple[str, bool]:
     some = gray[np.linspace(0, len(gray) - 1, min(8, len(gray)), dtype=int)]
     cells = np.abs(np.diff(some, axis=0)).reshape(-1, 8, 4, 8, 4).mean((2, 4))  # (n, 8, 8)
     return "", bool((cells > CHANGES).mean() > MOVES_BY_ITSELF)
+
+
+def _small(picture: Image.Image) -> np.ndarray:
+    """Return a small copy, uint8 (32, 32, 3)."""
+    reduced = picture.reduce(max(min(picture.size) // (2 * SMALL), 1))  # much faster than resizing by a large factor
+    return np.asarray(reduced.resize((SMALL, SMALL), Image.Resampling.BOX))
 
 
 def _common(one: np.ndarray, two: np.ndarray) -> float:
