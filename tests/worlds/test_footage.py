@@ -26,7 +26,7 @@ from tinyvid.worlds.footage import FAMILIES, FootageOptions, FootageWorld, clips
 from tinyvid.worlds.footage.drawing import View, boxes, camera
 from tinyvid.worlds.footage.loading import Loader
 from tinyvid.worlds.footage.plan import draw_plan, half_of
-from tinyvid.worlds.footage.pool import MAX_UPSCALING, File
+from tinyvid.worlds.footage.pool import MAX_UPSCALING, MediaFile
 from tinyvid.worlds.footage.questions import answers, ask, kept
 from tinyvid.worlds.layout import frame_times, sampled_times
 
@@ -192,7 +192,7 @@ def test_parts_of_videos_in_which_something_happens_are_not_used(tmp_path):
     loader, found = Loader(tmp_path, READER, 96), {}
     for name, frames in files.items():
         write_frames(tmp_path / f"{name}.mp4", frames)
-        file = File(f"{name}.mp4", True, 220, 180, 3.0, "")
+        file = MediaFile(f"{name}.mp4", True, 220, 180, 3.0, "")
         material = loader.read(file, 0.0, 3.0, frame_times(24))
         found[name] = (material.fault, material.moves)
         if name == "cut":
@@ -226,7 +226,7 @@ def test_bars_are_cut_off(tmp_path):
     picture[30:190] = 128 + np.random.default_rng(0).integers(-90, 90, (160, 220, 3))
     Image.fromarray(picture).save(tmp_path / "bars.png")
     loader = Loader(tmp_path, READER, 96)
-    material = loader.read(File("bars.png", False, 220, 220, 0.0, ""), 0, 0, np.zeros(1))
+    material = loader.read(MediaFile("bars.png", False, 220, 220, 0.0, ""), 0, 0, np.zeros(1))
     assert np.asarray(material.at(0)).min((1, 2)).max() < 255
     assert abs(material.at(0).size[1] / material.at(0).size[0] - 160 / 220) < 0.02
 

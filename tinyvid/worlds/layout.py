@@ -14,7 +14,7 @@ MIN_FRAMES = 8  # fewer frames cannot show a bounce or the order of events
 MAX_SIDE, MAX_FRAMES = 4096, 100_000  # larger values are surely a mistake
 
 
-class Layout(Protocol):
+class FileOptions(Protocol):
     """Options for the files of a set; each clip draws one value from each list."""
 
     @property
@@ -30,7 +30,7 @@ class Layout(Protocol):
         """Durations."""
 
 
-def check_layout(options: Layout) -> None:
+def check_layout(options: FileOptions) -> None:
     """Check the sizes, frame rates and durations of a set.
 
     Raises:
@@ -46,7 +46,7 @@ def check_layout(options: Layout) -> None:
             frames_of(rate, length)
 
 
-def draw_layout(options: Layout, rng: np.random.Generator) -> tuple[int, int, float, int]:
+def draw_layout(options: FileOptions, rng: np.random.Generator) -> tuple[int, int, float, int]:
     """Draw the width, height, frame rate and number of frames of a clip."""
     width, height = parse_size(options.sizes[rng.integers(len(options.sizes))])
     fps = float(options.fps[rng.integers(len(options.fps))])

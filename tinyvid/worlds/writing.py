@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tinyvid.errors import ConfigError, DataError
 from tinyvid.outputs import LOCK, owned, write_text
 from tinyvid.worlds.encoding import CODECS, check_codecs, encode_frames
-from tinyvid.worlds.layout import Layout, parse_size
+from tinyvid.worlds.layout import FileOptions, parse_size
 
 FORMAT = 1  # version of the set's layout
 FOLDER = 1000  # clips per folder
@@ -73,7 +73,7 @@ class World(Protocol):
     name: str
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> FileOptions:
         """Sizes, rates and durations of the files."""
 
     def plan(self, index: int) -> PlannedClip:
@@ -262,7 +262,7 @@ def _check_place(out: Path, partial: Path, made_of: dict[str, Any]) -> None:
         )
 
 
-def _check_space(out: Path, layout: Layout, clips: int) -> None:
+def _check_space(out: Path, layout: FileOptions, clips: int) -> None:
     """Raise ConfigError if the set would not fit on the disk even with the smallest possible files."""
     pixels = min(width * height for width, height in map(parse_size, layout.sizes))
     frames = min(rate * length for rate in layout.fps for length in layout.seconds)

@@ -5,8 +5,9 @@ the user's own pictures. ``write_set`` writes video files with rows for ``data=j
 world.
 """
 
-from tinyvid.worlds.footage.clips import FootageClip, FootageOptions, FootageWorld
+from tinyvid.worlds.footage.clips import FootageClip, FootageWorld
 from tinyvid.worlds.footage.files import describe_set, write_set
+from tinyvid.worlds.footage.options import FootageOptions
 from tinyvid.worlds.footage.questions import DEFAULT_FAMILIES, FAMILIES, FORMATS, TIMED_FAMILIES, FootageQuestion
 
 __all__ = [

@@ -8,24 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tinyvid.errors import ConfigError, DataError, suggest
+from tinyvid.errors import DataError
 from tinyvid.protocols import VideoReader
-from tinyvid.registry import PositiveInt
 from tinyvid.worlds.footage import questions as asking
 from tinyvid.worlds.footage.drawing import View, boxes, draw, pasted, patch_box
 from tinyvid.worlds.footage.loading import Loader, Material
-from tinyvid.worlds.footage.plan import LEAST_SAMPLED, Plan, draw_plan
-from tinyvid.worlds.footage.pool import File, Pool, Source, scan
-from tinyvid.worlds.footage.questions import DEFAULT_FAMILIES, FORMATS, FootageQuestion
+from tinyvid.worlds.footage.options import SPLITS, FootageOptions
+from tinyvid.worlds.footage.plan import Plan, draw_plan
+from tinyvid.worlds.footage.pool import MediaFile, MediaSource, Pool, scan
+from tinyvid.worlds.footage.questions import FootageQuestion
 from tinyvid.worlds.footage.visibility import SKETCH, fault_of_frames, fault_of_patch
-from tinyvid.worlds.layout import check_layout, draw_layout, frame_times, parse_size, sampled_times
+from tinyvid.worlds.layout import draw_layout, frame_times, sampled_times
 
-SPLITS = ("train", "iid", "all")
 PLANS = 2000  # plans to draw until one has a question of the families
 VIEWS, ATTEMPTS = 30, 4  # choices of pictures and views for a plan, and plans whose pictures all fail
 VIDEOS = 0.35  # fraction of shots that show a video, if there are photos too
@@ -33,74 +32,7 @@ CHUNK = 64  # frames in memory at once
 
 
 @dataclass(frozen=True, slots=True)
-class FootageOptions:
-    """Options for the clips of a set. Each clip draws one value from each list; repeat a value to draw it more often.
-
-    Attributes:
-        source: Folder of photos and videos; it is only read.
-        seed: Random seed of the set.
-        split: ``train`` and ``iid`` have different sources; ``all`` has both, to test a model not trained on them.
-        held_out: Fraction of the sources that ``iid`` has.
-        group_folders: Treat all files of a subfolder as one source, for series of similar pictures.
-        on_error: ``raise`` if files cannot be used, or ``skip`` them and list them in the manifest.
-        questions: Questions about each family that a clip has, in different formats.
-        families: Question families; ``null`` for all but those with times.
-        formats: Question formats: ``open``, ``choice``, ``yesno``; ``null`` for all.
-        sizes: Sizes in pixels, as ``WIDTHxHEIGHT``, even numbers.
-        fps: Frame rates.
-        seconds: Durations.
-        frames: Number of frames that a model samples at least; every event is seen in them.
-    """
-
-    source: str = ""
-    seed: int = 0
-    split: Literal["train", "iid", "all"] = "train"
-    held_out: float = 0.25
-    group_folders: bool = False
-    on_error: Literal["raise", "skip"] = "raise"
-    questions: PositiveInt = 1
-    families: list[str] | None = None
-    formats: list[str] | None = None
-    sizes: list[str] = ("224x224",)  # type: ignore[assignment]
-    fps: list[float] = (8.0, 10.0, 12.0)  # type: ignore[assignment]
-    seconds: list[float] = (2.0, 3.0, 4.0)  # type: ignore[assignment]
-    frames: PositiveInt = 8
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            ConfigError: An option is invalid.
-        """
-        if self.split not in SPLITS:
-            raise ConfigError(f"split={self.split!r} is unknown. {suggest(str(self.split), SPLITS)}")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must be at least 0")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out={self.held_out:g} must be a fraction of the sources, between 0 and 1")
-        if self.frames < LEAST_SAMPLED:
-            raise ConfigError(f"frames={self.frames} must be at least {LEAST_SAMPLED}; fewer cannot show three shots")
-        check_layout(self)
-        asking.check_families(self.asked_families, self.asked_formats)
-
-    @property
-    def asked_families(self) -> Sequence[str]:
-        """The families, with the default filled in."""
-        return DEFAULT_FAMILIES if self.families is None else self.families
-
-    @property
-    def asked_formats(self) -> Sequence[str]:
-        """The formats, with the default filled in."""
-        return FORMATS if self.formats is None else self.formats
-
-    @property
-    def side(self) -> int:
-        """Shorter side of the largest clips, in pixels."""
-        return max(min(parse_size(size)) for size in self.sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
+class FootageShot:
     """What a shot shows.
 
     Attributes:
@@ -110,7 +42,7 @@ class Shot:
         view: Where the camera is.
     """
 
-    file: File
+    file: MediaFile
     start: float
     seconds: float
     view: View
@@ -138,8 +70,8 @@ class FootageClip:
     index: int
     split: str
     plan: Plan
-    shots: tuple[Shot, ...]
-    small: Shot | None
+    shots: tuple[FootageShot, ...]
+    small: FootageShot | None
     width: int
     height: int
     fps: float
@@ -292,10 +224,12 @@ class FootageWorld:
             for question in asking.ask(plan, found, family, rng, formats=formats, num=num, duration=round(duration, 3))
         ]
 
-    def _shots(self, plan: Plan, rng: np.random.Generator, duration: float) -> tuple[tuple[Shot, ...], Shot | None]:
+    def _shots(
+        self, plan: Plan, rng: np.random.Generator, duration: float
+    ) -> tuple[tuple[FootageShot, ...], FootageShot | None]:
         """Choose different sources for the shots, and another one for the small picture if there are enough."""
-        taken: list[Source] = []
-        shots: list[Shot] = []
+        taken: list[MediaSource] = []
+        shots: list[FootageShot] = []
         for number in range(plan.num_shots + (plan.patch is not None)):
             if number == 2 and plan.returns:
                 shots.append(shots[0])
@@ -305,10 +239,10 @@ class FootageWorld:
             seconds = min(duration, file.duration)
             start = float(rng.uniform(0, file.duration - seconds)) if file.is_video else 0.0
             view = View(float(rng.uniform(0.75, 1)), float(rng.random()), float(rng.random()))
-            shots.append(Shot(file, round(start, 3), round(seconds, 3), view))
+            shots.append(FootageShot(file, round(start, 3), round(seconds, 3), view))
         return tuple(shots[: plan.num_shots]), shots[plan.num_shots] if plan.patch is not None else None
 
-    def _choose(self, rng: np.random.Generator, taken: Sequence[Source]) -> tuple[Source, File]:
+    def _choose(self, rng: np.random.Generator, taken: Sequence[MediaSource]) -> tuple[MediaSource, MediaFile]:
         """Choose a source that is not taken, if there is one, and one of its files."""
         video = bool(rng.random() < VIDEOS)
         free = [source for source in self.pool.sources if source not in taken] or list(self.pool.sources)
@@ -320,8 +254,8 @@ class FootageWorld:
     def _film(
         self,
         plan: Plan,
-        shots: Sequence[Shot],
-        small: Shot | None,
+        shots: Sequence[FootageShot],
+        small: FootageShot | None,
         size: tuple[int, int],
         num_frames: int,
         moments: np.ndarray,
@@ -364,6 +298,6 @@ class FootageWorld:
         return fault_of_patch(np.stack([frame for frame, _ in shown]), pasted(film.small, covered[0][2]), covered)
 
 
-def _shot_record(shot: Shot) -> dict[str, Any]:
+def _shot_record(shot: FootageShot) -> dict[str, Any]:
     times = {"start": shot.start, "seconds": shot.seconds} if shot.file.is_video else {}
     return {"file": Path(shot.file.path).as_posix(), **times, "view": asdict(shot.view)}

@@ -11,7 +11,8 @@ from typing import Any
 from tinyvid.files import expanded
 from tinyvid.protocols import VideoReader
 from tinyvid.worlds import writing
-from tinyvid.worlds.footage.clips import FootageOptions, FootageWorld
+from tinyvid.worlds.footage.clips import FootageWorld
+from tinyvid.worlds.footage.options import FootageOptions
 from tinyvid.worlds.writing import WrittenClip
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tinyvid.protocols import VideoReader
 from tinyvid.video.open_video import Clip
-from tinyvid.worlds.footage.pool import File, open_file
+from tinyvid.worlds.footage.pool import MediaFile, open_file
 
 SHARPNESS = 2.0  # pictures are reduced by whole factors to at least this times the shorter side of the clips
 PHOTOS_IN_MEMORY = 48
@@ -65,7 +65,7 @@ class Loader:
         """Leave photos behind when a process gets a copy."""
         return {**self.__dict__, "photos": OrderedDict()}
 
-    def read(self, file: File, start: float, seconds: float, times: np.ndarray, first: int = 0) -> Material:
+    def read(self, file: MediaFile, start: float, seconds: float, times: np.ndarray, first: int = 0) -> Material:
         """Read a photo, or the frames of a video.
 
         Args:
@@ -93,11 +93,11 @@ class Loader:
         cropped = {number: picture.crop(box) for number, picture in frames.items()}
         return Material(tuple(cropped[number] for number in numbers), first, fault, moves)
 
-    def still(self, file: File, start: float) -> Image.Image:
+    def still(self, file: MediaFile, start: float) -> Image.Image:
         """Read a photo, or one frame of a video."""
         return self.read(file, start, 0.0, np.zeros(1)).pictures[0]
 
-    def _photo(self, file: File) -> Material:
+    def _photo(self, file: MediaFile) -> Material:
         if file.path in self.photos:
             self.photos.move_to_end(file.path)
         else:

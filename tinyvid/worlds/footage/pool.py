@@ -33,7 +33,7 @@ CHUNK = 2048  # pictures compared at once
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class MediaFile:
     """A photo or a video of a source.
 
     Attributes:
@@ -54,7 +54,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MediaSource:
     """Files that show the same thing, and are never in two splits.
 
     Attributes:
@@ -63,7 +63,7 @@ class Source:
     """
 
     key: str
-    files: tuple[File, ...]
+    files: tuple[MediaFile, ...]
 
     def has(self, *, video: bool) -> bool:
         """Return whether one of the files is a video, or a photo."""
@@ -82,7 +82,7 @@ class Pool:
     """
 
     folder: Path
-    sources: tuple[Source, ...]
+    sources: tuple[MediaSource, ...]
     found: int
     left_out: tuple[tuple[str, str], ...]
 
@@ -141,9 +141,11 @@ def open_file(root: Path, path: str, reader: VideoReader) -> Clip:
     return open_video(Video(root / path), reader)
 
 
-def _read(root: Path, reader: VideoReader, side: int) -> tuple[list[File], list[np.ndarray], list[tuple[str, str]]]:
+def _read(
+    root: Path, reader: VideoReader, side: int
+) -> tuple[list[MediaFile], list[np.ndarray], list[tuple[str, str]]]:
     """Return the usable files, the pictures that they are compared by, and the other files with the reasons."""
-    files: list[File] = []
+    files: list[MediaFile] = []
     pictures: list[np.ndarray] = []
     wrong: list[tuple[str, str]] = []
     for path in _media(root):
@@ -171,14 +173,14 @@ def _media(root: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(place, name), root)
 
 
-def _file(root: Path, path: str, clip: Clip) -> File:
+def _file(root: Path, path: str, clip: Clip) -> MediaFile:
     meta = clip.meta
     moves = meta.num_frames > 1
     duration = meta.duration if moves else 0.0
-    return File(path, moves, meta.width, meta.height, duration, _digest(root / path))
+    return MediaFile(path, moves, meta.width, meta.height, duration, _digest(root / path))
 
 
-def _unfit(file: File, clip: Clip, side: int) -> str:
+def _unfit(file: MediaFile, clip: Clip, side: int) -> str:
     if min(file.width, file.height) * MAX_UPSCALING < 1.5 * side:
         return f"{file.width}x{file.height} pixels are too few for clips with a side of {side}"
     if file.is_video and (file.duration < LEAST_SECONDS or clip.meta.num_frames < LEAST_FRAMES):
@@ -207,7 +209,7 @@ def _fingerprint(look: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _grouped(files: list[File], pictures: list[np.ndarray], group_folders: bool) -> list[Source]:
+def _grouped(files: list[MediaFile], pictures: list[np.ndarray], group_folders: bool) -> list[MediaSource]:
     """Join files that look alike, and those of a folder if asked; return the sources by key."""
     parent = list(range(len(files)))
 
@@ -224,11 +226,11 @@ def _grouped(files: list[File], pictures: list[np.ndarray], group_folders: bool)
         for index, file in enumerate(files):
             if place := os.path.dirname(file.path):
                 parent[root(index)] = root(first.setdefault(place, index))
-    groups: dict[int, list[File]] = {}
+    groups: dict[int, list[MediaFile]] = {}
     for index, file in enumerate(files):
         groups.setdefault(root(index), []).append(file)
     members = [sorted(group, key=lambda file: (file.digest, file.path)) for group in groups.values()]
-    return sorted((Source(group[0].digest, tuple(group)) for group in members), key=lambda source: source.key)
+    return sorted((MediaSource(group[0].digest, tuple(group)) for group in members), key=lambda source: source.key)
 
 
 def _alike(pictures: list[np.ndarray]) -> Iterator[tuple[int, int]]:
@@ -243,16 +245,16 @@ def _alike(pictures: list[np.ndarray]) -> Iterator[tuple[int, int]]:
         yield from ((int(one), int(two)) for one, two in pairs if one < two)
 
 
-def _share(source: Source) -> float:
+def _share(source: MediaSource) -> float:
     """Return a number from 0 to 1 that the content of a source determines."""
     return int(source.key[:8], 16) / 2**32
 
 
 def _too_few(
     folder: str | Path,
-    files: list[File],
-    sources: list[Source],
-    chosen: tuple[Source, ...],
+    files: list[MediaFile],
+    sources: list[MediaSource],
+    chosen: tuple[MediaSource, ...],
     split: str,
     held_out: float,
 ) -> str:

@@ -41,7 +41,7 @@ ORDINALS = ("first", "second", "third")
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FootageFamily:
     """A kind of question.
 
     Attributes:
@@ -71,25 +71,29 @@ def _same(words: Sequence[str]) -> dict[str, str]:
 
 
 DIRECTION = {**_same(("left", "right", "up", "down")), "still": "not at all"}
-FAMILIES: dict[str, Family] = {
-    "camera": Family("How does the camera move?", CAMERA, _claims("does the camera {}", CAMERA)),
-    "camera_first": Family("What does the camera do first?", MOVING, _claims("does the camera first {}", MOVING)),
-    "camera_last": Family("What does the camera do last?", MOVING, _claims("does the camera {} at the end", MOVING)),
-    "camera_return": Family("Does the camera return to where it began?"),
-    "shots": Family("How many shots are there?", _same(("1", "2", "3")), SHOTS),
-    "shot_return": Family("Is the first shot shown again at the end?"),
-    "cut_when": Family(
+FAMILIES: dict[str, FootageFamily] = {
+    "camera": FootageFamily("How does the camera move?", CAMERA, _claims("does the camera {}", CAMERA)),
+    "camera_first": FootageFamily(
+        "What does the camera do first?", MOVING, _claims("does the camera first {}", MOVING)
+    ),
+    "camera_last": FootageFamily(
+        "What does the camera do last?", MOVING, _claims("does the camera {} at the end", MOVING)
+    ),
+    "camera_return": FootageFamily("Does the camera return to where it began?"),
+    "shots": FootageFamily("How many shots are there?", _same(("1", "2", "3")), SHOTS),
+    "shot_return": FootageFamily("Is the first shot shown again at the end?"),
+    "cut_when": FootageFamily(
         "In which half of the video is the cut?", _same(HALVES), _claims("is the cut in the {}", HALVES)
     ),
-    "cut_at": Family("When is the {} shot visible?", times=True),
-    "freeze": Family("Does the picture freeze?"),
-    "freeze_when": Family(
+    "cut_at": FootageFamily("When is the {} shot visible?", times=True),
+    "freeze": FootageFamily("Does the picture freeze?"),
+    "freeze_when": FootageFamily(
         "In which half of the video does the picture freeze?",
         _same(HALVES),
         _claims("does the picture freeze in the {}", HALVES),
     ),
-    "frozen": Family("When is the picture frozen?", times=True),
-    "fade": Family(
+    "frozen": FootageFamily("When is the picture frozen?", times=True),
+    "fade": FootageFamily(
         "How does the brightness change?",
         {"constant": "it stays constant", "darker": "it gets darker", "brighter": "it gets brighter"},
         {
@@ -98,18 +102,18 @@ FAMILIES: dict[str, Family] = {
             "brighter": "does the video get brighter",
         },
     ),
-    "patch": Family("Is there a small picture on top of the video?", PATCH, PATCHED),
-    "patch_where": Family(
+    "patch": FootageFamily("Is there a small picture on top of the video?", PATCH, PATCHED),
+    "patch_where": FootageFamily(
         "In which corner does a small picture appear?",
         _same(CORNERS),
         _claims("does a small picture appear in the {} corner", CORNERS),
     ),
-    "patch_when": Family(
+    "patch_when": FootageFamily(
         "In which half of the video does a small picture appear?",
         _same(HALVES),
         _claims("does a small picture appear in the {}", HALVES),
     ),
-    "patch_motion": Family(
+    "patch_motion": FootageFamily(
         "How does the small picture move?",
         DIRECTION,
         {
@@ -117,7 +121,7 @@ FAMILIES: dict[str, Family] = {
             for way in DIRECTION
         },
     ),
-    "speed": Family(
+    "speed": FootageFamily(
         "How does the speed of the camera change?",
         {"steady": "it is steady", "faster": "it gets faster", "slower": "it gets slower"},
         {
