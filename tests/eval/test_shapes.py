@@ -218,7 +218,7 @@ def test_eval_py_asks_the_default_model(tmp_path, monkeypatch, capsys):
     )
     script.main()
     shown = capsys.readouterr()
-    assert "shapes: 8 items" in shown.out
+    assert "shapes, shown black: 8 items" in shown.out
     assert "Overall" in shown.out
     assert "only knows moving colored shapes" in shown.err
     assert (tmp_path / "my set" / "manifest.json").is_file()

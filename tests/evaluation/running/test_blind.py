@@ -173,6 +173,7 @@ def test_a_cache_of_features_keeps_what_was_shown_apart(assistant, clips, tmp_pa
     assert cache.store.statistics.hits >= (2 if blind == "black" else 4), "arrays are not cached"
 
 
+@pytest.mark.slow
 def test_a_report_says_what_was_shown_and_runs_do_not_mix(assistant, clips, tmp_path):
     items = [ask("a", clips[0]), ask("b", clips[1])]
     runs = []
