@@ -111,6 +111,15 @@ def test_the_feature_cache_keeps_the_features_of_the_tower(models):
     assert torch.equal(assistant.model(filled).logits, assistant.model(batch).logits)
 
 
+def test_attention_maps_show_what_the_connector_weighs(models):
+    assistant = moving(models, connector="llamavid")
+    (found,) = assistant.attention_map(OTHER, "what moves?")
+    np.testing.assert_allclose(found.weights.sum((1, 2)), 1, atol=1e-5)
+    assistant.model.motion.register_forward_hook(lambda *call: (call[2][0].flip(-1), call[2][1]))
+    (other,) = assistant.attention_map(OTHER, "what moves?")
+    assert not np.allclose(found.weights, other.weights, atol=1e-6)
+
+
 def test_gradients_reach_a_trained_tower_through_the_channels_alone(models):
     model = moving(models).model
     model.requires_grad_(False)
