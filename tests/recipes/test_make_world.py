@@ -430,4 +430,5 @@ def test_the_documented_commands_compose(page, number):
     assert len(commands) >= number
     for command in commands:
         overrides = command.split("recipes/make_world.py ", 1)[1].split("#")[0].split()
-        compose([override for override in overrides if not override.startswith("out=")], config="make_world")
+        given = [override for override in overrides if not override.startswith("out=")]
+        compose(CommandLine.parse(given).overrides, config="make_world")
