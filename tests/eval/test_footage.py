@@ -66,7 +66,7 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(tmp_path, source, mo
     with pytest.raises(ConfigError, match=r"has 5 sources, and \d in split=iid with held_out=0.01"):
         build_benchmark({"name": "footage", "source": str(source), "held_out": 0.01})
     write_photo(tmp_path / "small" / "x.png", 1, 30, 30)
-    with pytest.raises(DataError, match=r"x.png \(30x30 pixels are too few for clips with a side of 224\)"):
+    with pytest.raises(DataError, match=r"x.png \(30x30 pixels are too few for clips of 224x224\)"):
         build_benchmark({"name": "footage", "source": "small"})
     assert not list(tmp_path.rglob("*.mp4"))
     assert not list((tmp_path / "runs" / "worlds").glob("*/"))

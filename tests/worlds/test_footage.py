@@ -26,7 +26,7 @@ from tinyvid.worlds.footage import FAMILIES, FootageOptions, FootageWorld, clips
 from tinyvid.worlds.footage.drawing import View, boxes, camera
 from tinyvid.worlds.footage.loading import Loader
 from tinyvid.worlds.footage.plan import draw_plan, half_of
-from tinyvid.worlds.footage.pool import MAX_UPSCALING, MediaFile
+from tinyvid.worlds.footage.pool import LEAST_SIZE, MAX_UPSCALING, MediaFile
 from tinyvid.worlds.footage.questions import answers, ask, kept
 from tinyvid.worlds.layout import frame_times, sampled_times
 
@@ -123,7 +123,6 @@ def test_all_answers_of_a_family_are_equally_likely(asked):
 
 @pytest.fixture
 def few_attempts(monkeypatch):
-    monkeypatch.setattr(clips, "ATTEMPTS", 1)
     monkeypatch.setattr(clips, "VIEWS", 3)
 
 
@@ -189,7 +188,7 @@ def test_the_view_stays_in_the_picture_and_is_sharp():
 def test_parts_of_videos_in_which_something_happens_are_not_used(tmp_path):
     files = {"still": playing(1), "cut": with_cut(2), "pan": panning(3), "dim": playing(4)}
     files["dim"] = (files["dim"] * np.linspace(1, 0.5, 30)[:, None, None, None]).astype(np.uint8)
-    loader, found = Loader(tmp_path, READER, 96), {}
+    loader, found = Loader(tmp_path, READER, (96, 96)), {}
     for name, frames in files.items():
         write_frames(tmp_path / f"{name}.mp4", frames)
         file = MediaFile(f"{name}.mp4", True, 220, 180, 3.0, "")
@@ -221,11 +220,46 @@ def test_plain_pictures_are_not_used(tmp_path, few_attempts):
         world(tmp_path).plan(0)
 
 
+@pytest.mark.slow
+def test_videos_that_move_by_themselves_do_not_change_what_is_asked_about_others(tmp_path):
+    write_sources(tmp_path, photos=3, videos=0)
+    for number in range(3):
+        write_frames(tmp_path / f"{number}.mp4", panning(50 + number, 10))
+    asked = world(tmp_path, families=["camera"])
+    assert all(asked.plan(index).questions for index in range(3))
+
+
+def test_what_is_asked_about_videos_that_move_by_themselves_must_be_seen(tmp_path, few_attempts):
+    for number in range(3):
+        write_frames(tmp_path / f"{number}.mp4", panning(number, 10) // 8)
+    with pytest.raises(DataError, match="none of 3 choices .*: a dark picture"):
+        world(tmp_path).plan(0)
+
+
+def test_an_answer_that_cannot_be_shown_is_not_replaced_by_another_one(tmp_path, few_attempts):
+    for number in range(3):
+        noise = 128 + np.random.default_rng(number).integers(-18, 18, (90, 90, 3))
+        Image.fromarray(noise.astype(np.uint8)).resize((180, 180)).save(tmp_path / f"{number}.png")
+    similar = world(tmp_path, families=["shots"], formats=["open"])
+    with pytest.raises(DataError, match=r"clip 5: none of .*: two similar shots \(3 times\)"):
+        similar.plan(5)
+
+
+def test_every_path_of_the_camera_fits_into_the_smallest_files():
+    rng = np.random.default_rng(0)
+    for plan, _, _ in plans(400):
+        for frame in ((96, 96), (128, 72), (72, 128)):
+            size = tuple(int(np.ceil(LEAST_SIZE * side)) for side in frame)
+            for picture in (size, (size[0] * 3, size[1]), (size[0], size[1] * 3)):
+                view = View(float(rng.uniform(0.75, 1)), float(rng.random()), float(rng.random()))
+                assert boxes(plan, view, picture, frame, frame_times(16)) is not None
+
+
 def test_bars_are_cut_off(tmp_path):
     picture = np.zeros((220, 220, 3), dtype=np.uint8)
     picture[30:190] = 128 + np.random.default_rng(0).integers(-90, 90, (160, 220, 3))
     Image.fromarray(picture).save(tmp_path / "bars.png")
-    loader = Loader(tmp_path, READER, 96)
+    loader = Loader(tmp_path, READER, (96, 96))
     material = loader.read(MediaFile("bars.png", False, 220, 220, 0.0, ""), 0, 0, np.zeros(1))
     assert np.asarray(material.at(0)).min((1, 2)).max() < 255
     assert abs(material.at(0).size[1] / material.at(0).size[0] - 160 / 220) < 0.02
@@ -251,6 +285,21 @@ def test_a_source_is_in_one_split_whatever_it_is_called(tmp_path):
     again = world(tmp_path, split="train", held_out=0.4).pool
     assert [source.key for source in again.sources] == [source.key for source in train.sources]
     assert again.digest == train.digest != iid.digest
+
+
+def test_the_size_of_the_clips_does_not_decide_the_split(tmp_path):
+    for number in range(12):
+        write_photo(tmp_path / f"{number}.png", number)
+        Image.open(tmp_path / f"{number}.png").resize((110, 90)).save(tmp_path / f"{number}_small.png")
+    found = {
+        (size, split): names(world(tmp_path, split=split, held_out=0.5, sizes=[size], on_error="skip").pool)
+        for size in ("64x64", "200x200")
+        for split in ("train", "iid")
+    }
+    train, iid = ({name.split("_")[0].removesuffix(".png") for (_, split), every in found.items() if split == chosen
+                   for name in every} for chosen in ("train", "iid"))  # fmt: skip
+    assert not train & iid
+    assert len(train | iid) == 12
 
 
 def test_files_that_show_the_same_are_one_source(tmp_path):
@@ -305,7 +354,7 @@ def write_copies(place):
         (lambda place: (write_sources(place, 4, 0) / "bad.jpg").write_bytes(b"no image"), {}, DataError,
          r"1 of 5 files cannot be used: bad.jpg \(cannot be read as an image.*on_error=skip"),
         (lambda place: write_photo(write_sources(place, 4, 0) / "icon.png", 9, 40, 40), {}, DataError,
-         r"icon.png \(40x40 pixels are too few for clips with a side of 96\)"),
+         r"icon.png \(40x40 pixels are too few for clips of 96x96\)"),
         (lambda place: write_frames(write_sources(place, 4, 0) / "blink.mp4", playing(1, 6)), {}, DataError,
          r"blink.mp4 \(0.6 s with 6 frames are too short\)"),
     ],
@@ -353,6 +402,16 @@ def content(place):
 
 def stamps(place):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in place.rglob("*")}
+
+
+@pytest.mark.parametrize("out", ["set", "sub/set", "link/set"])
+def test_a_set_is_not_written_into_its_source(tmp_path, out):
+    source = write_sources(tmp_path / "source", 3, 0)
+    (tmp_path / "link").symlink_to(source)
+    out = tmp_path / out if out.startswith("link") else source / out
+    with pytest.raises(ConfigError, match="is inside source=.*its clips would become sources; choose another folder"):
+        write_set(FootageOptions(source=str(source), split="all", **SMALL), out, clips=1, **FILES)
+    assert len([*source.iterdir()]) == 3
 
 
 @pytest.mark.slow

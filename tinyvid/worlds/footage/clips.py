@@ -26,7 +26,7 @@ from tinyvid.worlds.footage.visibility import SKETCH, fault_of_frames, fault_of_
 from tinyvid.worlds.layout import draw_layout, frame_times, sampled_times
 
 PLANS = 2000  # plans to draw until one has a question of the families
-VIEWS, ATTEMPTS = 30, 4  # choices of pictures and views for a plan, and plans whose pictures all fail
+VIEWS = 120  # choices of pictures and views; another plan would make answers that are easily shown more frequent
 VIDEOS = 0.35  # fraction of shots that show a video, if there are photos too
 CHUNK = 64  # frames in memory at once
 
@@ -161,9 +161,9 @@ class FootageWorld:
             held_out=options.held_out,
             group_folders=options.group_folders,
             skip=options.on_error == "skip",
-            side=options.side,
+            frame=options.frame,
         )
-        self.loader = Loader(self.pool.folder, reader, options.side)
+        self.loader = Loader(self.pool.folder, reader, options.frame)
 
     def facts(self) -> dict[str, Any]:
         """Return the sources, for the manifest."""
@@ -182,23 +182,23 @@ class FootageWorld:
         lot = float(rng.random())
         moments = sampled_times(num_frames, min(options.frames, num_frames))
         faults: dict[str, int] = {}
-        for _ in range(ATTEMPTS):
-            plan, found, families = self._plan(index, rng, moments)
-            for _ in range(VIEWS):
-                shots, small = self._shots(plan, rng, num_frames / fps)
-                film, fault = self._film(plan, shots, small, (width, height), num_frames, moments)
-                if film is not None and any(material.moves for material, _ in film.shots):
-                    families = [family for family in families if family not in asking.ABOUT_CAMERA]
-                    fault = "" if families else "a picture that moves as a whole"
-                if fault or film is None:
-                    faults[fault] = faults.get(fault, 0) + 1
-                    continue
-                asked = self._ask(plan, found, families, rng, num_frames / fps)
-                size = (width, height, fps, num_frames)
-                return FootageClip(index, options.split, plan, shots, small, *size, tuple(asked), lot, film)
+        plan, found, kept = self._plan(index, rng, moments)
+        for _ in range(VIEWS):
+            shots, small = self._shots(plan, rng, num_frames / fps)
+            film, fault = self._film(plan, shots, small, (width, height), num_frames, moments)
+            moves = film is not None and any(material.moves for material, _ in film.shots)
+            families = [family for family in kept if not (moves and family in asking.ABOUT_CAMERA)]
+            if not families:
+                fault = fault or "a picture that moves as a whole"
+            if fault or film is None:
+                faults[fault] = faults.get(fault, 0) + 1
+                continue
+            asked = self._ask(plan, found, families, rng, num_frames / fps)
+            size = (width, height, fps, num_frames)
+            return FootageClip(index, options.split, plan, shots, small, *size, tuple(asked), lot, film)
         told = ", ".join(f"{fault} ({count} times)" for fault, count in faults.items())
         raise DataError(
-            f"source={options.source!r}: clip {index}: none of {ATTEMPTS * VIEWS} choices of photos and videos shows "
+            f"source={options.source!r}: clip {index}: none of {VIEWS} choices of photos and videos shows "
             f"what is asked: {told}; add photos and videos with more detail"
         )
 

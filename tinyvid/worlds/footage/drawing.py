@@ -22,7 +22,8 @@ class View:
     """Where the camera is in a picture.
 
     Attributes:
-        size: Size of the view, as a fraction of the largest one whose path stays inside the picture.
+        size: Size of the view, as a fraction of the largest one whose path stays inside the picture; the view is larger
+            if it would be blurred.
         x: Place of the path in the space that it has, from 0 to 1.
         y: The same, downwards.
     """
@@ -73,9 +74,11 @@ def boxes(
     aspect = np.array([frame[0] / frame[1], 1.0])
     low = (path[:, :2] - path[:, 2:] / 2).min(0) * aspect  # in heights of the view
     high = (path[:, :2] + path[:, 2:] / 2).max(0) * aspect
-    height = view.size * float((np.array(picture) / (high - low)).min())
-    if height * path[:, 2].min() * MAX_UPSCALING < frame[1]:
+    largest = float((np.array(picture) / (high - low)).min())
+    sharp = frame[1] / (MAX_UPSCALING * float(path[:, 2].min()))
+    if largest < sharp:
         return None
+    height = max(view.size * largest, sharp)
     free = np.array(picture) - height * (high - low)
     origin = free * (view.x, view.y) - height * low
     now = camera(plan, times)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tinyvid.errors import ConfigError
 from tinyvid.files import expanded
 from tinyvid.protocols import VideoReader
 from tinyvid.worlds import writing
@@ -42,10 +44,15 @@ def write_set(
         track: Shows progress.
 
     Raises:
-        ConfigError: The source is missing or has too few photos and videos.
+        ConfigError: The source is missing, has too few photos and videos, or contains ``out``.
         DataError: Files of the source cannot be used.
     """
     described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(expanded(options.source))):
+        raise ConfigError(
+            f"out={str(out)!r} is inside source={options.source!r}, so its clips would become sources; choose another "
+            "folder"
+        )
     world = FootageWorld(options, reader)
     described["sources"] = world.pool.digest  # an interrupted set is not continued from other pictures
     files: dict[str, Any] = {"clips": clips, "crf": crf, "codecs": codecs, "workers": workers}

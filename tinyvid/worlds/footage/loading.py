@@ -14,7 +14,7 @@ from tinyvid.protocols import VideoReader
 from tinyvid.video.open_video import Clip
 from tinyvid.worlds.footage.pool import MediaFile, open_file
 
-SHARPNESS = 2.0  # pictures are reduced by whole factors to at least this times the shorter side of the clips
+SHARPNESS = 2.0  # pictures are reduced by whole factors to at least this times the size of the clips
 PHOTOS_IN_MEMORY = 48
 SMALL = 32  # side of the pictures that are compared, in pixels
 BAR = 4.0  # gray levels by which a row or column of a black bar varies, at most
@@ -53,12 +53,12 @@ class Loader:
     Args:
         folder: The folder.
         reader: Decodes video files.
-        side: Shorter side of the largest clips, in pixels.
+        frame: Width and height that no clip exceeds.
     """
 
-    def __init__(self, folder: Path, reader: VideoReader, side: int) -> None:
+    def __init__(self, folder: Path, reader: VideoReader, frame: tuple[int, int]) -> None:
         self.folder, self.reader = folder, reader
-        self.limit = int(side * SHARPNESS)
+        self.frame = frame
         self.photos: OrderedDict[str, Material] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,7 +109,8 @@ class Loader:
         return self.photos[file.path]
 
     def _scaled(self, picture: Image.Image) -> Image.Image:
-        return picture.reduce(max(min(picture.size) // self.limit, 1))
+        factor = min(length // int(side * SHARPNESS) for side, length in zip(self.frame, picture.size, strict=True))
+        return picture.reduce(max(factor, 1))
 
 
 def _numbers(clip: Clip, seconds: np.ndarray) -> list[int]:

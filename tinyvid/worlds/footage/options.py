@@ -77,6 +77,7 @@ class FootageOptions:
         return FORMATS if self.formats is None else self.formats
 
     @property
-    def side(self) -> int:
-        """Shorter side of the largest clips, in pixels."""
-        return max(min(parse_size(size)) for size in self.sizes)
+    def frame(self) -> tuple[int, int]:
+        """Width and height that no clip exceeds, in pixels."""
+        widths, heights = zip(*map(parse_size, self.sizes), strict=True)
+        return max(widths), max(heights)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tinyvid.video.open_video import Clip, open_video
 LEAST_SOURCES = 3  # shots A-B-C show three different sources
 LEAST_SECONDS, LEAST_FRAMES = 1.0, 8  # of a video that plays in a clip
 MAX_UPSCALING = 3.0  # a smaller picture would be blurred by a zoom
+LEAST_SIZE = 0.8  # of the clip; the longest paths of the camera fit into such a picture, so every answer can be shown
 LOOKS = (0.1, 0.5, 0.9)  # where a video is compared with others, from 0 to 1
 ALIKE = 0.95  # correlation of two small gray pictures that show the same
 FLAT = 6.0  # standard deviation of the gray levels of a picture that looks like any other flat one
@@ -58,8 +59,8 @@ class MediaSource:
     """Files that show the same thing, and are never in two splits.
 
     Attributes:
-        key: The smallest digest of its files.
-        files: The files, by digest.
+        key: The smallest digest of its files, those that cannot be used included.
+        files: The files that can be used, by digest.
     """
 
     key: str
@@ -102,7 +103,14 @@ class Pool:
 
 
 def scan(
-    folder: str | Path, reader: VideoReader, *, split: str, held_out: float, group_folders: bool, skip: bool, side: int
+    folder: str | Path,
+    reader: VideoReader,
+    *,
+    split: str,
+    held_out: float,
+    group_folders: bool,
+    skip: bool,
+    frame: tuple[int, int],
 ) -> Pool:
     """Return the sources of a split.
 
@@ -113,7 +121,7 @@ def scan(
         held_out: Fraction of the sources that ``iid`` has, and ``train`` does not.
         group_folders: Whether all files of a subfolder are one source.
         skip: Whether files that cannot be used are left out; they are an error otherwise.
-        side: Shorter side of the largest clips, in pixels.
+        frame: Width and height that no clip exceeds.
 
     Raises:
         ConfigError: The folder is missing, or has too few sources.
@@ -122,18 +130,24 @@ def scan(
     root = expanded(folder)
     if not root.is_dir():
         raise ConfigError(f"source={str(folder)!r} is not a folder; give one with photos and videos")
-    files, pictures, wrong = _read(root, reader, side)
+    files, pictures, wrong = _read(root, reader, frame)
     if wrong and not skip:
-        told = listed((f"{name} ({reason})" for name, reason in wrong), 3)
+        told = listed((f"{name} ({reason})" for name, reason in wrong.items()), 3)
+        count = len({*wrong, *(file.path for file in files)})
         raise DataError(
-            f"source={str(folder)!r}: {len(wrong)} of {len(wrong) + len(files)} files cannot be used: {told}; move "
+            f"source={str(folder)!r}: {len(wrong)} of {count} files cannot be used: {told}; move "
             "them away, or leave them out with on_error=skip"
         )
-    sources = _grouped(files, pictures, group_folders)
+    groups = [
+        replace(group, files=tuple(file for file in group.files if file.path not in wrong))
+        for group in _grouped(files, pictures, group_folders)
+    ]
+    sources = [group for group in groups if group.files]
+    files = [file for source in sources for file in source.files]
     chosen = tuple(source for source in sources if split == "all" or (_share(source) < held_out) == (split == "iid"))
     if len(chosen) < LEAST_SOURCES:
         raise ConfigError(_too_few(folder, files, sources, chosen, split, held_out))
-    return Pool(root, chosen, len(sources), tuple(wrong))
+    return Pool(root, chosen, len(sources), tuple(wrong.items()))
 
 
 def open_file(root: Path, path: str, reader: VideoReader) -> Clip:
@@ -142,25 +156,28 @@ def open_file(root: Path, path: str, reader: VideoReader) -> Clip:
 
 
 def _read(
-    root: Path, reader: VideoReader, side: int
-) -> tuple[list[MediaFile], list[np.ndarray], list[tuple[str, str]]]:
-    """Return the usable files, the pictures that they are compared by, and the other files with the reasons."""
+    root: Path, reader: VideoReader, frame: tuple[int, int]
+) -> tuple[list[MediaFile], list[np.ndarray], dict[str, str]]:
+    """Return the readable files, the pictures that they are compared by, and the paths of unusable files with reasons.
+
+    Files that are too small or too short are compared, too: they may connect others, and the sizes of the clips must
+    not decide in which split a source is.
+    """
     files: list[MediaFile] = []
     pictures: list[np.ndarray] = []
-    wrong: list[tuple[str, str]] = []
+    wrong: dict[str, str] = {}
     for path in _media(root):
         try:
             clip = open_file(root, path, reader)
             file = _file(root, path, clip)
-            reason = _unfit(file, clip, side)
-            looks = [] if reason else list(clip.look([int(at * (clip.meta.num_frames - 1)) for at in LOOKS]))
+            looks = clip.look([int(at * (clip.meta.num_frames - 1)) for at in LOOKS])
         except VideoError as error:
-            reason = str(error).removeprefix(f"{root / path}: ")
-        if reason:
-            wrong.append((path, reason))
-        else:
-            files.append(file)
-            pictures.append(np.stack([_fingerprint(look) for look in looks]))
+            wrong[path] = str(error).removeprefix(f"{root / path}: ")
+            continue
+        files.append(file)
+        pictures.append(np.stack([_fingerprint(look) for look in looks]))
+        if reason := _unfit(file, clip, frame):
+            wrong[path] = reason
     return files, pictures, wrong
 
 
@@ -180,9 +197,9 @@ def _file(root: Path, path: str, clip: Clip) -> MediaFile:
     return MediaFile(path, moves, meta.width, meta.height, duration, _digest(root / path))
 
 
-def _unfit(file: MediaFile, clip: Clip, side: int) -> str:
-    if min(file.width, file.height) * MAX_UPSCALING < 1.5 * side:
-        return f"{file.width}x{file.height} pixels are too few for clips with a side of {side}"
+def _unfit(file: MediaFile, clip: Clip, frame: tuple[int, int]) -> str:
+    if file.width < LEAST_SIZE * frame[0] or file.height < LEAST_SIZE * frame[1]:
+        return f"{file.width}x{file.height} pixels are too few for clips of {frame[0]}x{frame[1]}"
     if file.is_video and (file.duration < LEAST_SECONDS or clip.meta.num_frames < LEAST_FRAMES):
         return f"{file.duration:.2g} s with {clip.meta.num_frames} frames are too short"
     return ""
