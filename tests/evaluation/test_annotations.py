@@ -27,7 +27,7 @@ def test_option_files_list_every_option_with_its_default(registry):
     files = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF_DIR / registry.kind).glob("*.yaml")}
     assert {content["name"] for content in files.values()} == set(registry.names())
     for name, content in files.items():
-        parameters = inspect.signature(registry.get(content["name"])).parameters
+        parameters = {**inspect.signature(registry.get(content["name"])).parameters, **registry.outer_options()}
         assert (next(iter(content)), sorted(content)) == ("name", sorted(["name", *parameters])), name
         defaults = {key: "???" if p.default is p.empty else p.default for key, p in parameters.items()}
         if name == content["name"]:
