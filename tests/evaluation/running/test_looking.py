@@ -54,6 +54,10 @@ def test_an_earlier_run_or_report_shows_what_changed(assistant, tmp_path):
     assert (data["controls"], data["rows"][0]["before"]["lost"]["difference"]) == ([], 0)
     with pytest.raises(DataError, match="this run shows shuffled in place of the clips"):
         check_look(benchmark, LookOptions(controls=[], before=str(tmp_path / "first" / "shuffled")), SHORT)
+    other = custom(write_rows(tmp_path / "other", [row("b", video="a.mp4")]))
+    write_clip(tmp_path / "other" / "a.mp4", num_frames=6)
+    with pytest.raises(DataError, match="before=.*none of the 1 items of benchmark 'custom'; give a run of the same"):
+        check_look(other, LookOptions(controls=[], before=str(tmp_path / "first")), SHORT)
     with pytest.raises(DataError, match="is not a report"):
         check_look(benchmark, LookOptions(controls=[], before=str(tmp_path / "nothing")), SHORT)
 

@@ -69,7 +69,12 @@ def check_look(
     for control in _chosen(look):
         Control.of(blinded(benchmark, blind=control), items)
     if look.before is not None:
-        _before(look.before)
+        earlier = {outcome.id for outcome in read_outcomes(_before(look.before) / ROWS)}
+        if not earlier & {item.id for item in items}:
+            raise DataError(
+                f"before={look.before}: this run asked none of the {len(items):,} items of benchmark "
+                f"'{benchmark.name}'; give a run of the same questions"
+            )
     return items
 
 
