@@ -4,19 +4,17 @@ The set is the same as that of ``recipes/make_world.py world=footage``; docs/foo
 ``benchmark.root`` if that folder does not exist, and reused if it was generated with the same options.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinyvid import BENCHMARKS, DATASETS, VIDEO_READERS, ConfigError, Item, Outcome, PositiveInt, Rule, macro, micro
 from tinyvid.files import expanded
 from tinyvid.worlds.footage import TIMED_FAMILIES, FootageOptions, describe_set, write_set
 
-from .world_sets import DEFAULT_ROOT, bar, draw, item_of
+from .world_sets import DEFAULT_ROOT, bar, draw, item_of, short_hash, span_recall
 
 SIZES, FPS, SECONDS = ["224x224"], [8.0, 10.0, 12.0], [2.0, 3.0, 4.0]
 CRF, CODECS = [18, 23, 28], ["h264"]
@@ -96,24 +94,16 @@ class Footage:
             frames=frames,
         )
         described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
-        folder = Path(DEFAULT_ROOT, f"footage-{split}-{_short(described)}") if root is None else expanded(root)
+        folder = Path(DEFAULT_ROOT, f"footage-{split}-{short_hash(described)}") if root is None else expanded(root)
         if source is None and (root is None or not folder.exists()):
             raise ConfigError(
                 "benchmark.source is missing; give a folder of photos and videos, as in benchmark.source=~/Pictures"
             )
         reader = VIDEO_READERS.build({"name": "auto"})
-        write = partial(
-            write_set,
-            options,
-            reader=reader,
-            clips=clips,
-            crf=crf,
-            codecs=codecs,
-            workers=workers,
-            track=bar(clips),
-        )
+        files: dict[str, Any] = {"clips": clips, "crf": crf, "codecs": codecs, "workers": workers}
+        write = partial(write_set, options, reader=reader, **files, track=bar(clips))
         ignored = ("sources",) if source else ("sources", "source", "on_error")
-        self.set = _short(draw(write, folder, described, world="footage", ignored=ignored))
+        self.set = short_hash(draw(write, folder, described, world="footage", ignored=ignored))
         self.prompt_style = prompt_style
         self.rows = DATASETS.build({"name": "jsonl", "path": str(folder / "rows.jsonl")}, key="benchmark")
 
@@ -133,9 +123,5 @@ class Footage:
             found = {"Overall": 100 * micro(questions), "mean over family": 100 * macro(questions, "family")}
         if spans := [outcome for outcome in outcomes if outcome.groups["part"] != "questions"]:
             found["mIoU"] = 100 * micro(spans)
-            found["R@0.7"] = 100 * sum((outcome.value or 0.0) >= 0.7 for outcome in spans) / len(spans)
+            found["R@0.7"] = span_recall(spans)
         return found
-
-
-def _short(described: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]

@@ -4,8 +4,6 @@ The set is the same as that of ``recipes/make_world.py``; docs/shapes.md describ
 ``benchmark.root`` if that folder does not exist, and reused if it was generated with the same options.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +14,7 @@ from tinyvid import BENCHMARKS, DATASETS, Item, Outcome, PositiveInt, Rule, Samp
 from tinyvid.files import expanded
 from tinyvid.worlds.shapes import SetOptions, describe_set, key_frames, write_set
 
-from .world_sets import DEFAULT_ROOT, bar, draw, item_of
+from .world_sets import DEFAULT_ROOT, bar, draw, item_of, short_hash, span_recall
 
 SIZES = ["64x64", "64x64", "96x96", "128x128", "96x72", "128x72"]
 FPS, SECONDS = [8.0, 10.0, 12.0], [2.0, 3.0, 4.0, 6.0]
@@ -97,7 +95,7 @@ class Shapes:
             frames=frames,
         )
         described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
-        self.set = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+        self.set = short_hash(described)
         folder = Path(DEFAULT_ROOT, f"shapes-{split}-{self.set}") if root is None else expanded(root)
         write = partial(write_set, options, clips=clips, crf=crf, codecs=codecs, workers=workers, track=bar(clips))
         draw(write, folder, described, world="shapes")
@@ -123,7 +121,7 @@ class Shapes:
         parts = {part: [outcome for outcome in outcomes if outcome.groups["part"] == part] for part in names}
         found = {names[part]: 100 * micro(members) for part, members in parts.items() if members}
         if spans := parts["grounding"]:
-            found["R@0.7"] = 100 * sum((outcome.value or 0.0) >= 0.7 for outcome in spans) / len(spans)
+            found["R@0.7"] = span_recall(spans)
         return found
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks of generated worlds share: a set that is generated once, and items from its rows."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +9,20 @@ from typing import Any
 
 from filelock import FileLock
 
-from tinyvid import LETTERS, ConfigError, DataError, Item, Rule, Sample, lettered
+from tinyvid import LETTERS, ConfigError, DataError, Item, Outcome, Rule, Sample, lettered
 from tinyvid.errors import listed
 
 DEFAULT_ROOT = "runs/worlds"  # contains a folder for each set without benchmark.root
+
+
+def short_hash(described: Mapping[str, Any]) -> str:
+    """Return a text that changes with the options of a set, for names and ids."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def span_recall(spans: Sequence[Outcome]) -> float:
+    """Return the percentage of the spans with an IoU of at least 0.7."""
+    return 100 * sum((outcome.value or 0.0) >= 0.7 for outcome in spans) / len(spans)
 
 
 def draw(

@@ -104,6 +104,12 @@ class WrittenClip:
     fault: str = ""
 
 
+def described(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a manifest has them when it is read again, so that both can be compared."""
+    plain: dict[str, Any] = json.loads(json.dumps(options))
+    return plain
+
+
 def write_set(
     world: World,
     out: Path,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.clips import write_clip
+from tests.evaluation.running.test_runner import SHORT, Fixed
 from tests.factories import tiny_assistant
 from tinyvid import (
     BENCHMARKS,
     ConfigError,
-    EvaluationOptions,
     Item,
     Message,
     Sample,
@@ -30,25 +30,9 @@ from tinyvid.evaluation.running.units import Preparer, plan_units
 from tinyvid.video.open_video import open_video
 from tinyvid.video.pixels import to_pixels
 
-SHORT = EvaluationOptions(max_new_tokens=4, workers=0)
 
-
-class Listed:
+class Writing(Fixed):
     """A benchmark of given items that writes a file."""
-
-    name, prompt_style, source = "listed", "official", "a test"
-
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-    def summary(self, outcomes):
-        return {}
 
     def files(self, outcomes):
         return {"mine.txt": str(len(outcomes))}
@@ -87,8 +71,8 @@ def test_only_the_frames_change(models, clips, blind, is_lazy):
     processor = tiny_assistant(models, connector="mlp").processor
     processor.lazy_bytes = 0 if is_lazy else processor.lazy_bytes
     items = [ask("a", Video(clips[0], start=0.1, end=0.44)), ask("b", clips[1]), ask("c", clips[2])]
-    seeing = [group.example for group in prepared(processor, Listed(items), items)]
-    found = [group.example for group in prepared(processor, blinded(Listed(items), blind=blind), items)]
+    seeing = [group.example for group in prepared(processor, Fixed(items), items)]
+    found = [group.example for group in prepared(processor, blinded(Fixed(items), blind=blind), items)]
     for number, (clip, control) in enumerate(zip(seeing, found, strict=True)):
         before, after = clip.videos[0], control.videos[0]
         assert (before.times, before.start, before.end) == (after.times, after.start, after.end)
@@ -114,7 +98,7 @@ def test_only_the_frames_change(models, clips, blind, is_lazy):
         else:
             order = [[torch.equal(frame, other) for other in own].index(True) for frame in shown]
             assert sorted(order) == [0, 1, 2, 3] != order
-            again = [group.example for group in prepared(processor, blinded(Listed(items), blind=blind), items)]
+            again = [group.example for group in prepared(processor, blinded(Fixed(items), blind=blind), items)]
             assert torch.equal(pixels(again[number].videos[0]), shown)
 
 
@@ -131,7 +115,7 @@ def test_another_video_is_readable_and_not_part_of_the_item(processor, clips, tm
     both = Sample([Message("user", "What?", videos=2)], video=[clips[0], clips[2]], id="both")
     items = [ask("listed", clips[1]), Item("both", both, rule="exact", answer="x"), ask("gone", tmp_path / "gone.mp4")]
     items += [ask("cut", Video(clips[0], start=0.2)), ask("array", np.full((3, 8, 8, 3), 255, np.uint8))]
-    benchmark = blinded(Listed(items), blind="other")
+    benchmark = blinded(Fixed(items), blind="other")
     known = Skipped("listed", str(clips[1]), "VideoError", "it hangs", "pyav")
     control = Control.of(benchmark, items, listed=["listed"])
     assert [str(video) for video in control.videos.values()] == [str(clips[0]), str(clips[2]), "array(3, 8, 8, 3)"]
@@ -147,7 +131,7 @@ def test_another_video_is_readable_and_not_part_of_the_item(processor, clips, tm
 
 def test_every_benchmark_has_the_option():
     assert [*BENCHMARKS.outer_options()] == ["blind"]
-    listed = Listed([])
+    listed = Writing([])
     assert blinded(listed) is listed
     black = blinded(listed, blind="black")
     assert (black.blind, hasattr(listed, "blind"), isinstance(black, WritesFiles)) == ("black", False, True)
@@ -159,7 +143,7 @@ def test_every_benchmark_has_the_option():
 def test_a_cache_of_features_keeps_what_was_shown_apart(assistant, clips, tmp_path, blind):
     model, processor, items = assistant.model.requires_grad_(False), assistant.processor, [ask("a", clips[0])]
     items.append(ask("b", clips[1]))
-    both = [Listed(items), blinded(Listed(items), blind=blind)]
+    both = [Fixed(items), blinded(Fixed(items), blind=blind)]
     shown = [[group.example.videos[0].pixels for group in prepared(processor, one, items)] for one in both]
     expected = [[model.vision_tower(pixels) for pixels in of] for of in shown]
     assert not torch.allclose(*(of[0] for of in expected))
@@ -180,7 +164,7 @@ def test_a_report_says_what_was_shown_and_runs_do_not_mix(assistant, clips, tmp_
     for blind in (None, "black", "other"):
         folder = tmp_path / str(blind)
         settings = {"options": {"name": "listed", "blind": blind}}
-        benchmark = blinded(Listed(items), blind=blind)
+        benchmark = blinded(Fixed(items), blind=blind)
         report = evaluate(assistant, benchmark, run_dir=folder, options=SHORT, settings=settings)
         runs.append(report.folder)
         assert report.data["blind"] == report.data["settings"]["blind"] == blind
@@ -188,7 +172,7 @@ def test_a_report_says_what_was_shown_and_runs_do_not_mix(assistant, clips, tmp_
         title = (folder / "report.md").read_text().splitlines()[0]
         assert title.endswith("prompt style official" + (f", shown in place of each clip: {blind}" if blind else ""))
     with pytest.raises(ConfigError, match="other settings, which cannot be continued: blind: 'other' -> 'black'"):
-        evaluate(assistant, blinded(Listed(items), blind="black"), run_dir=tmp_path / "other", options=SHORT)
+        evaluate(assistant, blinded(Fixed(items), blind="black"), run_dir=tmp_path / "other", options=SHORT)
     comparison = compare_runs(load_runs(runs))
     assert [run["name"] for run in comparison["runs"]] == ["blind=None", "blind=black", "blind=other"]
     told = as_text(compare_runs(load_runs(runs, ["x", "y", "z"])))
@@ -202,8 +186,8 @@ def test_a_report_says_what_was_shown_and_runs_do_not_mix(assistant, clips, tmp_
 @pytest.mark.parametrize(
     ("blind", "videos", "message"),
     [
-        ("black", [None], "blind=black replaces videos, but no item of benchmark 'listed' has one"),
-        ("other", [0, 0, None], "has none for item '0' of benchmark 'listed'; ask about more videos"),
+        ("black", [None], "blind=black replaces videos, but no item of benchmark 'fixed' has one"),
+        ("other", [0, 0, None], "has none for item '0' of benchmark 'fixed'; ask about more videos"),
         ("other", [0, 1, [0, 1]], "has none for item '2'"),
     ],
 )
@@ -213,5 +197,5 @@ def test_nothing_to_show_is_an_error_before_the_run(assistant, clips, tmp_path, 
 
     items = [ask(str(i), of(number)) for i, number in enumerate(videos)]
     with pytest.raises(ConfigError, match=message):
-        evaluate(assistant, blinded(Listed(items), blind=blind), run_dir=tmp_path / "run", options=replace(SHORT))
+        evaluate(assistant, blinded(Fixed(items), blind=blind), run_dir=tmp_path / "run", options=replace(SHORT))
     assert not (tmp_path / "run").exists()

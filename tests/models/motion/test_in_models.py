@@ -9,6 +9,7 @@ import yaml
 
 from tests.factories import tiny_assistant, tiny_overrides
 from tests.llamavid import save_tokenizer
+from tests.models.reducers.test_in_models import TURNS, batch_of
 from tests.towers import save_siglip
 from tinyvid import Assistant, CheckpointError, ConfigError, Message, Sample, compose
 from tinyvid.command_line import CommandLine
@@ -18,7 +19,6 @@ from tinyvid.registry import CONNECTORS, MOTIONS
 from tinyvid.training.trainable import PartOptions, PeftOptions, apply
 
 SETTINGS = {"correlation": ["motion.radius=1", "motion.gaps=[1,3]"]}
-TURNS = [Message("user", "what moves?"), Message("assistant", "A dog.")]
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 255, (6, 56, 56, 3), dtype=np.uint8)
 OTHER = np.stack([np.roll(CLIP[0], 14 * t, 1) for t in range(6)])
@@ -34,11 +34,6 @@ def moving(models, name="correlation", *overrides, connector="mlp"):
 def assistant(request, models):
     name, connector = request.param
     return moving(models, name, connector=connector)
-
-
-def batch_of(assistant, *videos):
-    examples = [assistant.processor(Sample(TURNS, video=video)) for video in videos]
-    return assistant.processor.collate(examples)
 
 
 def seen(assistant, batch):

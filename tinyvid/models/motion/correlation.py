@@ -83,7 +83,7 @@ class Correlation(nn.Module):
         return torch.cat([features, *(part.to(features.dtype) for part in found)], -1), frames[len(features) :]
 
     def _displacements(self, frames: Tensor) -> Tensor:
-        """Return the channels (T, P, gaps * C) of frames (memory + T, P, Dv), of which the first are those before."""
+        """Return the channels (T, P, 2 * gaps * C) of frames (memory + T, P, Dv), the first of them earlier."""
         frames = frames.float()
         patches = F.normalize(frames - frames.mean(1, keepdim=True), dim=-1)  # (memory + T, P, Dv)
         now = patches[self.gaps[-1] :]  # (T, P, Dv)

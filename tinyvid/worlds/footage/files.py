@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from tinyvid.protocols import VideoReader
 from tinyvid.worlds import writing
 from tinyvid.worlds.footage.clips import FootageWorld
 from tinyvid.worlds.footage.options import FootageOptions
-from tinyvid.worlds.writing import WrittenClip
 
 
 def write_set(
@@ -26,8 +23,7 @@ def write_set(
     clips: int,
     crf: list[int],
     codecs: list[str],
-    workers: int = 0,
-    track: Callable[[Iterable[WrittenClip]], Iterable[WrittenClip]] = iter,
+    **how: Any,
 ) -> dict[str, Any]:
     """Write a set of clips.
 
@@ -40,8 +36,7 @@ def write_set(
         clips: Number of clips.
         crf: Constant rate factors.
         codecs: Codecs.
-        workers: Additional processes.
-        track: Shows progress.
+        **how: ``workers`` and ``track``.
 
     Raises:
         ConfigError: The source is missing, has too few photos and videos, or contains ``out``.
@@ -55,13 +50,11 @@ def write_set(
         )
     world = FootageWorld(options, reader)
     described["sources"] = world.pool.digest  # an interrupted set is not continued from other pictures
-    files: dict[str, Any] = {"clips": clips, "crf": crf, "codecs": codecs, "workers": workers}
-    return writing.write_set(world, out, described=described, **files, track=track)
+    return writing.write_set(world, out, described=described, clips=clips, crf=crf, codecs=codecs, **how)
 
 
 def describe_set(options: FootageOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
     """Return the options that determine a set, as in its manifest, without the content of the source."""
     place = str(expanded(options.source).absolute()) if options.source else ""
     made_of = {"clips": clips, **asdict(options), "source": place, "crf": list(crf), "codecs": list(codecs)}
-    described: dict[str, Any] = json.loads(json.dumps(made_of))
-    return described
+    return writing.described(made_of)

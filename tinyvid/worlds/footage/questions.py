@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyvid.errors import ConfigError, suggest
 from tinyvid.text.moments import marker
+from tinyvid.worlds.asking import askable
 from tinyvid.worlds.footage.plan import CORNERS, MOVES, Plan, half_of
 
 LETTERS = "ABCD"
@@ -175,22 +175,9 @@ class FootageQuestion:
 
 
 def check_families(families: Sequence[str], formats: Sequence[str]) -> None:
-    """Check that some of the families can be asked in some of the formats.
-
-    Raises:
-        ConfigError: A family or a format is unknown, or no family supports any of the formats.
-    """
-    for form in formats:
-        if form not in FORMATS:
-            raise ConfigError(f"formats: {form!r} is unknown. {suggest(str(form), FORMATS)}")
-    for name in families:
-        if name not in FAMILIES:
-            raise ConfigError(f"families: {name!r} is unknown. {suggest(str(name), FAMILIES)}")
-    if not any(set(FAMILIES[name].formats) & set(formats) for name in families):
-        raise ConfigError(
-            f"the families {', '.join(families) or 'none'} have no questions in the formats "
-            f"{', '.join(formats) or 'none'}; add a family or a format"
-        )
+    """Check that some of the families can be asked in some of the formats; raises the errors of ``askable``."""
+    known = {name: family.formats for name, family in FAMILIES.items()}
+    askable(families, formats, known=known, forms=FORMATS)
 
 
 def answers(plan: Plan, moments: np.ndarray) -> dict[str, str]:

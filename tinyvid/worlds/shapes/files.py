@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from tinyvid.worlds.layout import frame_times
 from tinyvid.worlds.shapes.clips import ClipPlan, SetOptions, plan_clip
 from tinyvid.worlds.shapes.records import question_row, scene_record
 from tinyvid.worlds.shapes.rendering import render_at
-from tinyvid.worlds.writing import WrittenClip
 
 CHUNK = 64  # frames in memory at once
 
@@ -28,13 +26,11 @@ def write_set(
     clips: int,
     crf: list[int],
     codecs: list[str],
-    workers: int = 0,
-    track: Callable[[Iterable[WrittenClip]], Iterable[WrittenClip]] = iter,
+    **how: Any,
 ) -> dict[str, Any]:
     """Write a set of clips; the other arguments, the result and the errors are those of ``writing.write_set``."""
     described = describe_set(options, clips=clips, crf=crf, codecs=codecs)
-    files: dict[str, Any] = {"clips": clips, "crf": crf, "codecs": codecs, "workers": workers}
-    return writing.write_set(ShapesWorld(options), out, described=described, **files, track=track)
+    return writing.write_set(ShapesWorld(options), out, described=described, clips=clips, crf=crf, codecs=codecs, **how)
 
 
 def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: list[str]) -> dict[str, Any]:
@@ -42,8 +38,7 @@ def describe_set(options: SetOptions, *, clips: int, crf: list[int], codecs: lis
     made_of = {"clips": clips, **asdict(options), "crf": list(crf), "codecs": list(codecs)}
     if options.traces is None:
         del made_of["traces"]  # sets without traces, which are older than the option, keep their description
-    described: dict[str, Any] = json.loads(json.dumps(made_of))
-    return described
+    return writing.described(made_of)
 
 
 def encode(clip: ClipPlan, *, codec: str = "h264", crf: int = 23) -> bytes:

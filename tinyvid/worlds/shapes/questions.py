@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyvid.errors import ConfigError, suggest
+from tinyvid.worlds.asking import askable
 from tinyvid.worlds.layout import frame_times
 from tinyvid.worlds.shapes import captions, happenings, looks, moves, spans
 from tinyvid.worlds.shapes.facts import Asked, Claim, Look
@@ -189,21 +189,7 @@ def _options(look: Look, item: Asked) -> list[str]:
 
 def _weights(families: Sequence[str] | Mapping[str, float], formats: Sequence[str]) -> dict[str, float]:
     """Return the weights of the families that support at least one of the formats."""
-    for form in formats:
-        if form not in FORMATS:
-            raise ConfigError(f"formats: {form!r} is unknown. {suggest(str(form), FORMATS)}")
-    for name in families:
-        if name not in FAMILIES:
-            raise ConfigError(f"families: {name!r} is unknown. {suggest(str(name), FAMILIES)}")
+    known = {name: [form for form in FORMATS if getattr(family, form)] for name, family in FAMILIES.items()}
+    found = askable(families, formats, known=known, forms=FORMATS)
     given = families if isinstance(families, Mapping) else {name: FAMILIES[name].weight for name in families}
-    weights = {
-        name: float(weight)
-        for name, weight in given.items()
-        if weight > 0 and any(getattr(FAMILIES[name], form) for form in formats)
-    }
-    if not weights:
-        raise ConfigError(
-            f"the families {', '.join(families) or 'none'} have no questions in the formats "
-            f"{', '.join(formats) or 'none'}; add a family or a format"
-        )
-    return weights
+    return {name: float(given[name]) for name in found if given[name] > 0}
