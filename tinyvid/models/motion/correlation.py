@@ -25,8 +25,9 @@ class Correlation(nn.Module):
 
     A patch is compared with the patches of an earlier frame up to ``radius`` rows and columns away: the cosine, after
     the mean of each frame is subtracted, and a softmax over the displacements. For each gap, there are twice
-    ``(2 * radius + 1)^2`` channels. The first half are these probabilities minus those of a patch that stands still, so
-    they are zero where nothing moves. The second half are the same for all patches of a frame: the share of each
+    ``(2 * radius + 1)^2`` channels. The first half are these probabilities minus those of a patch that surely stands
+    still, so they are small where a patch that differs from its neighbors stands still; on a plain background, all
+    displacements are equally likely. The second half are the same for all patches of a frame: the share of each
     displacement in what moves, however little that is. Displacements are ordered by rows and columns, from the upper
     left to the lower right. What is earlier than the first frame equals the first frame.
 
